@@ -1,0 +1,62 @@
+"""One base error. Every message says what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class KerasTransferError(Exception):
+    """An error that a user can act on; the command line prints it without a traceback.
+
+    Args:
+        message: what is wrong and where, naming the file, option or value received.
+        remedy: what to do about it, as one imperative sentence.
+
+    Attributes:
+        exit_code: the status with which the command line ends.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str) -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message}\n{remedy}")
+
+
+class UsageError(KerasTransferError):
+    """An option, a name or a folder that cannot be used as given."""
+
+    exit_code = 2
+
+
+class DataError(UsageError):
+    """Images or labels that cannot be trained on or evaluated."""
+
+
+class ImageError(DataError):
+    """One image that cannot be decoded. Its message is the reason alone, e.g. ``truncated``."""
+
+    def __init__(self, reason: str, *, kind: str = "unreadable") -> None:
+        self.kind = kind
+        super().__init__(reason, remedy="Repair or remove the file.")
+
+
+class WeightsError(UsageError):
+    """Pretrained weights that are missing, damaged or of another architecture."""
+
+
+class ParityError(KerasTransferError):
+    """An exported artefact that does not behave as the model that was trained."""
+
+
+def closest(name: str, known: list[str]) -> str:
+    """Returns `` Did you mean ...?`` with up to three names close to ``name``, or nothing.
+
+    Args:
+        name: the word received.
+        known: the allowed words.
+    """
+    import difflib
+
+    lowered = {word.lower(): word for word in known}
+    near = difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(lowered[word] for word in near)}?" if near else ""
