@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from keras_transfer import calibration, errors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONFIDENCE = 0.95
 """Coverage of every interval."""
@@ -19,6 +22,8 @@ FEW_IMAGES = 10
 
 RESAMPLES = 1000
 """Bootstrap resamples; the ends of a 95 % interval then rest on 25 resamples each."""
+
+METRICS = ("accuracy", "top5", "balanced_accuracy", "macro_f1", "nll", "brier", "ece")
 
 Interval = tuple[float, float]
 
@@ -65,6 +70,7 @@ class Evaluation:
         ece: expected calibration error over ``calibration.BINS`` equally wide confidence bins.
         confusion: int64, shape ``[classes, classes]``, true class by predicted class.
         per_class: one row a class, in the order of the model's outputs.
+        reliability: the diagram behind ``ece``.
         intervals: 95 % interval of each metric: Wilson for ``accuracy`` and ``top5``, seeded
             percentile bootstrap over the images for the rest. None where nothing can be said:
             under ``FEW_IMAGES`` images, or where every resample agrees.
@@ -84,6 +90,7 @@ class Evaluation:
     ece: float
     confusion: np.ndarray
     per_class: tuple[ClassResult, ...]
+    reliability: calibration.Reliability
     intervals: dict[str, Interval | None]
     majority: dict[str, float]
     chance: dict[str, float]
@@ -98,15 +105,43 @@ class Evaluation:
         result = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("confusion", "per_class")
+            if field.name not in ("confusion", "per_class", "reliability")
         }
         names = [row.name for row in self.per_class]
+        result["reliability"] = dataclasses.asdict(self.reliability)
         result["per_class"] = [dataclasses.asdict(row) for row in self.per_class]
         result["confusion"] = [
             {"label": names[i], "predicted": names[j], "count": int(self.confusion[i, j])}
             for i, j in zip(*np.nonzero(self.confusion), strict=True)
         ]
         return result
+
+    def plot_confusion(self) -> Figure:
+        """Which class is taken for which."""
+        from keras_transfer.evaluation import plots
+
+        return plots.confusion(self.confusion, [row.name for row in self.per_class])
+
+    def plot_reliability(self) -> Figure:
+        """How often the model was right, by how sure it said it was."""
+        from keras_transfer.evaluation import plots
+
+        return plots.reliability(dataclasses.asdict(self.reliability))
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name in METRICS:
+            interval = self.intervals.get(name)
+            between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "unknown"
+            majority = self.majority.get(name)
+            rows.append(
+                f"<tr><td>{name.replace('_', ' ')}<td>{getattr(self, name):.3f}<td>{between}"
+                f"<td>{'' if majority is None else format(majority, '.3f')}"
+            )
+        return (
+            f"<table><caption>{self.images} images. {self.note}</caption><tr><th>Metric<th>Value"
+            f"<th>95 % interval<th>Commonest class{''.join(rows)}</table>"
+        )
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
@@ -166,6 +201,7 @@ def evaluate(
         **samples.metrics(np.arange(images)),
         confusion=confusion,
         per_class=_per_class(confusion, class_names),
+        reliability=calibration.reliability(probabilities, labels),
         intervals=intervals,
         majority=majority,
         chance=chance,
@@ -227,6 +263,27 @@ class _Samples:
         }
 
 
+def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Rows of the wrong answers with the highest probability, highest first, int64 ``[<= count]``.
+
+    Args:
+        probabilities: float, shape ``[images, classes]``.
+        labels: int, shape ``[images]``.
+        count: the most rows to return.
+    """
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    return wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")][:count]
+
+
+def doubtful_hits(probabilities: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Rows of the right answers with the lowest probability, lowest first, int64 ``[<= count]``.
+
+    Arguments as in :func:`confident_mistakes`.
+    """
+    right = np.flatnonzero(probabilities.argmax(axis=1) == labels)
+    return right[np.argsort(probabilities.max(axis=1)[right], kind="stable")][:count]
+
+
 def _bootstrap(samples: _Samples, seed: int) -> dict[str, Interval | None]:
     """Percentile intervals of the metrics that are not simple rates."""
     names = ("balanced_accuracy", "macro_f1", "nll", "brier", "ece")
@@ -234,7 +291,9 @@ def _bootstrap(samples: _Samples, seed: int) -> dict[str, Interval | None]:
     if images < FEW_IMAGES:
         return dict.fromkeys(names)
     random = np.random.default_rng(seed)
-    drawn = [samples.metrics(random.integers(images, size=images)) for _ in range(RESAMPLES)]
+    # Intervals of very many images are narrow: their ends need fewer resamples.
+    resamples = min(RESAMPLES, max(100, 10_000_000 // images))
+    drawn = [samples.metrics(random.integers(images, size=images)) for _ in range(resamples)]
     result: dict[str, Interval | None] = {}
     for name in names:
         low, high = percentile_interval(np.array([row[name] for row in drawn]))

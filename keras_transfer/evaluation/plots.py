@@ -1,0 +1,218 @@
+"""Figures of results, for a page or a notebook. Each function returns a new matplotlib figure.
+
+Inputs are the plain values of ``to_json()`` and of ``history.csv``, so that a figure can be drawn
+from a saved run as well as from a fresh result.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+INK, FIRST, SECOND, MUTED = "#1b1f24", "#0b5cad", "#b3470b", "#7d8590"
+"""Text, two series, and what recedes. The report swaps them for its own in a dark page."""
+
+MAX_LABELS = 25
+"""Up to so many classes a confusion matrix carries names and counts."""
+
+_STYLE = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+class ShownFigure(Figure):
+    """A figure outside pyplot (which keeps every figure alive) that a notebook shows by itself."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
+def _styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draws with the style above and leaves the user's settings alone."""
+
+    @functools.wraps(plot)
+    def styled(*args: Any, **kwargs: Any) -> Figure:
+        with matplotlib.rc_context(_STYLE):
+            return plot(*args, **kwargs)
+
+    return styled
+
+
+def _figure(width: float, height: float) -> Figure:
+    return ShownFigure(figsize=(width, height), layout="constrained")
+
+
+@_styled
+def history(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Accuracy and loss over all epochs of both phases, the unfreezing marked.
+
+    Args:
+        rows: of ``history.csv`` in order: ``phase``, ``train_loss``, ``train_accuracy``,
+            ``validation_loss``, ``validation_accuracy``; an empty cell is left out.
+    """
+    figure = _figure(4.8, 4.4)
+    panels = figure.subplots(2, 1, sharex=True)
+    epochs = np.arange(1, len(rows) + 1)
+    for axes, measure in zip(panels, ("accuracy", "loss"), strict=True):
+        for split, colour, style in (("train", SECOND, "--"), ("validation", FIRST, "-")):
+            values = np.array([_number(row.get(f"{split}_{measure}")) for row in rows])
+            known = np.isfinite(values)
+            # One phase may record a single point: a line alone would not show it.
+            axes.plot(
+                epochs[known], values[known], style, color=colour, marker=".", label=split, lw=1.6
+            )
+        axes.set_ylabel(measure.capitalize())
+        for i in range(1, len(rows)):
+            if rows[i]["phase"] != rows[i - 1]["phase"]:
+                axes.axvline(i + 0.5, color=MUTED, lw=1, ls=":")
+                if axes is panels[0]:
+                    axes.annotate(
+                        _title(str(rows[i]["phase"])),
+                        (i + 0.5, 1.02),
+                        xycoords=("data", "axes fraction"),
+                        ha="left",
+                        color=INK,
+                    )
+    if rows:
+        panels[0].annotate(_title(str(rows[0]["phase"])), (0, 1.02), xycoords="axes fraction")
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    panels[1].set_xlabel("Epoch")
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[1].legend(frameon=False)
+    return figure
+
+
+@_styled
+def reliability(after: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> Figure:
+    """How often the model was right, by how sure it said it was.
+
+    Args:
+        after: ``Evaluation.to_json()["reliability"]`` of the shipped probabilities.
+        before: the same before the temperature was applied.
+    """
+    figure = _figure(4.8, 3.8)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":", label="perfect")
+    for diagram, colour, style, label in (
+        (before, SECOND, "--", "before temperature"),
+        (after, FIRST, "-", "as shipped" if before else "model"),
+    ):
+        if diagram is None:
+            continue
+        counts = np.asarray(diagram["counts"], float)
+        filled = counts > 0
+        x = np.array([_number(value) for value in diagram["confidence"]])[filled]
+        y = np.array([_number(value) for value in diagram["accuracy"]])[filled]
+        size = 8 + 60 * counts[filled] / counts.max()
+        axes.plot(x, y, style, color=colour, lw=1.4, label=f"{label}: ECE {diagram['ece']:.1%}")
+        axes.scatter(x, y, s=size, color=colour)
+    axes.set(xlabel="Probability given", ylabel="Share right", xlim=(0, 1.02), ylim=(0, 1.04))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+@_styled
+def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Which class is taken for which: rows are the truth, shaded by share of the row.
+
+    Args:
+        matrix: int, shape ``[classes, classes]``, true class by predicted class.
+        class_names: the classes. Names are drawn up to ``MAX_LABELS`` of them.
+    """
+    matrix, count = np.asarray(matrix), len(class_names)
+    side = min(9.0, 3.0 + 0.28 * count) if count <= MAX_LABELS else 6.0
+    figure = _figure(side, side)
+    axes = figure.subplots()
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlabel="Predicted", ylabel="True")
+    if count <= MAX_LABELS:
+        # A dollar sign would otherwise start a formula.
+        names = [name.replace("$", r"\$")[:24] for name in class_names]
+        axes.set_xticks(range(count), names, rotation=90)
+        axes.set_yticks(range(count), names)
+        for i, j in zip(*np.nonzero(matrix), strict=True):
+            colour = "white" if share[i, j] > 0.5 else "#1b1f24"
+            axes.text(j, i, str(matrix[i, j]), ha="center", va="center", color=colour, size=7)
+    return figure
+
+
+@_styled
+def learning_curve(curve: Mapping[str, Any]) -> Figure:
+    """Accuracy against training images, and what twice as many are expected to bring.
+
+    Args:
+        curve: ``LearningCurve.to_json()``.
+    """
+    figure = _figure(4.8, 3.2)
+    axes = figure.subplots()
+    sizes, accuracy = np.array(curve["sizes"]), np.array(curve["accuracy"])
+    low, high = np.array(curve["intervals"]).T
+    axes.fill_between(sizes, low, high, color=FIRST, alpha=0.18, lw=0)
+    axes.plot(sizes, accuracy, color=FIRST, marker="o", ms=4, label="measured")
+    gain_low, gain_high = curve["gain_interval"]
+    axes.errorbar(
+        [2 * sizes[-1]],
+        [curve["twice"]],
+        yerr=[[max(0.0, curve["gain"] - gain_low)], [max(0.0, gain_high - curve["gain"])]],
+        color=SECOND,
+        marker="D",
+        ms=5,
+        capsize=3,
+        ls="none",
+        label="expected with twice the data",
+    )
+    axes.set_xscale("log", base=2)
+    ticks = [*sizes, 2 * sizes[-1]]
+    axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
+    axes.set(xlabel="Training images", ylabel="Test accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+@_styled
+def pictures(pixels: np.ndarray, captions: Sequence[str], *, columns: int = 4) -> Figure:
+    """Images in a grid with a caption under each.
+
+    Args:
+        pixels: uint8, shape ``[images, height, width, 3]``.
+        captions: one for each.
+        columns: images in a row.
+    """
+    rows = max(1, -(-len(pixels) // columns))
+    figure = _figure(2.2 * columns, 2.6 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, caption in zip(grid, pixels, captions, strict=False):
+        axes.imshow(image)
+        axes.set_title(caption.replace("$", r"\$"), size=8)
+    return figure
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None or value == "" else float(value)
+
+
+def _title(phase: str) -> str:
+    return {"head": "Head", "fine_tune": "Unfrozen"}.get(phase, phase.replace("_", " "))

@@ -1,0 +1,350 @@
+"""Cheap questions to the features of the frozen backbone: baselines, more data, wrong labels.
+
+Features are float arrays ``[images, d]``, one row an image (clean view), such as the pooled
+output of the backbone; ``splits`` holds ``train``, ``val`` or ``test`` for each row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_transfer import calibration, heads
+from keras_transfer.errors import DataError
+from keras_transfer.evaluation.metrics import (
+    RESAMPLES,
+    Evaluation,
+    Interval,
+    evaluate,
+    percentile_interval,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Baseline:
+    """What a simpler method reaches on the same test images.
+
+    Attributes:
+        name: ``nearest neighbour`` or ``logistic regression``.
+        predicted: int64, shape ``[test images]``, its class for each, in the order of the rows.
+        evaluation: its metrics.
+        seconds: time for fitting and answering.
+    """
+
+    name: str
+    predicted: np.ndarray
+    evaluation: Evaluation
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The headline metrics."""
+        kept = ("images", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
+        values = {name: getattr(self.evaluation, name) for name in kept}
+        interval = self.evaluation.intervals["accuracy"]
+        return {"name": self.name, **values, "interval": interval, "seconds": self.seconds}
+
+
+def baselines(
+    features: np.ndarray,
+    labels: np.ndarray,
+    splits: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    seed: int = 0,
+) -> tuple[Baseline, ...]:
+    """Nearest neighbour (cosine) and logistic regression, fitted on train, measured on test.
+
+    The penalty and the temperature of the regression are chosen on validation. The nearest
+    neighbour's probabilities are the softmax of each class's largest cosine, with a temperature
+    chosen there as well, so that all methods are measured by the same metrics.
+
+    Raises:
+        DataError: a split without images.
+    """
+    train, val, test = (_rows(splits, name) for name in ("train", "val", "test"))
+    classes, results = len(class_names), []
+    for name in ("nearest neighbour", "logistic regression"):
+        start = time.perf_counter()
+        if name == "nearest neighbour":
+            unit = unit_rows(features)
+            logits = _class_cosines(unit[train], labels[train], unit[val], classes)
+            answers = _class_cosines(unit[train], labels[train], unit[test], classes)
+        else:
+            head = heads.solve_linear_head(
+                features[train], labels[train], classes, features[val], labels[val]
+            )
+            logits, answers = head.logits(features[val]), head.logits(features[test])
+        temperature = calibration.fit_temperature(logits, labels[val])
+        probabilities = calibration.softmax(answers / temperature)
+        results.append(
+            Baseline(
+                name=name,
+                predicted=answers.argmax(axis=1),
+                evaluation=evaluate(probabilities, labels[test], class_names, seed=seed),
+                seconds=time.perf_counter() - start,
+            )
+        )
+    return tuple(results)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningCurve:
+    """Accuracy of a linear head against the number of training images.
+
+    Attributes:
+        sizes: training images of each point, ascending; the last is all of them.
+        accuracy: mean test accuracy at each size.
+        intervals: 95 % interval of each, over test images and draws of the subset.
+        twice: accuracy expected with twice the training images.
+        gain: ``twice`` minus the accuracy with all of today's.
+        gain_interval: 95 % interval of ``gain``.
+    """
+
+    sizes: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    intervals: tuple[Interval, ...]
+    twice: float
+    gain: float
+    gain_interval: Interval
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on what twice the data would bring."""
+        low, high = (100 * value for value in self.gain_interval)
+        start = (
+            f"Twice the training images ({2 * self.sizes[-1]:,}) would bring about "
+            f"{100 * self.gain:+.1f} points of accuracy ({low:+.1f} to {high:+.1f})"
+        )
+        return f"{start}." if low > 0 else f"{start}: no clear gain."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the verdict."""
+        return {**dataclasses.asdict(self), "verdict": self.verdict}
+
+    def plot(self) -> Figure:
+        """The measured points, their intervals, and the extrapolated one."""
+        from keras_transfer.evaluation import plots
+
+        return plots.learning_curve(self.to_json())
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.verdict)}"
+
+
+def learning_curve(
+    features: np.ndarray,
+    labels: np.ndarray,
+    splits: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    fractions: Sequence[float] = (0.125, 0.25, 0.5, 1.0),
+    draws: int = 3,
+    seed: int = 0,
+) -> LearningCurve:
+    """Retrains the linear head on growing stratified subsets and extrapolates to twice the data.
+
+    The error is fitted as a power law, ``error = a * images ** -b`` with b at least 0 (Hestness
+    et al. 2017; Rosenfeld et al. 2020), least squares in logarithms. Its uncertainty comes from
+    refitting it to resampled test images and resampled draws of the subsets. The law has no floor,
+    so it suits a doubling and not a hundredfold.
+
+    Args:
+        features: float, shape ``[images, d]``.
+        labels: int, shape ``[images]``.
+        splits: shape ``[images]``.
+        class_names: the classes.
+        fractions: shares of the training images, ascending, ending in 1.
+        draws: subsets of each share; all images are one subset.
+        seed: of the draws and of the bootstrap.
+
+    Raises:
+        DataError: a split without images, or fewer than two sizes left because the training split
+            is too small.
+    """
+    train, val, test = (_rows(splits, name) for name in ("train", "val", "test"))
+    random = np.random.default_rng(seed)
+    hits: dict[int, list[np.ndarray]] = {}
+    for fraction in fractions:
+        for _ in range(1 if fraction == 1.0 else draws):
+            subset = _stratified(train, labels, fraction, random)
+            head = heads.solve_linear_head(
+                features[subset], labels[subset], len(class_names), features[val], labels[val]
+            )
+            right = head.logits(features[test]).argmax(axis=1) == labels[test]
+            hits.setdefault(len(subset), []).append(right)
+    if len(hits) < 2:
+        raise DataError(
+            f"{len(train)} training images of {len(class_names)} classes are too few for a "
+            "learning curve.",
+            remedy="Add training images: at least two of each class.",
+        )
+    sizes = np.array(sorted(hits))
+    curves = np.empty((RESAMPLES, len(sizes)))
+    for row in curves:
+        images = random.integers(len(test), size=len(test))
+        for j, size in enumerate(sizes):
+            drawn = random.integers(len(hits[size]), size=len(hits[size]))
+            row[j] = np.mean([hits[size][k][images].mean() for k in drawn])
+    accuracy = np.array([np.mean(hits[size]) for size in sizes])
+    twice, gains = _twice(sizes, accuracy[None], len(test)), _twice(sizes, curves, len(test))
+    low, high = percentile_interval(gains)
+    return LearningCurve(
+        sizes=tuple(int(size) for size in sizes),
+        accuracy=tuple(float(value) for value in accuracy),
+        intervals=tuple(percentile_interval(column) for column in curves.T),
+        twice=float(accuracy[-1] + twice[0]),
+        gain=float(twice[0]),
+        gain_interval=(low, high),
+    )
+
+
+def _twice(sizes: np.ndarray, accuracy: np.ndarray, images: int) -> np.ndarray:
+    """Gain in accuracy from doubling, shape ``[curves]``, of curves ``[curves, sizes]``.
+
+    An error of zero has no logarithm: half an image counts as wrong at least.
+    """
+    error = np.log(np.maximum(1.0 - accuracy, 0.5 / images))
+    size = np.log(sizes) - np.log(sizes).mean()
+    slope = np.minimum((error * size).sum(axis=1) / np.square(size).sum(), 0.0)
+    return (1.0 - accuracy[:, -1]) * (1.0 - 2.0**slope)
+
+
+def _stratified(
+    rows: np.ndarray, labels: np.ndarray, fraction: float, random: np.random.Generator
+) -> np.ndarray:
+    """A share of the rows of each class, at least one of each."""
+    if fraction >= 1.0:
+        return rows
+    parts = []
+    for label in np.unique(labels[rows]):
+        members = random.permutation(rows[labels[rows] == label])
+        parts.append(members[: max(1, round(fraction * len(members)))])
+    return np.sort(np.concatenate(parts))
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """An image whose label looks wrong.
+
+    Attributes:
+        index: its row.
+        label: the class that it carries.
+        suggested: the class that it resembles.
+        confidence: out-of-fold probability of ``suggested``.
+        given: out-of-fold probability of ``label``.
+    """
+
+    index: int
+    label: str
+    suggested: str
+    confidence: float
+    given: float
+
+
+def suspected_label_errors(
+    features: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    folds: int = 5,
+    limit: int = 50,
+    seed: int = 0,
+) -> tuple[Suspect, ...]:
+    """Images that a model which has not seen them confidently gives to another class.
+
+    Confident learning (Northcutt, Jiang and Chuang 2021): a linear head is fitted on all folds but
+    one and asked about that one. Class j is confident about an image when its probability reaches
+    the mean that it gives to its own images; an image is suspected when the likeliest such class
+    is not its label. The temperature is fitted on the held-out answers themselves, one number for
+    all of them.
+
+    Args:
+        features: float, shape ``[images, d]``.
+        labels: int, shape ``[images]``.
+        class_names: the classes.
+        folds: number of folds, stratified.
+        limit: the longest list returned.
+        seed: of the folds.
+
+    Returns:
+        Suspects, the most confident first.
+    """
+    fold = _folds(labels, folds, seed)
+    logits = np.zeros((len(labels), len(class_names)))
+    for held_out in range(folds):
+        inside, outside = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
+        if not len(outside) or not len(inside):
+            continue
+        # The penalty is chosen on a fold that is not the one asked about.
+        tuning = fold[inside] == (held_out + 1) % folds
+        head = heads.solve_linear_head(
+            features[inside][~tuning],
+            labels[inside][~tuning],
+            len(class_names),
+            features[inside][tuning],
+            labels[inside][tuning],
+        )
+        logits[outside] = head.logits(features[outside])
+    probabilities = calibration.softmax(logits / calibration.fit_temperature(logits, labels))
+    own = probabilities[np.arange(len(labels)), labels]
+    counts = np.bincount(labels, minlength=len(class_names))
+    with np.errstate(invalid="ignore"):
+        threshold = np.bincount(labels, weights=own, minlength=len(class_names)) / counts
+    confident = np.where(probabilities >= np.nan_to_num(threshold, nan=2.0), probabilities, 0.0)
+    suggested = confident.argmax(axis=1)
+    margin = confident.max(axis=1) - own
+    suspects = np.flatnonzero((suggested != labels) & (margin > 0))
+    ranked = suspects[np.argsort(-margin[suspects], kind="stable")][:limit]
+    return tuple(
+        Suspect(
+            index=int(i),
+            label=class_names[labels[i]],
+            suggested=class_names[suggested[i]],
+            confidence=float(probabilities[i, suggested[i]]),
+            given=float(own[i]),
+        )
+        for i in ranked
+    )
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """The rows scaled to length 1, float32; a row of zeros stays."""
+    features = np.asarray(features, dtype=np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def _class_cosines(
+    train: np.ndarray, labels: np.ndarray, queries: np.ndarray, classes: int
+) -> np.ndarray:
+    """Each query's largest cosine to every class, ``[queries, classes]``; -1 for no images."""
+    result = np.full((len(queries), classes), -1.0)
+    for label in np.unique(labels):
+        result[:, label] = (queries @ train[labels == label].T).max(axis=1)
+    return result
+
+
+def _folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """A fold for each image, every class spread evenly."""
+    random = np.random.default_rng(seed)
+    shuffled = random.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    result = np.empty(len(labels), np.int64)
+    result[by_class] = np.arange(len(labels)) % folds
+    return result
+
+
+def _rows(splits: np.ndarray, name: str) -> np.ndarray:
+    rows = np.flatnonzero(np.asarray(splits) == name)
+    if not len(rows):
+        raise DataError(
+            f"The {name} split has no images.", remedy="Choose a split that leaves some in each."
+        )
+    return rows
