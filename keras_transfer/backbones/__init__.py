@@ -1,0 +1,18 @@
+"""Pretrained backbones: what there is, building one, its blocks, cutting and unfreezing it."""
+
+from keras_transfer.backbones.blocks import block_map, depth_of, rate_groups, unfreeze
+from keras_transfer.backbones.construction import build
+from keras_transfer.backbones.graph import split
+from keras_transfer.backbones.registry import listing, names, spec
+
+__all__ = [
+    "block_map",
+    "build",
+    "depth_of",
+    "listing",
+    "names",
+    "rate_groups",
+    "spec",
+    "split",
+    "unfreeze",
+]

@@ -1,0 +1,158 @@
+"""The block map: a backbone's published blocks, bottom to top, with what each costs."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from keras_transfer.backbones import graph as graphs
+from keras_transfer.backbones import registry
+from keras_transfer.errors import UsageError, closest
+from keras_transfer.types import BackboneSpec, Block
+
+if TYPE_CHECKING:
+    import keras
+
+HEAD = "avg_pool"  # the layer with which a classification head starts
+
+
+def block_map(model: keras.Model, spec: BackboneSpec) -> tuple[Block, ...]:
+    """Divides a backbone into its named blocks.
+
+    A block ends at the last cut before the next block's layers begin, so that the model can be
+    split above every block. Preprocessing belongs to the first block.
+
+    Args:
+        model: a backbone from ``build``, or a whole classifier on top of one (also one read back
+            from its file); the head, which starts at the layer ``avg_pool``, is left out.
+        spec: the backbone's row in the registry.
+
+    Returns:
+        The blocks, bottom to top; together they hold every layer of the backbone once.
+    """
+    graph = graphs.trace(model)
+    family = registry.family(spec.name)
+    end = graph.parents[HEAD][0] if HEAD in graph.parents else graph.order[-1]
+    found = graphs.cuts(graph, pairs=family.pairs, end=end)
+    learned = [cut for cut in found if any(_parameters(graph, name) for name in cut.below)]
+    blocks: list[Block] = []
+    done: frozenset[str] = frozenset()
+    for name, cut in _ends(learned, family.blocks):
+        layers = tuple(layer for layer in graph.order if layer in cut.below - done)
+        blocks.append(
+            Block(
+                name=name,
+                layers=layers,
+                parameters=sum(_parameters(graph, layer) for layer in layers),
+                macs=sum(graphs.macs(graph, layer) for layer in layers),
+                cut=cut.alive,
+                output_shapes=tuple(tuple(graph.outputs[x].shape[1:]) for x in cut.alive),
+            )
+        )
+        done = cut.below
+    return tuple(blocks)
+
+
+def _ends(cuts: Sequence[graphs.Cut], pattern: str) -> list[tuple[str, graphs.Cut]]:
+    """Names the stretches between cuts, and keeps the last cut of each name.
+
+    A stretch takes the name that most of its layers bear; one without any, such as a lone
+    addition, belongs to the block below it.
+    """
+    ends: list[tuple[str, graphs.Cut]] = []
+    done: frozenset[str] = frozenset()
+    for cut in cuts:
+        votes = collections.Counter(
+            next(group for group in match.groups() if group)
+            for layer in sorted(cut.below - done)
+            if (match := re.search(pattern, layer))
+        )
+        last = ends[-1][0] if ends else "stem"
+        name = votes.most_common(1)[0][0] if votes else last
+        if ends and name == last:
+            ends.pop()
+        ends.append((name, cut))
+        done = cut.below
+    return ends
+
+
+def _parameters(graph: graphs.Graph, name: str) -> int:
+    count = getattr(graph.operations[name], "count_params", None)
+    return int(count()) if count is not None else 0
+
+
+def depth_of(blocks: Sequence[Block], depth: int | str) -> int:
+    """How many blocks, counted from the top, a stated unfreeze depth covers.
+
+    Args:
+        blocks: the block map, bottom to top.
+        depth: a number of blocks, ``"all"``, ``"none"``, or the name of the lowest block that
+            trains.
+
+    Raises:
+        UsageError: there is no such block, or not that many.
+    """
+    words = {"none": 0, "all": len(blocks)}
+    names = [block.name for block in blocks]
+    if isinstance(depth, str) and depth.isdigit():
+        depth = int(depth)
+    if isinstance(depth, int) and 0 <= depth <= len(blocks):
+        return depth
+    if depth in words:
+        return words[depth]
+    if depth in names:
+        return len(names) - names.index(depth)
+    raise UsageError(
+        f"Unfreeze depth {depth!r} is unknown.{closest(str(depth), names)}",
+        remedy=f"Give a number from 0 to {len(blocks)}, all, none, or one of: {', '.join(names)}.",
+    )
+
+
+def unfreeze(
+    model: keras.Model, depth: int | str, blocks: Sequence[Block], *, batch_norm: bool = False
+) -> tuple[Block, ...]:
+    """Lets the top blocks of a backbone train and freezes the rest; the head is left as it is.
+
+    Args:
+        model: the backbone or the classifier on top of it.
+        depth: a number of blocks from the top, ``"all"``, ``"none"``, or the name of the lowest
+            block that trains.
+        blocks: the model's block map.
+        batch_norm: whether BatchNormalization in the open blocks trains too, statistics
+            included. Off by default: in Keras a frozen one also runs in inference mode, and a
+            small data set spoils pretrained statistics (Kumar et al. 2022).
+
+    Returns:
+        The blocks that train, bottom to top.
+
+    Raises:
+        UsageError: there is no such block, or not that many.
+    """
+    import keras
+
+    count = depth_of(blocks, depth)
+    if not model.trainable:
+        model.trainable = True
+    layers = {layer.name: layer for layer in model.layers}
+    for index, block in enumerate(blocks):
+        opened = index >= len(blocks) - count
+        for name in block.layers:
+            if name in layers:  # the rest are plain operations, without weights
+                normaliser = isinstance(layers[name], keras.layers.BatchNormalization)
+                layers[name].trainable = opened and (batch_norm or not normaliser)
+    return tuple(blocks[len(blocks) - count :])
+
+
+def rate_groups(blocks: Sequence[Block]) -> dict[str, int]:
+    """Groups layers for layer-wise rate decay.
+
+    Args:
+        blocks: the block map, bottom to top.
+
+    Returns:
+        For each layer's name, how many blocks lie above its own: 0 in the top block. A layer's
+        rate is ``rate * decay ** depth``.
+    """
+    return {layer: depth for depth, block in enumerate(reversed(blocks)) for layer in block.layers}

@@ -1,0 +1,125 @@
+"""Reads PyTorch's legacy checkpoint files without PyTorch and without running any code in them.
+
+The legacy format is a row of pickles (a magic number, a protocol version, system facts, the
+state dictionary, the storage keys) followed by the raw numbers of each storage. A pickle can call
+whatever its author likes, so the unpickler here knows four names and refuses every other.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_transfer.errors import WeightsError
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+class _Storage(NamedTuple):
+    """A run of numbers in the file, not read yet."""
+
+    key: str
+    dtype: np.dtype
+    size: int
+
+
+class _Tensor(NamedTuple):
+    """A view of a storage: ``element[i, j] = storage[offset + i * stride[0] + j * stride[1]]``."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError("a tensor without a storage")
+    return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Admits ordered dictionaries and tensors, nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not a tensor")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _, size, *_ = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError(f"it refers to {kind!r}, which is not a storage")
+        return _Storage(str(key), dtype, int(size))
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads the tensors of a legacy PyTorch checkpoint (a saved state dictionary).
+
+    Args:
+        path: the ``.pth`` file.
+
+    Returns:
+        The tensors by name, in the file's order: C-contiguous float32 or int64 arrays. Strides
+        are honoured, so a tensor that was saved transposed comes out as its author saw it.
+
+    Raises:
+        WeightsError: the file is truncated, damaged, of another format, or asks for anything but
+            tensors.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return _read(stream)
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read: {error.strerror or error}.",
+            remedy="Check the path and its permissions.",
+        ) from error
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged pickle may raise nearly anything
+        raise WeightsError(
+            f"{path} is not a readable PyTorch checkpoint: {error}.",
+            remedy="Install the package or download the file again.",
+        ) from error
+
+
+def _read(stream: Any) -> dict[str, np.ndarray]:
+    magic, protocol, _, state, keys = (_TensorUnpickler(stream).load() for _ in range(5))
+    if magic != _MAGIC or protocol != _PROTOCOL:
+        raise pickle.UnpicklingError("it does not start as PyTorch's legacy format does")
+    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, _Tensor)}
+    declared = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    storages: dict[str, np.ndarray] = {}
+    for key in keys:
+        dtype, size = declared[key].dtype, declared[key].size
+        (written,) = struct.unpack("<q", stream.read(8))
+        data = stream.read(size * dtype.itemsize)
+        if written != size or len(data) != size * dtype.itemsize:
+            raise pickle.UnpicklingError(f"it ends within storage {key}")
+        storages[key] = np.frombuffer(data, dtype)
+    return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
+
+
+def _view(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
+    last = tensor.offset + sum(
+        (length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
+    if min(tensor.offset, *tensor.strides, 0) < 0 or (
+        0 not in tensor.shape and last >= storage.size
+    ):
+        raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+    strides = [stride * storage.itemsize for stride in tensor.strides]
+    view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides)
+    return np.ascontiguousarray(view).reshape(tensor.shape)

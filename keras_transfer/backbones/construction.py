@@ -1,0 +1,190 @@
+"""Builds a backbone: one flat graph from uint8 RGB to feature map, with its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from keras_transfer.backbones import registry, weights
+from keras_transfer.backbones.blocks import block_map
+from keras_transfer.errors import UsageError
+from keras_transfer.types import Backbone, BackboneSpec
+
+if TYPE_CHECKING:
+    import keras
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Each mode maps a pixel x in 0..255 to x * scale + offset, after turning RGB to BGR if asked to.
+MODES: dict[str, tuple[bool, tuple[float, ...], tuple[float, ...]]] = {
+    "tf": (False, (1 / 127.5,), (-1.0,)),
+    "v2": (False, (1 / 128,), (-1.0,)),
+    "lite": (False, (1 / 128,), (-127 / 128,)),
+    "torch": (
+        False,
+        tuple(1 / (255 * std) for std in _IMAGENET_STD),
+        tuple(-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)),
+    ),
+    "caffe": (True, (1.0,), (-103.939, -116.779, -123.68)),
+}
+
+
+def build(
+    name: str, *, image_size: int | tuple[int, int] | None = None, weights: str = "offline"
+) -> Backbone:
+    """Builds a backbone.
+
+    Args:
+        name: a name in the registry.
+        image_size: height and width in pixels, one number for both; default the network's own.
+        weights: ``"offline"`` (from an installed package), ``"imagenet"`` (Keras's download),
+            ``"none"`` (random), a file (``.keras``, ``.weights.h5``, ``_notop.h5``) or the
+            folder of an earlier run, whose head is dropped.
+
+    Returns:
+        The backbone; its model takes uint8 RGB ``[batch, height, width, 3]``, does its own
+        preprocessing, and returns a float32 feature map ``[batch, h, w, channels]``.
+
+    Raises:
+        UsageError: the name is unknown or the image size is not one that the network takes.
+        WeightsError: the weights cannot be had, are damaged, or belong to another architecture.
+    """
+    row = registry.spec(name)
+    size = _checked_size(row, image_size)
+    source = _weights.resolve(row, weights)
+    model = construct(row, size)
+    if source is not None:
+        _weights.assign(model, source, row)
+    return Backbone(
+        spec=row,
+        model=model,
+        blocks=block_map(model, row),
+        weights=weights,
+        weights_digest=digest(model),
+    )
+
+
+# The parameter ``weights`` of build() hides the module's name.
+_weights = weights
+
+
+def construct(row: BackboneSpec, size: tuple[int, int]) -> keras.Model:
+    """Builds the graph with random weights, preprocessing included, without a head."""
+    import keras
+
+    images = keras.Input((*size, 3), dtype="uint8", name="image")
+    inputs = preprocess(images, row.preprocessing)
+    module, function = row.constructor.split(":")
+    constructor: Callable[..., keras.Model] = getattr(importlib.import_module(module), function)
+    arguments: dict[str, Any] = {"include_top": False, "weights": None, "input_tensor": inputs}
+    if "include_preprocessing" in inspect.signature(constructor).parameters:
+        arguments["include_preprocessing"] = False
+    model = constructor(**arguments)
+    if any(isinstance(layer, (keras.Model, keras.layers.Normalization)) for layer in model.layers):
+        model = _flatten(model)
+    _renumber(model.operations)
+    return keras.Model(model.inputs[0], model.outputs[0], name=row.name)
+
+
+def preprocess(images: keras.KerasTensor, mode: str) -> keras.KerasTensor:
+    """Applies a preprocessing mode to RGB pixels 0..255 with standard layers, in float32."""
+    import keras
+
+    flipped, scale, offset = MODES[mode]
+    x = images
+    if flipped:
+        x = keras.ops.take(x, [2, 1, 0], axis=-1)
+    scales, offsets = (part[0] if len(part) == 1 else list(part) for part in (scale, offset))
+    return keras.layers.Rescaling(scales, offsets, dtype="float32", name="preprocessing")(x)
+
+
+def _flatten(model: keras.Model) -> keras.Model:
+    """Replaces nested models by their layers, and drops the constructor's own preprocessing.
+
+    ConvNeXt nests its stem and downsampling layers; EfficientNet always brings a Rescaling and a
+    Normalization whose numbers differ between its sources of weights.
+    """
+    import keras
+
+    own = (keras.layers.Rescaling, keras.layers.Normalization)
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, keras.Sequential):
+            for inner in layer.layers:
+                args = (inner(*args),)
+            return args[0]
+        if isinstance(layer, own) and layer.name != "preprocessing":
+            return args[0]
+        return layer(*args, **kwargs)
+
+    return keras.models.clone_model(
+        model,
+        clone_function=lambda layer: layer.from_config(layer.get_config()),
+        call_function=call,
+    )
+
+
+def _renumber(operations: Iterable[Any]) -> None:
+    """Counts automatic names from zero, whatever else this process has built.
+
+    Cut points and weights are found by name, so that ``conv2d_94`` must not be another layer's
+    name the next time.
+    """
+    operations = list(operations)
+    renamed = canonical_names([operation.name for operation in operations])
+    for operation in operations:
+        operation.name = renamed[operation.name]
+
+
+def canonical_names(layer_names: Iterable[str]) -> dict[str, str]:
+    """Maps names onto ones whose automatic numbers count from zero, in the order of creation."""
+    numbered: dict[str, list[tuple[int, str]]] = {}
+    renamed = {}
+    for name in layer_names:
+        match = re.fullmatch(f"({_AUTOMATIC})(?:_([0-9]+))?", name)
+        renamed[name] = name
+        if match:
+            numbered.setdefault(match[1], []).append((int(match[2] or 0), name))
+    for prefix, members in numbered.items():
+        for rank, (_, name) in enumerate(sorted(members)):
+            renamed[name] = f"{prefix}_{rank}" if rank else prefix
+    return renamed
+
+
+# Names that Keras gives to layers and operations that their author left unnamed.
+_AUTOMATIC = (
+    "conv2d|depthwise_conv2d|separable_conv2d|batch_normalization|layer_normalization|activation|"
+    "re_lu|add|multiply|concatenate|max_pooling2d|average_pooling2d|zero_padding2d|cropping2d|"
+    "global_average_pooling2d|reshape|dropout|custom_scale_layer|take|rescaling|normalization"
+)
+
+
+def _checked_size(row: BackboneSpec, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    wanted = row.image_size if image_size is None else image_size
+    height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
+    if row.fixed_size and (height, width) != (row.image_size, row.image_size):
+        raise UsageError(
+            f"{row.name} takes images of {row.image_size} px only; received {height} x {width}.",
+            remedy=f"Use --image-size {row.image_size}, or another backbone.",
+        )
+    if min(height, width) < row.min_size:
+        raise UsageError(
+            f"{row.name} needs images of at least {row.min_size} px; received {height} x {width}.",
+            remedy=f"Use --image-size {row.min_size} or more, or another backbone.",
+        )
+    return height, width
+
+
+def digest(model: keras.Model) -> str:
+    """SHA-256 over the names, shapes and values of all weights, in hexadecimal."""
+    total = hashlib.sha256()
+    for layer in model.layers:
+        for array in layer.get_weights():
+            total.update(f"{layer.name}{array.shape}{array.dtype}".encode())
+            total.update(array.tobytes())
+    return total.hexdigest()
