@@ -1,0 +1,16 @@
+"""Exports that carry their own proof: each artefact is run on the runtime where it will live."""
+
+from keras_transfer.export.exporter import export, verify
+from keras_transfer.export.formats import DEFAULT_FORMATS, FORMATS, Format, parse_formats
+from keras_transfer.export.results import ExportResult, VerifyResult
+
+__all__ = [
+    "DEFAULT_FORMATS",
+    "FORMATS",
+    "ExportResult",
+    "Format",
+    "VerifyResult",
+    "export",
+    "parse_formats",
+    "verify",
+]
