@@ -279,11 +279,12 @@ def suspected_label_errors(
     """
     fold = _folds(labels, folds, seed)
     logits = np.zeros((len(labels), len(class_names)))
+    penalties: tuple[float, ...] = heads.PENALTIES
     for held_out in range(folds):
         inside, outside = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
         if not len(outside) or not len(inside):
             continue
-        # The penalty is chosen on a fold that is not the one asked about.
+        # The penalty is chosen once, on a fold that is not the one asked about.
         tuning = fold[inside] == (held_out + 1) % folds
         head = heads.solve_linear_head(
             features[inside][~tuning],
@@ -291,7 +292,9 @@ def suspected_label_errors(
             len(class_names),
             features[inside][tuning],
             labels[inside][tuning],
+            penalties=penalties,
         )
+        penalties = (head.penalty,)
         logits[outside] = head.logits(features[outside])
     probabilities = calibration.softmax(logits / calibration.fit_temperature(logits, labels))
     own = probabilities[np.arange(len(labels)), labels]

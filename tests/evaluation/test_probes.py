@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from keras_transfer import errors, evaluation
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Pixels of scikit-learn's digits as features, noisy, in three splits."""
+    data = load_digits()
+    random = np.random.default_rng(0)
+    features = (data.data / 16 + random.normal(scale=0.2, size=data.data.shape)).astype(np.float32)
+    splits = random.choice(["train", "val", "test"], size=len(features), p=[0.5, 0.2, 0.3])
+    return features, data.target.astype(np.int64), splits
+
+
+def test_the_nearest_neighbour_is_the_nearest(digits):
+    features, labels, splits = digits
+    neighbour, regression = evaluation.baselines(features, labels, splits, DIGITS)
+    train, test = features[splits == "train"], features[splits == "test"]
+    for row in range(0, len(test), 25):
+        cosines = [
+            float(test[row] @ other / np.linalg.norm(test[row]) / np.linalg.norm(other))
+            for other in train
+        ]
+        assert neighbour.predicted[row] == labels[splits == "train"][int(np.argmax(cosines))]
+    assert regression.evaluation.accuracy > 0.85
+    assert neighbour.evaluation.nll < neighbour.evaluation.chance["nll"]
+    assert regression.to_json()["name"] == "logistic regression"
+    assert regression.evaluation.accuracy == np.mean(
+        regression.predicted == labels[splits == "test"]
+    )
+
+
+def test_a_split_without_images_is_named(digits):
+    features, labels, splits = digits
+    with pytest.raises(errors.DataError, match="val split has no images"):
+        evaluation.baselines(features, labels, np.where(splits == "val", "train", splits), DIGITS)
+
+
+def test_the_curve_foresees_what_twice_the_data_brings(digits):
+    """The curve of half the training images is held against the other half."""
+    features, labels, splits = digits
+    train = np.flatnonzero(splits == "train")
+    half = splits.copy()
+    half[train[::2]] = "unused"
+    curve = evaluation.learning_curve(features, labels, half, DIGITS)
+    full = evaluation.learning_curve(features, labels, splits, DIGITS, fractions=(0.5, 1.0))
+    assert curve.sizes[-1] == len(train) - len(train[::2])
+    assert list(curve.sizes) == sorted(curve.sizes)
+    assert curve.accuracy[0] < curve.accuracy[-1]
+    low, high = curve.gain_interval
+    assert 0 < low < curve.gain < high
+    assert curve.accuracy[-1] + low - 0.02 < full.accuracy[-1] < curve.accuracy[-1] + high + 0.02
+    assert curve.verdict.startswith(f"Twice the training images ({2 * curve.sizes[-1]:,})")
+    assert curve.to_json()["verdict"] == curve.verdict
+    assert curve.plot()._repr_png_()
+
+
+def test_labels_without_meaning_promise_no_gain(digits):
+    features, labels, splits = digits
+    shuffled = np.random.default_rng(0).permutation(labels)
+    curve = evaluation.learning_curve(
+        features, shuffled, splits, DIGITS, fractions=(0.25, 1.0), draws=2
+    )
+    assert curve.gain_interval[0] <= 0
+    assert "no clear gain" in curve.verdict
+
+
+def test_too_few_images_have_no_curve():
+    features, labels = np.eye(6, dtype=np.float32), np.array([0, 1] * 3)
+    splits = np.array(["train", "train", "val", "val", "test", "test"])
+    with pytest.raises(errors.DataError, match="2 training images"):
+        evaluation.learning_curve(features, labels, splits, ["a", "b"])
+
+
+def test_wrong_labels_are_found_and_right_ones_mostly_left_alone(digits):
+    _, labels, _ = digits
+    features = (load_digits().data / 16).astype(np.float32)
+    random = np.random.default_rng(3)
+    wrong = random.choice(len(labels), size=40, replace=False)
+    given = labels.copy()
+    given[wrong] = (labels[wrong] + random.integers(1, 10, size=40)) % 10
+    suspects = evaluation.suspected_label_errors(features, given, DIGITS, limit=40)
+    found = {suspect.index for suspect in suspects}
+    assert len(found & set(wrong.tolist())) >= 34
+    for suspect in suspects:
+        assert suspect.label == DIGITS[given[suspect.index]]
+        assert suspect.label != suspect.suggested
+        assert suspect.confidence > suspect.given
+    margins = [suspect.confidence - suspect.given for suspect in suspects]
+    assert margins == sorted(margins, reverse=True)
+
+
+def test_a_class_of_one_image_breaks_nothing(digits):
+    features, labels, _ = digits
+    given = np.where(labels == 9, 8, labels)[:300]
+    given[0] = 9
+    assert isinstance(evaluation.suspected_label_errors(features[:300], given, DIGITS), tuple)
