@@ -1,0 +1,81 @@
+"""Transfer learning for image classification: train, search, export, and prove what is exported.
+
+Nothing heavy is imported until it is used, so that ``import keras_transfer`` takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from keras_transfer._version import __version__
+
+if TYPE_CHECKING:
+    from keras_transfer.activations import ActivationStore
+    from keras_transfer.api import train
+    from keras_transfer.backbones import block_map, build, split, unfreeze
+    from keras_transfer.datasets import inspect, load_dataset
+    from keras_transfer.errors import KerasTransferError
+    from keras_transfer.export import export, verify
+    from keras_transfer.model import build_classifier
+    from keras_transfer.runs import Run, open_run
+    from keras_transfer.schedule import HeadSpec, Phase, Schedule, recipe
+    from keras_transfer.training import TransferResult
+    from keras_transfer.types import ImageDataset
+
+_HOMES = {
+    "ActivationStore": "activations",
+    "HeadSpec": "schedule",
+    "ImageDataset": "types",
+    "KerasTransferError": "errors",
+    "Phase": "schedule",
+    "Run": "runs",
+    "Schedule": "schedule",
+    "TransferResult": "training",
+    "block_map": "backbones",
+    "build": "backbones",
+    "build_classifier": "model",
+    "export": "export",
+    "inspect": "datasets",
+    "load_dataset": "datasets",
+    "open_run": "runs",
+    "recipe": "schedule",
+    "split": "backbones",
+    "train": "api",
+    "unfreeze": "backbones",
+    "verify": "export",
+}
+
+__all__ = [
+    "ActivationStore",
+    "HeadSpec",
+    "ImageDataset",
+    "KerasTransferError",
+    "Phase",
+    "Run",
+    "Schedule",
+    "TransferResult",
+    "__version__",
+    "block_map",
+    "build",
+    "build_classifier",
+    "export",
+    "inspect",
+    "load_dataset",
+    "open_run",
+    "recipe",
+    "split",
+    "train",
+    "unfreeze",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

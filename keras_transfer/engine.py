@@ -1,0 +1,185 @@
+"""Runs what never trains: Keras itself, or an inference engine where that is faster.
+
+On a CPU, OpenVINO runs a frozen network two to six times faster than the framework that trains it.
+The seam is one callable: a batch in, a list of arrays out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_transfer.devices import accelerators
+from keras_transfer.errors import UsageError, closest
+
+ENGINES = ("auto", "keras", "openvino", "openvino-bfloat16")
+BATCH = 32
+Batch = np.ndarray | list[np.ndarray]
+
+# Seconds that a conversion to OpenVINO is expected to take before the first one was measured.
+_CONVERSION_SECONDS = 2.5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Engine:
+    """A model ready to run forward.
+
+    Attributes:
+        name: ``keras``, ``openvino`` or ``openvino-bfloat16``.
+        run: takes one batch, uint8 or float ``[n, ...]``, or a list of such arrays for a model of
+            several inputs; returns a list of float32 arrays, one an output, with n rows each.
+        build_seconds: what making it ready took.
+        seconds_per_image: measured on one warm batch; 0 where nothing was measured.
+        reason: why this engine was chosen, in one sentence.
+    """
+
+    name: str
+    run: Callable[[Batch], list[np.ndarray]]
+    build_seconds: float = 0.0
+    seconds_per_image: float = 0.0
+    reason: str = "asked for"
+
+    def predict(self, images: np.ndarray, batch_size: int = BATCH) -> list[np.ndarray]:
+        """Runs all of ``images`` in batches and joins the outputs."""
+        parts = [
+            self.run(images[start : start + batch_size])
+            for start in range(0, len(images), batch_size)
+        ]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def build_engine(
+    model: keras.Model, name: str = "auto", *, images: int = 0, sample: np.ndarray | None = None
+) -> Engine:
+    """Makes a model ready to run forward, in inference mode.
+
+    Args:
+        model: a functional model with one input.
+        name: one of ``ENGINES``. ``auto`` times Keras on the sample and changes to OpenVINO where
+            it expects to gain over ``images`` images, conversion included. float32 unless asked
+            for by name.
+        images: how many images will be run.
+        sample: a batch to measure on, at least one image.
+
+    Raises:
+        UsageError: the engine is unknown, or not to be had here.
+    """
+    if name not in ENGINES:
+        raise UsageError(
+            f"Unknown engine {name!r}.{closest(name, list(ENGINES))}",
+            remedy=f"Choose one of {', '.join(ENGINES)}.",
+        )
+    if name == "keras":
+        return _keras_engine(model)
+    if name != "auto":
+        return _openvino_engine(model, name)
+    if accelerators():
+        return dataclasses.replace(_keras_engine(model), reason="an accelerator runs Keras")
+    return _choose(model, images, sample)
+
+
+def _choose(model: keras.Model, images: int, sample: np.ndarray | None) -> Engine:
+    """Keras eagerly on one batch costs little and bounds its rate; OpenVINO must beat it."""
+    if sample is None or not len(sample):
+        return dataclasses.replace(_keras_engine(model), reason="nothing to measure on")
+    batch = np.resize(sample[:BATCH], (BATCH, *sample.shape[1:]))
+    native = _keras_engine(model)
+    native = dataclasses.replace(native, seconds_per_image=_seconds_per_image(native, batch))
+    expected = native.seconds_per_image * images
+    if expected < 1.5 * _CONVERSION_SECONDS:
+        return dataclasses.replace(native, reason=f"{images} images take {expected:.1f} s anyway")
+    try:
+        other = _openvino_engine(model, "openvino")
+    except (UsageError, RuntimeError, ValueError, TypeError) as error:
+        why = str(error).splitlines()[0]
+        return dataclasses.replace(native, reason=f"OpenVINO cannot run this model: {why}")
+    other = dataclasses.replace(other, seconds_per_image=_seconds_per_image(other, batch))
+    ratio = native.seconds_per_image / other.seconds_per_image
+    best = other if ratio > 1 else native
+    return dataclasses.replace(best, reason=f"OpenVINO runs at {ratio:.1f} times Keras's rate here")
+
+
+def _seconds_per_image(engine: Engine, batch: np.ndarray) -> float:
+    engine.run(batch)
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        engine.run(batch)
+        times.append(time.perf_counter() - start)
+    return min(times) / len(batch)
+
+
+def _keras_engine(model: keras.Model) -> Engine:
+    """Calls the model without tracing it: on batches of convolutions Python costs little."""
+    compiled = bool(accelerators()) or keras.backend.backend() == "jax"
+
+    def run(batch: Batch) -> list[np.ndarray]:
+        tensors = batch if isinstance(batch, list) else [batch]
+        rows = len(tensors[0])
+        if compiled:
+            # A padded last batch keeps one static shape, so that XLA compiles once.
+            padded = [np.resize(t, (max(BATCH, rows), *t.shape[1:])) for t in tensors]
+            outputs = model.predict_on_batch(padded if len(padded) > 1 else padded[0])
+        else:
+            outputs = model(batch, training=False)
+        arrays = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return [np.asarray(keras.ops.convert_to_numpy(a), np.float32)[:rows] for a in arrays]
+
+    return Engine("keras", run)
+
+
+def _openvino_engine(model: keras.Model, name: str) -> Engine:
+    # OpenVINO reports usage over the network unless told not to, before it is imported.
+    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
+    start = time.perf_counter()
+    try:
+        import openvino
+    except ImportError:
+        raise UsageError(
+            "The engine openvino is not installed.", remedy="pip install openvino, or --engine keras."
+        ) from None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        with quiet_stdio():
+            model.export(str(path), format="openvino", verbose=False)
+        core = openvino.Core()
+        settings: dict[str, Any] = {
+            # Latency mode gives one request all cores; throughput mode would want many requests.
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if name.endswith("bfloat16") else "f32",
+        }
+        compiled = core.compile_model(core.read_model(path), "CPU", settings)
+    request = compiled.create_infer_request()
+    dtypes = [np.dtype(keras.backend.standardize_dtype(tensor.dtype)) for tensor in model.inputs]
+
+    def run(batch: Batch) -> list[np.ndarray]:
+        tensors = batch if isinstance(batch, list) else [batch]
+        feed = [np.ascontiguousarray(t, d) for t, d in zip(tensors, dtypes, strict=True)]
+        results = request.infer(feed, share_inputs=True)
+        return [np.array(results[output], np.float32) for output in compiled.outputs]
+
+    return Engine(name, run, build_seconds=time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def quiet_stdio() -> Iterator[None]:
+    """Sends what native libraries write to the standard streams to nowhere."""
+    saved = [os.dup(1), os.dup(2)]
+    with open(os.devnull, "wb") as sink:
+        try:
+            os.dup2(sink.fileno(), 1)
+            os.dup2(sink.fileno(), 2)
+            yield
+        finally:
+            for descriptor, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, descriptor)
+                os.close(copy)

@@ -1,0 +1,277 @@
+"""The inputs of both phases: tensors at a cut, cached or computed again, of clean and other views."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+
+from keras_transfer import pipeline
+from keras_transfer.activations import ActivationKey, ActivationStore, iterate
+from keras_transfer.engine import BATCH, Engine, build_engine
+from keras_transfer.finetune import Inputs, prefetch
+from keras_transfer.model import POOL
+from keras_transfer.progress import Progress
+from keras_transfer.schedule import Schedule
+from keras_transfer.types import Backbone, ImageDataset
+
+# The view that is the clean image mirrored; it decides whether augmentation may mirror.
+MIRROR = -1
+# Beyond this float16 overflows; such a cut is stored in float32.
+_FLOAT16_SAFE = 6e4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """Draws views of a data set's images.
+
+    Attributes:
+        dataset: with pixels.
+        seed: of the augmentation.
+        strength: of the augmentation.
+        flip: whether it mirrors.
+    """
+
+    dataset: ImageDataset
+    seed: int = 0
+    strength: float = 1.0
+    flip: bool = True
+
+    def pixels(self, rows: np.ndarray, view: int) -> np.ndarray:
+        """uint8 ``[rows, height, width, 3]``: view 0 is clean, -1 mirrored, others augmented."""
+        assert self.dataset.pixels is not None
+        clean = self.dataset.pixels[rows]
+        if view == MIRROR:
+            return np.ascontiguousarray(clean[:, :, ::-1])
+        if view == 0:
+            return clean
+        digests = [self.dataset.digests[row] for row in rows]
+        return pipeline.augment(
+            clean, digests, view=view, seed=self.seed, strength=self.strength, flip=self.flip
+        )
+
+
+class Array:
+    """Inputs held in memory: one array ``[images, ...]`` for each tensor."""
+
+    def __init__(self, *tensors: np.ndarray) -> None:
+        self._tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors[0])
+
+    def gather(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows of every tensor."""
+        return [tensor[rows] for tensor in self._tensors]
+
+
+class Recomputed:
+    """Inputs computed when asked for: pixels of a view, through the frozen part if there is one.
+
+    Args:
+        views: draws the pixels.
+        rows: positions in the data set.
+        view: which view.
+        frozen: runs the part below the cut; None where the cut is at the pixels.
+    """
+
+    def __init__(self, views: Views, rows: np.ndarray, view: int, frozen: Engine | None) -> None:
+        self._views, self._rows, self._view, self._frozen = views, rows, view, frozen
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def gather(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The tensors at the cut of the images at ``rows``."""
+        pixels = self._views.pixels(self._rows[rows], self._view)
+        return [pixels] if self._frozen is None else self._frozen.run(pixels)
+
+
+class FrozenPart:
+    """Everything below a cut, with the pooled features beside it, run forward once an image.
+
+    Args:
+        model: the classifier.
+        backbone: its backbone, for the key.
+        cut: layers whose outputs feed the second phase; empty where it trains everything.
+        engine: name of the engine, see ``engine.build_engine``.
+        images: how many images will be run, for the choice of the engine.
+        sample: uint8 pixels to measure on.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        backbone: Backbone,
+        cut: tuple[str, ...],
+        *,
+        engine: str,
+        images: int,
+        sample: np.ndarray,
+    ) -> None:
+        self.cut = cut
+        self._model, self._backbone = model, backbone
+        self._request = (engine, images, sample)
+        self._digests: dict[tuple[str, ...], str] = {}
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """Runs uint8 pixels to the cut's tensors and, last, the pooled features."""
+        name, images, sample = self._request
+        outputs = [self._model.get_layer(layer).output for layer in (*self.cut, POOL)]
+        frozen = keras.Model(self._model.input, outputs)
+        return build_engine(frozen, name, images=images, sample=sample)
+
+    @functools.cached_property
+    def at_cut(self) -> Engine:
+        """Runs uint8 pixels to the cut's tensors alone, for training without a cache."""
+        name, images, sample = self._request
+        outputs = [self._model.get_layer(layer).output for layer in self.cut]
+        return build_engine(
+            keras.Model(self._model.input, outputs), name, images=10 * images, sample=sample
+        )
+
+    def keys(self, view: int, schedule_views: Views) -> list[ActivationKey]:
+        """The store's keys of a view: the pooled features, and the cut where there is one."""
+        drawn = view > 0
+        cuts = [(POOL,), self.cut] if self.cut else [(POOL,)]
+        size = self._model.input_shape[1:3]
+        return [
+            ActivationKey(
+                backbone=self._backbone.spec.name,
+                weights=self._weights_digest(cut),
+                cut=cut,
+                preprocessing=self._backbone.spec.preprocessing,
+                image_size=(int(size[0]), int(size[1])),
+                dtype=self._dtype,
+                precision="bfloat16" if self._request[0].endswith("bfloat16") else "float32",
+                view=view,
+                view_seed=schedule_views.seed if drawn else 0,
+                strength=schedule_views.strength if drawn else 0.0,
+                flip=schedule_views.flip if drawn else False,
+            )
+            for cut in cuts
+        ]
+
+    @functools.cached_property
+    def _dtype(self) -> str:
+        """float16, unless a sample of the activations comes near its range."""
+        outputs = [self._model.get_layer(layer).output for layer in (*self.cut, POOL)]
+        values = build_engine(keras.Model(self._model.input, outputs), "keras").run(
+            self._request[2][:8]
+        )
+        return "float32" if max(float(np.abs(v).max()) for v in values) > _FLOAT16_SAFE else "float16"
+
+    def _weights_digest(self, cut: tuple[str, ...]) -> str:
+        if cut in self._digests:
+            return self._digests[cut]
+        outputs = [self._model.get_layer(layer).output for layer in cut]
+        hashed = hashlib.sha256()
+        for variable in keras.Model(self._model.input, outputs).weights:
+            value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+            hashed.update(f"{value.shape}{value.dtype}".encode())
+            hashed.update(value.tobytes())
+        self._digests[cut] = hashed.hexdigest()
+        return self._digests[cut]
+
+    def compute(
+        self, views: Views, rows: np.ndarray, view: int, progress: Progress, name: str
+    ) -> Iterator[list[np.ndarray]]:
+        """Yields batch by batch the pooled features and then the cut's tensors."""
+        batches = prefetch(views.pixels(part, view) for part in iterate(rows, BATCH))
+        with progress.step(name, len(rows)) as advance:
+            for batch in batches:
+                *tensors, pooled = self.engine.run(batch)
+                advance(len(batch))
+                yield [pooled, *tensors]
+
+
+def features_of_view(
+    frozen: FrozenPart,
+    store: ActivationStore | None,
+    views: Views,
+    rows: np.ndarray,
+    view: int,
+    progress: Progress,
+) -> tuple[np.ndarray, Inputs]:
+    """Pooled features and the inputs at the cut of one view of some images.
+
+    Args:
+        frozen: the frozen part.
+        store: where activations are kept; None to keep the pooled features alone, in memory.
+        views: draws the pixels.
+        rows: positions in the data set.
+        view: the view's number.
+        progress: where to report.
+
+    Returns:
+        float32 ``[rows, features]``, and the inputs of the second phase for the same rows.
+    """
+    name = {0: "extract", MIRROR: "extract mirrored"}.get(view, f"extract view {view}")
+    if store is None:
+        parts = [batch[0] for batch in frozen.compute(views, rows, view, progress, name)]
+        below = frozen.at_cut if frozen.cut else None
+        return np.concatenate(parts), Recomputed(views, rows, view, below)
+    digests = [views.dataset.digests[row] for row in rows]
+    held = store.ensure(
+        frozen.keys(view, views),
+        digests,
+        lambda missing: frozen.compute(views, rows[missing], view, progress, name),
+    )
+    pooled = held[0].gather(np.arange(len(rows)))[0].astype(np.float32)
+    return pooled, held[1] if frozen.cut else Recomputed(views, rows, view, None)
+
+
+def mirroring_is_safe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    clean: np.ndarray,
+    mirrored: np.ndarray,
+    mirrored_labels: np.ndarray,
+) -> tuple[bool, str]:
+    """Whether a mirrored image still shows its class, as far as the frozen features tell.
+
+    Classifies validation images and their mirror images by the nearest class mean of standardised
+    training features, and compares the two by McNemar's statistic: mirroring is unsafe where it
+    costs more right answers than it gains by over two standard deviations and over five points.
+    Left and right matter to digits and letters, hardly to photographs.
+
+    Args:
+        features: float ``[n, d]`` of clean training images.
+        labels: int ``[n]``.
+        clean: float ``[m, d]`` of validation images.
+        mirrored: float ``[m, d]`` of the same images mirrored.
+        mirrored_labels: int ``[m]``.
+
+    Returns:
+        The decision and the reason in one sentence.
+    """
+    deviation = features.std(axis=0) + 1e-6
+    means = np.stack([features[labels == c].mean(axis=0) for c in np.unique(labels)]) / deviation
+    present = np.unique(labels)
+
+    def right(queries: np.ndarray) -> np.ndarray:
+        scaled = queries / deviation
+        distances = (means**2).sum(axis=1) - 2 * scaled @ means.T
+        return present[distances.argmin(axis=1)] == mirrored_labels
+
+    before, after = right(clean), right(mirrored)
+    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
+    net = lost - gained
+    safe = net <= 2 * np.sqrt(lost + gained) or net <= 0.05 * len(clean)
+    counts = f"{before.mean():.0%} of validation images are recognised, {after.mean():.0%} mirrored"
+    return bool(safe), f"Augmentation {'mirrors' if safe else 'does not mirror'}: {counts}."
+
+
+def views_for(dataset: ImageDataset, schedule: Schedule, flip: bool) -> Views:
+    """The views that a schedule draws of a data set."""
+    return Views(dataset, seed=schedule.view_seed, strength=schedule.strength, flip=flip)
+
+
+def stack_views(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The features of several views, one after the other, float32 ``[views * images, d]``."""
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]

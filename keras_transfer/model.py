@@ -1,0 +1,84 @@
+"""The deployable graph: uint8 RGB in, probabilities out, made of standard Keras layers only."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_transfer.schedule import HeadSpec
+from keras_transfer.types import Backbone
+
+POOL, LOGITS, TEMPERATURE, PROBABILITIES = "avg_pool", "logits", "temperature", "probabilities"
+
+
+def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = None) -> keras.Model:
+    """Puts a classification head on a backbone.
+
+    Args:
+        backbone: a built backbone; its layers and weights become part of the classifier.
+        classes: number of classes, at least 2.
+        head: the kind of head; the default is linear.
+
+    Returns:
+        One flat functional model. Input: uint8 (floats in 0..255 are cast) ``[batch, height,
+        width, 3]`` RGB. Output: float32 ``[batch, classes]``, the probabilities. Its last layers
+        are ``avg_pool``, ``logits``, ``temperature`` (the division by the fitted temperature, 1
+        until :func:`set_temperature`) and ``probabilities``.
+    """
+    head = head or HeadSpec()
+    features = backbone.model.output
+    if len(features.shape) == 4:
+        features = keras.layers.GlobalAveragePooling2D(name=POOL)(features)
+    else:
+        features = keras.layers.Activation("linear", name=POOL)(features)
+    if head.kind == "hidden":
+        features = keras.layers.Dense(head.hidden, activation="relu", name="head_hidden")(features)
+    if head.dropout:
+        features = keras.layers.Dropout(head.dropout, name="head_dropout")(features)
+    if head.kind == "cosine":
+        features = keras.layers.UnitNormalization(name="head_unit")(features)
+        cosines = keras.layers.Dense(
+            classes,
+            use_bias=False,
+            kernel_constraint=keras.constraints.UnitNorm(axis=0),
+            dtype="float32",
+            name="head_cosine",
+        )(features)
+        logits = keras.layers.Rescaling(head.scale, name=LOGITS, dtype="float32")(cosines)
+    else:
+        logits = keras.layers.Dense(classes, name=LOGITS, dtype="float32")(features)
+    scaled = keras.layers.Rescaling(1.0, name=TEMPERATURE, dtype="float32")(logits)
+    probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
+    return keras.Model(backbone.model.input, probabilities, name="classifier")
+
+
+def set_temperature(model: keras.Model, temperature: float) -> None:
+    """Makes the shipped graph divide its logits by ``temperature`` (Guo et al., 2017).
+
+    The order of the classes is unchanged. 1 switches calibration off.
+    """
+    model.get_layer(TEMPERATURE).scale = 1.0 / temperature
+    # A function traced before would keep the old factor.
+    model.predict_function = None
+
+
+def temperature_of(model: keras.Model) -> float:
+    """The temperature by which a classifier's graph divides its logits."""
+    return 1.0 / float(model.get_layer(TEMPERATURE).scale)
+
+
+def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers above the pooled features, bottom to top."""
+    names = [layer.name for layer in model.layers]
+    return model.layers[names.index(POOL) + 1 :]
+
+
+def freeze_batch_norm(model: keras.Model) -> None:
+    """Puts every BatchNormalization into inference mode, its scale and offset frozen too.
+
+    In Keras a BatchNormalization with ``trainable=False`` uses its moving statistics even when
+    called with ``training=True``; batches of a fine-tuning run are too small and too unlike
+    ImageNet to replace them (Kumar et al., 2022).
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False

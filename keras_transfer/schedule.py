@@ -1,0 +1,272 @@
+"""The two phases as plain data: what trains, for how long, at which rate.
+
+Notation, used in the docstrings below and in the code that runs a phase:
+
+    w        the weights that a phase trains         w0    their pretrained values
+    l_i(w)   cross-entropy of example i              N     number of training examples
+    R(w)     the penalty                             lambda  its strength
+
+    minimise   1/N * sum_i l_i(w)  +  lambda * R(w)
+
+with R(w) = ||w||^2 (``l2``) or R(w) = ||w - w0||^2 (``l2-sp``: Li, Grandvalet and Davoine, 2018,
+"Explicit inductive bias for transfer learning with convolutional networks").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from keras_transfer.errors import UsageError, closest
+
+Effort = Literal["quick", "default", "high"]
+EFFORTS: tuple[Effort, ...] = ("quick", "default", "high")
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "solver": ("lbfgs", "adamw", "sgd"),
+    "decay": ("cosine", "constant"),
+    "penalty": ("none", "l2", "l2-sp"),
+    "batch_norm": ("frozen", "adapt"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase of a schedule.
+
+    Attributes:
+        name: ``head`` or ``fine_tune``; the name under which it is reported.
+        solver: ``lbfgs`` solves a linear head to convergence over a path of penalties; ``adamw``
+            (Loshchilov and Hutter, 2019) and ``sgd`` (Nesterov momentum 0.9) train by gradient.
+        unfreeze: how much of the backbone trains besides the head: a number of blocks from the
+            top, the name of the lowest block that trains, ``all``, ``none``, or a share of the
+            backbone's multiply-adds such as ``"25%"``: the fewest top blocks that reach it.
+        epochs: passes over the training images; one pass sees one view of each image.
+        batch_size: images in a step.
+        learning_rate: peak rate.
+        warmup: share of the steps over which the rate rises linearly from 0.
+        decay: how the rate falls afterwards: ``cosine`` to 0, or ``constant``.
+        rate_decay: factor on the rate for every block below the topmost one; 1 is one rate for all.
+        weight_decay: decoupled weight decay, as in AdamW, of kernels (not of biases).
+        penalty: R(w) in the loss (see the module's docstring).
+        penalty_strength: lambda.
+        clip_norm: bound on the global norm of the gradient; 0 for none.
+        ema: momentum of the exponential moving average of the weights; 0 for none.
+        label_smoothing: share of the target spread evenly over the classes, in [0, 1).
+        mixup: alpha of the Beta distribution of MixUp (Zhang et al., 2018); 0 for none. It mixes
+            the activations at the cut, since those are the phase's inputs.
+        cutmix: alpha of CutMix (Yun et al., 2019); 0 for none. It needs a cut with height and
+            width. Where both are set, each batch draws one of the two.
+        patience: epochs without a better calibrated validation NLL after which the phase stops;
+            0 runs all epochs.
+        batch_norm: ``frozen`` keeps BatchNorm's statistics, scale and offset as they are;
+            ``adapt`` trains scale and offset of unfrozen blocks, with statistics still frozen.
+    """
+
+    name: str
+    solver: str = "adamw"
+    unfreeze: int | str = "none"
+    epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 4e-4
+    warmup: float = 0.1
+    decay: str = "cosine"
+    rate_decay: float = 1.0
+    weight_decay: float = 1e-4
+    penalty: str = "none"
+    penalty_strength: float = 0.0
+    clip_norm: float = 1.0
+    ema: float = 0.98
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    patience: int = 0
+    batch_norm: str = "frozen"
+
+    def __post_init__(self) -> None:
+        for field, allowed in _CHOICES.items():
+            value = getattr(self, field)
+            if value not in allowed:
+                raise UsageError(
+                    f"Phase {self.name!r}: {field} must be one of {', '.join(allowed)}. "
+                    f"Received: {field}={value!r}.{closest(str(value), list(allowed))}",
+                    remedy=f"Choose one of the allowed words for {field}.",
+                )
+        bounds = {
+            "epochs": (0, 100_000),
+            "batch_size": (1, 1_000_000),
+            "learning_rate": (0.0, 100.0),
+            "warmup": (0.0, 1.0),
+            "rate_decay": (0.0, 1.0),
+            "weight_decay": (0.0, 10.0),
+            "penalty_strength": (0.0, 1e6),
+            "clip_norm": (0.0, 1e9),
+            "ema": (0.0, 0.99999),
+            "label_smoothing": (0.0, 0.99),
+            "mixup": (0.0, 100.0),
+            "cutmix": (0.0, 100.0),
+            "patience": (0, 100_000),
+        }
+        for field, (low, high) in bounds.items():
+            value = getattr(self, field)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not low <= value <= high
+            ):
+                raise UsageError(
+                    f"Phase {self.name!r}: {field} must lie between {low} and {high}. "
+                    f"Received: {field}={value!r}.",
+                    remedy=f"Give {field} a number in that range.",
+                )
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of ``step`` (from 0) in a phase of ``steps`` steps."""
+        rising = max(1, round(self.warmup * steps))
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        if self.decay == "constant":
+            return self.learning_rate
+        progress = (step - rising) / max(1, steps - rising)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSpec:
+    """The classification head on top of the pooled features.
+
+    Attributes:
+        kind: ``linear``; ``hidden`` (one ReLU layer before the logits); or ``cosine``, logits being
+            scaled cosines between features and class vectors, for very few images a class.
+        hidden: units of the hidden layer.
+        dropout: rate of Dropout before the logits, in training by gradient only.
+        scale: factor on the cosines.
+    """
+
+    kind: str = "linear"
+    hidden: int = 256
+    dropout: float = 0.0
+    scale: float = 16.0
+
+    def __post_init__(self) -> None:
+        kinds = ("linear", "hidden", "cosine")
+        if self.kind not in kinds:
+            raise UsageError(
+                f"The head must be one of {', '.join(kinds)}. Received: {self.kind!r}."
+                f"{closest(str(self.kind), list(kinds))}",
+                remedy="Choose one of these heads.",
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise UsageError(
+                f"Dropout must be at least 0 and below 1. Received: {self.dropout!r}.",
+                remedy="Give a rate in that range, 0 for none.",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Everything that decides how a model is trained, as plain data.
+
+    Attributes:
+        head: the first phase; the backbone is frozen.
+        fine_tune: the second phase, or None for the head alone.
+        head_spec: the classification head.
+        views: number of views of each training image that are drawn and cached. View 0 is the
+            clean image, the others are augmented.
+        strength: strength of the augmentation; 1 is the default recipe's, 0 is none.
+        flip: whether augmentation mirrors images: ``on``, ``off``, or ``auto``, which mirrors
+            unless a head trained on unmirrored images is measurably worse on mirrored ones.
+        view_seed: seed of the augmentation; one for all runs by default, whatever their seed, so
+            that they share cached views.
+        class_weights: ``none``, or ``balanced`` to weigh each class by the inverse of its size.
+    """
+
+    head: Phase
+    fine_tune: Phase | None
+    head_spec: HeadSpec = HeadSpec()
+    views: int = 4
+    strength: float = 1.0
+    flip: str = "auto"
+    view_seed: int = 0
+    class_weights: str = "none"
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("flip", ("auto", "on", "off")),
+            ("class_weights", ("none", "balanced")),
+        ):
+            value = getattr(self, field)
+            if value not in allowed:
+                raise UsageError(
+                    f"{field} must be one of {', '.join(allowed)}. Received: {value!r}.",
+                    remedy="Choose one of these words.",
+                )
+        if self.views < 1:
+            raise UsageError(
+                f"At least one view of each image is needed. Received: views={self.views}.",
+                remedy="Give 1 for the clean images alone, or more.",
+            )
+        if self.head.solver == "lbfgs" and self.head_spec.kind != "linear":
+            raise UsageError(
+                f"L-BFGS solves linear heads only. Received: head {self.head_spec.kind!r}.",
+                remedy="Set the head phase's solver to adamw or sgd, or use the linear head.",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schedule as nested plain values, fit for JSON and TOML."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Schedule:
+        """Builds a schedule from what :meth:`to_dict` gave.
+
+        Raises:
+            UsageError: a key is unknown or a value is out of range.
+        """
+        given = dict(values)
+        head = _build(Phase, given.pop("head"), "head")
+        tuned = given.pop("fine_tune", None)
+        fine_tune = None if tuned is None else _build(Phase, tuned, "fine_tune")
+        spec = _build(HeadSpec, given.pop("head_spec", {}), "head_spec")
+        rest = {"head": head, "fine_tune": fine_tune, "head_spec": spec, **given}
+        return _build(cls, rest, "schedule")
+
+
+def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise UsageError(
+                f"Unknown setting {key!r} in {where}.{closest(key, known)}",
+                remedy=f"Known settings: {', '.join(known)}.",
+            )
+    return kind(**values)
+
+
+def recipe(effort: Effort = "default") -> Schedule:
+    """The recipe at one of three efforts, which differ in numbers only.
+
+    Args:
+        effort: ``quick`` (the head and a short second phase near the top), ``default``, or
+            ``high`` (deeper, more views, more epochs).
+
+    Returns:
+        A schedule that can be printed, changed with ``dataclasses.replace`` and passed in.
+
+    Raises:
+        UsageError: the effort is none of the three.
+    """
+    head = Phase("head", solver="lbfgs")
+    if effort == "quick":
+        tuned = Phase("fine_tune", unfreeze="12%", epochs=4)
+        return Schedule(head, tuned, views=2)
+    if effort == "default":
+        return Schedule(head, Phase("fine_tune", unfreeze="35%", epochs=8), views=4)
+    if effort == "high":
+        return Schedule(head, Phase("fine_tune", unfreeze="70%", epochs=12), views=8)
+    raise UsageError(
+        f"Unknown effort {effort!r}.{closest(str(effort), list(EFFORTS))}",
+        remedy=f"Choose one of {', '.join(EFFORTS)}.",
+    )

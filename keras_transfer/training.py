@@ -1,0 +1,589 @@
+"""Runs a schedule: the head on frozen features, then the top blocks, then the choice between them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_transfer import calibration, evaluation, files, heads, planner
+from keras_transfer.activations import DEFAULT_SHARE, ActivationStore, StoreCounts
+from keras_transfer.backbones import rate_groups, split
+from keras_transfer.devices import jit_policy
+from keras_transfer.engine import BATCH, build_engine
+from keras_transfer.errors import DataError, UsageError
+from keras_transfer.features import (
+    MIRROR,
+    Array,
+    FrozenPart,
+    Views,
+    features_of_view,
+    mirroring_is_safe,
+    stack_views,
+    views_for,
+)
+from keras_transfer.finetune import (
+    Examples,
+    Inputs,
+    PhaseState,
+    Suffix,
+    assign,
+    build_optimizer,
+    predict_logits,
+    train_phase,
+    values_of,
+)
+from keras_transfer.model import (
+    LOGITS,
+    POOL,
+    build_classifier,
+    freeze_batch_norm,
+    head_layers,
+    set_temperature,
+)
+from keras_transfer.progress import Progress
+from keras_transfer.schedule import Phase, Schedule, recipe
+from keras_transfer.selection import Candidate, choose
+from keras_transfer.types import Backbone, ImageDataset
+
+# Features of more views than fit are left to the second phase; the head sees as many as do.
+_HEAD_BYTES = 2**29
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseReport:
+    """What a phase did: the entries of ``phases`` in ``metrics.json``."""
+
+    name: str
+    epochs: int
+    seconds: float
+    images_per_second: float
+    cached: bool
+    details: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TransferResult:
+    """A trained classifier with everything that was learnt on the way.
+
+    Attributes:
+        model: the deployable graph, see ``model.build_classifier``; its temperature is fitted.
+        dataset: what it was trained on.
+        backbone: the backbone's name, ``weights`` where its weights came from.
+        image_size: height and width in pixels.
+        schedule: what was carried out, after any shortening.
+        plan: what was expected.
+        seed: of the order of images, of Dropout and of the head's initialisation.
+        history: one row an epoch.
+        phases: one report a phase.
+        candidates: what the returned weights were chosen among, the chosen one first.
+        temperature: by which the model divides its logits.
+        test_probabilities: float32 ``[test images, classes]``.
+        evaluation: on the test split.
+        validation_logits: float32 ``[validation images, classes]``, before the temperature.
+        seconds: durations by stage.
+        cache: rows found and computed, bytes written.
+    """
+
+    model: keras.Model
+    dataset: ImageDataset
+    backbone: str
+    weights: str
+    image_size: tuple[int, int]
+    schedule: Schedule
+    plan: planner.Plan
+    seed: int
+    history: tuple[dict[str, Any], ...]
+    phases: tuple[PhaseReport, ...]
+    candidates: tuple[Candidate, ...]
+    temperature: float
+    test_probabilities: np.ndarray
+    evaluation: evaluation.Evaluation
+    validation_logits: np.ndarray
+    seconds: dict[str, float]
+    cache: StoreCounts
+    jit: str
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the model's outputs."""
+        return self.dataset.class_names
+
+    def __repr__(self) -> str:
+        return (
+            f"TransferResult({self.backbone} on {self.dataset.name!r}: test accuracy "
+            f"{self.evaluation.accuracy:.3f}, {self.candidates[0].name} kept, "
+            f"{self.seconds['total']:.0f} s)"
+        )
+
+
+class Clock:
+    """Adds up where the time goes."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.seconds: dict[str, float] = {
+            name: 0.0 for name in ("decode", "extract", "head", "fine_tune", "evaluate")
+        }
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the duration of the block to a stage."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+
+    def report(self, before: float = 0.0) -> dict[str, float]:
+        """All stages and the total, in seconds, with what went ``before`` the clock started."""
+        total = time.monotonic() - self.start + before
+        return {name: round(value, 3) for name, value in (self.seconds | {"total": total}).items()}
+
+
+def train(
+    dataset: ImageDataset,
+    backbone: Backbone,
+    schedule: Schedule | None = None,
+    *,
+    seed: int = 0,
+    store: ActivationStore | None = None,
+    engine: str = "auto",
+    jit: str = "auto",
+    progress: Progress | None = None,
+    state: Path | None = None,
+    time_budget: float | None = None,
+    clock: Clock | None = None,
+) -> TransferResult:
+    """Trains a classifier by a two-phase schedule.
+
+    Args:
+        dataset: images with pixels at the backbone's size; train fits, validation chooses, test is
+            used once, at the end.
+        backbone: from ``backbones.build``; its weights are changed by the second phase.
+        schedule: what to do; ``schedule.recipe()`` by default.
+        seed: of the order of images, of Dropout and of a head trained by gradient.
+        store: where frozen work is kept; None computes it again each time.
+        engine: what runs the frozen part, see ``engine.build_engine``.
+        jit: XLA for training steps, see ``devices.jit_policy``.
+        progress: where to report; silent by default.
+        state: a folder for checkpoints; a run that was killed goes on from what is there.
+        time_budget: seconds after which the result must be there; the schedule is shortened to
+            fit, and stopped in time.
+        clock: where durations are added up; one of its own by default.
+
+    Returns:
+        The model and the evidence.
+
+    Raises:
+        UsageError: the schedule does not fit the backbone or the data set.
+    """
+    run = _Run(
+        dataset=dataset,
+        backbone=backbone,
+        schedule=schedule or recipe(),
+        seed=seed,
+        store=store,
+        engine=engine,
+        jit=jit,
+        progress=progress or Progress(),
+        state=state,
+        deadline=None if time_budget is None else time.monotonic() + time_budget,
+        clock=clock or Clock(),
+    )
+    _check(dataset, backbone)
+    return run.carry_out()
+
+
+def predict_probabilities(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    """Probabilities float32 ``[n, classes]`` of uint8 images ``[n, height, width, 3]``.
+
+    Runs on whatever is fastest for that many images, in float32.
+    """
+    runner = build_engine(model, "auto", images=len(pixels), sample=pixels[:BATCH])
+    return runner.predict(pixels)[0]
+
+
+def _check(dataset: ImageDataset, backbone: Backbone) -> None:
+    size = tuple(backbone.model.input_shape[1:3])
+    if dataset.pixels is None or tuple(dataset.pixels.shape[1:3]) != size:
+        had = "no pixels" if dataset.pixels is None else f"{dataset.pixels.shape[1:3]} px"
+        raise UsageError(
+            f"The backbone takes images of {size[0]} by {size[1]} px; the data set has {had}.",
+            remedy=f"Open it with load_dataset(..., image_size={size[0]}).",
+        )
+    for name in ("train", "val", "test"):
+        if not (dataset.splits == name).any():
+            raise DataError(
+                f"{dataset.name}: the {name} split holds no images.",
+                remedy="Add images, or give other shares with --split.",
+            )
+
+
+@dataclasses.dataclass
+class _Run:
+    """One run of a schedule; its methods are the steps, in order."""
+
+    dataset: ImageDataset
+    backbone: Backbone
+    schedule: Schedule
+    seed: int
+    store: ActivationStore | None
+    engine: str
+    jit: str
+    progress: Progress
+    state: Path | None
+    deadline: float | None
+    clock: Clock
+
+    def carry_out(self) -> TransferResult:
+        keras.utils.set_random_seed(self.seed)
+        data = self.dataset
+        self.labels = {split: data.labels[data.indices(split)] for split in ("train", "val")}
+        self.model = build_classifier(
+            self.backbone, len(data.class_names), self.schedule.head_spec
+        )
+        freeze_batch_norm(self.model)
+        self.policy = jit_policy(self.jit)
+        self._plan()
+        with self.clock.stage("extract"):
+            self._extract()
+        with self.clock.stage("head"):
+            head = self._head()
+        with self.clock.stage("fine_tune"):
+            tuned, candidates, logits = self._fine_tune()
+        temperature = calibration.fit_temperature(logits, self.labels["val"])
+        set_temperature(self.model, temperature)
+        with self.clock.stage("evaluate"):
+            test = data.indices("test")
+            assert data.pixels is not None
+            probabilities = predict_probabilities(self.model, data.pixels[test])
+            judged = evaluation.evaluate(probabilities, data.labels[test], data.class_names)
+        size = self.model.input_shape[1:3]
+        return TransferResult(
+            model=self.model,
+            dataset=data,
+            backbone=self.backbone.spec.name,
+            weights=self.backbone.weights,
+            image_size=(int(size[0]), int(size[1])),
+            schedule=self.schedule,
+            plan=self.plan,
+            seed=self.seed,
+            history=tuple(self.history),
+            phases=tuple(report for report in (head, tuned) if report is not None),
+            candidates=candidates,
+            temperature=temperature,
+            test_probabilities=probabilities,
+            evaluation=judged,
+            validation_logits=logits,
+            seconds=self.clock.report(),
+            cache=self.store.counts if self.store else StoreCounts(),
+            jit=self.policy.reason,
+        )
+
+    def _plan(self) -> None:
+        """Measures a few batches, decides, and says so."""
+        blocks = self.backbone.blocks
+        phase = self.schedule.fine_tune
+        depth = planner.resolve_depth(blocks, phase.unfreeze) if phase else 0
+        self.history: list[dict[str, Any]] = []
+        self.sample = self._sample()
+        measured = self._measure(planner.cut_below(blocks, depth) if depth else ())
+        allowed = None if self.store is None else self._allowed_bytes(self.store)
+        left = None if self.deadline is None else self.deadline - time.monotonic()
+        self.plan, self.schedule = planner.make_plan(
+            blocks,
+            self._kept_schedule() or self.schedule,
+            measured,
+            train=len(self.labels["train"]),
+            validation=len(self.labels["val"]),
+            cache_bytes=allowed,
+            time_budget=None if self._kept_schedule() else left,
+        )
+        self._keep_schedule()
+        if not self.plan.cached:
+            self.store = None
+        self.progress.note(str(self.plan))
+        self.progress.note(f"XLA: {'on' if self.policy.compile else 'off'} ({self.policy.reason}).")
+        cut = self.plan.cut if self.plan.unfreeze else ()
+        self.frozen = self._frozen_part(cut)
+
+    def _sample(self) -> np.ndarray:
+        assert self.dataset.pixels is not None
+        return self.dataset.pixels[self.dataset.indices("train")[:BATCH]]
+
+    def _frozen_part(self, cut: tuple[str, ...]) -> FrozenPart:
+        images = len(self.labels["train"]) * self.schedule.views + 2 * len(self.labels["val"])
+        return FrozenPart(
+            self.model,
+            self.backbone,
+            cut,
+            engine=self.engine,
+            images=images,
+            sample=self.sample,
+        )
+
+    def _measure(self, cut: tuple[str, ...]) -> planner.Measured:
+        """Seconds an image where it would train, and on the engine of the frozen part."""
+        pooled = self.model.get_layer(POOL).output
+        batch = np.resize(self.sample, (BATCH, *self.sample.shape[1:]))
+        native = build_engine(keras.Model(self.model.input, pooled), "keras")
+        native.run(batch)
+        start = time.perf_counter()
+        native.run(batch)
+        forward = (time.perf_counter() - start) / BATCH
+        return planner.Measured(
+            forward=forward,
+            extract=forward if self.engine == "keras" else forward / 2,
+            pixels=int(np.prod(self.model.input_shape[1:3])),
+            features=int(pooled.shape[-1]),
+            engine=self.engine,
+            reason="chosen by timing when there is something to extract"
+            if self.engine == "auto"
+            else "asked for",
+        )
+
+    @staticmethod
+    def _allowed_bytes(store: ActivationStore) -> int:
+        if store.limit is not None:
+            return store.limit
+        import shutil
+
+        existing = next(p for p in (store.folder, *store.folder.parents) if p.exists())
+        return int(DEFAULT_SHARE * shutil.disk_usage(existing).free)
+
+    def _kept_schedule(self) -> Schedule | None:
+        """What a killed run had decided: its time budget must not be applied twice."""
+        path = self.state / "schedule.json" if self.state else None
+        if path is None or not path.exists():
+            return None
+        import json
+
+        return Schedule.from_dict(json.loads(path.read_text()))
+
+    def _keep_schedule(self) -> None:
+        if self.state:
+            files.write_json(self.state / "schedule.json", self.schedule.to_dict())
+
+    def _extract(self) -> None:
+        """All views of the training images and the clean validation images, up to the cut."""
+        data, schedule = self.dataset, self.schedule
+        train, validation = data.indices("train"), data.indices("val")
+        flip = schedule.flip == "on"
+        views = views_for(data, schedule, flip)
+        clean = self._view(views, np.concatenate([train, validation]), 0)
+        features, inputs = clean
+        split_at = len(train)
+        self.validation_features = features[split_at:]
+        if schedule.flip == "auto" and schedule.views > 1 and schedule.strength > 0:
+            flip = self._may_mirror(views, features[:split_at], validation)
+            views = views_for(data, schedule, flip)
+        self.features = [features[:split_at]]
+        self.inputs: list[Inputs] = [_Rows(inputs, np.arange(split_at))]
+        self.validation_inputs: Inputs = _Rows(inputs, np.arange(split_at, len(features)))
+        for view in range(1, schedule.views):
+            features, inputs = self._view(views, train, view)
+            self.features.append(features)
+            self.inputs.append(inputs)
+
+    def _view(self, views: Views, rows: np.ndarray, view: int) -> tuple[np.ndarray, Inputs]:
+        return features_of_view(self.frozen, self.store, views, rows, view, self.progress)
+
+    def _may_mirror(self, views: Views, features: np.ndarray, validation: np.ndarray) -> bool:
+        mirrored, _ = self._view(views, validation, MIRROR)
+        safe, said = mirroring_is_safe(
+            features, self.labels["train"], self.validation_features, mirrored, self.labels["val"]
+        )
+        self.progress.note(said)
+        return safe
+
+    def _class_weights(self) -> np.ndarray:
+        labels = self.labels["train"]
+        if self.schedule.class_weights == "none":
+            return np.ones(len(labels), np.float32)
+        counts = np.bincount(labels, minlength=len(self.dataset.class_names))
+        return (len(labels) / (len(counts) * counts[labels])).astype(np.float32)
+
+    def _targets(self, phase: Phase) -> np.ndarray:
+        labels, classes = self.labels["train"], len(self.dataset.class_names)
+        targets = np.full((len(labels), classes), phase.label_smoothing / classes, np.float32)
+        targets[np.arange(len(labels)), labels] += 1 - phase.label_smoothing
+        return targets
+
+    def _head(self) -> PhaseReport:
+        """Solves the head, or trains it by gradient where it is not linear."""
+        begun = time.monotonic()
+        phase = self.schedule.head
+        kept = self.state / "head.npz" if self.state else None
+        row_bytes = self.features[0].nbytes
+        views = max(1, min(len(self.features), _HEAD_BYTES // max(1, row_bytes)))
+        if kept and kept.exists():
+            with np.load(kept) as arrays:
+                assign(self._head_variables(), [arrays[name] for name in sorted(arrays.files)])
+            details: dict[str, Any] = {"resumed": True}
+            epochs = 0
+        elif phase.solver == "lbfgs":
+            details, epochs = self._solve_head(phase, views)
+        else:
+            details, epochs = self._train_head(phase)
+        if kept and not kept.exists():
+            values = values_of(self._head_variables())
+            with files.atomic_path(kept) as temporary, open(temporary, "wb") as stream:
+                np.savez(stream, **{f"value-{i:03d}": value for i, value in enumerate(values)})
+        seconds = time.monotonic() - begun
+        seen = epochs * len(self.labels["train"]) * (views if phase.solver == "lbfgs" else 1)
+        self.features = []
+        return PhaseReport("head", epochs, seconds, seen / max(seconds, 1e-9), True, details)
+
+    def _head_variables(self) -> list[Any]:
+        return [variable for layer in head_layers(self.model) for variable in layer.variables]
+
+    def _solve_head(self, phase: Phase, views: int) -> tuple[dict[str, Any], int]:
+        solved = heads.solve_linear_head(
+            stack_views(self.features[:views]),
+            np.tile(self.labels["train"], views),
+            len(self.dataset.class_names),
+            self.validation_features,
+            self.labels["val"],
+            sample_weights=np.tile(self._class_weights(), views),
+            label_smoothing=phase.label_smoothing,
+        )
+        self.model.get_layer(LOGITS).set_weights([solved.kernel, solved.bias])
+        self.progress.note(f"Head: penalty {solved.penalty:.2g}, {len(solved.path)} tried.")
+        iterations = sum(step[2] for step in solved.path)
+        details = {
+            "penalty": solved.penalty,
+            "validation_nll": solved.validation_nll,
+            "path": [list(step) for step in solved.path],
+        }
+        return details, iterations
+
+    def _train_head(self, phase: Phase) -> tuple[dict[str, Any], int]:
+        top = self.model.get_layer(POOL).output
+        suffix = Suffix(top, self.model.get_layer(LOGITS).output)
+        examples = self._examples(
+            phase, [Array(part) for part in self.features], Array(self.validation_features)
+        )
+        done = self._gradient_phase(suffix, phase, examples, "head-phase.npz")
+        if done.best is not None:
+            assign(suffix.trainable_variables, done.best)
+        return {"best_epoch": done.best_epoch}, done.epoch
+
+    def _examples(self, phase: Phase, views: list[Any], validation: Inputs) -> Examples:
+        return Examples(
+            views=views,
+            targets=self._targets(phase),
+            weights=self._class_weights(),
+            validation=validation,
+            validation_labels=self.labels["val"],
+        )
+
+    def _gradient_phase(
+        self, suffix: Suffix, phase: Phase, examples: Examples, checkpoint: str
+    ) -> PhaseState:
+        suffix.regularise(phase.penalty, phase.penalty_strength)
+        optimizer = build_optimizer(phase, suffix, rate_groups(self.backbone.blocks))
+        done = train_phase(
+            suffix,
+            optimizer,
+            phase,
+            examples,
+            seed=self.seed,
+            checkpoint=self.state / checkpoint if self.state else None,
+            progress=self.progress,
+            deadline=self.deadline,
+            jit=self.policy.compile,
+        )
+        self.history += done.history
+        return done
+
+    def _fine_tune(self) -> tuple[PhaseReport | None, tuple[Candidate, ...], np.ndarray]:
+        """Trains the top blocks and keeps what validation prefers."""
+        phase = self.schedule.fine_tune
+        if phase is None or not self.plan.unfreeze or not phase.epochs:
+            suffix = Suffix(self.model.get_layer(POOL).output, self.model.get_layer(LOGITS).output)
+            runner = build_engine(suffix, "keras")
+            logits = predict_logits(runner, Array(self.validation_features))
+            _, candidates = choose([], {}, lambda weights: logits, self.labels["val"])
+            return None, candidates, logits
+        begun = time.monotonic()
+        if self.plan.cut:
+            upper = split(self.model, self.plan.cut, outputs=[LOGITS])[1]
+            suffix = Suffix(upper.inputs if len(upper.inputs) > 1 else upper.input, upper.output)
+        else:
+            suffix = Suffix(self.model.input, self.model.get_layer(LOGITS).output)
+        if phase.batch_norm == "adapt":
+            suffix.adapt_batch_norm()
+        start = values_of(suffix.trainable_variables)
+        examples = self._examples(phase, self.inputs, self.validation_inputs)
+        done = self._gradient_phase(suffix, phase, examples, "fine-tune.npz")
+        seconds = time.monotonic() - begun
+        weights, candidates, logits = self._choose(suffix, start, done)
+        assign(suffix.trainable_variables, weights)
+        images = done.epoch * len(self.labels["train"])
+        report = PhaseReport(
+            "fine_tune",
+            done.epoch,
+            seconds,
+            images / max(seconds, 1e-9),
+            self.plan.cached and bool(self.plan.cut),
+            {
+                "unfrozen": list(self.plan.blocks),
+                "best_epoch": done.best_epoch,
+                "kept": candidates[0].name,
+                "candidates": [dataclasses.asdict(candidate) for candidate in candidates],
+            },
+        )
+        self.progress.note(_verdict(candidates))
+        return report, candidates, logits
+
+    def _choose(
+        self, suffix: Suffix, start: list[np.ndarray], done: PhaseState
+    ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
+        runner = build_engine(keras.Model(suffix.inputs, suffix.outputs), "keras")
+        ends: dict[str, Any] = {"last epoch": done.current}
+        if done.best is not None and done.best_epoch != done.epoch:
+            ends["best epoch"] = done.best
+        if done.average is not None:
+            ends["average"] = done.average
+
+        def logits_of(weights: Any) -> np.ndarray:
+            assign(suffix.trainable_variables, weights)
+            return predict_logits(runner, self.validation_inputs)
+
+        weights, candidates = choose(start, ends, logits_of, self.labels["val"])
+        return weights, candidates, logits_of(weights)
+
+
+class _Rows:
+    """Some rows of other inputs."""
+
+    def __init__(self, inputs: Inputs, rows: np.ndarray) -> None:
+        self._inputs, self._rows = inputs, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def gather(self, rows: np.ndarray) -> list[np.ndarray]:
+        return self._inputs.gather(self._rows[rows])
+
+
+def _verdict(candidates: tuple[Candidate, ...]) -> str:
+    kept = candidates[0]
+    head = next(candidate for candidate in candidates if candidate.name == "head")
+    if kept is head:
+        return "Kept the head alone: fine-tuning did not help on validation."
+    return (
+        f"Kept {kept.name}: validation NLL {kept.nll:.3f} and accuracy {kept.accuracy:.3f}, "
+        f"the head alone {head.nll:.3f} and {head.accuracy:.3f}."
+    )
