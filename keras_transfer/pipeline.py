@@ -9,11 +9,13 @@ needs no TensorFlow.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -27,8 +29,13 @@ MAX_PIXELS = 89_478_485
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
 """The decoders that may run. None of them starts another program or reads another file."""
 
+THUMBNAIL_BASIS = 224
+"""JPEGs are scaled down to no less than this before their thumbnail is made."""
+
 POLICY_VERSION = 1
 """Raised whenever the same bytes may give other pixels or fingerprints: a key of every cache."""
+
+CHUNK = 16  # images a task: enough to hide what a task costs, few enough to share the work
 
 ROTATION = 10.0  # degrees either way
 ZOOM = 0.12  # log-scale range either way
@@ -36,6 +43,9 @@ SHIFT = 0.06  # of the side, either way
 BRIGHTNESS = 0.12
 CONTRAST = 0.2
 SATURATION = 0.2
+
+# Pillow warns of exactly what MAX_PIXELS refuses with an error of our own.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Size = int | tuple[int, int]
 
@@ -55,33 +65,80 @@ def decode_image(data: bytes, image_size: Size | None = None) -> np.ndarray:
     Raises:
         ImageError: the bytes are no image, a damaged one, or one of more than ``MAX_PIXELS``.
     """
-    size = None if image_size is None else _height_width(image_size)
-    image = open_rgb(data, size)
-    if size is not None and image.size != size[::-1]:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return np.asarray(image)
+    size = None if image_size is None else height_width(image_size)
+    return _pixels(_load(_open(data), None if size is None else max(size)), size)
 
 
-def open_rgb(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decodes to an upright RGB image, of ``at_least`` (height, width) where a JPEG can be scaled.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examined:
+    """What one decoding of an image yields.
+
+    Attributes:
+        pixels: as ``decode_image`` gives them; None when no size was asked for.
+        thumbnail: uint8 ``[9, 9, 3]``, the whole image, by which near duplicates are found. It
+            does not depend on the size asked for.
+        format: Pillow's name of the format, such as ``JPEG``.
+        width: in pixels, as stored.
+        height: in pixels, as stored.
+    """
+
+    pixels: np.ndarray | None
+    thumbnail: np.ndarray
+    format: str
+    width: int
+    height: int
+
+
+def examine(data: bytes, image_size: Size | None = None) -> Examined:
+    """Decodes an image file in full, once, for everything that a data set wants to know of it.
 
     Raises:
         ImageError: as ``decode_image``.
     """
+    size = None if image_size is None else height_width(image_size)
+    image = _open(data)
+    width, height = image.size
+    wanted = THUMBNAIL_BASIS if size is None else max(size)
+    loaded = _load(image, wanted)
+    pixels = None if size is None else _pixels(loaded, size)
+    if _dct_scale(image, wanted, (width, height)) != _dct_scale(
+        image, THUMBNAIL_BASIS, (width, height)
+    ):
+        loaded = _load(_open(data), THUMBNAIL_BASIS)
+    thumbnail = loaded.resize((9, 9), Image.Resampling.BOX, reducing_gap=1.0)
+    format = "JPEG" if image.format == "MPO" else image.format or ""
+    return Examined(pixels, np.asarray(thumbnail), format, width, height)
+
+
+def _dct_scale(image: Image.Image, side: int, size: tuple[int, int]) -> int:
+    """The fraction (1, 1/2, 1/4 or 1/8) at which ``_load`` decodes a JPEG, as its denominator."""
+    if image.format not in ("JPEG", "MPO"):
+        return 1
+    ratio = min(size) // side
+    return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Reads the header, and refuses what no decoder should be let loose on."""
     if not data:
         raise ImageError("empty file", kind="empty")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
     except Image.DecompressionBombError as error:
         raise ImageError(str(error), kind="bomb") from None
     except Exception as error:
         raise _not_an_image(data, error) from None
-    width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}x{height} pixels are over the bound of {MAX_PIXELS}", kind="bomb")
+    return image
+
+
+def _load(image: Image.Image, side: int | None) -> Image.Image:
+    """Decodes to an upright RGB image, scaled down to no less than ``side`` if it is a JPEG."""
     try:
-        if at_least is not None and image.format in ("JPEG", "MPO"):
-            image.draft(None, (max(at_least), max(at_least)))
+        if side is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, (side, side))
         image.load()
         return _flatten(ImageOps.exif_transpose(image))
     except ImageError:
@@ -90,6 +147,13 @@ def open_rgb(data: bytes, at_least: tuple[int, int] | None = None) -> Image.Imag
         reason = str(error) or type(error).__name__
         kind = "truncated" if "truncated" in reason else "unreadable"
         raise ImageError(reason, kind=kind) from None
+
+
+def _pixels(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
+    """Squashes to (height, width) where that is asked for."""
+    if size is not None and image.size != size[::-1]:
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.asarray(image)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -134,7 +198,8 @@ def _not_an_image(data: bytes, error: Exception) -> ImageError:
     return ImageError("no image format that is known", kind="not_an_image")
 
 
-def _height_width(size: Size) -> tuple[int, int]:
+def height_width(size: Size) -> tuple[int, int]:
+    """A side, or (height, width), as (height, width). Raises UsageError under one pixel."""
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
         raise UsageError(
@@ -187,17 +252,32 @@ def augment(
         return pixels
     drawn = np.empty_like(pixels)
 
-    def draw(start: int) -> None:
-        for i in range(start, min(start + 16, len(pixels))):
-            drawn[i] = _view(pixels[i], _uniforms(digests[i], view, seed), strength, flip)
+    def draw(i: int) -> None:
+        drawn[i] = _view(pixels[i], _uniforms(digests[i], view, seed), strength, flip)
 
-    starts = range(0, len(pixels), 16)
-    if len(starts) == 1:
-        draw(0)
-    else:
-        with ThreadPoolExecutor(threads()) as pool:
-            list(pool.map(draw, starts))
+    in_threads(draw, len(pixels))
     return drawn
+
+
+def in_threads(function: Callable[[int], None], count: int) -> None:
+    """Calls ``function`` with 0 to ``count - 1``, on every core, and gives up at the first error.
+
+    Worth it where the work releases Python's lock, as Pillow, hashing and reading do.
+    """
+
+    def several(start: int) -> None:
+        for i in range(start, min(start + CHUNK, count)):
+            function(i)
+
+    if count <= CHUNK:
+        several(0)
+        return
+    pool = ThreadPoolExecutor(threads())
+    try:
+        for _ in pool.map(several, range(0, count, CHUNK)):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all that is queued
 
 
 def threads() -> int:

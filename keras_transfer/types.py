@@ -47,6 +47,8 @@ class ImageDataset:
         read: returns the encoded bytes of image ``i``.
         pixels: uint8, shape ``[images, height, width, 3]``: every image decoded and resized, memory
             mapped where large; None when the set was opened without an image size.
+        groups: the name of each image's group: images of one group (copies, near copies, or what
+            the source calls a group) are never in different splits. None where not known.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ImageDataset:
     findings: tuple[Finding, ...]
     read: Callable[[int], bytes]
     pixels: np.ndarray | None = None
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
-
-import numpy as np
 
 from keras_transfer.errors import DataError, ImageError
 from keras_transfer.types import Finding, Split
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".avif", ".ppm", ".pgm", ".pbm", ".heic", ".heif", ".svg", ".ico", ".jp2"),
-)
+SUFFIXES = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm"), "PPM"),
+    **{".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF", ".avif": "AVIF"},
+    **dict.fromkeys((".heic", ".heif", ".svg", ".ico", ".jp2", ""), "other"),
+}
+"""Which files are looked at, by suffix, and the format that each suffix promises."""
+
 MAX_FILE_BYTES = 256 * 2**20
-SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+"""A larger file is no image."""
+
+SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Item:
     """One labelled image that a source offers, not yet read.
 
@@ -50,41 +52,61 @@ class Item:
 
 
 class Source(Protocol):
-    """What a new kind of source has to offer.
+    """What a new kind of source has to offer."""
 
-    Attributes:
-        name: what the user called it.
-        identity: names the place for the cache, such as an absolute path; None: never cached.
-        items: every image on offer, in a fixed order, paths unique.
-        class_names: the classes in the order of the model's outputs.
-        findings: what was noticed while listing.
-    """
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+        ...
 
-    name: str
-    identity: str | None
-    items: Sequence[Item]
-    class_names: tuple[str, ...]
-    findings: Sequence[Finding]
+    @property
+    def identity(self) -> str | None:
+        """Names the place for the cache, such as an absolute path; None: nothing is cached."""
+        ...
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """Every image on offer, in a fixed order, paths unique."""
+        ...
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What was noticed while listing."""
+        ...
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The classes in the order of the model's outputs; empty: sorted by name."""
+        ...
 
     def read(self, path: str) -> bytes:
-        """The encoded bytes of one item. Raises ImageError where they cannot be had."""
+        """The encoded bytes of one item; called from several threads.
+
+        Raises:
+            ImageError: they cannot be had.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The plain source: a list of items and a function that reads one."""
+    """The plain source: a list of items, and a function that reads one.
+
+    Attributes:
+        locate: the file on disk of an item, for sources that have one.
+    """
 
     name: str
     identity: str | None
     items: Sequence[Item]
-    class_names: tuple[str, ...]
     read: Callable[[str], bytes]
     findings: Sequence[Finding] = ()
+    locate: Callable[[str], Path] | None = None
+    class_names: Sequence[str] = ()
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Reads a regular file without ever blocking on a pipe or a device.
+    """Reads a regular file, and never blocks on a pipe or a device.
 
     Raises:
         ImageError: it is missing, forbidden, no regular file, or larger than ``MAX_FILE_BYTES``.
@@ -96,81 +118,165 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("not a regular file", kind="not_a_file")
             if status.st_size > MAX_FILE_BYTES:
-                raise ImageError(f"{status.st_size} bytes are too many for an image", kind="bomb")
+                raise ImageError(f"{status.st_size} bytes are too many", kind="bomb")
             return stream.read(MAX_FILE_BYTES)
     except OSError as error:
-        raise ImageError(error.strerror or str(error), kind="unreadable") from None
+        raise ImageError((error.strerror or str(error)).lower()) from None
 
 
-def folder_source(root: Path, name: str) -> Source:
-    """Class folders (``root/CLASS/**/image``), or those within folders named after the splits."""
-    children = sorted(entry for entry in root.iterdir() if entry.is_dir() and not _hidden(entry))
-    named = {child: SPLIT_FOLDERS.get(child.name.lower()) for child in children}
+def readable(path: str) -> str:
+    """A file name as valid UTF-8: bytes that are not become ``\\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def folder_source(root: Path, name: str) -> Listing:
+    """Class folders (``root/CLASS/**/image``), or those within folders named after the splits.
+
+    Links to files are followed, and so are class folders that link to elsewhere; links further
+    down, and those that lead back into the set, are not.
+    """
     findings: list[Finding] = []
-    items: list[Item] = []
-    if children and all(named.values()):
-        for folder, split in named.items():
-            for child in sorted(folder.iterdir()):
-                if child.is_dir() and not _hidden(child):
-                    items += _walk(root, child, split, findings)
-    else:
-        for child in children:
-            items += _walk(root, child, None, findings)
+    files: dict[str, str] = {}
+    empty: list[str] = []
+    for folder, children, names in _walk(root, findings):
+        inside = os.path.relpath(folder, root)
+        prefix = "" if inside == "." else inside.replace(os.sep, "/") + "/"
+        for child in names:
+            files[readable(prefix + child)] = os.path.join(folder, child)
+        if prefix and not names and not children:
+            empty.append(readable(inside))
+    items = label_by_folder(files, findings)
+    labels = {item.label for item in items}
+    for inside in empty:
+        if _nfc(inside.split("/")[-1]) not in labels and not is_hidden(inside):
+            findings.append(Finding(inside, "empty_class", "a folder without images", "left out"))
     if not items:
         raise DataError(
             f"{root} has no images in class folders.",
             remedy="Put the images into one folder for each class: DATA/CLASS/image.jpg.",
         )
-    items.sort(key=lambda item: item.path)
-    classes = tuple(sorted({item.label for item in items}))
     return Listing(
-        name, str(root.resolve()), items, classes, lambda path: read_file(root / path), findings
+        name,
+        str(root.resolve()),
+        items,
+        lambda path: read_file(files[path]),
+        findings,
+        lambda path: Path(files[path]),
     )
 
 
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+def _walk(
+    root: Path, findings: list[Finding]
+) -> Iterable[tuple[str, Sequence[str], Sequence[str]]]:
+    """``os.walk`` that sorts, follows links of the first level only, and reports what it can't."""
+
+    def denied(error: OSError) -> None:
+        inside = readable(os.path.relpath(error.filename, root))
+        findings.append(Finding(inside, "unreadable", (error.strerror or "").lower(), "left out"))
+
+    home = root.resolve()
+    for folder, children, names in os.walk(root, onerror=denied):
+        top = os.path.samefile(folder, root)
+        for child in sorted(children):
+            path = Path(folder, child)
+            if not path.is_symlink():
+                continue
+            children.remove(child)
+            target = path.resolve()
+            if (
+                top
+                and target.is_dir()
+                and not (home.is_relative_to(target) or target.is_relative_to(home))
+            ):
+                for below, _, found in os.walk(path, onerror=denied):
+                    yield below, (), sorted(found)
+            else:
+                inside = readable(os.path.relpath(path, root))
+                reason = "a link to a folder is not followed here"
+                findings.append(Finding(inside, "link", reason, "left out"))
+        children.sort()
+        yield folder, children, sorted(names)
 
 
-def _walk(root: Path, folder: Path, split: Split | None, findings: list[Finding]) -> list[Item]:
-    """Every image file below one class folder."""
+def label_by_folder(paths: Iterable[str], findings: list[Finding]) -> list[Item]:
+    """Labels images by the folder that they lie in.
+
+    ``CLASS/**/image`` is labelled CLASS. Where a folder named after the training split holds
+    folders of images, and another split's does too or nothing else is there, it is
+    ``SPLIT/CLASS/**/image``.
+
+    Args:
+        paths: names with ``/`` between parts.
+        findings: receives what is skipped.
+
+    Returns:
+        The images, sorted by path, labels in Unicode's composed form.
+    """
+    images = []
+    for path in sorted(paths):
+        if is_hidden(path):
+            findings.append(Finding(path, "hidden", "a hidden or system file", "left out"))
+        elif os.path.splitext(path)[1].lower() not in SUFFIXES:
+            findings.append(Finding(path, "other_file", "not an image by its name", "left out"))
+        elif "/" not in path:
+            findings.append(Finding(path, "unlabelled", "in no class folder", "left out"))
+        else:
+            images.append(path)
+    depth = _split_depth(images)
     items = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(child for child in folders if not child.startswith("."))
-        for file in sorted(files):
-            path = Path(parent, file)
-            if _hidden(path):
-                continue
-            relative = path.relative_to(root).as_posix()
-            if path.suffix.lower() not in SUFFIXES:
-                findings.append(Finding(relative, "other_file", "not an image file", "left out"))
-                continue
-            items.append(Item(relative, unicodedata.normalize("NFC", folder.name), split))
+    for path in images:
+        parts = path.split("/")
+        split = SPLIT_NAMES.get(parts[0].lower()) if depth else None
+        if depth and (split is None or len(parts) < 3):
+            reason = "beside the splits' class folders"
+            findings.append(Finding(path, "unlabelled", reason, "left out"))
+            continue
+        items.append(Item(path, _nfc(parts[depth]), split))
     return items
 
 
-def digits_source() -> Source:
-    """scikit-learn's 1,797 handwritten digits as 8x8 PNG files made in memory."""
-    from sklearn.datasets import load_digits
+def _split_depth(images: Sequence[str]) -> int:
+    """1 where the first folder of each path is a split, 0 where it is the class."""
+    deep: dict[str, list[bool]] = defaultdict(list)
+    for path in images:
+        top, _, rest = path.partition("/")
+        deep[top].append("/" in rest)
+    named = {top for top in deep if top.lower() in SPLIT_NAMES}
+    splits = {top for top in named if 2 * sum(deep[top]) > len(deep[top])}
+    if any(SPLIT_NAMES[top.lower()] == "train" for top in splits):
+        return 1 if len(splits) > 1 or len(named) == len(deep) else 0
+    if splits and len(splits) == len(deep):
+        raise DataError(
+            f"there are folders {', '.join(sorted(splits))} but none for training.",
+            remedy="Add a folder named train beside them.",
+        )
+    return 0
 
-    digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    files: dict[str, np.ndarray] = {}
-    items = []
-    for i, label in enumerate(digits.target):
-        path = f"{label}/{i:04d}.png"
-        files[path] = pixels[i]
-        items.append(Item(path, str(label)))
-    items.sort(key=lambda item: item.path)
-    names = tuple(str(digit) for digit in range(10))
-    return Listing("builtin:digits", None, items, names, lambda path: encode_png(files[path]))
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of a path starts with a dot or belongs to an operating system."""
+    system = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN"}
+    return any(part.startswith(".") or part in system for part in path.split("/"))
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Lossless PNG bytes of one uint8 image, ``[h, w]``, ``[h, w, 1]`` or ``[h, w, 3 or 4]``."""
-    from PIL import Image
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
-    stream = io.BytesIO()
-    image = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-    Image.fromarray(image).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+
+def name_findings(items: Sequence[Item]) -> list[Finding]:
+    """Classes, and files, whose names differ only by case or Unicode form."""
+    findings = []
+    for kind, names in (
+        ("class_names", {item.label for item in items}),
+        ("file_names", {item.path for item in items}),
+    ):
+        alike: Mapping[str, list[str]] = defaultdict(list)
+        for name in names:
+            alike[_nfc(name).casefold()].append(name)
+        for same in alike.values():
+            if len(same) > 1:
+                listed = ", ".join(repr(name) for name in sorted(same))
+                reason = f"names that differ only by case or Unicode form: {listed}"
+                path = "" if kind == "class_names" else min(same)
+                findings.append(Finding(path, kind, reason, "kept apart"))
+    return findings

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from keras_transfer import files
 from keras_transfer.errors import DataError, UsageError
-from keras_transfer.types import SPLITS, ImageDataset
+from keras_transfer.types import SPLITS, Finding, ImageDataset
 
 
 def rank(seed: int, group: str) -> str:
@@ -62,35 +63,139 @@ def assign(
     Returns:
         ``train``, ``val`` or ``test`` for each image, shape ``[images]``.
     """
-    _, val_share, test_share = check_shares(split)
+    _, val, test = check_shares(split)
+    return _assign(labels, groups, {"val": val, "test": test}, seed)
+
+
+def _strata(
+    labels: Sequence[str], groups: Sequence[str], seed: int
+) -> list[tuple[list[str], np.ndarray]]:
+    """For each class its groups in the order of their hashes, and where their middles lie.
+
+    The middles are shares of the class's images, in (0, 1).
+    """
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
         members[group][label] += 1
-    strata: dict[str, list[str]] = defaultdict(list)
+    by_class: dict[str, list[str]] = defaultdict(list)
     for group, counts in members.items():
-        strata[min(counts, key=lambda label: (-counts[label], label))].append(group)
-    chosen: dict[str, str] = {}
-    for stratum in strata.values():
+        by_class[min(counts, key=lambda label: (-counts[label], label))].append(group)
+    strata = []
+    for _, stratum in sorted(by_class.items()):
         stratum.sort(key=lambda group: rank(seed, group))
         sizes = np.array([members[group].total() for group in stratum])
-        middle = (np.cumsum(sizes) - sizes / 2) / sizes.sum()
-        places = np.where(
-            middle < test_share, "test", np.where(middle < test_share + val_share, "val", "train")
-        )
-        if len(stratum) >= 3:
-            for name in SPLITS:
-                if name not in places:
-                    _give_one(places, name)
-        else:
-            places = np.array(["train", "test"][: len(stratum)])
+        strata.append((stratum, (np.cumsum(sizes) - sizes / 2) / sizes.sum()))
+    return strata
+
+
+def _assign(
+    labels: Sequence[str], groups: Sequence[str], shares: dict[str, float], seed: int
+) -> np.ndarray:
+    """Cuts each class's order: test first, then val, as far as they have shares, then train."""
+    test = shares.get("test", 0.0)
+    val = test + shares.get("val", 0.0)
+    chosen: dict[str, str] = {}
+    for stratum, middle in _strata(labels, groups, seed):
+        places = np.where(middle < test, "test", np.where(middle < val, "val", "train"))
+        wanted = ["train", *sorted(shares)]
+        if len(stratum) < len(wanted):
+            places = np.array(wanted[: len(stratum)])
+        for name in wanted if len(stratum) >= len(wanted) else ():
+            if name not in places:
+                richest = Counter(places.tolist()).most_common(1)[0][0]
+                places[np.flatnonzero(places == richest)[0]] = name
         chosen.update(zip(stratum, places.tolist(), strict=True))
     return np.array([chosen[group] for group in groups], dtype="<U5")
 
 
-def _give_one(places: np.ndarray, wanted: str) -> None:
-    """Moves one group of the split that has most into the one that has none."""
-    richest = Counter(places.tolist()).most_common(1)[0][0]
-    places[np.flatnonzero(places == richest)[0]] = wanted
+def complete(
+    labels: Sequence[str],
+    groups: Sequence[str],
+    given: Sequence[str | None],
+    *,
+    split: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+) -> np.ndarray:
+    """Keeps the splits that a source gives, and takes those that are missing from training.
+
+    Images without a given split count as given for training. A missing validation or test split is
+    drawn from these by ``assign``, with its share relative to the splits that share them.
+
+    Returns:
+        ``train``, ``val`` or ``test`` for each image, shape ``[images]``.
+    """
+    train, val, test = check_shares(split)
+    present = {name for name in given if name is not None}
+    placed = np.array([name or "train" for name in given], dtype="<U5")
+    pool = np.flatnonzero(placed == "train").tolist()
+    missing = {"val": val, "test": test}
+    shares = {name: share for name, share in missing.items() if name not in present}
+    if shares and len(pool):
+        total = train + sum(shares.values())
+        drawn = _assign(
+            [labels[i] for i in pool],
+            [groups[i] for i in pool],
+            {name: share / total for name, share in shares.items()},
+            seed,
+        )
+        placed[pool] = drawn
+    return placed
+
+
+def kfold(dataset: ImageDataset, folds: int = 5, *, seed: int = 0) -> Iterator[ImageDataset]:
+    """Yields the set ``folds`` times, each image being in the test split exactly once.
+
+    Within each class the groups, ordered by a hash of (seed, group), are cut into as many parts;
+    fold ``f`` tests on part ``f``, validates on the next and trains on the rest. Groups stay whole.
+
+    Args:
+        dataset: as ``load_dataset`` gives it; its own splits do not matter.
+        folds: at least 3.
+        seed: of the order.
+
+    Raises:
+        UsageError: ``folds`` is under 3, or over the number of groups in a class.
+    """
+    labels = [dataset.class_names[label] for label in dataset.labels]
+    groups = dataset.groups or dataset.digests
+    strata = _strata(labels, groups, seed)
+    smallest = min(len(stratum) for stratum, _ in strata)
+    if not 3 <= folds <= smallest:
+        raise UsageError(
+            f"{folds} folds were asked for; 3 to {smallest} are possible, since the smallest class "
+            f"has {smallest} distinct images.",
+            remedy="Give a number in that range, or add images.",
+        )
+    part: dict[str, int] = {}
+    for stratum, middle in strata:
+        part.update(zip(stratum, (middle * folds).astype(int).tolist(), strict=True))
+    parts = np.array([part[group] for group in groups])
+    for fold in range(folds):
+        placed = np.full(len(groups), "train", dtype="<U5")
+        placed[parts == (fold + 1) % folds] = "val"
+        placed[parts == fold] = "test"
+        yield dataclasses.replace(dataset, splits=placed)
+
+
+def few(dataset: ImageDataset, per_class: int, *, seed: int = 0) -> np.ndarray:
+    """Chooses up to ``per_class`` training images of each class, and all others.
+
+    Validation and test stay whole, so that the points of a learning curve are comparable; a
+    smaller subset is contained in a larger one of the same seed.
+
+    Returns:
+        The positions of the chosen images, ascending, int64.
+    """
+    if per_class < 1:
+        raise UsageError(
+            f"{per_class} images a class were asked for.", remedy="Give a positive number."
+        )
+    chosen = np.asarray(dataset.splits) != "train"
+    for label in range(len(dataset.class_names)):
+        rows = np.flatnonzero((dataset.splits == "train") & (dataset.labels == label)).tolist()
+        rows.sort(key=lambda i: rank(seed, f"{dataset.digests[i]} {dataset.paths[i]}"))
+        chosen[rows[:per_class]] = True
+    return np.flatnonzero(chosen)
 
 
 def write_splits(dataset: ImageDataset, path: str | os.PathLike[str]) -> None:
@@ -124,3 +229,62 @@ def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
                 remedy="Use train, val or test.",
             )
     return {row["path"]: (row["label"], row["split"]) for row in rows}
+
+
+def apply(dataset: ImageDataset, path: str | os.PathLike[str]) -> tuple[ImageDataset, np.ndarray]:
+    """Gives a set the splits of a file.
+
+    Returns:
+        The images that the file names, and their positions in ``dataset``. The others are left
+        out, each with a finding.
+
+    Raises:
+        DataError: the file names images that the set lacks, or gives them another label.
+    """
+    given = read_splits(path)
+    left_out = {finding.path for finding in dataset.findings if finding.action == "left out"}
+    absent = sorted(set(given) - set(dataset.paths) - left_out)
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise DataError(
+            f"{path} names images that {dataset.name} lacks: {', '.join(absent[:3])}{more}.",
+            remedy="Give the data that the splits were made from, or other splits.",
+        )
+    for name, label in zip(dataset.paths, dataset.labels, strict=True):
+        if name in given and given[name][0] != dataset.class_names[label]:
+            raise DataError(
+                f"{name} is {dataset.class_names[label]!r} in {dataset.name}, but "
+                f"{given[name][0]!r} in {path}.",
+                remedy="Give the data that the splits were made from, or other splits.",
+            )
+    rows = np.array([i for i, name in enumerate(dataset.paths) if name in given], np.int64)
+    findings = tuple(
+        Finding(name, "not_in_splits", f"{path} does not name it", "left out")
+        for name in dataset.paths
+        if name not in given
+    )
+    placed = np.array([given[dataset.paths[i]][1] for i in rows], dtype="<U5")
+    chosen = take(dataset, rows)
+    findings = dataset.findings + findings
+    return dataclasses.replace(chosen, splits=placed, findings=findings), rows
+
+
+def take(dataset: ImageDataset, rows: np.ndarray) -> ImageDataset:
+    """The images at some positions, with the classes that are left.
+
+    Pixels are copied into memory unless all are taken.
+    """
+    if np.array_equal(rows, np.arange(len(dataset))):
+        return dataset
+    present = np.unique(dataset.labels[rows])
+    return dataclasses.replace(
+        dataset,
+        paths=tuple(dataset.paths[i] for i in rows),
+        labels=np.searchsorted(present, dataset.labels[rows]).astype(np.int64),
+        class_names=tuple(dataset.class_names[i] for i in present),
+        splits=dataset.splits[rows],
+        digests=tuple(dataset.digests[i] for i in rows),
+        read=lambda i: dataset.read(int(rows[i])),
+        pixels=None if dataset.pixels is None else np.asarray(dataset.pixels[rows]),
+        groups=None if dataset.groups is None else tuple(dataset.groups[i] for i in rows),
+    )
