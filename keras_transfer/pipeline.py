@@ -125,12 +125,12 @@ def _open(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise ImageError(str(error), kind="bomb") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"over {MAX_PIXELS:,} pixels", kind="bomb") from None
     except Exception as error:
         raise _not_an_image(data, error) from None
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{width}x{height} pixels are over the bound of {MAX_PIXELS}", kind="bomb")
+        raise ImageError(f"{width}x{height}: over {MAX_PIXELS:,} pixels", kind="bomb")
     return image
 
 
@@ -145,7 +145,7 @@ def _load(image: Image.Image, side: int | None) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         reason = str(error) or type(error).__name__
-        kind = "truncated" if "truncated" in reason else "unreadable"
+        kind = "truncated" if "truncated" in reason.lower() else "unreadable"
         raise ImageError(reason, kind=kind) from None
 
 

@@ -24,12 +24,14 @@ class Finding:
         kind: a short stable word, such as ``truncated``, ``duplicate`` or ``leak``.
         reason: what was seen, in one sentence.
         action: what is done about it, such as ``left out`` or ``kept``.
+        other: the other image that it is about, such as the first of two copies, or ``""``.
     """
 
     path: str
     kind: str
     reason: str
     action: str
+    other: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

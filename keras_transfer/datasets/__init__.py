@@ -1,6 +1,16 @@
 """Labelled images from wherever they are, checked, decoded once, and split without leaks."""
 
+from keras_transfer.datasets.inspection import Inspection, inspect
 from keras_transfer.datasets.loading import load_dataset
 from keras_transfer.datasets.splits import few, kfold, read_splits, take, write_splits
 
-__all__ = ["few", "kfold", "load_dataset", "read_splits", "take", "write_splits"]
+__all__ = [
+    "Inspection",
+    "few",
+    "inspect",
+    "kfold",
+    "load_dataset",
+    "read_splits",
+    "take",
+    "write_splits",
+]

@@ -104,12 +104,13 @@ class _Checks:
         self.kept = np.ones(len(items), bool)
         self.findings = name_findings(items)
 
-    def _drop(self, i: int, kind: str, reason: str) -> None:
+    def _drop(self, i: int, kind: str, reason: str, other: str = "") -> None:
         self.kept[i] = False
-        self.findings.append(Finding(self.items[i].path, kind, reason, "left out"))
+        self.findings.append(Finding(self.items[i].path, kind, reason, "left out", other))
 
-    def _keep(self, i: int, kind: str, reason: str, action: str = "kept") -> None:
-        self.findings.append(Finding(self.items[i].path, kind, reason, action))
+    def _keep(self, i: int, kind: str, reason: str, other: str = "") -> None:
+        action = "kept in the same split" if other else "kept"
+        self.findings.append(Finding(self.items[i].path, kind, reason, action, other))
 
     def images(self) -> None:
         """Faults, size and format of each image."""
@@ -135,15 +136,15 @@ class _Checks:
             labels = sorted({self.items[i].label for i in same})
             for i in same:
                 if len(labels) > 1:
-                    other = same[0] if i != same[0] else same[1]
+                    other = self.items[same[0] if i != same[0] else same[1]].path
                     listed = " and ".join(repr(label) for label in labels)
-                    reason = f"the same file as {self.items[other].path}, labelled {listed}"
-                    self._drop(i, "conflicting_labels", reason)
+                    reason = f"the same file as {other}, labelled {listed}"
+                    self._drop(i, "conflicting_labels", reason, other)
                 elif self._precedence(i) < self._precedence(first):
                     self._leak(i, first, "the same file as")
                 elif i != first:
-                    reason = f"the same file as {self.items[first].path}"
-                    self._keep(i, "duplicate", reason, "kept in the same split")
+                    other = self.items[first].path
+                    self._keep(i, "duplicate", f"the same file as {other}", other)
 
     def near_copies(self) -> np.ndarray:
         """Alike to the eye: int64 pairs of positions, shape ``[pairs, 2]``."""
@@ -161,8 +162,8 @@ class _Checks:
                 continue
             labels = (self.items[i].label, self.items[j].label)
             odd = "" if labels[0] == labels[1] else f", labelled {labels[0]!r} and {labels[1]!r}"
-            reason = f"almost the same image as {self.items[i].path}{odd}"
-            self._keep(j, "near_duplicate", reason, "kept in the same split")
+            other = self.items[i].path
+            self._keep(j, "near_duplicate", f"almost the same image as {other}{odd}", other)
         return pairs
 
     def untrained_classes(self) -> None:
@@ -178,7 +179,8 @@ class _Checks:
         return PRECEDENCE[self.items[i].split]
 
     def _leak(self, i: int, j: int, alike: str) -> None:
-        self._drop(i, "leak", f"{alike} {self.items[j].path}, which is in {self.items[j].split}")
+        other = self.items[j].path
+        self._drop(i, "leak", f"{alike} {other}, which is in {self.items[j].split}", other)
 
 
 def _class_findings(

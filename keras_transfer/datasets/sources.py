@@ -148,8 +148,9 @@ def folder_source(root: Path, name: str) -> Listing:
     items = label_by_folder(files, findings)
     labels = {item.label for item in items}
     for inside in empty:
-        if _nfc(inside.split("/")[-1]) not in labels and not is_hidden(inside):
-            findings.append(Finding(inside, "empty_class", "a folder without images", "left out"))
+        if not is_hidden(inside) and _nfc(inside) not in labels:
+            kind = "empty_folder" if "/" in inside else "empty_class"
+            findings.append(Finding(inside, kind, "a folder without images", "left out"))
     if not items:
         raise DataError(
             f"{root} has no images in class folders.",
