@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from keras_transfer.errors import ImageError, UsageError
 
@@ -34,6 +34,19 @@ THUMBNAIL_BASIS = 224
 
 POLICY_VERSION = 1
 """Raised whenever the same bytes may give other pixels or fingerprints: a key of every cache."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What EXIF's orientation asks for (CIPA DC-008, tag 0x0112)."""
+
+SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 
 CHUNK = 16  # images a task: enough to hide what a task costs, few enough to share the work
 
@@ -66,7 +79,8 @@ def decode_image(data: bytes, image_size: Size | None = None) -> np.ndarray:
         ImageError: the bytes are no image, a damaged one, or one of more than ``MAX_PIXELS``.
     """
     size = None if image_size is None else height_width(image_size)
-    return _pixels(_load(_open(data), None if size is None else max(size)), size)
+    decoded = _load(_open(data), None if size is None else max(size))
+    return np.asarray(decoded.upright(size, Image.Resampling.BILINEAR, 2.0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,20 +112,49 @@ def examine(data: bytes, image_size: Size | None = None) -> Examined:
     size = None if image_size is None else height_width(image_size)
     image = _open(data)
     width, height = image.size
-    wanted = THUMBNAIL_BASIS if size is None else max(size)
-    loaded = _load(image, wanted)
-    pixels = None if size is None else _pixels(loaded, size)
-    if _dct_scale(image, wanted, (width, height)) != _dct_scale(
-        image, THUMBNAIL_BASIS, (width, height)
-    ):
-        loaded = _load(_open(data), THUMBNAIL_BASIS)
-    thumbnail = loaded.resize((9, 9), Image.Resampling.BOX, reducing_gap=1.0)
+    side = THUMBNAIL_BASIS if size is None else max(size)
+    decoded = _load(image, side)
+    pixels = None
+    if size is not None:
+        pixels = np.asarray(decoded.upright(size, Image.Resampling.BILINEAR, 2.0))
+    if decoded.scale != _dct_scale(image, (width, height), THUMBNAIL_BASIS):
+        decoded = _load(_open(data), THUMBNAIL_BASIS)
+    thumbnail = np.asarray(decoded.upright((9, 9), Image.Resampling.BOX, 1.0))
     format = "JPEG" if image.format == "MPO" else image.format or ""
-    return Examined(pixels, np.asarray(thumbnail), format, width, height)
+    return Examined(pixels, thumbnail, format, width, height)
 
 
-def _dct_scale(image: Image.Image, side: int, size: tuple[int, int]) -> int:
-    """The fraction (1, 1/2, 1/4 or 1/8) at which ``_load`` decodes a JPEG, as its denominator."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Decoded:
+    """A decoded image: RGB as stored, how it must be turned, and how far it was scaled down.
+
+    At a scale of 1/8, 900 pixels become 113, the last of them a fraction; ``box`` is (0, 0, 112.5,
+    height), the part that the whole image fills.
+    """
+
+    image: Image.Image
+    turn: Image.Transpose | None
+    scale: int
+    box: tuple[float, float, float, float]
+
+    def upright(
+        self, size: tuple[int, int] | None, resampling: Image.Resampling, gap: float
+    ) -> Image.Image:
+        """The image turned, and squashed to (height, width) where that is asked for.
+
+        Args:
+            gap: how many times ``size`` a fast first reduction must leave.
+        """
+        image = self.image
+        if size is not None:
+            stored = size if self.turn in SIDEWAYS else size[::-1]
+            if stored != image.size or self.scale > 1:
+                image = image.resize(stored, resampling, self.box, reducing_gap=gap)
+        return image if self.turn is None else image.transpose(self.turn)
+
+
+def _dct_scale(image: Image.Image, size: tuple[int, int], side: int) -> int:
+    """By how much (1, 2, 4 or 8) a JPEG can be scaled down and leave no less than ``side``."""
     if image.format not in ("JPEG", "MPO"):
         return 1
     ratio = min(size) // side
@@ -134,26 +177,27 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _load(image: Image.Image, side: int | None) -> Image.Image:
-    """Decodes to an upright RGB image, scaled down to no less than ``side`` if it is a JPEG."""
+def _load(image: Image.Image, side: int | None) -> _Decoded:
+    """Decodes to RGB, a JPEG at the smallest scale that leaves no less than ``side``."""
+    width, height = image.size
+    scale = 1 if side is None else _dct_scale(image, image.size, side)
     try:
-        if side is not None and image.format in ("JPEG", "MPO"):
-            image.draft(None, (side, side))
+        if scale > 1:
+            image.draft(None, (width // scale, height // scale))
         image.load()
-        return _flatten(ImageOps.exif_transpose(image))
+        rgb = _flatten(image)
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         reason = str(error) or type(error).__name__
         kind = "truncated" if "truncated" in reason.lower() else "unreadable"
         raise ImageError(reason, kind=kind) from None
-
-
-def _pixels(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
-    """Squashes to (height, width) where that is asked for."""
-    if size is not None and image.size != size[::-1]:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return np.asarray(image)
+    try:
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # an image whose EXIF block is damaged is still an image
+        turn = None
+    box = (0, 0, width / scale, height / scale) if scale > 1 else (0, 0, *image.size)
+    return _Decoded(rgb, turn, scale, box)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
