@@ -15,6 +15,7 @@ from keras_transfer.types import BackboneSpec, Block
 if TYPE_CHECKING:
     import keras
 
+Patterns = tuple[tuple[str, str], ...]
 HEAD = "avg_pool"  # the layer with which a classification head starts
 
 
@@ -55,7 +56,7 @@ def block_map(model: keras.Model, spec: BackboneSpec) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _ends(cuts: Sequence[graphs.Cut], pattern: str) -> list[tuple[str, graphs.Cut]]:
+def _ends(cuts: Sequence[graphs.Cut], patterns: Patterns) -> list[tuple[str, graphs.Cut]]:
     """Names the stretches between cuts, and keeps the last cut of each name.
 
     A stretch takes the name that most of its layers bear; one without any, such as a lone
@@ -64,11 +65,8 @@ def _ends(cuts: Sequence[graphs.Cut], pattern: str) -> list[tuple[str, graphs.Cu
     ends: list[tuple[str, graphs.Cut]] = []
     done: frozenset[str] = frozenset()
     for cut in cuts:
-        votes = collections.Counter(
-            next(group for group in match.groups() if group)
-            for layer in sorted(cut.below - done)
-            if (match := re.search(pattern, layer))
-        )
+        labels = (_label(layer, patterns) for layer in sorted(cut.below - done))
+        votes = collections.Counter(label for label in labels if label)
         last = ends[-1][0] if ends else "stem"
         name = votes.most_common(1)[0][0] if votes else last
         if ends and name == last:
@@ -76,6 +74,13 @@ def _ends(cuts: Sequence[graphs.Cut], pattern: str) -> list[tuple[str, graphs.Cu
         ends.append((name, cut))
         done = cut.below
     return ends
+
+
+def _label(layer: str, patterns: Patterns) -> str:
+    for pattern, name in patterns:
+        if match := re.search(pattern, layer):
+            return match.expand(name)
+    return ""
 
 
 def _parameters(graph: graphs.Graph, name: str) -> int:

@@ -23,7 +23,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 # Each mode maps a pixel x in 0..255 to x * scale + offset, after turning RGB to BGR if asked to.
 MODES: dict[str, tuple[bool, tuple[float, ...], tuple[float, ...]]] = {
     "tf": (False, (1 / 127.5,), (-1.0,)),
-    "v2": (False, (1 / 128,), (-1.0,)),
+    "symmetric": (False, (1 / 128,), (-1.0,)),
     "lite": (False, (1 / 128,), (-127 / 128,)),
     "torch": (
         False,
@@ -158,9 +158,8 @@ def canonical_names(layer_names: Iterable[str]) -> dict[str, str]:
 
 # Names that Keras gives to layers and operations that their author left unnamed.
 _AUTOMATIC = (
-    "conv2d|depthwise_conv2d|separable_conv2d|batch_normalization|layer_normalization|activation|"
-    "re_lu|add|multiply|concatenate|max_pooling2d|average_pooling2d|zero_padding2d|cropping2d|"
-    "global_average_pooling2d|reshape|dropout|custom_scale_layer|take|rescaling|normalization"
+    "activation|add|average_pooling2d|batch_normalization|concatenate|conv2d|cropping2d|"
+    "custom_scale_layer|layer_normalization|max_pooling2d|multiply|re_lu|take|zero_padding2d"
 )
 
 

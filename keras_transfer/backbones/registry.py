@@ -5,36 +5,40 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-from keras_transfer.backbones.rows import FAMILIES, ROWS
+from keras_transfer.backbones.rows import FAMILIES, KERAS, OFFLINE, ROWS
 from keras_transfer.errors import UsageError, closest
 from keras_transfer.types import BackboneSpec
+
+_ROWS = {row[0]: row for row in ROWS}
 
 
 class Family(NamedTuple):
     """What the networks of one family share.
 
     Attributes:
-        constructor: module in which the family's constructors live.
-        preprocessing: name of the mode, see ``preprocessing.MODES``.
-        min_size: the smallest height and width in pixels.
+        preprocessing: name of the mode, see ``construction.MODES``.
         licence: SPDX name of the licence of the published weights.
-        int8_safe: whether full-integer quantisation is known to keep accuracy; None if unknown.
-        blocks: regular expression whose first matching group is a layer's block.
+        blocks: pairs of a regular expression that finds a layer's block and the block's name.
         pairs: regular expression for the layers at which two live tensors make a cut.
+        int8_safe: whether full-integer quantisation is known to keep accuracy; None if unknown.
+        min_size: the smallest height and width in pixels.
+        constructor: the module that holds the constructors.
+        source: where top-1 accuracy was published.
     """
 
-    constructor: str
     preprocessing: str
-    min_size: int
     licence: str
-    int8_safe: bool | None
-    blocks: str
+    blocks: tuple[tuple[str, str], ...]
     pairs: str = ""
+    int8_safe: bool | None = None
+    min_size: int = 32
+    constructor: str = "keras.applications"
+    source: str = KERAS
 
 
 def names() -> list[str]:
     """The names of all backbones, in alphabetical order."""
-    return sorted(ROWS)
+    return sorted(_ROWS)
 
 
 def spec(name: str) -> BackboneSpec:
@@ -46,28 +50,33 @@ def spec(name: str) -> BackboneSpec:
     Raises:
         UsageError: there is no such backbone; the message lists near matches.
     """
-    name = {known.lower(): known for known in ROWS}.get(name.lower(), name)
-    if name not in ROWS:
+    name = {known.lower(): known for known in _ROWS}.get(name.lower(), name)
+    if name not in _ROWS:
         raise UsageError(
             f"Backbone {name!r} is unknown.{closest(name, names())}",
             remedy="List the backbones with: keras-transfer backbones",
         )
-    row = ROWS[name]
+    _, _, image_size, parameters, top1, advice = _ROWS[name]
     kind = family(name)
     return BackboneSpec(
         name=name,
         constructor=f"{kind.constructor}:{name}",
+        image_size=image_size,
         min_size=kind.min_size,
         preprocessing=kind.preprocessing,
+        weights=("offline",) if name in OFFLINE else ("imagenet",),
         licence=kind.licence,
+        parameters=parameters,
+        advice=advice,
+        top1=top1,
+        top1_source=kind.source,
         int8_safe=kind.int8_safe,
-        **{key: value for key, value in row.items() if key != "family"},
     )
 
 
 def family(name: str) -> Family:
     """The family of a backbone in the registry."""
-    return Family(**FAMILIES[ROWS[name]["family"]])
+    return Family(**FAMILIES[_ROWS[name][1]])
 
 
 def listing() -> list[dict[str, Any]]:
