@@ -12,11 +12,11 @@ from keras_transfer._version import __version__
 
 if TYPE_CHECKING:
     from keras_transfer.activations import ActivationStore
-    from keras_transfer.api import train
+    from keras_transfer.api import export_run, train
     from keras_transfer.backbones import block_map, build, split, unfreeze
     from keras_transfer.datasets import inspect, load_dataset
     from keras_transfer.errors import KerasTransferError
-    from keras_transfer.export import export, verify
+    from keras_transfer.export import verify
     from keras_transfer.model import build_classifier
     from keras_transfer.runs import Run, open_run
     from keras_transfer.schedule import HeadSpec, Phase, Schedule, recipe
@@ -35,7 +35,7 @@ _HOMES = {
     "block_map": "backbones",
     "build": "backbones",
     "build_classifier": "model",
-    "export": "export",
+    "export_run": "api",
     "inspect": "datasets",
     "load_dataset": "datasets",
     "open_run": "runs",
@@ -59,7 +59,7 @@ __all__ = [
     "block_map",
     "build",
     "build_classifier",
-    "export",
+    "export_run",
     "inspect",
     "load_dataset",
     "open_run",

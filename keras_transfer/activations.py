@@ -26,6 +26,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -54,8 +55,8 @@ class ActivationKey:
         preprocessing: the registry's word for it.
         image_size: height and width in pixels.
         dtype: ``float16`` or ``float32``.
-        precision: in which they were computed, ``float32`` or ``bfloat16``. Engines of one precision
-            differ by less than float16 resolves and share their rows.
+        precision: in which they were computed, ``float32`` or ``bfloat16``. Engines of one
+            precision differ by less than float16 resolves and share their rows.
         view: 0 for the clean image, else the number of the augmented view.
         view_seed: seed of the augmentation; ignored, hence 0, for view 0.
         strength: strength of the augmentation; 0 for view 0.
@@ -104,7 +105,10 @@ class Activations:
         self._maps = [[_RowFile(path) for path in shard] for shard in shards]
 
     def __len__(self) -> int:
-        return len(self._tensors[0]) if self._tensors is not None else len(self._locate)  # type: ignore[arg-type]
+        if self._tensors is not None:
+            return len(self._tensors[0])
+        assert self._locate is not None
+        return len(self._locate)
 
     def gather(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows asked for, one float array ``[rows, ...]`` for each tensor of the cut."""
@@ -155,20 +159,22 @@ class ActivationStore:
         limit: bytes that it may take; the default is a quarter of the disk's free space (plus what
             it holds already). Least recently used keys go first, never one that a living process
             reads.
-        note: called with a sentence when something worth saying happens.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
         limit: int | None = None,
-        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.folder = Path(folder)
         self.limit = limit
         self.counts = StoreCounts()
-        self._note = note
+        self._note: Callable[[str], None] = lambda text: None
         self._marked: set[Path] = set()
+
+    def on_note(self, note: Callable[[str], None]) -> None:
+        """Sets what is called with a sentence when something worth saying happens."""
+        self._note = note
 
     def ensure(
         self,
@@ -252,9 +258,7 @@ class ActivationStore:
             if sound:
                 index.update((digest, (paths, row)) for row, digest in enumerate(entry["digests"]))
                 continue
-            warnings.warn(
-                f"{record} is damaged; its activations are computed again.", stacklevel=3
-            )
+            warnings.warn(f"{record} is damaged; its activations are computed again.", stacklevel=3)
             for path in [record, *paths]:
                 path.unlink(missing_ok=True)
         return index
@@ -263,7 +267,7 @@ class ActivationStore:
         """Bytes that the store takes."""
         return sum(entry["bytes"] for entry in self.entries())
 
-    def entries(self) -> list[dict[str, object]]:
+    def entries(self) -> list[dict[str, Any]]:
         """One row for each key, most recently used first: key, bytes, images, used, in_use."""
         rows = []
         for record in self.folder.glob("*/key.json"):
@@ -282,7 +286,7 @@ class ActivationStore:
                 )
             except (OSError, ValueError):
                 continue  # another process is removing it
-        return sorted(rows, key=lambda row: -float(row["used"]))  # type: ignore[arg-type]
+        return sorted(rows, key=lambda row: -row["used"])
 
     def prune(self, limit: int | None = None, room: int = 0) -> int:
         """Removes least recently used keys until the store fits; returns the bytes freed.
@@ -294,7 +298,7 @@ class ActivationStore:
         if not self.folder.exists():
             return 0
         entries = self.entries()
-        held = sum(int(entry["bytes"]) for entry in entries)  # type: ignore[call-overload]
+        held = sum(entry["bytes"] for entry in entries)
         allowed = self.limit if limit is None else limit
         if allowed is None:
             allowed = held + int(DEFAULT_SHARE * shutil.disk_usage(self.folder).free)
@@ -304,8 +308,8 @@ class ActivationStore:
                 break
             if entry["in_use"]:
                 continue
-            shutil.rmtree(entry["folder"], ignore_errors=True)  # type: ignore[arg-type]
-            freed += int(entry["bytes"])  # type: ignore[call-overload]
+            shutil.rmtree(entry["folder"], ignore_errors=True)
+            freed += entry["bytes"]
         return freed
 
     def release(self) -> None:

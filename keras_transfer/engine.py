@@ -6,12 +6,11 @@ The seam is one callable: a batch in, a list of arrays out.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from keras_transfer.devices import accelerators
 from keras_transfer.errors import UsageError, closest
+from keras_transfer.quiet import quiet_stdio
 
 ENGINES = ("auto", "keras", "openvino", "openvino-bfloat16")
 BATCH = 32
@@ -145,7 +145,8 @@ def _openvino_engine(model: keras.Model, name: str) -> Engine:
         import openvino
     except ImportError:
         raise UsageError(
-            "The engine openvino is not installed.", remedy="pip install openvino, or --engine keras."
+            "The engine openvino is not installed.",
+            remedy="pip install openvino, or --engine keras.",
         ) from None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
@@ -168,18 +169,3 @@ def _openvino_engine(model: keras.Model, name: str) -> Engine:
         return [np.array(results[output], np.float32) for output in compiled.outputs]
 
     return Engine(name, run, build_seconds=time.perf_counter() - start)
-
-
-@contextlib.contextmanager
-def quiet_stdio() -> Iterator[None]:
-    """Sends what native libraries write to the standard streams to nowhere."""
-    saved = [os.dup(1), os.dup(2)]
-    with open(os.devnull, "wb") as sink:
-        try:
-            os.dup2(sink.fileno(), 1)
-            os.dup2(sink.fileno(), 2)
-            yield
-        finally:
-            for descriptor, copy in zip((1, 2), saved, strict=True):
-                os.dup2(copy, descriptor)
-                os.close(copy)

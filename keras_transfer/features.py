@@ -1,4 +1,4 @@
-"""The inputs of both phases: tensors at a cut, cached or computed again, of clean and other views."""
+"""The inputs of both phases: tensors at a cut, cached or computed again, view by view."""
 
 from __future__ import annotations
 
@@ -164,7 +164,9 @@ class FrozenPart:
         values = build_engine(keras.Model(self._model.input, outputs), "keras").run(
             self._request[2][:8]
         )
-        return "float32" if max(float(np.abs(v).max()) for v in values) > _FLOAT16_SAFE else "float16"
+        return (
+            "float32" if max(float(np.abs(v).max()) for v in values) > _FLOAT16_SAFE else "float16"
+        )
 
     def _weights_digest(self, cut: tuple[str, ...]) -> str:
         if cut in self._digests:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import hashlib
 import json
 import os
@@ -14,10 +15,26 @@ from typing import Any
 
 import platformdirs
 
+_CHOSEN: contextvars.ContextVar[Path | None] = contextvars.ContextVar("cache", default=None)
+
+
+@contextlib.contextmanager
+def cache_at(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Lets :func:`cache_folder` be ``path`` within the block; None changes nothing."""
+    token = _CHOSEN.set(Path(path) if path is not None else _CHOSEN.get())
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
+
 
 def cache_folder() -> Path:
-    """The user's cache folder for this package (``KERAS_TRANSFER_CACHE`` overrides it)."""
-    named = os.environ.get("KERAS_TRANSFER_CACHE")
+    """Where decoded pixels, activations and converted weights are kept.
+
+    What :func:`cache_at` says, else the environment's ``KERAS_TRANSFER_CACHE``, else the user's
+    cache folder for this package.
+    """
+    named = _CHOSEN.get() or os.environ.get("KERAS_TRANSFER_CACHE")
     return Path(named) if named else Path(platformdirs.user_cache_dir("keras_transfer"))
 
 

@@ -142,6 +142,7 @@ def build_optimizer(phase: Phase, suffix: keras.Model, depths: dict[str, int]) -
             block; a layer that is not named counts as 0.
     """
     common: dict[str, Any] = {
+        "name": phase.solver,
         "learning_rate": phase.learning_rate,
         "global_clipnorm": phase.clip_norm or None,
         "use_ema": bool(phase.ema),
@@ -220,7 +221,7 @@ def train_phase(
     suffix.compile(optimizer=optimizer, jit_compile=jit)
     state = _restore(checkpoint, suffix, optimizer) if checkpoint else PhaseState()
     steps = -(-len(examples.targets) // phase.batch_size)
-    engine = build_engine(keras.Model(suffix.inputs, suffix.outputs), "keras")
+    engine = build_engine(suffix, "keras")
     saved = time.monotonic()
     with progress.step(phase.name.replace("_", "-"), phase.epochs) as advance:
         advance(state.epoch)
@@ -332,7 +333,8 @@ def _mix(
     """MixUp or CutMix of a batch with a shuffled copy of itself."""
     partner = draw.permutation(len(targets))
     cut = phase.cutmix > 0 and (phase.mixup == 0 or draw.random() < 0.5)
-    share = float(draw.beta(*([phase.cutmix if cut else phase.mixup] * 2)))
+    alpha = phase.cutmix if cut else phase.mixup
+    share = float(draw.beta(alpha, alpha))
     if not cut or any(tensor.ndim != 4 for tensor in tensors):
         mixed = [
             (share * tensor.astype(np.float32) + (1 - share) * tensor[partner]).astype(np.float32)
@@ -424,9 +426,8 @@ def _everything(suffix: Suffix, optimizer: Any) -> list[Any]:
 
 
 def _save(path: Path, state: PhaseState, suffix: Suffix, optimizer: Any) -> None:
-    arrays = {
-        f"variable-{i}": value
-        for i, value in enumerate(values_of(_everything(suffix, optimizer)))
+    arrays: dict[str, Any] = {
+        f"variable-{i}": value for i, value in enumerate(values_of(_everything(suffix, optimizer)))
     }
     arrays |= {f"best-{i}": value for i, value in enumerate(state.best or [])}
     arrays["scalars"] = np.array([state.epoch, state.steps, state.best_epoch, state.best_nll])
@@ -450,13 +451,13 @@ def _restore(path: Path, suffix: Suffix, optimizer: Any) -> PhaseState:
         rows = [dict(zip(columns, map(str, row), strict=True)) for row in arrays["rows"]]
     history = [
         {
-            name: value if name == "phase" else int(value) if name in ("epoch", "step") else float(value)
+            name: value
+            if name == "phase"
+            else int(value)
+            if name in ("epoch", "step")
+            else float(value)
             for name, value in row.items()
         }
         for row in rows
     ]
-    return PhaseState(
-        int(epoch), history, int(best_epoch), float(best_nll), best, steps=int(steps)
-    )
-
-
+    return PhaseState(int(epoch), history, int(best_epoch), float(best_nll), best, steps=int(steps))

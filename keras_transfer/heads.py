@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.optimize
@@ -121,7 +121,7 @@ def _objective(
     classes: int,
     sample_weights: np.ndarray | None,
     label_smoothing: float,
-):  # type: ignore[no-untyped-def]
+) -> Callable[[np.ndarray, float], tuple[float, np.ndarray]]:
     """The loss and its gradient; products in float32, sums and the optimiser in float64."""
     targets = np.full((len(labels), classes), label_smoothing / classes, np.float32)
     targets[np.arange(len(labels)), labels] += 1.0 - label_smoothing

@@ -178,7 +178,7 @@ def begin(
         for name in sorted(set(held) & set(config) - {"created", "keras_transfer"}):
             if held[name] != json.loads(json.dumps(files.plain(config[name]))):
                 raise UsageError(
-                    f"The run in {folder} had {name}={held[name]!r}; this one has {config[name]!r}.",
+                    f"The run in {folder} had {name}={held[name]!r}; received {config[name]!r}.",
                     remedy="Give the same settings to resume it, or --overwrite to begin anew.",
                 )
     elif held is not None:

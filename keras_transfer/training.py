@@ -1,4 +1,4 @@
-"""Runs a schedule: the head on frozen features, then the top blocks, then the choice between them."""
+"""Runs a schedule: the head on frozen features, the top blocks, then the choice between them."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ class Clock:
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.seconds: dict[str, float] = {
-            name: 0.0 for name in ("decode", "extract", "head", "fine_tune", "evaluate")
-        }
+        self.seconds: dict[str, float] = dict.fromkeys(
+            ("decode", "extract", "head", "fine_tune", "evaluate"), 0.0
+        )
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -250,9 +250,7 @@ class _Run:
         keras.utils.set_random_seed(self.seed)
         data = self.dataset
         self.labels = {split: data.labels[data.indices(split)] for split in ("train", "val")}
-        self.model = build_classifier(
-            self.backbone, len(data.class_names), self.schedule.head_spec
-        )
+        self.model = build_classifier(self.backbone, len(data.class_names), self.schedule.head_spec)
         freeze_batch_norm(self.model)
         self.policy = jit_policy(self.jit)
         self._plan()
@@ -439,7 +437,8 @@ class _Run:
         if kept and not kept.exists():
             values = values_of(self._head_variables())
             with files.atomic_path(kept) as temporary, open(temporary, "wb") as stream:
-                np.savez(stream, **{f"value-{i:03d}": value for i, value in enumerate(values)})
+                named: dict[str, Any] = {f"value-{i:03d}": v for i, v in enumerate(values)}
+                np.savez(stream, **named)
         seconds = time.monotonic() - begun
         seen = epochs * len(self.labels["train"]) * (views if phase.solver == "lbfgs" else 1)
         self.features = []
@@ -550,7 +549,7 @@ class _Run:
     def _choose(
         self, suffix: Suffix, start: list[np.ndarray], done: PhaseState
     ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
-        runner = build_engine(keras.Model(suffix.inputs, suffix.outputs), "keras")
+        runner = build_engine(suffix, "keras")
         ends: dict[str, Any] = {"last epoch": done.current}
         if done.best is not None and done.best_epoch != done.epoch:
             ends["best epoch"] = done.best

@@ -2,11 +2,13 @@
 
 from keras_transfer.datasets.inspection import Inspection, inspect
 from keras_transfer.datasets.loading import load_dataset
+from keras_transfer.datasets.peek import image_sides
 from keras_transfer.datasets.splits import few, kfold, read_splits, take, write_splits
 
 __all__ = [
     "Inspection",
     "few",
+    "image_sides",
     "inspect",
     "kfold",
     "load_dataset",

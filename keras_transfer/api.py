@@ -1,0 +1,294 @@
+"""From a data set to a finished run, in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_transfer import backbones, datasets, evaluation, files, report, runs
+from keras_transfer import export as exporting
+from keras_transfer._version import __version__
+from keras_transfer.activations import ActivationStore
+from keras_transfer.errors import UsageError
+from keras_transfer.progress import Progress
+from keras_transfer.schedule import Effort, Phase, Schedule, recipe
+from keras_transfer.training import Clock, TransferResult, predict_probabilities
+from keras_transfer.training import train as run_schedule
+from keras_transfer.types import BackboneSpec, ImageDataset
+
+DEFAULT_BACKBONE = "EfficientNetLite0"
+# Enlarging helps networks that were trained on larger pictures, up to a point: small images are
+# trained at twice their size, in steps of 32, but at no less than this.
+_SMALLEST = 96
+
+
+def train(
+    data: Any,
+    *,
+    backbone: str = DEFAULT_BACKBONE,
+    weights: str | None = None,
+    image_size: int | None = None,
+    unfreeze: int | str | None = None,
+    effort: Effort = "default",
+    schedule: Schedule | None = None,
+    changes: Mapping[str, Any] | None = None,
+    split: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    splits_file: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    cache: str | os.PathLike[str] | bool = True,
+    cache_limit: int | None = None,
+    engine: str = "auto",
+    jit: str = "auto",
+    time_budget: float | None = None,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TransferResult:
+    """Trains an image classifier on a data set and, with ``output``, writes a run folder.
+
+    Args:
+        data: a folder, manifest, archive, ``tfds:NAME``, ``builtin:digits`` or arrays, see
+            ``datasets.load_dataset``; or an ``ImageDataset`` with pixels.
+        backbone: a name that ``backbones.names()`` lists.
+        weights: ``imagenet``, ``offline``, ``none``, a file, or the folder of an earlier run; by
+            default what the backbone's row names first.
+        image_size: height and width in pixels; by default the backbone's own size, or about twice
+            that of the images where they are much smaller (see ``default_image_size``).
+        unfreeze: depth of the second phase: blocks from the top, a block's name, a share of the
+            multiply-adds such as ``"35%"``, ``"all"`` or ``"none"``; by default the effort's.
+        effort: ``quick``, ``default`` or ``high``; numbers of the recipe, see ``schedule.recipe``.
+        schedule: a whole schedule, instead of an effort.
+        changes: single settings on top of it: ``head_epochs``, ``fine_tune_epochs``,
+            ``batch_size``, ``head_lr``, ``fine_tune_lr``. A head epoch or rate makes the head train
+            by gradient (AdamW) instead of being solved.
+        split: shares of train, validation and test.
+        splits_file: a ``splits.csv`` to apply instead.
+        seed: of the split, the order of images, Dropout and the like.
+        cache: True keeps frozen work in the user's cache folder, a path there, False nowhere.
+        cache_limit: bytes that cached activations may take; a quarter of the free disk by default.
+        engine: what runs the frozen part: ``auto``, ``keras``, ``openvino``, ``openvino-bfloat16``.
+        jit: XLA for training steps: ``auto``, ``on``, ``off``.
+        time_budget: seconds in which the result must be there.
+        output: the run folder.
+        resume: go on with a killed run in ``output``.
+        overwrite: replace a run in ``output``.
+        progress: where to report; silent by default.
+
+    Returns:
+        The model and the evidence.
+
+    Raises:
+        UsageError: a setting cannot be used as given (``DataError`` for the data, ``WeightsError``
+            for the weights).
+    """
+    clock = Clock()
+    row = backbones.spec(backbone)
+    if output is not None:
+        runs.check_output(output, resume=resume, overwrite=overwrite)
+    planned = change(schedule or recipe(effort), unfreeze=unfreeze, **(changes or {}))
+    place = None if isinstance(cache, bool) else cache
+    weights = weights or row.weights[0]
+    with files.cache_at(place):
+        if image_size is None and not isinstance(data, ImageDataset):
+            image_size = default_image_size(data, row)
+        if isinstance(data, ImageDataset):
+            dataset = data
+            image_size = image_size or int(data.pixels.shape[1]) if data.pixels is not None else 0
+        else:
+            _check_size(row, image_size)
+            with clock.stage("decode"):
+                dataset = datasets.load_dataset(
+                    data,
+                    image_size=image_size,
+                    split=split,
+                    splits_file=splits_file,
+                    seed=seed,
+                    cache=bool(cache),
+                )
+        (progress or Progress()).note(repr(dataset))
+        with clock.stage("build"):
+            built = backbones.build(row.name, image_size=image_size, weights=weights)
+        store = ActivationStore(files.cache_folder() / "activations", limit=cache_limit)
+        store.on_note((progress or Progress()).note)
+    config = {
+        "keras_transfer": __version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "data": dataset.name,
+        "data_path": _full_path(dataset.name),
+        "data_digest": files.sha256("".join(sorted(dataset.digests)).encode()),
+        "class_names": list(dataset.class_names),
+        "backbone": row.name,
+        "weights": weights,
+        "weights_digest": built.weights_digest,
+        "weights_licence": row.licence,
+        "image_size": image_size,
+        "input": "uint8 RGB, 0..255, the whole image squashed to a square, bilinear",
+        "requested_schedule": planned.to_dict(),
+        "effort": effort if schedule is None else "custom",
+        "split": list(split) if splits_file is None else None,
+        "seed": seed,
+        "engine": engine,
+        "jit": jit,
+        "time_budget": time_budget,
+    }
+    state = None
+    if output is not None:
+        state = runs.begin(output, config, resume=resume, overwrite=overwrite)
+    with store:
+        result = run_schedule(
+            dataset,
+            built,
+            planned,
+            seed=seed,
+            store=store if cache else None,
+            engine=engine,
+            jit=jit,
+            progress=progress,
+            state=state,
+            time_budget=time_budget,
+            clock=clock,
+        )
+    if output is not None:
+        run = runs.finish(output, result, config)
+        report.write_report(run, dataset=dataset, model=result.model)
+    return result
+
+
+def export_run(
+    run: runs.Run | str | os.PathLike[str],
+    formats: str | Sequence[str] = ("saved_model", "tflite"),
+    output: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    allow_failing: bool = False,
+) -> exporting.ExportResult:
+    """Exports a finished run and proves every artefact on its own runtime.
+
+    Args:
+        run: a run, or its folder.
+        formats: names of formats, see ``export.formats``.
+        output: the export folder; ``saved_models/NAME`` by default.
+        overwrite: replace an export that is there.
+        allow_failing: leave failing artefacts in place instead of moving them to ``rejected/``.
+
+    Raises:
+        UsageError: an unfinished run, an unknown format, or a folder that exists.
+    """
+    opened = run if isinstance(run, runs.Run) else runs.open_run(run)
+    return exporting.export(
+        opened, formats, output, overwrite=overwrite, allow_failing=allow_failing
+    )
+
+
+def evaluate_run(run: runs.Run) -> evaluation.Evaluation:
+    """Evaluates a run's saved model on its test split again, from the image files.
+
+    Raises:
+        DataError: the data is gone or has changed.
+    """
+    data = run.dataset()
+    test = data.indices("test")
+    probabilities = predict_probabilities(run.model(), _pixels(data)[test])
+    return evaluation.evaluate(probabilities, data.labels[test], run.class_names)
+
+
+def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
+    """Evaluates a run on other data, and against its own test split.
+
+    Args:
+        run: a finished run.
+        data: as for :func:`train`; all its images are used, whatever their split. Classes are
+            matched by name.
+
+    Raises:
+        DataError: no class in common.
+    """
+    home = run.dataset()
+    other = datasets.load_dataset(data, image_size=run.image_size, for_training=False)
+    model = run.model()
+    test = home.indices("test")
+    return evaluation.measure_shift(
+        run.class_names,
+        predict_probabilities(model, _pixels(home)[test]),
+        home.labels[test],
+        predict_probabilities(model, _pixels(other)),
+        other.labels,
+        other.class_names,
+    )
+
+
+def _pixels(dataset: ImageDataset) -> np.ndarray:
+    assert dataset.pixels is not None
+    return dataset.pixels
+
+
+def change(
+    schedule: Schedule,
+    *,
+    unfreeze: int | str | None = None,
+    head_epochs: int | None = None,
+    fine_tune_epochs: int | None = None,
+    batch_size: int | None = None,
+    head_lr: float | None = None,
+    fine_tune_lr: float | None = None,
+) -> Schedule:
+    """A schedule with single settings changed; None leaves one as it is."""
+    head, tuned = schedule.head, schedule.fine_tune
+    if head_epochs is not None or head_lr is not None:
+        head = dataclasses.replace(
+            head,
+            solver="adamw" if head.solver == "lbfgs" else head.solver,
+            epochs=head.epochs if head_epochs is None else head_epochs,
+            learning_rate=1e-3 if head_lr is None else head_lr,
+        )
+    if tuned is None and (unfreeze not in (None, "none", 0) or fine_tune_epochs):
+        tuned = Phase("fine_tune")
+    given: dict[str, Any] = {
+        "unfreeze": unfreeze,
+        "epochs": fine_tune_epochs,
+        "batch_size": batch_size,
+        "learning_rate": fine_tune_lr,
+    }
+    if tuned is not None:
+        tuned = dataclasses.replace(tuned, **{k: v for k, v in given.items() if v is not None})
+    if batch_size is not None:
+        head = dataclasses.replace(head, batch_size=batch_size)
+    return dataclasses.replace(schedule, head=head, fine_tune=tuned)
+
+
+def default_image_size(data: Any, row: BackboneSpec) -> int:
+    """The size to train at when none is asked for.
+
+    The backbone's own, unless the images are less than half as large: then twice the median of
+    their shorter sides, in whole steps of 32 pixels, and at least 96. Enlarging further costs time
+    and adds no detail.
+    """
+    if row.fixed_size:
+        return row.image_size
+    sides = datasets.image_sides(data, at_most=64)
+    if not sides:
+        return row.image_size
+    enlarged = max(_SMALLEST, -(-2 * int(statistics.median(sides)) // 32) * 32)
+    return max(row.min_size, min(row.image_size, enlarged))
+
+
+def _check_size(row: BackboneSpec, image_size: int | None) -> None:
+    """Before an hour of decoding, not after it."""
+    if image_size is not None and image_size < row.min_size:
+        raise UsageError(
+            f"{row.name} needs images of at least {row.min_size} px. Received: {image_size}.",
+            remedy=f"Use --image-size {row.min_size} or more, or another backbone.",
+        )
+
+
+def _full_path(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name

@@ -1,0 +1,31 @@
+"""Holding back what native libraries print."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet_stdio() -> Iterator[None]:
+    """Sends what is written to the standard streams within the block, from C++ too, nowhere.
+
+    File descriptors are redirected, since TensorFlow's and OpenVINO's compiled parts write past
+    ``sys.stderr``. Exceptions pass through; they are printed after the block.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    saved = os.dup(1), os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+            yield
+    finally:
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for descriptor in (*saved, sink):
+            os.close(descriptor)
