@@ -75,7 +75,7 @@ def grad_cam(
 
 
 def overlay(pixels: np.ndarray, maps: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """Lays maps over their images as colour: dark where nothing speaks for the class.
+    """Lays maps as colour over their images in grey: dark where nothing speaks for the class.
 
     Args:
         pixels: uint8, shape ``[images, height, width, 3]``.
@@ -93,7 +93,8 @@ def overlay(pixels: np.ndarray, maps: np.ndarray, strength: float = 0.6) -> np.n
     for i, (image, heat) in enumerate(zip(pixels, maps, strict=True)):
         enlarged = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
         colour = colours(np.clip(np.asarray(enlarged), 0.0, 1.0))[..., :3] * 255.0
-        result[i] = np.round((1.0 - strength) * image + strength * colour)
+        grey = np.asarray(Image.fromarray(image).convert("L"), np.float64)[..., None]
+        result[i] = np.round((1.0 - strength) * grey + strength * colour)
     return result
 
 

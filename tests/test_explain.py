@@ -93,6 +93,10 @@ def test_an_overlay_is_light_where_the_map_is():
     assert laid.shape == image.shape
     assert laid[0, 4, 4].sum() > laid[0, 60, 60].sum() + 200
     assert np.array_equal(explain.overlay(image, heat, strength=0.0), image)
+    red = np.zeros_like(image)
+    red[..., 0] = 200
+    plain = explain.overlay(red, heat, strength=0.0)
+    assert (plain[..., 0] == plain[..., 2]).all()
 
 
 def check_every_backbone(name, photos):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ class HasPredictions(Protocol):
         """The run's folder."""
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Mapping[str, Any]:
         """Its configuration; ``data`` says which images it was made from."""
 
     def predictions(self) -> list[dict[str, Any]]:
@@ -239,7 +239,7 @@ def _check_same_images(
     )
     if not first_table:
         raise UsageError(f"{first_name} has no test predictions.", remedy="Train it again.")
-    for key in ("data_digest", "data"):
+    for key in ("data_digest", "data_path", "data"):
         data = first.config.get(key), run.config.get(key)
         if None not in data:
             if data[0] != data[1]:

@@ -64,19 +64,32 @@ def history(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Accuracy and loss over all epochs of both phases, the unfreezing marked.
 
     Args:
-        rows: of ``history.csv`` in order: ``phase``, ``train_loss``, ``train_accuracy``,
-            ``validation_loss``, ``validation_accuracy``; an empty cell is left out.
+        rows: of ``history.csv`` in order: ``phase``, and of ``train_loss``, ``train_accuracy``,
+            ``validation_loss``, ``validation_calibrated_loss`` and ``validation_accuracy`` what is
+            there; an empty cell is left out.
     """
     figure = _figure(4.8, 4.4)
     panels = figure.subplots(2, 1, sharex=True)
     epochs = np.arange(1, len(rows) + 1)
     for axes, measure in zip(panels, ("accuracy", "loss"), strict=True):
-        for split, colour, style in (("train", SECOND, "--"), ("validation", FIRST, "-")):
-            values = np.array([_number(row.get(f"{split}_{measure}")) for row in rows])
+        for key, colour, style in (
+            ("train", SECOND, "--"),
+            ("validation", FIRST, "-"),
+            ("validation_calibrated", MUTED, ":"),
+        ):
+            values = np.array([_number(row.get(f"{key}_{measure}")) for row in rows])
             known = np.isfinite(values)
+            if not known.any():
+                continue
             # One phase may record a single point: a line alone would not show it.
             axes.plot(
-                epochs[known], values[known], style, color=colour, marker=".", label=split, lw=1.6
+                epochs[known],
+                values[known],
+                style,
+                color=colour,
+                marker=".",
+                label=key.replace("_", ", "),
+                lw=1.6,
             )
         axes.set_ylabel(measure.capitalize())
         for i in range(1, len(rows)):

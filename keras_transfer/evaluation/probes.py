@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_transfer import calibration, heads
 from keras_transfer.errors import DataError
+from keras_transfer.evaluation.comparison import compare_predictions
 from keras_transfer.evaluation.metrics import (
     RESAMPLES,
     Evaluation,
@@ -44,12 +45,24 @@ class Baseline:
     evaluation: Evaluation
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
-        """The headline metrics."""
+    def to_json(self, labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+        """The headline metrics, and the verdict on a run's answers to the same images.
+
+        Args:
+            labels: int, shape ``[test images]``.
+            predicted: int, shape ``[test images]``, the run's classes.
+        """
         kept = ("images", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
-        values = {name: getattr(self.evaluation, name) for name in kept}
-        interval = self.evaluation.intervals["accuracy"]
-        return {"name": self.name, **values, "interval": interval, "seconds": self.seconds}
+        pair = compare_predictions(labels, predicted, self.predicted, names=("this run", self.name))
+        return {
+            "name": self.name,
+            **{name: getattr(self.evaluation, name) for name in kept},
+            "interval": self.evaluation.intervals["accuracy"],
+            "seconds": self.seconds,
+            "verdict": pair.verdict[:1].upper() + pair.verdict[1:],
+            "better": pair.different and pair.difference > 0,
+            "p_value": pair.p_value,
+        }
 
 
 def baselines(
@@ -152,9 +165,11 @@ def learning_curve(
     """Retrains the linear head on growing stratified subsets and extrapolates to twice the data.
 
     The error is fitted as a power law, ``error = a * images ** -b`` with b at least 0 (Hestness
-    et al. 2017; Rosenfeld et al. 2020), least squares in logarithms. Its uncertainty comes from
-    refitting it to resampled test images and resampled draws of the subsets. The law has no floor,
-    so it suits a doubling and not a hundredfold.
+    et al. 2017; Rosenfeld et al. 2020), least squares in logarithms. Small subsets may lie outside
+    its reach, and from which size on it holds is not known: the estimate is the mean of the fits
+    to the last two points, the last three and so on, and its uncertainty comes from resampling the
+    test images, the draws of the subsets, and that number of points. The law has no floor, so it
+    suits a doubling and not a hundredfold.
 
     Args:
         features: float, shape ``[images, d]``.
@@ -194,19 +209,21 @@ def learning_curve(
             drawn = random.integers(len(hits[size]), size=len(hits[size]))
             row[j] = np.mean([hits[size][k][images].mean() for k in drawn])
     accuracy = np.array([np.mean(hits[size]) for size in sizes])
-    twice, gains = _twice(sizes, accuracy[None], len(test)), _twice(sizes, curves, len(test))
-    low, high = percentile_interval(gains)
+    points = range(2, len(sizes) + 1)
+    gain = float(np.mean([_gain(sizes[-n:], accuracy[None, -n:], len(test)) for n in points]))
+    refits = np.stack([_gain(sizes[-n:], curves[:, -n:], len(test)) for n in points])
+    low, high = percentile_interval(refits.ravel())
     return LearningCurve(
         sizes=tuple(int(size) for size in sizes),
         accuracy=tuple(float(value) for value in accuracy),
         intervals=tuple(percentile_interval(column) for column in curves.T),
-        twice=float(accuracy[-1] + twice[0]),
-        gain=float(twice[0]),
+        twice=float(accuracy[-1]) + gain,
+        gain=gain,
         gain_interval=(low, high),
     )
 
 
-def _twice(sizes: np.ndarray, accuracy: np.ndarray, images: int) -> np.ndarray:
+def _gain(sizes: np.ndarray, accuracy: np.ndarray, images: int) -> np.ndarray:
     """Gain in accuracy from doubling, shape ``[curves]``, of curves ``[curves, sizes]``.
 
     An error of zero has no logarithm: half an image counts as wrong at least.

@@ -81,6 +81,12 @@ def test_the_bootstrap_agrees_with_the_standard_error_of_a_mean(predictions, res
     assert high == pytest.approx(losses.mean() + half, abs=0.25 * half)
 
 
+def test_every_interval_holds_its_estimate_well_inside(result):
+    for name, (low, high) in result.intervals.items():
+        share = (getattr(result, name) - low) / (high - low)
+        assert 0.2 < share < 0.8, name
+
+
 def test_the_seed_repeats_the_intervals_and_another_moves_them(predictions, result):
     assert evaluation.evaluate(*predictions, DIGITS).intervals == result.intervals
     assert evaluation.evaluate(*predictions, DIGITS, seed=1).intervals != result.intervals

@@ -29,7 +29,11 @@ def test_the_nearest_neighbour_is_the_nearest(digits):
         assert neighbour.predicted[row] == labels[splits == "train"][int(np.argmax(cosines))]
     assert regression.evaluation.accuracy > 0.85
     assert neighbour.evaluation.nll < neighbour.evaluation.chance["nll"]
-    assert regression.to_json()["name"] == "logistic regression"
+    truth = labels[splits == "test"]
+    against = regression.to_json(truth, np.full(len(truth), 3))
+    assert against["better"]
+    assert against["verdict"].startswith("Logistic regression is better than this run by")
+    assert not regression.to_json(truth, truth)["better"]
     assert regression.evaluation.accuracy == np.mean(
         regression.predicted == labels[splits == "test"]
     )

@@ -1,0 +1,79 @@
+"""Matplotlib's figures and small images as parts of a page that asks nothing of the network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from keras_transfer.evaluation import plots
+
+# The page's own colours, so that a figure follows the scheme that the reader prefers.
+_COLOURS = {
+    plots.INK: "currentColor",
+    plots.FIRST: "var(--first)",
+    plots.SECOND: "var(--second)",
+    plots.MUTED: "var(--muted)",
+}
+
+
+def svg(figure: Figure) -> str:
+    """A figure as a complete SVG file with transparent ground and real text."""
+    buffer = io.StringIO()
+    # A fixed salt and no date: the same figure gives the same bytes.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "keras_transfer"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def inline_svg(text: str, alt: str) -> Markup:
+    """An SVG file as an element of the page, in the page's colours.
+
+    Args:
+        text: from :func:`svg`.
+        alt: what the figure shows, for those who do not see it.
+    """
+    body = text[text.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
+    # Several figures share the page, and matplotlib numbers the groups of each from 1.
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    for colour, replacement in _COLOURS.items():
+        body = body.replace(colour, replacement)
+    opening = f'<svg role="img" aria-label="{html.escape(alt)}"'
+    return Markup(body.replace("<svg", opening, 1))
+
+
+def webp(pixels: np.ndarray, side: int = 160, *, lossless: bool = False) -> bytes:
+    """An image as WebP, no larger than ``side`` pixels.
+
+    Args:
+        pixels: uint8, shape ``[height, width, 3]``.
+        side: the most pixels of the longer side.
+        lossless: whether every pixel is kept as it is.
+    """
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=72, lossless=lossless)
+    return buffer.getvalue()
+
+
+def data_url(image: bytes) -> str:
+    """A WebP image as an address that needs no request."""
+    return "data:image/webp;base64," + base64.b64encode(image).decode("ascii")
+
+
+def matrix_image(matrix: np.ndarray) -> bytes:
+    """A confusion matrix as a picture, one pixel a cell, shaded by share of the row."""
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    # The square root lifts rare confusions out of the ground.
+    colours = matplotlib.colormaps["magma"](np.sqrt(share))[..., :3]
+    return webp(np.round(255 * colours).astype(np.uint8), side=len(matrix), lossless=True)
