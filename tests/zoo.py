@@ -230,3 +230,19 @@ def _special_files(home: Path) -> dict[str, frozenset[str]]:
     expected["flower/huge.jpg"] = frozenset({"bomb"})
     expected["flower/not-utf8-\\xff\\xfe.jpg"] = IMAGE
     return expected
+
+
+def fill(root: Path, counts: dict[str, int], pictures: list[bytes], start: int = 0) -> Path:
+    """Class folders with so many different pictures each."""
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for _ in range(count):
+            (root / folder / f"{start:03d}.jpg").write_bytes(pictures[start])
+            start += 1
+    return root
+
+
+def noise(count: int, side: int = 16, seed: int = 0) -> np.ndarray:
+    """Images without any likeness: uint8 ``[count, side, side, 3]``."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(one).resize((side, side))) for one in coarse])

@@ -128,5 +128,5 @@ def _uncompressed(path: Path) -> IO[bytes]:
                     f"{path} unpacks to more than {bound} bytes.", remedy="Unpack it into a folder."
                 )
             unpacked.write(block)
-    unpacked.flush()
+    unpacked.seek(0)
     return unpacked

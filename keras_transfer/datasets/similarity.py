@@ -28,6 +28,8 @@ def near_pairs(thumbnails: np.ndarray) -> np.ndarray:
     Returns:
         int64, shape ``[pairs, 2]``, each pair once.
     """
+    if len(thumbnails) < 2:
+        return np.empty((0, 2), np.int64)
     cells = thumbnails.reshape(len(thumbnails), -1)
     contrast = cells.std(axis=1, dtype=np.float32)
     brightness = cells.mean(axis=1, dtype=np.float32)

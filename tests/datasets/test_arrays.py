@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from zoo import noise
+
+from keras_transfer.datasets import load_dataset
+from keras_transfer.datasets.arrays import encode_png
+from keras_transfer.errors import DataError
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4), (1, 1), (200, 300, 3)])
+def test_png_is_lossless_for_another_decoder(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    encoded = encode_png(pixels)
+    decoded = np.asarray(Image.open(io.BytesIO(encoded)))
+    assert np.array_equal(decoded, pixels[..., 0] if shape == (5, 7, 1) else pixels)
+    compressed = encoded[encoded.index(b"IDAT") + 4 :]
+    assert len(zlib.decompressobj().decompress(compressed)) == shape[0] * (
+        1 + int(np.prod(shape[1:]))
+    )
+
+
+def test_arrays_become_a_set_without_any_loss():
+    images, labels = noise(60), np.arange(60) % 3
+    data = load_dataset((images, labels), image_size=16, class_names=["zoo", "ant", "cat"])
+    assert data.class_names == ("zoo", "ant", "cat")
+    order = [int(path.split("/")[1].split(".")[0]) for path in data.paths]
+    assert np.array_equal(data.pixels, images[order])
+    assert data.labels.tolist() == labels[order].tolist()
+    assert len(data.indices("test")) == 9
+
+
+def test_integer_labels_sort_as_numbers():
+    data = load_dataset((noise(36), [8, 9, 10] * 12))
+    assert data.class_names == ("08", "09", "10")
+
+
+@pytest.mark.parametrize("labels", [["b", "a"] * 12, np.array([b"b", b"a"] * 12)])
+def test_labels_may_be_strings(labels):
+    assert load_dataset((noise(24), labels)).class_names == ("a", "b")
+
+
+def test_grey_floats_and_lists_are_taken():
+    grey = noise(24)[..., 0].astype(np.float32)
+    data = load_dataset((list(grey), [0, 1] * 12), image_size=16)
+    order = [int(path.split("/")[1].split(".")[0]) for path in data.paths]
+    assert np.array_equal(data.pixels[..., 1], grey[order])
+    column = load_dataset((noise(24), np.array([[0], [1]] * 12)))
+    assert column.class_names == ("0", "1")
+
+
+def test_given_splits_of_arrays_are_kept():
+    images = noise(60)
+    data = load_dataset(
+        {"train": (images[:40], [0, 1] * 20), "test": (images[40:], [0, 1] * 10)}, image_size=16
+    )
+    assert len(data.indices("test")) == 20
+    assert len(data.indices("val")) == 8
+    assert [one.kind for one in data.findings] == ["split_off"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((noise(4), [0, 1]), "4 images come with 2 labels"),
+        ((noise(4) / 255.0, [0, 1] * 2), "levels from 0 to 1"),
+        ((noise(4).astype(int) * 3, [0, 1] * 2), "int64 with levels"),
+        ((noise(4)[..., :2], [0, 1] * 2), r"shape \(16, 16, 2\)"),
+        ((noise(4), np.eye(4)), "labels are float of shape"),
+        ((noise(4), [0.5] * 4), "labels are float"),
+        ({"train": (noise(4), [0] * 4), "more": (noise(4), [0] * 4)}, "no split 'more'"),
+        ((noise(1)[:0], []), "no images"),
+    ],
+)
+def test_arrays_that_make_no_sense_are_refused(data, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(data)
+
+
+def test_names_must_cover_the_labels():
+    with pytest.raises(DataError, match="for 2 names"):
+        load_dataset((noise(24), [0, 1, 2] * 8), class_names=["a", "b"])
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_tf_data_is_taken_as_it_is(batched):
+    tensorflow = pytest.importorskip("tensorflow")
+    images, labels = noise(24), [0, 1] * 12
+    pairs = tensorflow.data.Dataset.from_tensor_slices((images.astype("float32"), labels))
+    if batched:
+        pairs = pairs.batch(7)
+    data = load_dataset(pairs, image_size=16)
+    expected = load_dataset((images, labels), image_size=16)
+    assert data.digests == expected.digests
+    assert np.array_equal(data.pixels, expected.pixels)
+
+
+def test_tf_data_must_yield_pairs():
+    tensorflow = pytest.importorskip("tensorflow")
+    with pytest.raises(DataError, match="pairs of an image and a label"):
+        load_dataset(tensorflow.data.Dataset.from_tensor_slices(noise(4)))
+
+
+def test_digits_are_the_same_bytes_everywhere():
+    first, again = load_dataset("builtin:digits"), load_dataset("builtin:digits", seed=1)
+    assert len(first) == 1797
+    assert first.class_names == tuple("0123456789")
+    assert first.digests == again.digests
+    assert first.digests[0].startswith("db8eb7474a3095a6")
+    pixels = np.asarray(Image.open(io.BytesIO(first.read(0))))
+    assert pixels.shape == (8, 8)
+    assert pixels.max() == 239  # fifteen sixteenths

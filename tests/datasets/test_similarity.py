@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import zoo
+from PIL import Image
+
+from keras_transfer import pipeline
+from keras_transfer.datasets import similarity
+
+
+def thumbnails(*encoded: bytes) -> np.ndarray:
+    return np.stack([pipeline.examine(data).thumbnail for data in encoded])
+
+
+def pairs_of(stack: np.ndarray) -> set[tuple[int, int]]:
+    return {(int(i), int(j)) for i, j in similarity.near_pairs(stack)}
+
+
+def test_copies_encoded_again_or_resized_are_found():
+    found = 0
+    for seed in range(20):
+        photo = zoo.photo(("china.jpg", "flower.jpg")[seed % 2], side=300, seed=seed)
+        copies = (
+            zoo.encode(photo, "PNG"),
+            zoo.encode(photo, "JPEG", quality=50),
+            zoo.encode(photo.resize((140, 160)), "WEBP", quality=70),
+            zoo.encode(photo.resize((640, 640)), "JPEG"),
+        )
+        found += pairs_of(thumbnails(*copies)) >= {(0, 1), (0, 2), (0, 3)}
+    assert found == 20
+
+
+def test_other_images_are_not_found():
+    photos = [zoo.encode(zoo.photo("china.jpg", seed=seed), "JPEG") for seed in range(40)]
+    assert pairs_of(thumbnails(*photos)) == set()
+    assert pairs_of(zoo.noise(300, side=9)) == set()
+
+
+def test_digits_are_all_different():
+    from keras_transfer.datasets.arrays import digits_source
+
+    source = digits_source()
+    stack = thumbnails(*(source.read(item.path) for item in source.items))
+    assert pairs_of(stack) == set()
+
+
+def test_flat_images_are_never_near_duplicates():
+    flat = [zoo.encode(Image.new("RGB", (32, 32), (9, 9, level)), "PNG") for level in (7, 7, 8)]
+    assert pairs_of(thumbnails(*flat)) == set()
+
+
+def test_work_is_bounded_where_all_images_are_alike():
+    one = zoo.noise(1, side=9)
+    assert len(similarity.near_pairs(np.repeat(one, 5000, axis=0))) <= 5000 * 6
+
+
+def test_groups_join_copies_near_copies_and_the_sources_own():
+    near = np.array([[4, 5]])
+    names = similarity.group_names(
+        ["a", "a", "b", "c", "d", "e", "f"], [None, None, "p", "p", None, "q", "q"], near
+    )
+    assert names == ["image a", "image a", "group p", "group p", "group q", "group q", "group q"]
+
+
+def test_no_images_at_all():
+    assert similarity.near_pairs(np.empty((0, 9, 9, 3), np.uint8)).shape == (0, 2)
+    assert similarity.near_pairs(zoo.noise(1, side=9)).shape == (0, 2)
+    assert similarity.group_names([], [], np.empty((0, 2), np.int64)) == []

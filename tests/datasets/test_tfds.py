@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import socket
+import time
+
+import numpy as np
+import pytest
+import zoo
+
+from keras_transfer.datasets import load_dataset, tfds
+from keras_transfer.errors import DataError
+
+library = pytest.importorskip("tensorflow_datasets")
+
+
+class LocalPhotos(library.core.GeneratorBasedBuilder):
+    """A set made from the sample photos, as somebody's own builder would make it."""
+
+    VERSION = library.core.Version("1.0.0")
+
+    def _info(self):
+        features = library.features.FeaturesDict(
+            {
+                "picture": library.features.Image(encoding_format="jpeg"),
+                "kind": library.features.ClassLabel(names=["flower", "china"]),
+                "note": library.features.Text(),
+            }
+        )
+        return library.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples(range(20)),
+            "test": self._generate_examples(range(20, 26)),
+            "extra": self._generate_examples(range(26, 28)),
+        }
+
+    def _generate_examples(self, seeds):
+        for seed in seeds:
+            label = ("flower", "china")[seed % 2]
+            photo = zoo.photo(f"{label}.jpg", side=40, seed=seed)
+            yield seed, {"picture": np.asarray(photo), "kind": label, "note": "hello"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    builder = LocalPhotos(data_dir=str(tmp_path_factory.mktemp("tfds")))
+    builder.download_and_prepare()
+    return str(builder.data_dir)
+
+
+def test_a_prepared_folder_is_opened(folder):
+    data = load_dataset(folder, image_size=40)
+    assert data.class_names == ("flower", "china")
+    assert len(data) == 26
+    assert len(data.indices("test")) == 6
+    assert len(data.indices("val")) == 4
+    assert {one.kind for one in data.findings} == {"other_split", "split_off"}
+    for i in range(len(data)):
+        assert data.read(i).startswith(b"\xff\xd8\xff")
+    photos = {
+        name: [
+            np.asarray(zoo.photo(f"{name}.jpg", side=40, seed=seed)).astype(int)
+            for seed in range(26)
+        ]
+        for name in data.class_names
+    }
+    for pixels, label in zip(data.pixels, data.labels, strict=True):
+        mine = photos[data.class_names[label]]
+        assert min(np.abs(pixels - photo).mean() for photo in mine) < 12
+
+
+def test_the_same_set_opens_by_name(folder, monkeypatch):
+    monkeypatch.setattr(library, "builder", lambda name: library.builder_from_directory(folder))
+    assert load_dataset("tfds:local_photos").digests == load_dataset(folder).digests
+
+
+def test_an_unknown_name_gets_suggestions():
+    with pytest.raises(DataError, match=r"no set 'cifar1'.*cifar10"):
+        load_dataset("tfds:cifar1")
+
+
+def test_a_set_that_needs_the_network_fails_fast(tmp_path, monkeypatch):
+    def refused(*args, **kwargs):
+        raise OSError("no network here")
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(socket, "create_connection", refused)
+    monkeypatch.setattr(tfds.urllib.request, "getproxies", dict)
+    start = time.perf_counter()
+    with pytest.raises(DataError, match=r"www\.cs\.toronto\.edu.*no network") as caught:
+        load_dataset("tfds:cifar10")
+    assert time.perf_counter() - start < 20
+    assert "folder" in caught.value.remedy
+
+
+def test_a_set_without_classes_is_refused(tmp_path):
+    class Plain(library.core.GeneratorBasedBuilder):
+        VERSION = library.core.Version("1.0.0")
+
+        def _info(self):
+            features = library.features.FeaturesDict({"picture": library.features.Image()})
+            return library.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield 0, {"picture": np.zeros((9, 9, 3), np.uint8)}
+
+    builder = Plain(data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    with pytest.raises(DataError, match="0 features of the kind label"):
+        load_dataset(str(builder.data_dir))
+
+
+def test_a_damaged_folder_is_refused(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{")
+    with pytest.raises(DataError, match="no prepared TFDS set"):
+        load_dataset(tmp_path)
