@@ -65,7 +65,7 @@ def _ends(cuts: Sequence[graphs.Cut], patterns: Patterns) -> list[tuple[str, gra
     ends: list[tuple[str, graphs.Cut]] = []
     done: frozenset[str] = frozenset()
     for cut in cuts:
-        labels = (_label(layer, patterns) for layer in sorted(cut.below - done))
+        labels = (label(layer, patterns) for layer in sorted(cut.below - done))
         votes = collections.Counter(label for label in labels if label)
         last = ends[-1][0] if ends else "stem"
         name = votes.most_common(1)[0][0] if votes else last
@@ -76,7 +76,8 @@ def _ends(cuts: Sequence[graphs.Cut], patterns: Patterns) -> list[tuple[str, gra
     return ends
 
 
-def _label(layer: str, patterns: Patterns) -> str:
+def label(layer: str, patterns: Patterns) -> str:
+    """The name of the block to which a layer belongs by its own name, or nothing."""
     for pattern, name in patterns:
         if match := re.search(pattern, layer):
             return match.expand(name)

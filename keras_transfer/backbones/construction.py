@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from keras_transfer.backbones import registry, weights
+from keras_transfer.backbones import registry
 from keras_transfer.backbones.blocks import block_map
+from keras_transfer.backbones.naming import canonical_names
+from keras_transfer.backbones.weights import assign, resolve
 from keras_transfer.errors import UsageError
 from keras_transfer.types import Backbone, BackboneSpec
 
@@ -56,10 +57,10 @@ def build(
     """
     row = registry.spec(name)
     size = _checked_size(row, image_size)
-    source = _weights.resolve(row, weights)
+    source = resolve(row, weights)
     model = construct(row, size)
     if source is not None:
-        _weights.assign(model, source, row)
+        assign(model, source, row)
     return Backbone(
         spec=row,
         model=model,
@@ -67,10 +68,6 @@ def build(
         weights=weights,
         weights_digest=digest(model),
     )
-
-
-# The parameter ``weights`` of build() hides the module's name.
-_weights = weights
 
 
 def construct(row: BackboneSpec, size: tuple[int, int]) -> keras.Model:
@@ -87,7 +84,9 @@ def construct(row: BackboneSpec, size: tuple[int, int]) -> keras.Model:
     model = constructor(**arguments)
     if any(isinstance(layer, (keras.Model, keras.layers.Normalization)) for layer in model.layers):
         model = _flatten(model)
-    _renumber(model.operations)
+    renamed = canonical_names(operation.name for operation in model.operations)
+    for operation in model.operations:
+        operation.name = renamed[operation.name]
     return keras.Model(model.inputs[0], model.outputs[0], name=row.name)
 
 
@@ -127,40 +126,6 @@ def _flatten(model: keras.Model) -> keras.Model:
         clone_function=lambda layer: layer.from_config(layer.get_config()),
         call_function=call,
     )
-
-
-def _renumber(operations: Iterable[Any]) -> None:
-    """Counts automatic names from zero, whatever else this process has built.
-
-    Cut points and weights are found by name, so that ``conv2d_94`` must not be another layer's
-    name the next time.
-    """
-    operations = list(operations)
-    renamed = canonical_names([operation.name for operation in operations])
-    for operation in operations:
-        operation.name = renamed[operation.name]
-
-
-def canonical_names(layer_names: Iterable[str]) -> dict[str, str]:
-    """Maps names onto ones whose automatic numbers count from zero, in the order of creation."""
-    numbered: dict[str, list[tuple[int, str]]] = {}
-    renamed = {}
-    for name in layer_names:
-        match = re.fullmatch(f"({_AUTOMATIC})(?:_([0-9]+))?", name)
-        renamed[name] = name
-        if match:
-            numbered.setdefault(match[1], []).append((int(match[2] or 0), name))
-    for prefix, members in numbered.items():
-        for rank, (_, name) in enumerate(sorted(members)):
-            renamed[name] = f"{prefix}_{rank}" if rank else prefix
-    return renamed
-
-
-# Names that Keras gives to layers and operations that their author left unnamed.
-_AUTOMATIC = (
-    "activation|add|average_pooling2d|batch_normalization|concatenate|conv2d|cropping2d|"
-    "custom_scale_layer|layer_normalization|max_pooling2d|multiply|re_lu|take|zero_padding2d"
-)
 
 
 def _checked_size(row: BackboneSpec, image_size: int | tuple[int, int] | None) -> tuple[int, int]:

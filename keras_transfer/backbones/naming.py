@@ -1,0 +1,38 @@
+"""Names of layers that their author left unnamed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# What Keras calls the layers and operations that its applications leave unnamed.
+_AUTOMATIC = re.compile(
+    "(activation|add|average_pooling2d|batch_normalization|concatenate|conv2d|cropping2d|"
+    "custom_scale_layer|layer_normalization|max_pooling2d|multiply|re_lu|take|zero_padding2d)"
+    "(?:_([0-9]+))?"
+)
+
+
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
+    """Counts automatic names from zero, whatever else the process had built before.
+
+    Cut points and weights are found by name: ``conv2d_94`` must not be another layer's name the
+    next time.
+
+    Args:
+        names: the names of a network's layers, in any order.
+
+    Returns:
+        For each name the one it has in a process that builds this network first: automatic ones
+        are numbered from zero in the order of their creation, others stay.
+    """
+    renamed: dict[str, str] = {}
+    numbered: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        renamed[name] = name
+        if match := _AUTOMATIC.fullmatch(name):
+            numbered.setdefault(match[1], []).append((int(match[2] or 0), name))
+    for prefix, members in numbered.items():
+        for rank, (_, name) in enumerate(sorted(members)):
+            renamed[name] = f"{prefix}_{rank}" if rank else prefix
+    return renamed

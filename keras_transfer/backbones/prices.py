@@ -1,0 +1,130 @@
+"""What a training step costs at each unfreeze depth, and tables to read it from.
+
+With T the forward cost of the whole backbone and R that of the part that trains, a step costs
+about T + 2 R, a backward pass being twice a forward one. With the frozen part's output cached it
+costs 3 R.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from keras_transfer.backbones.blocks import unfreeze
+from keras_transfer.backbones.construction import build
+from keras_transfer.types import Backbone, Block
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def price_table(name: str, image_size: int | tuple[int, int] | None = None) -> list[dict[str, Any]]:
+    """The price of one step for one image at each unfreeze depth of a backbone.
+
+    Args:
+        name: the backbone's name.
+        image_size: height and width in pixels; default the network's own.
+
+    Returns:
+        One row a depth, from 0 (the head alone) to the number of blocks (everything): ``depth``;
+        ``block``, the lowest that trains; its ``parameters``, ``macs`` and ``output_shapes``;
+        ``trainable_parameters`` of the backbone (without BatchNormalization, which stays frozen);
+        ``cut`` and ``cut_bytes``, the layers below which everything can be cached and what an
+        image takes there (float16; the uint8 image itself where everything trains);
+        ``uncached_macs`` and ``cached_macs`` of a step; and ``speedup``, their ratio, None at
+        depth 0, where a cached step costs next to nothing.
+
+    Raises:
+        UsageError: the name is unknown or the size is not one that the network takes.
+    """
+    return prices(build(name, image_size=image_size, weights="none"))
+
+
+def prices(backbone: Backbone) -> list[dict[str, Any]]:
+    """``price_table`` for a backbone that is built already; opens all its blocks."""
+    blocks = backbone.blocks
+    unfreeze(backbone.model, "all", blocks)
+    total = sum(block.macs for block in blocks)
+    rows: list[dict[str, Any]] = []
+    trained = parameters = 0
+    for depth in range(len(blocks) + 1):
+        block = blocks[-depth] if depth else None
+        below = blocks[-depth - 1] if depth < len(blocks) else None
+        trained += block.macs if block else 0
+        parameters += _trainable(backbone, block) if block else 0
+        rows.append(
+            {
+                "depth": depth,
+                "block": block.name if block else "",
+                "parameters": block.parameters if block else 0,
+                "macs": block.macs if block else 0,
+                "output_shapes": [list(shape) for shape in block.output_shapes] if block else [],
+                "trainable_parameters": parameters,
+                "cut": list(below.cut) if below else [],
+                "cut_bytes": below.cut_bytes if below else _image_bytes(backbone),
+                "uncached_macs": total + 2 * trained,
+                "cached_macs": 3 * trained,
+                "speedup": round((total + 2 * trained) / (3 * trained), 2) if trained else None,
+            }
+        )
+    return rows
+
+
+def _trainable(backbone: Backbone, block: Block) -> int:
+    layers = (layer for layer in backbone.model.layers if layer.name in block.layers)
+    return sum(math.prod(weight.shape) for layer in layers for weight in layer.trainable_weights)
+
+
+def _image_bytes(backbone: Backbone) -> int:
+    height, width, channels = backbone.model.input_shape[1:]
+    return int(height * width * channels)
+
+
+def render_listing(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The registry as a table for the terminal, from the rows of ``listing``."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("backbone", no_wrap=True)
+    for heading in ("px", "M params", "top-1 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    table.add_column("int8", no_wrap=True)
+    table.add_column("when to choose it")
+    safety = {True: "safe", False: "lossy", None: "?"}
+    for row in rows:
+        table.add_row(
+            row["name"],
+            str(row["image_size"]),
+            f"{row['parameters'] / 1e6:.1f}",
+            f"{row['top1']:.1f}" if row["top1"] else "",
+            ", ".join(row["weights"]),
+            safety[row["int8_safe"]],
+            row["advice"],
+        )
+    return table
+
+
+def render_prices(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The price of a step at each depth as a table for the terminal, top block first."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("unfreeze", "down to", "output", "params", "MMACs"):
+        table.add_column(heading, justify="left" if heading == "down to" else "right")
+    for heading in ("KiB an image", "step, MMACs", "cached", "faster"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["depth"]),
+            row["block"] or "head alone",
+            " + ".join("x".join(map(str, shape)) for shape in row["output_shapes"]),
+            f"{row['parameters']:,}",
+            f"{row['macs'] / 1e6:,.1f}",
+            f"{row['cut_bytes'] / 1024:,.0f}",
+            f"{row['uncached_macs'] / 1e6:,.1f}",
+            f"{row['cached_macs'] / 1e6:,.1f}",
+            f"{row['speedup']:.2f}x" if row["speedup"] else "",
+        )
+    return table
