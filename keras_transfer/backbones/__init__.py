@@ -3,7 +3,7 @@
 from keras_transfer.backbones.blocks import block_map, depth_of, rate_groups, unfreeze
 from keras_transfer.backbones.construction import build
 from keras_transfer.backbones.graph import split
-from keras_transfer.backbones.prices import price_table, prices, render_listing, render_prices
+from keras_transfer.backbones.prices import price_table, prices, render_listing, render_price_table
 from keras_transfer.backbones.registry import listing, names, spec
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "prices",
     "rate_groups",
     "render_listing",
-    "render_prices",
+    "render_price_table",
     "spec",
     "split",
     "unfreeze",

@@ -8,11 +8,11 @@ costs 3 R.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_transfer.backbones.blocks import unfreeze
 from keras_transfer.backbones.construction import build
+from keras_transfer.backbones.registry import names, spec
 from keras_transfer.types import Backbone, Block
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def _image_bytes(backbone: Backbone) -> int:
     return int(height * width * channels)
 
 
-def render_listing(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The registry as a table for the terminal, from the rows of ``listing``."""
+def render_listing() -> Table:
+    """The registry as a table for the terminal. Imports no Keras."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -93,29 +93,29 @@ def render_listing(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("int8", no_wrap=True)
     table.add_column("when to choose it")
     safety = {True: "safe", False: "lossy", None: "?"}
-    for row in rows:
+    for row in map(spec, names()):
         table.add_row(
-            row["name"],
-            str(row["image_size"]),
-            f"{row['parameters'] / 1e6:.1f}",
-            f"{row['top1']:.1f}" if row["top1"] else "",
-            ", ".join(row["weights"]),
-            safety[row["int8_safe"]],
-            row["advice"],
+            row.name,
+            str(row.image_size),
+            f"{row.parameters / 1e6:.1f}",
+            f"{row.top1:.1f}" if row.top1 else "",
+            ", ".join(row.weights),
+            safety[row.int8_safe],
+            row.advice,
         )
     return table
 
 
-def render_prices(rows: Sequence[Mapping[str, Any]]) -> Table:
+def render_price_table(name: str, image_size: int | tuple[int, int] | None = None) -> Table:
     """The price of a step at each depth as a table for the terminal, top block first."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("unfreeze", "down to", "output", "params", "MMACs"):
+    for heading in ("unfreeze", "down to", "output", "parameters", "MMACs"):
         table.add_column(heading, justify="left" if heading == "down to" else "right")
-    for heading in ("KiB an image", "step, MMACs", "cached", "faster"):
+    for heading in ("cache, KiB", "step, MMACs", "cached", "faster"):
         table.add_column(heading, justify="right")
-    for row in rows:
+    for row in price_table(name, image_size):
         table.add_row(
             str(row["depth"]),
             row["block"] or "head alone",
