@@ -34,7 +34,7 @@ class HasPredictions(Protocol):
         """Its configuration; ``data`` says which images it was made from."""
 
     def predictions(self) -> list[dict[str, Any]]:
-        """The rows of its ``predictions.csv``: path, label, predicted, probability."""
+        """The rows of its ``predictions.csv``: path, label, predicted, maybe digest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,16 +239,6 @@ def _check_same_images(
     )
     if not first_table:
         raise UsageError(f"{first_name} has no test predictions.", remedy="Train it again.")
-    for key in ("data_digest", "data_path", "data"):
-        data = first.config.get(key), run.config.get(key)
-        if None not in data:
-            if data[0] != data[1]:
-                raise UsageError(
-                    f"{first_name} and {name} were made from different data: {data[0]} and "
-                    f"{data[1]}.",
-                    remedy="Compare runs on the same data.",
-                )
-            break
     missing, added = first_table.keys() - table.keys(), table.keys() - first_table.keys()
     if missing or added:
         example = min(missing or added)
@@ -257,10 +247,33 @@ def _check_same_images(
             f"first, {len(added)} only in the second, such as {example!r}.",
             remedy=remedy,
         )
+    if not all("digest" in row for row in (*first_table.values(), *table.values())):
+        _check_same_data(first_name, first, name, run)
     for path, row in first_table.items():
+        if row.get("digest") != table[path].get("digest"):
+            raise UsageError(
+                f"{first_name} and {name} saw different images under the same name: {path!r}.",
+                remedy="Compare runs on the same data.",
+            )
         if str(row["label"]) != str(table[path]["label"]):
             raise UsageError(
                 f"{first_name} and {name} disagree on the truth: {path!r} is "
                 f"{row['label']!r} in one and {table[path]['label']!r} in the other.",
                 remedy=remedy,
             )
+
+
+def _check_same_data(
+    first_name: str, first: HasPredictions, name: str, run: HasPredictions
+) -> None:
+    """Where predictions carry no digest of each image, the whole data must be the same."""
+    for key in ("data_digest", "data_path", "data"):
+        known = first.config.get(key), run.config.get(key)
+        if None not in known:
+            if known[0] != known[1]:
+                raise UsageError(
+                    f"{first_name} and {name} were made from different data: {known[0]} and "
+                    f"{known[1]}.",
+                    remedy="Compare runs on the same data.",
+                )
+            return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -313,7 +314,7 @@ def _record(run: Reportable, gatherer: Gatherer, metrics: Mapping[str, Any]) -> 
     return {
         "findings": findings,
         "stages": _stages(metrics),
-        "command": config.get("command", ""),
+        "command": _command(run),
         "config": json.dumps(config, indent=2, ensure_ascii=False),
         "environment": json.dumps(metrics.get("environment"), indent=2, ensure_ascii=False)
         if metrics.get("environment")
@@ -324,6 +325,28 @@ def _record(run: Reportable, gatherer: Gatherer, metrics: Mapping[str, Any]) -> 
             if (run.path / name).exists()
         ],
     }
+
+
+def _command(run: Reportable) -> str:
+    """What repeats the run on the very same images; settings that were all defaults stay out."""
+    config = run.config
+    if "data" not in config:
+        return ""
+    words = ["keras-transfer", "train", str(config["data"])]
+    words += ["--splits", str(run.path / "splits.csv")]
+    for key in ("backbone", "weights", "image_size", "effort", "seed"):
+        if config.get(key) is not None and config[key] != "custom":
+            words += [f"--{key.replace('_', '-')}", str(config[key])]
+    tuned = (config.get("requested_schedule") or {}).get("fine_tune") or {}
+    for key, option in (
+        ("unfreeze", "unfreeze"),
+        ("epochs", "fine-tune-epochs"),
+        ("batch_size", "batch-size"),
+        ("learning_rate", "fine-tune-lr"),
+    ):
+        if key in tuned:
+            words += [f"--{option}", str(tuned[key])]
+    return shlex.join(words)
 
 
 def _stages(metrics: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -136,6 +136,17 @@ def test_files_of_the_same_name_from_other_data_are_not_the_same_images():
     assert evaluation.compare([noto, moved]).images == 400
 
 
+def test_the_same_test_images_of_grown_data_can_be_compared():
+    before, after = (finished(n, LABELS, LABELS, data_digest=n) for n in ("small", "grown"))
+    for run in (before, after):
+        for row in run.rows:
+            row["digest"] = f"sha of {row['path']}"
+    assert evaluation.compare([before, after]).images == 400
+    after.rows[7]["digest"] = "another"
+    with pytest.raises(errors.UsageError, match=r"under the same name: '7.png'"):
+        evaluation.compare([before, after])
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_one_run_is_no_comparison(count):
     with pytest.raises(errors.UsageError, match=f"Received: {count}"):
