@@ -119,7 +119,7 @@ def examine(data: bytes, image_size: Size | None = None) -> Examined:
         pixels = np.asarray(decoded.upright(size, Image.Resampling.BILINEAR, 2.0))
     if decoded.scale != _dct_scale(image, (width, height), THUMBNAIL_BASIS):
         decoded = _load(_open(data), THUMBNAIL_BASIS)
-    thumbnail = np.asarray(decoded.upright((9, 9), Image.Resampling.BILINEAR, 2.0))
+    thumbnail = np.asarray(decoded.upright((9, 9), Image.Resampling.BILINEAR, 4.0))
     format = "JPEG" if image.format == "MPO" else image.format or ""
     return Examined(pixels, thumbnail, format, width, height)
 

@@ -6,6 +6,7 @@ zoo strewn among them, and says of each odd file what must become of it.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import socket
@@ -22,13 +23,18 @@ DAMAGED = frozenset({"truncated", "unreadable", "not_an_image", "bomb"})
 
 def photo(name: str = "flower.jpg", side: int = 128, seed: int = 0) -> Image.Image:
     """A crop of a real photo, different for each seed."""
-    from sklearn.datasets import load_sample_image
-
-    whole = load_sample_image(name)
+    whole = _sample(name)
     random = np.random.default_rng(seed)
     top = int(random.integers(0, whole.shape[0] - 220))
     left = int(random.integers(0, whole.shape[1] - 220))
     return Image.fromarray(whole[top : top + 220, left : left + 220]).resize((side, side))
+
+
+@functools.cache
+def _sample(name: str) -> np.ndarray:
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image(name)
 
 
 def encode(image: Image.Image, format: str, **options: object) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_transfer import files, pipeline
 from keras_transfer.datasets.loading import Details, load, untrainable
+from keras_transfer.datasets.sources import readable
 from keras_transfer.errors import DataError, UsageError
 from keras_transfer.types import SPLITS, Finding, ImageDataset
 
@@ -136,8 +137,8 @@ class Inspection:
     def fix(self, folder: str | os.PathLike[str]) -> Path:
         """Writes a clean manifest: what is kept, one of each copy, with groups where there are any.
 
-        The originals are not touched. Where the source is not a folder or a manifest, the encoded
-        images are written below ``folder``.
+        The originals are not touched. Images that are not files of their own, or whose names are
+        not text, are written below ``folder``.
 
         Returns:
             ``folder/manifest.csv``, which can be given as DATA. ``folder/left_out.csv`` says what
@@ -172,9 +173,10 @@ class Inspection:
         data, source = self.dataset, self.details.source
         item = source.items[int(self.details.kept[i])]
         locate = getattr(source, "locate", None)
+        place = ""
         if locate is not None:
             place = os.path.relpath(locate(item.path).resolve(), target).replace(os.sep, "/")
-        else:
+        if not place or place != readable(place):  # no file, or one whose name is not text
             place = f"images/{data.digests[i]}{os.path.splitext(item.path)[1]}"
             (folder / "images").mkdir(exist_ok=True)
             (folder / place).write_bytes(data.read(i))

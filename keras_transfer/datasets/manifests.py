@@ -47,7 +47,8 @@ def csv_source(path: Path, name: str) -> Listing:
             missing = "path" if not file else "label"
             findings.append(Finding(file, "unlabelled", f"row {line}: no {missing}", "left out"))
             continue
-        file = file if os.path.exists(path.parent / file) else file.replace("\\", "/")
+        if "\\" in file and not os.path.exists(path.parent / file):
+            file = file.replace("\\", "/")
         if file in items:
             same = items[file].label == label
             findings.append(

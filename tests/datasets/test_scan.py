@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from zoo import encode, fill, photo
+
+from keras_transfer import files, pipeline
+from keras_transfer.datasets import load_dataset, scan
+from keras_transfer.datasets.sources import Item, Listing
+from keras_transfer.errors import DataError, ImageError
+
+
+@pytest.fixture
+def folder(tmp_path, pictures):
+    return fill(tmp_path / "set", {"cat": 15, "dog": 15}, pictures)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts the images that are decoded."""
+    calls: list[int] = []
+    examine = pipeline.examine
+    monkeypatch.setattr(
+        pipeline, "examine", lambda data, size=None: calls.append(1) or examine(data, size)
+    )
+    return calls
+
+
+def stored() -> list[Path]:
+    return sorted((files.cache_folder() / "pixels").iterdir())
+
+
+def test_pixels_are_those_of_the_decoder_at_any_length(folder):
+    data = load_dataset(folder, image_size=(24, 40))
+    assert data.pixels.shape == (30, 24, 40, 3)
+    for i, path in enumerate(data.paths):
+        expected = pipeline.decode_image((folder / path).read_bytes(), (24, 40))
+        assert np.array_equal(data.pixels[i], expected)
+
+
+def test_a_second_run_only_hashes(folder, decoded):
+    first = load_dataset(folder, image_size=24)
+    assert len(decoded) == 30
+    again = load_dataset(folder, image_size=24)
+    assert len(decoded) == 30
+    assert np.array_equal(first.pixels, again.pixels)
+    assert first.digests == again.digests
+    assert first.findings == again.findings
+    load_dataset(folder, image_size=32)
+    load_dataset(folder)
+    assert len(decoded) == 90
+
+
+def test_large_sets_are_mapped(folder, monkeypatch):
+    monkeypatch.setattr(scan, "IN_MEMORY", 1000)
+    (folder / "cat" / "a-bad.jpg").write_bytes(b"")
+    for _ in range(2):
+        data = load_dataset(folder, image_size=24)
+        assert isinstance(data.pixels, np.memmap)
+        assert not data.pixels.flags.writeable
+        expected = pipeline.decode_image(data.read(20), 24)
+        assert np.array_equal(data.pixels[20], expected)
+
+
+def test_without_the_cache_nothing_is_written(folder, decoded):
+    for _ in range(2):
+        data = load_dataset(folder, image_size=24, cache=False)
+        assert data.pixels.shape == (30, 24, 24, 3)
+    assert len(decoded) == 60
+    assert not files.cache_folder().joinpath("pixels").exists()
+
+
+@pytest.mark.parametrize("change", ["edit", "add", "remove", "rename", "swap"])
+def test_any_change_is_noticed(folder, change, pictures):
+    load_dataset(folder, image_size=24)
+    first, second = folder / "cat/000.jpg", folder / "cat/001.jpg"
+    if change == "edit":
+        first.write_bytes(pictures[50])
+    elif change == "add":
+        (folder / "cat/0000.jpg").write_bytes(pictures[50])
+    elif change == "remove":
+        first.unlink()
+    elif change == "rename":
+        first.rename(folder / "cat/zzz.jpg")
+    else:
+        first.rename(folder / "spare")
+        second.rename(first)
+        (folder / "spare").rename(second)
+    data = load_dataset(folder, image_size=24)
+    for i, path in enumerate(data.paths):
+        assert np.array_equal(
+            data.pixels[i], pipeline.decode_image((folder / path).read_bytes(), 24)
+        )
+    assert len(stored()) == 2
+
+
+@pytest.mark.parametrize("damage", ["index", "short", "missing", "empty", "policy"])
+def test_damaged_caches_are_made_again(folder, damage, decoded, monkeypatch):
+    expected = load_dataset(folder, image_size=24).pixels
+    pixels, index = sorted(stored(), key=lambda path: path.suffix, reverse=True)
+    assert (pixels.suffix, index.suffix) == (".pixels", ".npz")
+    if damage == "index":
+        data = bytearray(index.read_bytes())
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+        index.write_bytes(data)
+    elif damage == "short":
+        os.truncate(pixels, 1000)
+    elif damage == "missing":
+        pixels.unlink()
+    elif damage == "empty":
+        index.write_bytes(b"")
+    else:
+        monkeypatch.setattr(pipeline, "POLICY_VERSION", 999)
+    assert np.array_equal(load_dataset(folder, image_size=24).pixels, expected)
+    assert len(decoded) == 60
+
+
+def test_an_interrupted_pass_leaves_nothing(folder, monkeypatch):
+    def interrupted(data, size=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "examine", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset(folder, image_size=24)
+    assert stored() == []
+
+
+def test_lack_of_room_is_said_beforehand(folder, monkeypatch):
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(scan.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    with pytest.raises(DataError, match=r"take 51,840 bytes; .* has 10,000 bytes free"):
+        load_dataset(folder, image_size=24)
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(scan.psutil, "virtual_memory", lambda: memory._replace(available=10_000))
+    with pytest.raises(DataError, match="10,000 bytes of memory"):
+        load_dataset(folder, image_size=24, cache=False)
+
+
+def test_files_that_vanish_or_change_meanwhile_cost_a_finding_each(pictures):
+    broken = {
+        "a/03.jpg": ImageError("no such file"),
+        "b/07.jpg": pictures[7][: len(pictures[7]) * 3 // 4],
+    }
+    items = [Item(f"{'ab'[i % 2]}/{i:02d}.jpg", "ab"[i % 2]) for i in range(30)]
+
+    def read(path: str) -> bytes:
+        outcome = broken.get(path, pictures[int(path[2:4])])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    data = load_dataset(Listing("made", None, items, read), image_size=16)
+    assert len(data) == 28
+    assert {one.path: one.kind for one in data.findings} == {
+        "a/04.jpg": "unreadable",
+        "b/07.jpg": "truncated",
+    }
+
+
+def test_a_file_that_changed_since_is_not_read_as_if_it_had_not(folder, pictures):
+    data = load_dataset(folder)
+    (folder / data.paths[3]).write_bytes(pictures[55])
+    with pytest.raises(DataError, match=r"003\.jpg has changed"):
+        data.read(3)
+    (folder / data.paths[4]).unlink()
+    with pytest.raises(DataError, match=r"004\.jpg: no such file"):
+        data.read(4)
+
+
+def test_one_bad_file_costs_one_row(tmp_path, pictures):
+    root = fill(tmp_path, {"cat": 10, "dog": 10}, pictures)
+    (root / "cat" / "0005.jpg").write_bytes(encode(photo(), "JPEG")[:1000])
+    data = load_dataset(root, image_size=16)
+    assert len(data) == 20
+    assert data.pixels.shape[0] == 20
+    assert [(one.path, one.kind) for one in data.findings] == [("cat/0005.jpg", "truncated")]
