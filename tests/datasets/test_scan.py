@@ -142,10 +142,8 @@ def test_lack_of_room_is_said_beforehand(folder, monkeypatch):
 
 
 def test_files_that_vanish_or_change_meanwhile_cost_a_finding_each(pictures):
-    broken = {
-        "a/03.jpg": ImageError("no such file"),
-        "b/07.jpg": pictures[7][: len(pictures[7]) * 3 // 4],
-    }
+    half = pictures[7][: len(pictures[7]) * 3 // 4]
+    broken = {"a/04.jpg": ImageError("no such file"), "b/07.jpg": half}
     items = [Item(f"{'ab'[i % 2]}/{i:02d}.jpg", "ab"[i % 2]) for i in range(30)]
 
     def read(path: str) -> bytes:
