@@ -33,7 +33,7 @@ def write_samples(folder: Path, tests: TestImages, class_names: Sequence[str]) -
     if len(pool) < min(SAMPLES, len(sizes)):
         pool = np.sort(np.argsort(sizes, kind="stable")[:SAMPLES])
     folder.mkdir(parents=True)
-    written = {}
+    written: dict[int, Path] = {}
     for i in spread(pool, SAMPLES):
         label = re.sub(r"[^A-Za-z0-9-]+", "_", class_names[tests.labels[i]])[:40]
         suffix = re.sub(r"[^a-z0-9.]", "", Path(tests.names[i]).suffix.lower()) or ".png"

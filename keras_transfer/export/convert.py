@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_transfer.export import quantise
 from keras_transfer.export.formats import Format
+from keras_transfer.export.metadata import ModelInfo, add_metadata
 
 if TYPE_CHECKING:
     import keras
-
-REPRESENTATIVE_IMAGES = 200
-"""Training images by which full-integer quantisation chooses its ranges."""
 
 
 def convert(
@@ -26,8 +23,8 @@ def convert(
     model: keras.Model,
     path: Path,
     *,
-    class_names: Sequence[str],
-    representative: np.ndarray,
+    info: ModelInfo,
+    images: np.ndarray,
 ) -> None:
     """Writes one artefact.
 
@@ -35,8 +32,8 @@ def convert(
         form: the format.
         model: uint8 ``[batch, height, width, 3]`` RGB in, probabilities out.
         path: the file or folder to write; must not exist.
-        class_names: the classes in the order of the outputs.
-        representative: uint8 ``[n, height, width, 3]`` training images for ``tflite-int8``.
+        info: what the artefact says of itself where the format has room for it.
+        images: uint8 ``[n, height, width, 3]`` training images, for the quantised formats.
 
     Raises:
         Exception: whatever the converter raises.
@@ -44,38 +41,14 @@ def convert(
     if form.name == "keras":
         model.save(path)
     elif form.name == "saved_model":
-        write_saved_model(model, path / "1", class_names)
+        write_saved_model(model, path / "1", info.class_names)
     elif form.name == "onnx":
         write_onnx(model, path)
     else:
-        path.write_bytes(tflite_bytes(model, form.name, representative))
+        path.write_bytes(add_metadata(lite_bytes(model, form.name, images), info))
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Sends what converters print, from C++ too, nowhere. Python's own streams are flushed first.
-
-    File descriptors are redirected, since TensorFlow's compiled parts write past ``sys.stderr``.
-    """
-    import sys
-
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    kept = os.dup(1), os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
-        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
-            yield
-    finally:
-        os.dup2(kept[0], 1)
-        os.dup2(kept[1], 2)
-        for descriptor in (*kept, sink):
-            os.close(descriptor)
-
-
-def _serving_module(model: keras.Model, dtype: str) -> Any:
+def _serving_module(model: keras.Model) -> Any:
     """A plain ``tf.Module`` around the model's weights; its ``scores`` takes a batch of any size.
 
     The weights are handed over one by one, so that nothing of Keras gets into what is saved.
@@ -89,7 +62,7 @@ def _serving_module(model: keras.Model, dtype: str) -> Any:
     def scores(image: Any) -> dict[str, Any]:
         return {"scores": model(image, training=False)}
 
-    spec = tf.TensorSpec((None, height, width, 3), dtype, name="image")
+    spec = tf.TensorSpec((None, height, width, 3), tf.uint8, name="image")
     module.scores = tf.function(scores, input_signature=[spec], autograph=False)
     return module
 
@@ -107,7 +80,7 @@ def write_saved_model(model: keras.Model, path: Path, class_names: Sequence[str]
     import tensorflow as tf
 
     height, width = model.input_shape[1:3]
-    module = _serving_module(model, "uint8")
+    module = _serving_module(model)
     names = np.array(list(class_names), dtype=object)
 
     def labelled(image: Any) -> dict[str, Any]:
@@ -192,7 +165,7 @@ def _varint(value: int) -> bytes:
     return out + struct.pack("B", value)
 
 
-def tflite_bytes(model: keras.Model, name: str, representative: np.ndarray) -> bytes:
+def lite_bytes(model: keras.Model, name: str, images: np.ndarray) -> bytes:
     """Converts to TensorFlow Lite: ``tflite``, ``tflite-float16``, ``-dynamic`` or ``-int8``.
 
     Input ``image``, uint8 ``[1, height, width, 3]``, resizable to larger batches; output
@@ -200,41 +173,28 @@ def tflite_bytes(model: keras.Model, name: str, representative: np.ndarray) -> b
     """
     import tensorflow as tf
 
-    # For int8 the graph starts from floats, so that the converter itself makes the input uint8
-    # and quantises the preprocessing too, in place of a cast that it would leave in float.
-    module = _serving_module(model, "float32" if name == "tflite-int8" else "uint8")
+    module = _serving_module(model)
     with tempfile.TemporaryDirectory() as folder:
         # By way of a SavedModel the weights are folded and the signature's names are kept.
         tf.saved_model.save(module, folder, signatures={"serving_default": module.scores})
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=["serving_default"]
         )
-        if name != "tflite":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if name == "tflite-float16":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16]
-        if name == "tflite-int8":
-            converter.representative_dataset = lambda: _representative(representative)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = tf.uint8
-        return converter.convert()
-
-
-def _representative(images: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """Float images that reach from 0 to 255, so that the input's scale is exactly 1."""
-    for image in images:
-        levels = image[None].astype(np.float32)
-        levels[0, 0, 0], levels[0, -1, -1] = 0.0, 255.0
-        yield [levels]
+        content = converter.convert()
+    if name == "tflite-dynamic":
+        return quantise.dynamic_range(content, images)
+    return quantise.full_integer(content, images) if name == "tflite-int8" else content
 
 
 def write_onnx(model: keras.Model, path: Path) -> None:
     """Writes an ONNX file with input ``image`` (uint8, any batch) and output ``scores``."""
-    import tensorflow as tf
     import tf2onnx
     from tensorflow.python.framework import convert_to_constants
 
-    module = _serving_module(model, "uint8")
+    module = _serving_module(model)
     # Frozen first: tf2onnx would turn captured constants into inputs that nobody feeds.
     frozen = convert_to_constants.convert_variables_to_constants_v2(
         module.scores.get_concrete_function()
@@ -245,5 +205,4 @@ def write_onnx(model: keras.Model, path: Path) -> None:
         output_names=[frozen.outputs[0].name],
         opset=17,
     )
-    del tf
     path.write_bytes(proto.SerializeToString())

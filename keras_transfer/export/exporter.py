@@ -9,39 +9,25 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_transfer import evaluation, files, pipeline
 from keras_transfer._version import __version__
 from keras_transfer.errors import KerasTransferError, UsageError
-from keras_transfer.export import bundle, parity, proof
-from keras_transfer.export.convert import REPRESENTATIVE_IMAGES, convert, quiet
+from keras_transfer.export import bundle, card, parity, proof
+from keras_transfer.export.card import Run
+from keras_transfer.export.convert import convert
 from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
+from keras_transfer.export.metadata import ModelInfo
+from keras_transfer.export.quantise import CALIBRATION_IMAGES
 from keras_transfer.export.results import ExportResult, VerifyResult
+from keras_transfer.quiet import quiet_stdio
 from keras_transfer.types import ImageDataset
 
 if TYPE_CHECKING:
     import keras
-
-
-class Run(Protocol):
-    """What exporting needs of a finished run."""
-
-    path: Path
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """The classes in the order of the outputs."""
-
-    def model(self) -> keras.Model:
-        """The classifier: uint8 RGB in, probabilities out."""
-
-    def dataset(self) -> ImageDataset:
-        """The images with the run's own splits."""
 
 
 def export(
@@ -102,6 +88,7 @@ def _write(
     say("reading the test images")
     tests = parity.test_images(dataset, model)
     samples = bundle.write_samples(folder / "verify" / "images", tests, run.class_names)
+    info = card.describe(run, model)
     rows: dict[str, dict[str, Any]] = {}
     answers: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,39 +97,42 @@ def _write(
         for form in chosen:
             path = folder / form.file
             say(f"converting to {form.name}")
-            reason = _convert(form, model, path, run, dataset)
+            reason = _convert(form, model, path, info, dataset)
             if reason:
                 row = {"name": form.name, "verdict": "failed", "reason": reason}
             else:
                 say(f"proving {form.name}")
                 row, found = parity.prove(form, path, tests, pixels, samples)
+                if row["verdict"] == "failed" and form.name in ("tflite-dynamic", "tflite-int8"):
+                    row["reason"] += f". {_advice(model)}"
                 if found is not None:
                     answers[form.name] = found
             if row["verdict"] == "failed" and not allow_failing:
                 _reject(folder, path)
                 answers.pop(form.name, None)
             rows[form.name] = row
-    report = _report(rows, tests)
+    report = _report(rows, tests, info)
     files.write_text(folder / "labels.txt", "\n".join(run.class_names) + "\n")
     files.write_json(folder / "parity.json", report)
+    card.write(folder, run, info, report, tests)
     shipped = [rows[name] for name in answers]
     bundle.write_verify(folder / "verify", shipped, answers, tests, samples, run.class_names)
     bundle.write_manifest(folder)
     return report
 
 
-def _convert(form: Format, model: keras.Model, path: Path, run: Run, dataset: ImageDataset) -> str:
+def _convert(
+    form: Format, model: keras.Model, path: Path, info: ModelInfo, dataset: ImageDataset
+) -> str:
     """Writes one artefact; returns the converter's reason in one line where it fails."""
-    representative = np.empty((0, 0, 0, 3), np.uint8)
-    if form.name == "tflite-int8":
-        indices = parity.spread(dataset.indices("train"), REPRESENTATIVE_IMAGES)
+    images = np.empty((0, 0, 0, 3), np.uint8)
+    if form.name in ("tflite-dynamic", "tflite-int8"):
+        indices = parity.spread(dataset.indices("train"), CALIBRATION_IMAGES)
         size = model.input_shape[1:3]
-        representative = np.stack(
-            [pipeline.decode_image(dataset.read(int(i)), size) for i in indices]
-        )
+        images = np.stack([pipeline.decode_image(dataset.read(int(i)), size) for i in indices])
     try:
-        with quiet():
-            convert(form, model, path, class_names=run.class_names, representative=representative)
+        with quiet_stdio():
+            convert(form, model, path, info=info, images=images)
     except ImportError as error:
         return f"could not be converted: {error.name or error} is not installed"
     except OSError as error:
@@ -156,6 +146,24 @@ def _convert(form: Format, model: keras.Model, path: Path, run: Run, dataset: Im
     return ""
 
 
+def _advice(model: keras.Model) -> str:
+    """Why eight bits may be too few for a network, and what to use instead."""
+    names = {getattr(getattr(layer, "activation", None), "__name__", "") for layer in model.layers}
+    smooth = sorted(names & {"silu", "swish", "gelu", "hard_silu", "hard_swish"})
+    kinds = {type(layer).__name__ for layer in model.layers}
+    causes = [f"the activation {name}" for name in smooth]
+    if "Multiply" in kinds:
+        causes.append("squeeze-and-excitation")
+    if "LayerNormalization" in kinds:
+        causes.append("layer normalisation")
+    because = (
+        f"This network has {' and '.join(causes)}, whose wide ranges fit badly into eight bits. "
+        if causes
+        else ""
+    )
+    return f"{because}Use tflite-float16, or train on EfficientNetLite0, made for eight bits"
+
+
 def _reject(folder: Path, path: Path) -> None:
     """Moves an artefact out of the way of whoever ships the folder."""
     if path.exists():
@@ -164,12 +172,15 @@ def _reject(folder: Path, path: Path) -> None:
         path.rename(rejected / path.name)
 
 
-def _report(rows: dict[str, dict[str, Any]], tests: parity.TestImages) -> dict[str, Any]:
+def _report(
+    rows: dict[str, dict[str, Any]], tests: parity.TestImages, info: ModelInfo
+) -> dict[str, Any]:
     expected = tests.probabilities
     correct = int((expected.argmax(1) == tests.labels).sum())
     truth = expected[np.arange(len(tests.labels)), tests.labels]
     return {
         "keras_transfer": __version__,
+        "threshold": info.threshold or None,
         "passed": all(row["verdict"] == "passed" for row in rows.values()),
         "images": len(tests.labels),
         "reference": {

@@ -1,0 +1,235 @@
+"""Post-training quantisation of a float TensorFlow Lite graph, to int8 weights or wholly to int8.
+
+TensorFlow's own converter, given a sample of training images, loses more than it must: rounding the
+weights shifts the mean of every channel; one extreme activation stretches the range of all others;
+and eight bits for the softmax leave nothing of small probabilities. Here
+
+- the biases take up the shift that rounding the weights causes (Nagel et al., "Data-Free
+  Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2, with channel
+  means measured on training images);
+- the range of each activation is the one with the least squared error over a sample of its values;
+- the head (pooling, logits, softmax) stays in float32: it is under 1 % of the arithmetic.
+
+Measured on EfficientNet-Lite0 with a linear head, emoji-noto at 128 px, seed 0, 285 test images:
+whole-integer 95.8 % agreement by TensorFlow's converter, 97.9 % so (mean probability difference
+0.0103 and 0.0045); int8 weights 95.8 % and 98.6 % (0.0071 and 0.0033).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from keras_transfer.export.flatbuffer import LiteModel
+
+CALIBRATION_IMAGES = 100
+"""Training images on which the activations are measured."""
+
+SAMPLES = 4096
+"""Values kept of each activation from each image, to choose its range by."""
+
+SMALLEST = 1024
+"""Weights with fewer elements than this stay in float: they save nothing."""
+
+FLOAT_OPERATORS = ["MEAN", "FULLY_CONNECTED", "SOFTMAX"]
+
+_KERNELS = {"CONV_2D": (1, 2, 3), "DEPTHWISE_CONV_2D": (0, 1, 2)}
+"""The axes of a kernel over which one output channel sums."""
+
+
+@dataclasses.dataclass
+class Activation:
+    """What was seen of one tensor.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        mean: float64 mean of each channel, shape ``[channels]``.
+        sample: float32 values drawn from all images.
+    """
+
+    low: float
+    high: float
+    mean: np.ndarray
+    sample: np.ndarray
+
+
+def dynamic_range(content: bytes, images: np.ndarray) -> bytes:
+    """Stores the kernels of convolutions as int8, one scale an output channel.
+
+    The runtime quantises the activations as it goes. Depthwise kernels are small and sensitive and
+    stay in float, as the head does: that is both more accurate and faster than quantising them.
+
+    Args:
+        content: a float32 file with uint8 input.
+        images: uint8 ``[n, height, width, 3]`` training images, to correct biases by.
+    """
+    model = LiteModel(content)
+    _correct_biases(model, measure(model, images), ("CONV_2D",))
+    for operator in model.graph.operators:
+        if model.code(operator) != "CONV_2D" or not _quantisable(model, operator):
+            continue
+        tensor = operator.inputs[1]
+        rounded, scale = _round(model.values(tensor), _KERNELS["CONV_2D"])
+        model.set_values(tensor, rounded.astype(np.int8))
+        row = model.graph.tensors[tensor]
+        row.type = model.schema.TensorType.INT8
+        row.quantization = model.schema.QuantizationParametersT()
+        row.quantization.scale = scale.ravel().astype(np.float32)
+        row.quantization.zeroPoint = np.zeros(scale.size, np.int64)
+        row.quantization.quantizedDimension = 0
+        # The first version whose kernels take float activations with a scale a channel.
+        version = model.tree.operatorCodes[operator.opcodeIndex]
+        version.version = max(version.version, 5)
+    return model.content()
+
+
+def full_integer(content: bytes, images: np.ndarray) -> bytes:
+    """Computes everything but the head in int8; uint8 pixels in, float32 probabilities out.
+
+    Args:
+        content: a float32 file with uint8 input.
+        images: uint8 ``[n, height, width, 3]`` training images, to choose ranges by.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    model = LiteModel(content)
+    seen = measure(model, images)
+    _correct_biases(model, seen, tuple(_KERNELS))
+    pixels = _drop_cast(model)
+    # Pixels reach from 0 to 255 whatever the sample held, so that their scale is exactly 1.
+    seen[pixels] = dataclasses.replace(seen[pixels], low=0.0, high=255.0)
+    for tensor, activation in seen.items():
+        row = model.graph.tensors[tensor]
+        row.quantization = row.quantization or model.schema.QuantizationParametersT()
+        low, high = _range(activation) if tensor != pixels else (0.0, 255.0)
+        row.quantization.min = np.array([low], np.float32)
+        row.quantization.max = np.array([high], np.float32)
+    return bytes(
+        mlir_quantize(
+            model.content(), input_data_type=tf.uint8, denylisted_ops=list(FLOAT_OPERATORS)
+        )
+    )
+
+
+def measure(model: LiteModel, images: np.ndarray) -> dict[int, Activation]:
+    """Runs images through a float graph and looks at every activation.
+
+    Returns:
+        What was seen, by the number of the tensor.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    graph, kept = model.graph, (model.graph.outputs, model.tree.signatureDefs)
+    tensors = [
+        tensor
+        for operator in graph.operators
+        for tensor in operator.outputs
+        if model.is_float(tensor)
+    ]
+    # As outputs of the graph they survive, and the fast kernels can still be used.
+    graph.outputs, model.tree.signatureDefs = np.array(tensors, np.int32), []
+    interpreter = Interpreter(model_content=model.content())
+    graph.outputs, model.tree.signatureDefs = kept
+    interpreter.allocate_tensors()
+    entry = interpreter.get_input_details()[0]["index"]
+    exits = [row["index"] for row in interpreter.get_output_details()]
+    random = np.random.default_rng(0)
+    seen: dict[int, list[Activation]] = {tensor: [] for tensor in tensors}
+    for image in images:
+        interpreter.set_tensor(entry, image[None])
+        interpreter.invoke()
+        for tensor, index in zip(tensors, exits, strict=True):
+            values = interpreter.get_tensor(index)
+            flat = values.reshape(-1, values.shape[-1] if values.ndim else 1)
+            sample = flat.ravel()
+            if sample.size > SAMPLES:
+                sample = sample[random.integers(0, sample.size, SAMPLES)]
+            mean = flat.mean(axis=0, dtype=np.float64)
+            seen[tensor].append(
+                Activation(float(flat.min()), float(flat.max()), mean, sample.copy())
+            )
+    return {tensor: _merge(rows) for tensor, rows in seen.items()}
+
+
+def _merge(rows: list[Activation]) -> Activation:
+    return Activation(
+        low=min(row.low for row in rows),
+        high=max(row.high for row in rows),
+        mean=np.mean([row.mean for row in rows], axis=0),
+        sample=np.concatenate([row.sample for row in rows]),
+    )
+
+
+def _quantisable(model: LiteModel, operator: object) -> bool:
+    kernel = operator.inputs[1]  # type: ignore[attr-defined]
+    if not (model.is_constant(kernel) and model.is_float(kernel)):
+        return False
+    return int(np.prod(model.graph.tensors[kernel].shape)) >= SMALLEST
+
+
+def _round(kernel: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers in -127..127, and the scale of each output channel."""
+    scale = np.abs(kernel).max(axis=axes, keepdims=True) / 127.0
+    scale[scale == 0] = 1.0
+    return np.clip(np.rint(kernel / scale), -127, 127), scale
+
+
+def _correct_biases(model: LiteModel, seen: dict[int, Activation], kinds: tuple[str, ...]) -> None:
+    """Takes from each bias what rounding the kernel adds to the channel's mean."""
+    for operator in model.graph.operators:
+        kind = model.code(operator)
+        if kind not in kinds or operator.inputs[0] not in seen or len(operator.inputs) < 3:
+            continue
+        kernel, bias = operator.inputs[1], operator.inputs[2]
+        if bias < 0 or not (model.is_constant(kernel) and model.is_constant(bias)):
+            continue
+        values = model.values(kernel)
+        rounded, scale = _round(values, _KERNELS[kind])
+        error, mean = rounded * scale - values, seen[operator.inputs[0]].mean
+        if kind == "DEPTHWISE_CONV_2D":  # [1, height, width, channels]
+            shift = error.sum(axis=(0, 1, 2)) * np.repeat(mean, error.shape[3] // len(mean))
+        else:  # [out, height, width, inputs of its group]
+            groups = len(mean) // error.shape[3]
+            inputs = np.repeat(mean.reshape(groups, -1), len(error) // groups, axis=0)
+            shift = (error.sum(axis=(1, 2)) * inputs).sum(axis=1)
+        model.set_values(bias, model.values(bias) - shift)
+
+
+def _drop_cast(model: LiteModel) -> int:
+    """Makes the graph begin with float pixels in place of uint8 ones and a cast.
+
+    The quantiser then makes the input uint8 itself, and keeps the preprocessing in int8.
+
+    Returns:
+        The number of the new input tensor.
+    """
+    graph = model.graph
+    old = int(graph.inputs[0])
+    cast = next(op for op in graph.operators if old in op.inputs and model.code(op) == "CAST")
+    pixels = int(cast.outputs[0])
+    graph.operators.remove(cast)
+    graph.tensors[pixels].name = graph.tensors[old].name
+    graph.inputs = np.array([pixels], np.int32)
+    for signature in model.tree.signatureDefs or []:
+        for row in signature.inputs:
+            row.tensorIndex = pixels
+    return pixels
+
+
+def _range(activation: Activation) -> tuple[float, float]:
+    """The range, zero in it, whose 256 levels have the least squared error over the sample."""
+    low, high = min(activation.low, 0.0), max(activation.high, 0.0)
+    best = (np.inf, low, high)
+    for share in np.linspace(1.0, 0.3, 15):
+        scale = (high - low) * share / 255.0
+        if not scale > 0:
+            break
+        least = np.rint(low * share / scale)
+        levels = np.clip(np.rint(activation.sample / scale), least, least + 255)
+        error = float(np.square(levels * scale - activation.sample).mean())
+        if error < best[0]:
+            best = (error, low * share, high * share)
+    return best[1], best[2]
