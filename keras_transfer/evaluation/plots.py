@@ -120,7 +120,7 @@ def reliability(after: Mapping[str, Any], before: Mapping[str, Any] | None = Non
         after: ``Evaluation.to_json()["reliability"]`` of the shipped probabilities.
         before: the same before the temperature was applied.
     """
-    figure = _figure(4.8, 3.8)
+    figure = _figure(4.8, 4.2)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":", label="perfect")
     for diagram, colour, style, label in (
@@ -139,7 +139,7 @@ def reliability(after: Mapping[str, Any], before: Mapping[str, Any] | None = Non
     axes.set(xlabel="Probability given", ylabel="Share right", xlim=(0, 1.02), ylim=(0, 1.04))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(frameon=False, loc="upper left")
+    figure.legend(frameon=False, loc="outside upper left")
     return figure
 
 

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import re
+import warnings
 
 import matplotlib
 import numpy as np
@@ -28,7 +29,10 @@ def svg(figure: Figure) -> str:
     """A figure as a complete SVG file with transparent ground and real text."""
     buffer = io.StringIO()
     # A fixed salt and no date: the same figure gives the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "keras_transfer"}):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "keras_transfer"}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # Whoever shows the file brings the letters that matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
 
