@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,34 +19,51 @@ if TYPE_CHECKING:
     import keras
 
 
-def convert(
-    form: Format,
-    model: keras.Model,
-    path: Path,
-    *,
-    info: ModelInfo,
-    images: np.ndarray,
-) -> None:
-    """Writes one artefact.
+class Converter:
+    """Writes a model's artefacts, sharing between formats what they have in common.
 
     Args:
-        form: the format.
         model: uint8 ``[batch, height, width, 3]`` RGB in, probabilities out.
-        path: the file or folder to write; must not exist.
-        info: what the artefact says of itself where the format has room for it.
-        images: uint8 ``[n, height, width, 3]`` training images, for the quantised formats.
-
-    Raises:
-        Exception: whatever the converter raises.
+        info: what the artefacts say of themselves where their format has room for it.
+        images: gives uint8 ``[n, height, width, 3]`` training images, for quantisation.
     """
-    if form.name == "keras":
-        model.save(path)
-    elif form.name == "saved_model":
-        write_saved_model(model, path / "1", info.class_names)
-    elif form.name == "onnx":
-        write_onnx(model, path)
-    else:
-        path.write_bytes(add_metadata(lite_bytes(model, form.name, images), info))
+
+    def __init__(
+        self, model: keras.Model, info: ModelInfo, images: Callable[[], np.ndarray]
+    ) -> None:
+        self.model, self.info, self._images = model, info, images
+
+    def write(self, form: Format, path: Path) -> None:
+        """Writes one artefact to a file or folder that must not exist.
+
+        Raises:
+            Exception: whatever the format's converter raises.
+        """
+        if form.name == "keras":
+            self.model.save(path)
+        elif form.name == "saved_model":
+            write_saved_model(self.model, path / "1", self.info.class_names)
+        elif form.name == "onnx":
+            write_onnx(self.model, path)
+        else:
+            path.write_bytes(add_metadata(self._lite(form.name), self.info))
+
+    def _lite(self, name: str) -> bytes:
+        if name == "tflite-float16":
+            return quantise.float16(self._float)
+        if name == "tflite-dynamic":
+            return quantise.dynamic_range(self._float, self._activations)
+        if name == "tflite-int8":
+            return quantise.full_integer(self._float, self._activations)
+        return self._float
+
+    @functools.cached_property
+    def _float(self) -> bytes:
+        return lite_bytes(self.model)
+
+    @functools.cached_property
+    def _activations(self) -> dict[int, quantise.Activation]:
+        return quantise.measure(self._float, self._images())
 
 
 def _serving_module(model: keras.Model) -> Any:
@@ -89,15 +107,21 @@ def write_saved_model(model: keras.Model, path: Path, class_names: Sequence[str]
         return {"labels": rows, "scores": scores}
 
     def decode(data: Any) -> Any:
-        # Only PNG has an alpha channel here, and only it may be asked for four channels.
-        is_png = tf.strings.substr(data, 0, 4) == b"\x89PNG"
-        pixels = tf.cond(
-            is_png,
-            lambda: tf.cast(_on_white(tf.io.decode_png(data, channels=4)), tf.float32),
-            lambda: tf.cast(
-                tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32
-            ),
-        )
+        # The decoder that Pillow has, too; TensorFlow's default for JPEG is faster and coarser.
+        def jpeg() -> Any:
+            accurate = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+            return tf.cast(accurate, tf.float32)
+
+        def png() -> Any:
+            return _on_white(tf.io.decode_png(data, channels=4))
+
+        def other() -> Any:
+            decoded = tf.io.decode_image(data, channels=3, expand_animations=False)
+            return tf.cast(decoded, tf.float32)
+
+        start = tf.strings.substr(data, 0, 3)
+        cases = [(start == b"\xff\xd8\xff", jpeg), (start == b"\x89PN", png)]
+        pixels = tf.case(cases, default=other)
         pixels.set_shape((None, None, 3))
         resized = tf.image.resize(pixels, (height, width), method="bilinear", antialias=True)
         return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
@@ -165,8 +189,8 @@ def _varint(value: int) -> bytes:
     return out + struct.pack("B", value)
 
 
-def lite_bytes(model: keras.Model, name: str, images: np.ndarray) -> bytes:
-    """Converts to TensorFlow Lite: ``tflite``, ``tflite-float16``, ``-dynamic`` or ``-int8``.
+def lite_bytes(model: keras.Model) -> bytes:
+    """Converts to a float32 TensorFlow Lite file.
 
     Input ``image``, uint8 ``[1, height, width, 3]``, resizable to larger batches; output
     ``scores``, float32. Preprocessing is in the graph.
@@ -180,13 +204,7 @@ def lite_bytes(model: keras.Model, name: str, images: np.ndarray) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=["serving_default"]
         )
-        if name == "tflite-float16":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.target_spec.supported_types = [tf.float16]
-        content = converter.convert()
-    if name == "tflite-dynamic":
-        return quantise.dynamic_range(content, images)
-    return quantise.full_integer(content, images) if name == "tflite-int8" else content
+        return bytes(converter.convert())
 
 
 def write_onnx(model: keras.Model, path: Path) -> None:

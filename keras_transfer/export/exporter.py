@@ -18,7 +18,7 @@ from keras_transfer._version import __version__
 from keras_transfer.errors import KerasTransferError, UsageError
 from keras_transfer.export import bundle, card, parity, proof
 from keras_transfer.export.card import Run
-from keras_transfer.export.convert import convert
+from keras_transfer.export.convert import Converter
 from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
 from keras_transfer.export.metadata import ModelInfo
 from keras_transfer.export.quantise import CALIBRATION_IMAGES
@@ -89,6 +89,7 @@ def _write(
     tests = parity.test_images(dataset, model)
     samples = bundle.write_samples(folder / "verify" / "images", tests, run.class_names)
     info = card.describe(run, model)
+    converter = Converter(model, info, lambda: _training_images(dataset, model))
     rows: dict[str, dict[str, Any]] = {}
     answers: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -97,7 +98,7 @@ def _write(
         for form in chosen:
             path = folder / form.file
             say(f"converting to {form.name}")
-            reason = _convert(form, model, path, info, dataset)
+            reason = _convert(converter, form, path)
             if reason:
                 row = {"name": form.name, "verdict": "failed", "reason": reason}
             else:
@@ -121,18 +122,18 @@ def _write(
     return report
 
 
-def _convert(
-    form: Format, model: keras.Model, path: Path, info: ModelInfo, dataset: ImageDataset
-) -> str:
+def _training_images(dataset: ImageDataset, model: keras.Model) -> np.ndarray:
+    """Images that represent what the model will meet, uint8 ``[n, height, width, 3]``."""
+    indices = parity.spread(dataset.indices("train"), CALIBRATION_IMAGES)
+    size = model.input_shape[1:3]
+    return np.stack([pipeline.decode_image(dataset.read(int(i)), size) for i in indices])
+
+
+def _convert(converter: Converter, form: Format, path: Path) -> str:
     """Writes one artefact; returns the converter's reason in one line where it fails."""
-    images = np.empty((0, 0, 0, 3), np.uint8)
-    if form.name in ("tflite-dynamic", "tflite-int8"):
-        indices = parity.spread(dataset.indices("train"), CALIBRATION_IMAGES)
-        size = model.input_shape[1:3]
-        images = np.stack([pipeline.decode_image(dataset.read(int(i)), size) for i in indices])
     try:
         with quiet_stdio():
-            convert(form, model, path, info=info, images=images)
+            converter.write(form, path)
     except ImportError as error:
         return f"could not be converted: {error.name or error} is not installed"
     except OSError as error:

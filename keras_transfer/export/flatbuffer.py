@@ -42,6 +42,10 @@ class LiteModel:
         data = self.tree.buffers[self.graph.tensors[tensor].buffer].data
         return data is not None and len(data) > 0
 
+    def size(self, tensor: int) -> int:
+        """How many elements a tensor has."""
+        return int(np.prod(self.graph.tensors[tensor].shape))
+
     def values(self, tensor: int) -> np.ndarray:
         """A constant float32 tensor's values, a copy."""
         row = self.graph.tensors[tensor]

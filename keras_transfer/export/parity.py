@@ -147,8 +147,8 @@ def prove(
         round(row["accuracy"] * row["images"]), row["images"]
     )
     row["latency_ms"] = latency
-    row |= {key: full[key] for key in ("runtime_version", "load_seconds", "peak_memory_bytes")}
-    row["any_batch"] = full["batches"]
+    kept = ("runtime_version", "load_seconds", "peak_memory_bytes", "any_batch")
+    row |= {key: full[key] for key in kept}
     if decodable:
         answers, expected = np.array(full["encoded"]), tests.probabilities[list(decodable)]
         row["encoded"] = {

@@ -17,6 +17,7 @@ whole-integer 95.8 % agreement by TensorFlow's converter, 97.9 % so (mean probab
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -55,7 +56,37 @@ class Activation:
     sample: np.ndarray
 
 
-def dynamic_range(content: bytes, images: np.ndarray) -> bytes:
+def float16(content: bytes) -> bytes:
+    """Stores the larger weights as float16; the runtime widens them again when it loads the file.
+
+    Args:
+        content: a float32 file.
+    """
+    model = LiteModel(content)
+    schema, graph = model.schema, model.graph
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+    code.version = 3  # the first that takes float16
+    model.tree.operatorCodes.append(code)
+    widening = []
+    for wide in range(len(graph.tensors)):
+        if not (model.is_constant(wide) and model.is_float(wide)) or model.size(wide) < SMALLEST:
+            continue
+        narrow = copy.copy(graph.tensors[wide])
+        narrow.type, narrow.name = schema.TensorType.FLOAT16, bytes(narrow.name) + b"/float16"
+        narrow.buffer = model.add_buffer(model.values(wide).astype("<f2").tobytes())
+        graph.tensors.append(narrow)
+        graph.tensors[wide].buffer = 0
+        operator = schema.OperatorT()
+        operator.opcodeIndex = len(model.tree.operatorCodes) - 1
+        operator.inputs = np.array([len(graph.tensors) - 1], np.int32)
+        operator.outputs = np.array([wide], np.int32)
+        widening.append(operator)
+    graph.operators[:0] = widening
+    return model.content()
+
+
+def dynamic_range(content: bytes, seen: dict[int, Activation]) -> bytes:
     """Stores the kernels of convolutions as int8, one scale an output channel.
 
     The runtime quantises the activations as it goes. Depthwise kernels are small and sensitive and
@@ -63,10 +94,10 @@ def dynamic_range(content: bytes, images: np.ndarray) -> bytes:
 
     Args:
         content: a float32 file with uint8 input.
-        images: uint8 ``[n, height, width, 3]`` training images, to correct biases by.
+        seen: its activations, from ``measure``.
     """
     model = LiteModel(content)
-    _correct_biases(model, measure(model, images), ("CONV_2D",))
+    _correct_biases(model, seen, ("CONV_2D",))
     for operator in model.graph.operators:
         if model.code(operator) != "CONV_2D" or not _quantisable(model, operator):
             continue
@@ -85,26 +116,24 @@ def dynamic_range(content: bytes, images: np.ndarray) -> bytes:
     return model.content()
 
 
-def full_integer(content: bytes, images: np.ndarray) -> bytes:
+def full_integer(content: bytes, seen: dict[int, Activation]) -> bytes:
     """Computes everything but the head in int8; uint8 pixels in, float32 probabilities out.
 
     Args:
         content: a float32 file with uint8 input.
-        images: uint8 ``[n, height, width, 3]`` training images, to choose ranges by.
+        seen: its activations, from ``measure``.
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
 
     model = LiteModel(content)
-    seen = measure(model, images)
     _correct_biases(model, seen, tuple(_KERNELS))
     pixels = _drop_cast(model)
-    # Pixels reach from 0 to 255 whatever the sample held, so that their scale is exactly 1.
-    seen[pixels] = dataclasses.replace(seen[pixels], low=0.0, high=255.0)
     for tensor, activation in seen.items():
         row = model.graph.tensors[tensor]
         row.quantization = row.quantization or model.schema.QuantizationParametersT()
-        low, high = _range(activation) if tensor != pixels else (0.0, 255.0)
+        # Pixels reach from 0 to 255 whatever the sample held, so that their scale is exactly 1.
+        low, high = (0.0, 255.0) if tensor == pixels else _range(activation)
         row.quantization.min = np.array([low], np.float32)
         row.quantization.max = np.array([high], np.float32)
     return bytes(
@@ -114,15 +143,20 @@ def full_integer(content: bytes, images: np.ndarray) -> bytes:
     )
 
 
-def measure(model: LiteModel, images: np.ndarray) -> dict[int, Activation]:
+def measure(content: bytes, images: np.ndarray) -> dict[int, Activation]:
     """Runs images through a float graph and looks at every activation.
+
+    Args:
+        content: a float32 file with uint8 input.
+        images: uint8 ``[n, height, width, 3]`` training images.
 
     Returns:
         What was seen, by the number of the tensor.
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    graph, kept = model.graph, (model.graph.outputs, model.tree.signatureDefs)
+    model = LiteModel(content)
+    graph = model.graph
     tensors = [
         tensor
         for operator in graph.operators
@@ -132,7 +166,6 @@ def measure(model: LiteModel, images: np.ndarray) -> dict[int, Activation]:
     # As outputs of the graph they survive, and the fast kernels can still be used.
     graph.outputs, model.tree.signatureDefs = np.array(tensors, np.int32), []
     interpreter = Interpreter(model_content=model.content())
-    graph.outputs, model.tree.signatureDefs = kept
     interpreter.allocate_tensors()
     entry = interpreter.get_input_details()[0]["index"]
     exits = [row["index"] for row in interpreter.get_output_details()]
@@ -167,7 +200,7 @@ def _quantisable(model: LiteModel, operator: object) -> bool:
     kernel = operator.inputs[1]  # type: ignore[attr-defined]
     if not (model.is_constant(kernel) and model.is_float(kernel)):
         return False
-    return int(np.prod(model.graph.tensors[kernel].shape)) >= SMALLEST
+    return model.size(kernel) >= SMALLEST
 
 
 def _round(kernel: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
