@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import io
 import json
 import os
 import shutil
@@ -375,8 +376,10 @@ class _ShardWriter:
         try:
             for number, tensor in enumerate(tensors):
                 path = self._folder / f"{name}.{number}.npy"
-                with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
-                    np.save(stream, tensor)
+                # Through memory, since NumPy's own writing to a file hides why it failed.
+                buffer = io.BytesIO()
+                np.save(buffer, tensor)
+                files.write_bytes(path, buffer.getbuffer())
                 written.append(path)
             record = {
                 "files": [path.name for path in written],

@@ -20,6 +20,10 @@ from keras_transfer.progress import Progress
 from keras_transfer.schedule import Phase
 
 
+# How long a killed run may have to do again: writing after every short epoch would cost more.
+CHECKPOINT_SECONDS = 10.0
+
+
 class Inputs(Protocol):
     """What a phase trains on: the tensors at the cut of any images, by position."""
 
@@ -233,7 +237,7 @@ def train_phase(
             row = state.history[-1]
             row["seconds"] = round(seconds, 3)
             advance(1, f"validation accuracy {row['validation_accuracy']:.3f}")
-            if checkpoint and (time.monotonic() - saved > 10 or state.epoch == phase.epochs):
+            if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or state.epoch == phase.epochs):
                 _save(checkpoint, state, suffix, optimizer)
                 saved = time.monotonic()
             if phase.patience and state.epoch - state.best_epoch >= phase.patience:

@@ -13,7 +13,7 @@ def quiet_stdio() -> Iterator[None]:
     """Sends what is written to the standard streams within the block, from C++ too, nowhere.
 
     File descriptors are redirected, since TensorFlow's and OpenVINO's compiled parts write past
-    ``sys.stderr``. Exceptions pass through; they are printed after the block.
+    ``sys.stderr``; that object itself stays, since absl keeps what it finds when it is imported.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -22,9 +22,10 @@ def quiet_stdio() -> Iterator[None]:
     try:
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
-            yield
+        yield
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
         os.dup2(saved[0], 1)
         os.dup2(saved[1], 2)
         for descriptor in (*saved, sink):

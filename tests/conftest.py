@@ -1,0 +1,57 @@
+"""What several tests share: a cache of their own, a folder of real images, one finished run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither use nor fill the user's cache."""
+    os.environ["KERAS_TRANSFER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def emoji_noto() -> Path:
+    """1,892 emoji in nine class folders; skips where the images are not beside the repository."""
+    folder = SHARED / "emoji-noto"
+    if not folder.is_dir():
+        pytest.skip("../shared/data/emoji-noto is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scikit-learn's scanned digits 0 to 4, 36 PNG files of each, in class folders."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    for digit in range(5):
+        (folder / f"digit-{digit}").mkdir(parents=True)
+        for number, row in enumerate(np.flatnonzero(digits.target == digit)[:36]):
+            levels = (digits.images[row] / 16 * 255).astype(np.uint8)
+            Image.fromarray(levels).save(folder / f"digit-{digit}" / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: EfficientNet-Lite0 with its real weights, trained briefly at 64 px."""
+    from keras_transfer import api
+
+    output = tmp_path_factory.mktemp("runs") / "digits"
+    api.train(
+        str(digits_folder), image_size=64, effort="quick", seed=3, split=(0.6, 0.2, 0.2),
+        output=output,
+    )  # fmt: skip
+    return output

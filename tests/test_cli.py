@@ -1,0 +1,260 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_transfer import cli
+
+
+@pytest.fixture
+def run_cli(capsys):
+    def call(*arguments):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse's own refusals
+            code = stop.code
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+def picture(path, value=0, size=(40, 40)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(value).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+def test_help_and_version_import_nothing_heavy():
+    script = (
+        "import sys\nfrom keras_transfer import cli\n"
+        "try:\n    cli.main(['train', '--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'keras', 'tensorflow', 'numpy', 'sklearn', 'matplotlib', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    script = "import sys, keras_transfer; print({'keras', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_evaluate_repeats_the_run_s_own_figures(run_cli, digits_run):
+    code, out, _ = run_cli("evaluate", digits_run, "--json")
+    assert code == 0
+    recorded = json.loads((digits_run / "metrics.json").read_text())["test"]
+    found = json.loads(out)
+    assert found["accuracy"] == recorded["accuracy"]
+    assert found["nll"] == pytest.approx(recorded["nll"], abs=1e-4)
+    code, out, _ = run_cli("evaluate", digits_run)
+    assert code == 0
+    assert "95 % interval" in out
+
+
+def test_evaluate_on_other_data_reports_the_drop(run_cli, digits_run, digits_folder):
+    code, out, _ = run_cli("evaluate", digits_run, digits_folder)
+    assert code == 0
+    assert "digit-3" in out
+
+
+def test_predict_names_the_class_of_any_format(run_cli, digits_run, digits_folder, tmp_path):
+    rows = [
+        row
+        for row in (digits_run / "predictions.csv").read_text().splitlines()[1:]
+        if row.split(",")[1] == row.split(",")[2]
+    ]
+    path, label = rows[0].split(",")[:2]
+    image = Image.open(digits_folder / path)
+    names = []
+    for suffix, options in ((".png", {}), (".webp", {"lossless": True}), (".jpg", {"quality": 98})):
+        names.append(tmp_path / f"image{suffix}")
+        image.save(names[-1], **options)
+    code, out, _ = run_cli("predict", digits_run, *names, "--json")
+    assert code == 0
+    assert [row["classes"][0]["label"] for row in json.loads(out)] == [label] * 3
+    code, out, _ = run_cli("predict", digits_run, names[0], tmp_path / "none.png")
+    assert code == 2
+    assert label in out
+    assert "none.png: cannot be read" in out
+
+
+def test_backbones_lists_and_prices(run_cli):
+    code, out, _ = run_cli("backbones", "--json")
+    assert code == 0
+    assert len(json.loads(out)) >= 41
+    code, out, _ = run_cli("backbones", "EfficientNetLite0", "--image-size", 64, "--json")
+    assert code == 0
+    blocks = json.loads(out)["blocks"]
+    assert len(blocks) >= 18
+    assert run_cli("backbones")[0] == 0
+
+
+def test_cache_is_listed_pruned_and_cleared(run_cli, tmp_path):
+    code, out, _ = run_cli("cache", "list", "--cache", tmp_path)
+    assert code == 0
+    assert "empty" in out
+    code, out, _ = run_cli("cache", "clear", "--json", "--cache", tmp_path)
+    assert json.loads(out) == {"freed": 0}
+
+
+# What bad input gets ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_classes(tmp_path):
+    folder = tmp_path / "data"
+    for number in range(8):
+        picture(folder / "a" / f"{number}.png", number)
+        picture(folder / "b" / f"{number}.png", 100 + number)
+    return folder
+
+
+def refused(run_cli, *arguments, code=2):
+    found, out, err = run_cli(*arguments)
+    assert found == code, err
+    assert out == ""
+    return err
+
+
+def test_no_such_folder(run_cli, tmp_path):
+    err = refused(run_cli, "train", tmp_path / "nowhere", "--output", tmp_path / "run")
+    assert "nowhere" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_images(run_cli, tmp_path):
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    (tmp_path / "empty" / "a" / "notes.txt").write_text("no image")
+    err = refused(run_cli, "train", tmp_path / "empty", "--output", tmp_path / "run")
+    assert "empty" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_class(run_cli, tmp_path):
+    for number in range(5):
+        picture(tmp_path / "one" / "cats" / f"{number}.png", number)
+    err = refused(run_cli, "train", tmp_path / "one", "--output", tmp_path / "run")
+    assert "cats" in err or "one class" in err
+
+
+def test_a_class_with_one_image(run_cli, two_classes, tmp_path):
+    picture(two_classes / "lonely" / "x.png", 77)
+    err = refused(run_cli, "train", two_classes, "--output", tmp_path / "run")
+    assert "lonely" in err
+
+
+def test_an_unknown_backbone_names_near_ones(run_cli, two_classes, tmp_path):
+    err = refused(
+        run_cli, "train", two_classes, "--backbone", "ResNet5", "--output", tmp_path / "run"
+    )
+    assert "ResNet50" in err
+
+
+def test_an_image_size_below_the_minimum(run_cli, two_classes, tmp_path):
+    err = refused(
+        run_cli, "train", two_classes, "--image-size", 8, "--output", tmp_path / "run"
+    )
+    assert "32" in err
+
+
+def test_weights_that_do_not_exist_or_do_not_fit(run_cli, two_classes, digits_run, tmp_path):
+    missing = ("--weights", tmp_path / "none.h5")
+    err = refused(run_cli, "train", two_classes, *missing, "--output", tmp_path / "run")
+    assert "none.h5" in err
+    other = ("--backbone", "MobileNetV2", "--weights", digits_run, "--image-size", 64)
+    err = refused(run_cli, "train", two_classes, *other, "--output", tmp_path / "run")
+    assert str(digits_run) in err or "EfficientNetLite0" in err
+
+
+def test_an_output_that_holds_a_run_or_somebody_s_files(run_cli, two_classes, digits_run):
+    before = (digits_run / "metrics.json").read_bytes()
+    err = refused(run_cli, "train", two_classes, "--output", digits_run)
+    assert "--overwrite" in err
+    assert (digits_run / "metrics.json").read_bytes() == before
+    err = refused(run_cli, "train", two_classes, "--output", two_classes, "--overwrite")
+    assert "left alone" in err
+    assert len(list(two_classes.glob("*/*.png"))) == 16
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--split", "0.5,0.5,0.5"],
+        ["--split", "a,b,c"],
+        ["--time-budget", "soon"],
+        ["--batch-size", "0"],
+        ["--fine-tune-lr", "-1"],
+        ["--effort", "most"],
+        ["--unfreeze", "block99"],
+        ["--config", "nowhere.toml"],
+    ],
+)
+def test_wrong_options(run_cli, two_classes, tmp_path, arguments):
+    err = refused(
+        run_cli, "train", two_classes, "--image-size", 32, "--output", tmp_path / "run", *arguments
+    )
+    assert arguments[1].split(".")[0] in err or arguments[0].strip("-") in err
+
+
+def test_a_config_with_an_unknown_setting(run_cli, two_classes, tmp_path):
+    (tmp_path / "best.toml").write_text('bakcbone = "ResNet50"\n')
+    err = refused(
+        run_cli, "train", two_classes, "--config", tmp_path / "best.toml",
+        "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert "bakcbone" in err
+    assert "backbone" in err
+
+
+def test_an_unreadable_image_costs_itself_and_is_counted(run_cli, digits_folder, tmp_path):
+    import shutil
+
+    data = shutil.copytree(digits_folder, tmp_path / "data")
+    (data / "digit-1" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    code, out, _ = run_cli(
+        "train", data, "--image-size", 32, "--unfreeze", "none", "--output", tmp_path / "run",
+        "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    assert "files left out" in out
+    assert (data / "digit-1" / "broken.png").exists()
+
+
+def test_what_is_no_run(run_cli, tmp_path):
+    for command in ("evaluate", "export", "report"):
+        assert "not a run" in refused(run_cli, command, tmp_path)
+    assert "neither a run" in refused(run_cli, "predict", tmp_path, tmp_path / "x.png")
+
+
+def test_interrupting_says_how_to_go_on_and_leaves_no_half_files(digits_folder, tmp_path):
+    output = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "keras_transfer", "train", str(digits_folder), "--image-size", "32",
+        "--fine-tune-epochs", "2000", "--output", str(output),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("Head:"):
+            break
+    assert process.poll() is None, "".join(said)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "--resume" in err
+    assert not list(Path(output).rglob(".*"))
+    assert not (output / "metrics.json").exists()

@@ -1,0 +1,67 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_transfer import engine
+from keras_transfer.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    images = keras.Input((32, 32, 3), dtype="uint8", name="image")
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(images)
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(x)
+    y = keras.layers.Conv2D(16, 3, activation="relu")(x)
+    z = keras.layers.GlobalAveragePooling2D()(y)
+    return keras.Model(images, [x, z])
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["keras", "openvino"])
+def test_engines_give_what_the_model_gives_in_float32(model, pixels, name):
+    expected = [np.asarray(t) for t in model(pixels, training=False)]
+    built = engine.build_engine(model, name)
+    assert built.name == name
+    found = built.predict(pixels)
+    assert [f.dtype for f in found] == [np.float32] * 2
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_of_one_batch_survive_the_next(model, pixels):
+    built = engine.build_engine(model, "openvino")
+    first = built.run(pixels[:4])[1]
+    kept = first.copy()
+    built.run(pixels[4:8])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_model_of_several_inputs_takes_a_list(pixels):
+    a, b = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([a, b], keras.layers.Add()([a, 2 * b]))
+    one, two = np.ones((5, 4), np.float32), np.full((5, 4), 3, np.float32)
+    for name in ("keras", "openvino"):
+        (found,) = engine.build_engine(model, name).run([one, two])
+        np.testing.assert_allclose(found, 7)
+
+
+def test_auto_stays_with_keras_where_there_is_little_to_gain(model, pixels):
+    built = engine.build_engine(model, "auto", images=10, sample=pixels)
+    assert built.name == "keras"
+    assert "anyway" in built.reason
+
+
+def test_auto_changes_only_to_what_it_measured_to_be_faster(model, pixels):
+    built = engine.build_engine(model, "auto", images=10**7, sample=pixels)
+    ratio = float(built.reason.split(" at ")[1].split(" times")[0])
+    assert built.name == ("openvino" if ratio > 1 else "keras")
+
+
+def test_unknown_engine_is_named_with_a_near_one(model):
+    with pytest.raises(UsageError, match="openvino"):
+        engine.build_engine(model, "openvno")
