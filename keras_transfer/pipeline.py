@@ -29,8 +29,9 @@ MAX_PIXELS = 89_478_485
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
 """The decoders that may run. None of them starts another program or reads another file."""
 
-THUMBNAIL_BASIS = 224
-"""JPEGs are scaled down to no less than this before their thumbnail is made."""
+SCALED_SIDE = 224
+"""No JPEG is scaled down by the DCT to less than this, so that up to this size one decoding serves
+both the pixels and a thumbnail that does not depend on the size asked for."""
 
 POLICY_VERSION = 1
 """Raised whenever the same bytes may give other pixels or fingerprints: a key of every cache."""
@@ -69,8 +70,8 @@ def decode_image(data: bytes, image_size: Size | None = None) -> np.ndarray:
     Args:
         data: the encoded bytes of a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or PPM file.
         image_size: side of the square, or (height, width), in pixels; None keeps the image's own
-            size. The image is squashed, not cropped. JPEGs of at least twice the size are decoded
-            at a fraction of their resolution by the DCT.
+            size. The image is squashed, not cropped. JPEGs of at least twice that size, and twice
+            224 px, are decoded at 1/2, 1/4 or 1/8 of their resolution by the DCT.
 
     Returns:
         uint8 RGB, shape ``[height, width, 3]``.
@@ -112,13 +113,12 @@ def examine(data: bytes, image_size: Size | None = None) -> Examined:
     size = None if image_size is None else height_width(image_size)
     image = _open(data)
     width, height = image.size
-    side = THUMBNAIL_BASIS if size is None else max(size)
-    decoded = _load(image, side)
+    decoded = _load(image, SCALED_SIDE if size is None else max(size))
     pixels = None
     if size is not None:
         pixels = np.asarray(decoded.upright(size, Image.Resampling.BILINEAR, 2.0))
-    if decoded.scale != _dct_scale(image, (width, height), THUMBNAIL_BASIS):
-        decoded = _load(_open(data), THUMBNAIL_BASIS)
+    if decoded.scale != _dct_scale(image, (width, height), SCALED_SIDE):
+        decoded = _load(_open(data), SCALED_SIDE)
     thumbnail = np.asarray(decoded.upright((9, 9), Image.Resampling.BILINEAR, 4.0))
     format = "JPEG" if image.format == "MPO" else image.format or ""
     return Examined(pixels, thumbnail, format, width, height)
@@ -154,10 +154,10 @@ class _Decoded:
 
 
 def _dct_scale(image: Image.Image, size: tuple[int, int], side: int) -> int:
-    """By how much (1, 2, 4 or 8) a JPEG can be scaled down and leave no less than ``side``."""
+    """By how much (1, 2, 4 or 8) a JPEG is scaled down: to no less than ``side``, or 224 px."""
     if image.format not in ("JPEG", "MPO"):
         return 1
-    ratio = min(size) // side
+    ratio = min(size) // max(side, SCALED_SIDE)
     return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
 
 
