@@ -26,6 +26,9 @@ from keras_transfer.errors import ImageError, UsageError
 MAX_PIXELS = 89_478_485
 """Largest width times height that is decoded (256 MiB of RGB, Pillow's own warning level)."""
 
+MAX_SCANS = 200
+"""Largest number of scans of a progressive JPEG; each costs a pass over the whole image."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
 """The decoders that may run. None of them starts another program or reads another file."""
 
@@ -172,6 +175,8 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError(f"over {MAX_PIXELS:,} pixels", kind="bomb") from None
     except Exception as error:
         raise _not_an_image(data, error) from None
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageError(f"over {MAX_SCANS} scans", kind="bomb")
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}x{height}: over {MAX_PIXELS:,} pixels", kind="bomb")
     return image

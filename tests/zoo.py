@@ -123,6 +123,13 @@ def interlaced(pixels: np.ndarray) -> bytes:
     )
 
 
+def scan_bomb() -> bytes:
+    """A progressive JPEG whose last scan comes a thousand times."""
+    data = encode(photo(seed=206), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * 1000 + data[-2:]
+
+
 def bad_files() -> dict[str, tuple[bytes, frozenset[str]]]:
     """Files that are no images, or damaged ones, and the findings that each may give."""
     jpeg, flat = encode(photo(seed=200), "JPEG"), encode(photo(seed=201), "PNG")
@@ -146,6 +153,7 @@ def bad_files() -> dict[str, tuple[bytes, frozenset[str]]]:
         "zeros.png": (bytes(4096), frozenset({"not_an_image"})),
         "bomb.png": (png(60_000, 60_000, 8, 0, bytes(1000)), frozenset({"bomb"})),
         "small-bomb.png": (png(10_000, 10_000, 8, 0, bytes(1000)), frozenset({"bomb"})),
+        "scan-bomb.jpg": (scan_bomb(), frozenset({"bomb"})),
         "text-bomb.png": (encode(photo(seed=205), "PNG", pnginfo=text), DAMAGED | IMAGE),
         "one-pixel.png": (encode(Image.new("RGB", (1, 1)), "PNG"), frozenset({"too_small"})),
         "thread.png": (encode(Image.new("RGB", (500, 2)), "PNG"), frozenset({"too_small"})),

@@ -45,7 +45,7 @@ def archive_source(path: Path, name: str) -> Listing:
             findings.append(Finding(member, "unsafe_name", "leads outside", "left out"))
             members.remove(member)
     prefix = _wrapper(members)
-    items = label_by_folder([member[len(prefix) :] for member in members], findings)
+    items = label_by_folder([member.removeprefix(prefix) for member in members], findings)
     if not items:
         raise DataError(
             f"{path} has no images in class folders.",

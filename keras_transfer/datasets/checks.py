@@ -82,6 +82,7 @@ def judge(items: Sequence[Item], records: Records) -> Verdict:
     checks.images()
     checks.exact_copies()
     near = checks.near_copies()
+    checks.parted_groups()
     checks.untrained_classes()
     rows = np.flatnonzero(checks.kept)
     kept = [items[i] for i in rows.tolist()]
@@ -150,6 +151,7 @@ class _Checks:
         """Alike to the eye: int64 pairs of positions, shape ``[pairs, 2]``."""
         rows = np.flatnonzero(self.kept)
         pairs = rows[similarity.near_pairs(self.records.thumbnails[rows])]
+        reported: set[int] = set()
         for i, j in pairs.tolist():
             if self.records.digests[i] == self.records.digests[j]:
                 continue
@@ -160,11 +162,25 @@ class _Checks:
             if self._precedence(i) < self._precedence(j):
                 self._leak(i, j, "almost the same image as")
                 continue
+            if j in reported:  # one finding an image, however many it resembles
+                continue
+            reported.add(j)
             labels = (self.items[i].label, self.items[j].label)
             odd = "" if labels[0] == labels[1] else f", labelled {labels[0]!r} and {labels[1]!r}"
             other = self.items[i].path
             self._keep(j, "near_duplicate", f"almost the same image as {other}{odd}", other)
         return pairs
+
+    def parted_groups(self) -> None:
+        """Groups of the source that its own splits tear apart."""
+        places: dict[str, set[str]] = defaultdict(set)
+        for item in self.items:
+            if item.group is not None:
+                places[item.group].add(item.split or "train")
+        for group, splits in places.items():
+            if len(splits) > 1:
+                reason = f"group {group!r} is in {' and '.join(sorted(splits))}"
+                self.findings.append(Finding("", "leak", reason, "kept"))
 
     def untrained_classes(self) -> None:
         """Classes that only validation or test know."""

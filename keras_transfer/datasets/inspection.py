@@ -79,7 +79,9 @@ class Inspection:
     def findings(self) -> tuple[Finding, ...]:
         """Everything noticed, the gravest kinds first."""
         order = {kind: i for i, kind in enumerate(TITLES)}
-        return tuple(sorted(self.dataset.findings, key=lambda one: (order[one.kind], one.path)))
+        return tuple(
+            sorted(self.dataset.findings, key=lambda one: (order.get(one.kind, 0), one.path))
+        )
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -104,7 +106,7 @@ class Inspection:
         ``classes`` has the images of each split; ``sizes`` counts images by their longer side;
         ``expected_accuracy`` is the 95 % interval that a measured accuracy of 0.9 would have.
         """
-        widths = self.details.records.sizes[self.details.kept]
+        sizes = self.details.records.sizes[self.details.kept]
         return {
             "name": self.dataset.name,
             "images": len(self.dataset),
@@ -113,7 +115,7 @@ class Inspection:
             "problem": None if self.problem is None else str(self.problem),
             "classes": class_counts(self.dataset),
             "splits": {name: len(self.dataset.indices(name)) for name in SPLITS},
-            "sizes": size_counts(widths),
+            "sizes": size_counts(sizes),
             "formats": dict(
                 Counter(self.details.records.formats[i] for i in self.details.kept).most_common()
             ),

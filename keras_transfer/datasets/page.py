@@ -51,7 +51,7 @@ def _findings(inspection: Inspection) -> list[dict[str, Any]]:
     for finding in inspection.findings:
         kinds.setdefault(finding.kind, []).append(finding)
     return [
-        {"title": TITLES[kind], "count": len(found), "shown": found[:FINDINGS_A_KIND]}
+        {"title": TITLES.get(kind, kind), "count": len(found), "shown": found[:FINDINGS_A_KIND]}
         for kind, found in kinds.items()
     ]
 
@@ -122,7 +122,10 @@ def terminal(inspection: Inspection) -> Group:
                 shown.add(one.kind)
                 example = f"{one.path}: {one.reason}" if one.path else one.reason
                 table.add_row(
-                    TITLES[one.kind], f"{number[one.kind]:,}", one.action, Text(printable(example))
+                    TITLES.get(one.kind, one.kind),
+                    f"{number[one.kind]:,}",
+                    one.action,
+                    Text(printable(example)),
                 )
         parts.append(table)
     expected = facts["expected_accuracy"]

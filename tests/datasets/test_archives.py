@@ -67,6 +67,17 @@ def test_names_that_lead_outside_and_links_are_left_out(tmp_path, pictures):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "a.zip"]
 
 
+def test_what_a_mac_adds_to_an_archive_is_hidden(tmp_path, folder):
+    path = pack(folder, tmp_path / "a.zip", "wrapped/")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/wrapped/cat/._000.jpg", b"junk")
+    source = open_source(path)
+    assert len(source.items) == 24
+    assert [(one.path, one.kind) for one in source.findings] == [
+        ("__MACOSX/wrapped/cat/._000.jpg", "hidden")
+    ]
+
+
 @pytest.mark.parametrize("name", ["a.zip", "a.tar"])
 def test_members_that_are_too_large_are_refused(tmp_path, folder, name, monkeypatch):
     source = open_source(pack(folder, tmp_path / name))

@@ -97,6 +97,16 @@ def test_groups_of_a_manifest_stay_together(folder):
     assert set(data.splits) == {"train", "val", "test"}
 
 
+def test_a_group_in_two_given_splits_is_named(folder):
+    rows = ["path,label,split,group"]
+    rows += [f"cat/{i:03d}.jpg,cat,{('train', 'test')[i % 2]},anna" for i in range(20)]
+    rows += [f"dog/{i:03d}.jpg,dog,{('train', 'test')[i % 2]}," for i in range(20, 50)]
+    (folder / "list.csv").write_text("\n".join(rows))
+    assert [one.reason for one in of_kind(load_dataset(folder / "list.csv"), "leak")] == [
+        "group 'anna' is in test and train"
+    ]
+
+
 def test_a_splits_file_repeats_a_split_and_leaves_new_files_out(folder, tmp_path, pictures):
     first = load_dataset(folder, seed=3, image_size=16)
     write_splits(first, tmp_path / "splits.csv")
