@@ -68,6 +68,8 @@ class Evaluation:
         nll: mean negative log-likelihood in nats, probabilities below 1e-12 counted as 1e-12.
         brier: mean squared distance between the probabilities and the one-hot truth, 0..2.
         ece: expected calibration error over ``calibration.BINS`` equally wide confidence bins.
+        ece_floor: the ECE that a perfectly calibrated model of the same confidences would be
+            expected to show on so few images: the part of ``ece`` that is chance.
         confusion: int64, shape ``[classes, classes]``, true class by predicted class.
         per_class: one row a class, in the order of the model's outputs.
         reliability: the diagram behind ``ece``.
@@ -89,6 +91,7 @@ class Evaluation:
     nll: float
     brier: float
     ece: float
+    ece_floor: float
     confusion: np.ndarray
     per_class: tuple[ClassResult, ...]
     reliability: calibration.Reliability
@@ -200,6 +203,7 @@ def evaluate(
         images=images,
         top5=float(samples.in_top5.mean()),
         **samples.metrics(np.arange(images)),
+        ece_floor=_ece_floor(samples, seed),
         confusion=confusion,
         per_class=_per_class(confusion, class_names),
         reliability=calibration.reliability(probabilities, labels),
@@ -305,6 +309,18 @@ def _bootstrap(samples: _Samples, seed: int) -> dict[str, Interval | None]:
         low, high = percentile_interval(values)
         result[name] = (low, high) if high > low else None
     return result
+
+
+def _ece_floor(samples: _Samples, seed: int) -> float:
+    """Draws right and wrong answers as the confidences promise them, and measures their ECE."""
+    random, images = np.random.default_rng(seed), len(samples.labels)
+    confidence = samples.gap + samples.correct
+    drawn = []
+    for _ in range(min(200, max(20, 2_000_000 // images))):
+        gap = confidence - (random.random(images) < confidence)
+        gaps = np.bincount(samples.bin, weights=gap, minlength=calibration.BINS)
+        drawn.append(np.abs(gaps).sum() / images)
+    return float(np.mean(drawn))
 
 
 def percentile_interval(values: np.ndarray) -> Interval:

@@ -104,13 +104,11 @@ def _opening(run: Reportable, metrics: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("accuracy", "balanced_accuracy", "ece"):
         if test.get(name) is not None:
             ends = (test.get("intervals") or {}).get(name)
-            numbers.append(
-                {
-                    "name": "Calibration error" if name == "ece" else _NAMES[name],
-                    "value": summary.percent(test[name]),
-                    "note": f"95 %: {summary.interval(ends)}" if ends else "no interval",
-                }
-            )
+            note = f"95 %: {summary.interval(ends)}" if ends else "no interval"
+            if name == "ece" and test.get("ece_floor") is not None:
+                note += f"; {summary.percent(test['ece_floor'])} would be chance"
+            label = "Calibration error" if name == "ece" else _NAMES[name]
+            numbers.append({"name": label, "value": summary.percent(test[name]), "note": note})
     return {
         "title": f"{run.config.get('backbone', 'Model')} on {run.config.get('data', 'data')}",
         "verdict": sentence,

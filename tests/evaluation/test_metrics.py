@@ -87,6 +87,20 @@ def test_every_interval_holds_its_estimate_well_inside(result):
         assert 0.2 < share < 0.8, name
 
 
+def test_the_ece_of_a_calibrated_model_is_its_floor():
+    random = np.random.default_rng(2)
+    scores = random.normal(size=(300, 4)) * 2
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    found, floors = [], []
+    for _ in range(12):
+        labels = (random.random((300, 1)) > probabilities.cumsum(1)).sum(1).clip(0, 3)
+        result = evaluation.evaluate(probabilities, labels, list("abcd"))
+        found.append(result.ece)
+        floors.append(result.ece_floor)
+    assert np.mean(found) == pytest.approx(np.mean(floors), rel=0.15)
+    assert min(floors) > 0.02
+
+
 def test_the_seed_repeats_the_intervals_and_another_moves_them(predictions, result):
     assert evaluation.evaluate(*predictions, DIGITS).intervals == result.intervals
     assert evaluation.evaluate(*predictions, DIGITS, seed=1).intervals != result.intervals
