@@ -203,26 +203,6 @@ def learning_curve(curve: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@_styled
-def pictures(pixels: np.ndarray, captions: Sequence[str], *, columns: int = 4) -> Figure:
-    """Images in a grid with a caption under each.
-
-    Args:
-        pixels: uint8, shape ``[images, height, width, 3]``.
-        captions: one for each.
-        columns: images in a row.
-    """
-    rows = max(1, -(-len(pixels) // columns))
-    figure = _figure(2.2 * columns, 2.6 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, image, caption in zip(grid, pixels, captions, strict=False):
-        axes.imshow(image)
-        axes.set_title(caption.replace("$", r"\$"), size=8)
-    return figure
-
-
 def _number(value: Any) -> float:
     return float("nan") if value is None or value == "" else float(value)
 

@@ -68,7 +68,7 @@ def write_report(
     values: dict[str, Any] = {
         **_opening(run, metrics),
         **_training(run, gatherer, metrics),
-        **_confusion(test, run.class_names),
+        **_confusion(run, test),
         **_calibration(run, metrics, answers),
         **_galleries(run, gatherer, metrics, answers),
         **_record(run, gatherer, metrics),
@@ -148,15 +148,18 @@ def _training(run: Reportable, gatherer: Gatherer, metrics: Mapping[str, Any]) -
     return result
 
 
-def _confusion(test: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+def _confusion(run: Reportable, test: Mapping[str, Any]) -> dict[str, Any]:
     """The table of the classes confused most, the picture of all, and the commonest pairs."""
-    index = {name: i for i, name in enumerate(class_names)}
-    count = len(class_names)
+    class_names = run.class_names
+    index, count = {name: i for i, name in enumerate(class_names)}, len(class_names)
     matrix = np.zeros((count, count), np.int64)
     for cell in test.get("confusion") or []:
         matrix[index[cell["label"]], index[cell["predicted"]]] = cell["count"]
     wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diagonal(matrix)
     everything = count <= plots.MAX_LABELS
+    if matrix.any():
+        figure = figures.svg(plots.confusion(matrix, class_names))
+        files.write_text(run.path / "plots" / "confusion.svg", figure)
     shown = np.sort(np.argsort(-wrong, kind="stable")[: plots.MAX_LABELS])
     others = np.setdiff1d(np.arange(count), shown)
     rows = []
@@ -218,18 +221,7 @@ def _calibration(
     result["reliability_caption"] = caption
     alt = f"Share right against probability given. {caption}"
     result["reliability_svg"] = _draw(run, "reliability", plots.reliability(after, before), alt)
-    if len(run.class_names) <= plots.MAX_LABELS and test.get("confusion"):
-        _save_confusion(run, test)
     return result
-
-
-def _save_confusion(run: Reportable, test: Mapping[str, Any]) -> None:
-    index = {name: i for i, name in enumerate(run.class_names)}
-    matrix = np.zeros((len(index), len(index)), np.int64)
-    for cell in test["confusion"]:
-        matrix[index[cell["label"]], index[cell["predicted"]]] = cell["count"]
-    figure = plots.confusion(matrix, run.class_names)
-    files.write_text(run.path / "plots" / "confusion.svg", figures.svg(figure))
 
 
 def _threshold(chosen: Mapping[str, Any] | None) -> str:
@@ -248,58 +240,32 @@ def _threshold(chosen: Mapping[str, Any] | None) -> str:
 def _galleries(
     run: Reportable, gatherer: Gatherer, metrics: Mapping[str, Any], answers: Answers | None
 ) -> dict[str, Any]:
-    result: dict[str, Any] = {"mistakes": [], "doubts": [], "suspects": []}
+    result: dict[str, Any] = {"mistakes": [], "doubts": []}
     if answers is not None:
-        wrong, doubtful = answers.mistakes(MISTAKES), answers.doubts(DOUBTS)
-        predicted = answers.probabilities.argmax(axis=1)
-        result["mistakes"] = _answered(run, gatherer, answers, wrong, "mistake", predicted[wrong])
-        result["doubts"] = _answered(run, gatherer, answers, doubtful, "doubt", None)
-    suspects = (metrics.get("suspects") or [])[:SUSPECTS]
-    pictures = gatherer.pictures([row["path"] for row in suspects], "suspect")
-    result["suspects"] = [
-        {
-            "image": image,
-            "map": "",
-            "path": row["path"],
-            "predicted": row["suggested"],
-            "title": f"{row['label']}, or {row['suggested']} "
-            f"({summary.percent(row['confidence'], 0)})?",
-            "alt": f"An image labelled {row['label']}",
-        }
-        for row, (image, _) in zip(suspects, pictures, strict=True)
-    ]
-    return result
+        scores, labels = answers.probabilities, answers.labels
+        wrong = evaluation.confident_mistakes(scores, labels, MISTAKES)
+        doubtful = evaluation.doubtful_hits(scores, labels, DOUBTS)
+        for kind, rows in (("mistakes", wrong), ("doubts", doubtful)):
+            items = []
+            for row in rows:
+                truth = run.class_names[labels[row]]
+                best = run.class_names[int(scores[row].argmax())]
+                sure = summary.percent(float(scores[row].max()), 0)
+                said = f", answered {best} ({sure})" if best != truth else f" ({sure})"
+                items.append(_item(answers.paths[row], truth, truth + said, best))
+            explained = scores[rows].argmax(axis=1).tolist() if kind == "mistakes" else None
+            result[kind] = gatherer.pictured(items, kind, explained)
+    suspects = []
+    for row in (metrics.get("suspects") or [])[:SUSPECTS]:
+        sure = summary.percent(row["confidence"], 0)
+        title = f"{row['label']}, or {row['suggested']} ({sure})?"
+        suspects.append(_item(row["path"], row["label"], title, row["suggested"]))
+    return {**result, "suspects": gatherer.pictured(suspects, "suspects")}
 
 
-def _answered(
-    run: Reportable,
-    gatherer: Gatherer,
-    answers: Answers,
-    rows: np.ndarray,
-    kind: str,
-    explained: np.ndarray | None,
-) -> list[dict[str, str]]:
-    paths = [answers.paths[row] for row in rows]
-    classes = None if explained is None else explained.tolist()
-    items = []
-    for row, path, (image, heat) in zip(
-        rows, paths, gatherer.pictures(paths, kind, classes), strict=True
-    ):
-        scores = answers.probabilities[row]
-        truth, best = run.class_names[answers.labels[row]], run.class_names[int(scores.argmax())]
-        sure = summary.percent(float(scores.max()), 0)
-        title = f"{truth}, answered {best} ({sure})" if truth != best else f"{truth} ({sure})"
-        items.append(
-            {
-                "image": image,
-                "map": heat,
-                "path": path,
-                "predicted": best,
-                "title": title,
-                "alt": f"A test image of {truth}",
-            }
-        )
-    return items
+def _item(path: str, label: str, title: str, predicted: str) -> dict[str, str]:
+    alt = f"An image of the class {label}"
+    return {"path": path, "title": title, "predicted": predicted, "alt": alt}
 
 
 def _record(run: Reportable, gatherer: Gatherer, metrics: Mapping[str, Any]) -> dict[str, Any]:

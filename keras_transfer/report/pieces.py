@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from keras_transfer import evaluation, files
+from keras_transfer import calibration, files
 from keras_transfer.errors import KerasTransferError
 from keras_transfer.report import figures
 from keras_transfer.types import ImageDataset
@@ -137,32 +137,34 @@ class Gatherer:
 
         return self.attempt("test_probabilities.npy", read)
 
-    def pictures(
-        self, paths: Sequence[str], kind: str, classes: Sequence[int] | None = None
-    ) -> list[tuple[str, str]]:
-        """Addresses of each image and of its Grad-CAM, ``""`` where one cannot be had.
+    def pictured(
+        self, items: list[dict[str, str]], kind: str, classes: Sequence[int] | None = None
+    ) -> list[dict[str, str]]:
+        """The items with addresses of their ``image`` and ``map``, ``""`` where there is none.
 
-        Pictures are kept in the run folder under ``kind`` and their order.
+        Pictures are kept in the run folder by kind and order and used again without the data.
 
         Args:
-            paths: of the images, as in the data set.
+            items: with the ``path`` of an image in the data set.
             kind: what the pictures are of, a word for their file names.
             classes: the class that each Grad-CAM explains; None for no Grad-CAM.
         """
-        if not paths:
-            return []
-        dataset = self.dataset()
+        dataset = self.dataset() if items else None
         if dataset is not None and dataset.pixels is not None:
             place = {path: i for i, path in enumerate(dataset.paths)}
-            known = [i for i, path in enumerate(paths) if path in place]
-            pixels = np.stack([dataset.pixels[place[paths[i]]] for i in known]) if known else None
-            if pixels is not None:
+            known = [i for i, item in enumerate(items) if item["path"] in place]
+            if known:
+                pixels = np.stack([dataset.pixels[place[items[i]["path"]]] for i in known])
                 self._keep(kind, known, pixels, "")
                 if classes is not None:
                     self._explain(kind, known, pixels, [classes[i] for i in known])
         return [
-            (self._kept(kind, i, ""), self._kept(kind, i, "-map") if classes is not None else "")
-            for i in range(len(paths))
+            {
+                **item,
+                "image": self._kept(kind, i, ""),
+                "map": "" if classes is None else self._kept(kind, i, "-map"),
+            }
+            for i, item in enumerate(items)
         ]
 
     def _explain(
@@ -206,15 +208,5 @@ class Answers:
 
     def before(self, temperature: float) -> np.ndarray:
         """The probabilities without the division by ``temperature``, float64."""
-        from keras_transfer import calibration
-
         logits = np.log(np.maximum(self.probabilities.astype(np.float64), 1e-38))
         return calibration.softmax(temperature * logits)
-
-    def mistakes(self, count: int) -> np.ndarray:
-        """Rows of the most confident mistakes."""
-        return evaluation.confident_mistakes(self.probabilities, self.labels, count)
-
-    def doubts(self, count: int) -> np.ndarray:
-        """Rows of the least confident hits."""
-        return evaluation.doubtful_hits(self.probabilities, self.labels, count)

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,10 @@ def test_the_better_one_is_named_whichever_comes_first():
             f"tuned is better than scratch by {gap:.1f} points ("
         )
         assert "p < 0.001" in result.pairs[0].verdict
+        low, high = (
+            float(end) for end in re.findall(r"\((.*) to (.*), p", result.pairs[0].verdict)[0]
+        )
+        assert low < gap < high
 
 
 def test_mcnemar_is_the_exact_binomial_tail():
