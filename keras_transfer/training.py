@@ -16,7 +16,7 @@ from keras_transfer import calibration, evaluation, files, heads, planner
 from keras_transfer.activations import DEFAULT_SHARE, ActivationStore, StoreCounts
 from keras_transfer.backbones import rate_groups, split
 from keras_transfer.devices import jit_policy
-from keras_transfer.engine import BATCH, build_engine
+from keras_transfer.engine import BATCH, build_engine, seconds_per_image, worth_converting
 from keras_transfer.errors import DataError, UsageError
 from keras_transfer.features import (
     MIRROR,
@@ -292,11 +292,9 @@ class _Run:
     def _plan(self) -> None:
         """Measures a few batches, decides, and says so."""
         blocks = self.backbone.blocks
-        phase = self.schedule.fine_tune
-        depth = planner.resolve_depth(blocks, phase.unfreeze) if phase else 0
         self.history: list[dict[str, Any]] = []
         self.sample = self._sample()
-        measured = self._measure(planner.cut_below(blocks, depth) if depth else ())
+        measured = self._measure()
         allowed = None if self.store is None else self._allowed_bytes(self.store)
         left = None if self.deadline is None else self.deadline - time.monotonic()
         self.plan, self.schedule = planner.make_plan(
@@ -321,35 +319,39 @@ class _Run:
         return self.dataset.pixels[self.dataset.indices("train")[:BATCH]]
 
     def _frozen_part(self, cut: tuple[str, ...]) -> FrozenPart:
-        images = len(self.labels["train"]) * self.schedule.views + 2 * len(self.labels["val"])
         return FrozenPart(
             self.model,
             self.backbone,
             cut,
             engine=self.engine,
-            images=images,
+            images=self._images(),
             sample=self.sample,
         )
 
-    def _measure(self, cut: tuple[str, ...]) -> planner.Measured:
+    def _measure(self) -> planner.Measured:
         """Seconds an image where it would train, and on the engine of the frozen part."""
         pooled = self.model.get_layer(POOL).output
         batch = np.resize(self.sample, (BATCH, *self.sample.shape[1:]))
         native = build_engine(keras.Model(self.model.input, pooled), "keras")
-        native.run(batch)
-        start = time.perf_counter()
-        native.run(batch)
-        forward = (time.perf_counter() - start) / BATCH
+        forward = seconds_per_image(native, batch)
+        name, reason = self.engine, "asked for"
+        if name == "auto":
+            whole = sum(block.macs for block in self.backbone.blocks)
+            converted = worth_converting(self._images(), whole)
+            name = "openvino" if converted else "keras"
+            reason = "enough work to pay for a conversion" if converted else "little work"
         return planner.Measured(
             forward=forward,
-            extract=forward if self.engine == "keras" else forward / 2,
+            extract=forward if name == "keras" else forward / 2,
             pixels=int(np.prod(self.model.input_shape[1:3])),
             features=int(pooled.shape[-1]),
-            engine=self.engine,
-            reason="chosen by timing when there is something to extract"
-            if self.engine == "auto"
-            else "asked for",
+            engine=name,
+            reason=reason,
         )
+
+    def _images(self) -> int:
+        """How many images the frozen part sees, mirrored validation images included."""
+        return len(self.labels["train"]) * self.schedule.views + 2 * len(self.labels["val"])
 
     @staticmethod
     def _allowed_bytes(store: ActivationStore) -> int:

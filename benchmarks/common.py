@@ -1,0 +1,104 @@
+"""What every benchmark needs: child processes with their peak memory, and dated results."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+SHARED = HERE.parent.parent / "shared" / "data"
+
+
+def child(command: Sequence[str], **environment: str) -> dict[str, Any]:
+    """Runs a command to its end: wall seconds, peak memory in bytes, output. Raises if it fails."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment,
+    )
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output}")
+    return {
+        "seconds": time.perf_counter() - start,
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "output": output,
+    }
+
+
+def python(*arguments: str, **environment: str) -> dict[str, Any]:
+    """Runs this Python with arguments, as :func:`child`."""
+    return child([sys.executable, *arguments], **environment)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    flags = ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found = {line.split(":")[0].strip(): line.split(":", 1)[-1].strip() for line in lines}
+        model, flags = found.get("model name", model), found.get("flags", "")
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    versions = {}
+    for package in ("tensorflow", "tensorflow-cpu", "keras", "openvino", "ai-edge-litert", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": model,
+        "cores": os.cpu_count(),
+        "instructions": [flag for flag in wanted if flag in flags.split()],
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest of several runs."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    columns = list(rows[0])
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for row in rows:
+        cells = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def record(name: str, command: str, rows: Sequence[Mapping[str, Any]], text: str = "") -> None:
+    """Prints a table, and writes it with machine and date to ``results/NAME.{md,json}``."""
+    where = machine()
+    versions = ", ".join(f"{k} {v}" for k, v in where["versions"].items())
+    head = (
+        f"`{command}`, {where['date']}, {where['cores']} cores of {where['processor']} "
+        f"({', '.join(where['instructions'])}), Python {where['python']}, {versions}."
+    )
+    page = "\n\n".join(part for part in (f"# {name}", head, table(rows), text) if part) + "\n"
+    print(page)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(page)
+    whole = {"command": command, "machine": where, "rows": list(rows), "text": text}
+    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")

@@ -1,0 +1,66 @@
+"""The Keras transfer-learning guide's recipe, in plain Keras, written from its description.
+
+    python benchmarks/guide.py DATA SPLITS SIZE OUTPUT [SEED]
+
+Augmentation layers (flip, rotation) in front of a frozen backbone that is called with
+``training=False``, pooling, Dropout 0.2 and a Dense layer: 20 epochs at 1e-3; then everything is
+unfrozen, BatchNorm still in inference mode: 10 epochs at 1e-5. Batches of 32, Adam, no caching.
+Nothing of keras_transfer takes part but the pretrained network and the reading of images.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_transfer import backbones, datasets
+
+
+def main() -> None:
+    data, splits, size, output = sys.argv[1:5]
+    seed = int(sys.argv[5]) if len(sys.argv) > 5 else 0
+    keras.utils.set_random_seed(seed)
+    held = datasets.load_dataset(data, image_size=int(size), splits_file=splits, cache=False)
+    base = backbones.build("EfficientNetLite0", image_size=int(size), weights="offline").model
+
+    def batches(split: str, shuffle: bool) -> tf.data.Dataset:
+        rows = held.indices(split)
+        made = tf.data.Dataset.from_tensor_slices((held.pixels[rows], held.labels[rows]))
+        if shuffle:
+            made = made.shuffle(len(rows), seed=seed)
+        return made.batch(32).prefetch(tf.data.AUTOTUNE)
+
+    train, validation, test = batches("train", True), batches("val", False), batches("test", False)
+    base.trainable = False
+    images = keras.Input((int(size), int(size), 3), dtype="uint8")
+    x = keras.layers.Rescaling(1.0)(images)
+    x = keras.layers.RandomFlip("horizontal", seed=seed)(x)
+    x = keras.layers.RandomRotation(0.1, seed=seed)(x)
+    x = base(x, training=False)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dropout(0.2, seed=seed)(x)
+    model = keras.Model(images, keras.layers.Dense(len(held.class_names), activation="softmax")(x))
+
+    report = {"seconds": {}, "test": {}, "validation": {}}
+    for stage, rate, epochs in (("head", 1e-3, 20), ("fine-tuned", 1e-5, 10)):
+        base.trainable = stage == "fine-tuned"
+        model.compile(
+            keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        )
+        start = time.perf_counter()
+        history = model.fit(train, validation_data=validation, epochs=epochs, verbose=0)
+        report["seconds"][stage] = time.perf_counter() - start
+        report["validation"][stage] = float(history.history["val_accuracy"][-1])
+        predicted = np.argmax(model.predict(test, verbose=0), axis=1)
+        report["test"][stage] = float(np.mean(predicted == held.labels[held.indices("test")]))
+    with open(output, "w") as stream:
+        json.dump(report, stream)
+
+
+if __name__ == "__main__":
+    main()
