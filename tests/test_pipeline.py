@@ -132,6 +132,17 @@ def test_scaled_jpeg_is_close_to_the_whole_one():
     assert 10 * np.log10(255**2 / error.mean()) > 38
 
 
+@pytest.mark.parametrize("size", [(96, 96), (224, 224), (300, 64)])
+def test_the_decoder_that_travels_with_an_export_agrees(odd, size, tmp_path):
+    from keras_transfer.export import proof
+
+    photos = [zoo.encode(zoo.photo(side=side), "JPEG") for side in (190, 358, 359, 717, 1800)]
+    for data in [*odd.values(), *photos]:
+        (tmp_path / "image").write_bytes(data)
+        theirs = proof.read_pixels(tmp_path / "image", size)
+        assert np.array_equal(theirs, pipeline.decode_image(data, size))
+
+
 @pytest.mark.parametrize("size", [0, (8, 0)])
 def test_sizes_must_be_positive(size):
     with pytest.raises(UsageError, match="positive"):

@@ -119,7 +119,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
                 raise ImageError("not a regular file", kind="not_a_file")
             if status.st_size > MAX_FILE_BYTES:
                 raise ImageError(f"{status.st_size} bytes are too many", kind="bomb")
-            return stream.read(MAX_FILE_BYTES)
+            return stream.read(status.st_size)
     except OSError as error:
         raise ImageError((error.strerror or str(error)).lower()) from None
 
