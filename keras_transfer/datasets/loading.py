@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,30 +165,16 @@ def load(
     digests = tuple(records.digests[i] for i in verdict.kept)
     known = [name for name in source.class_names or sorted(set(labels)) if name in set(labels)]
     index = {name: i for i, name in enumerate(known)}
-
-    def read(i: int) -> bytes:
-        try:
-            encoded = source.read(dataset.paths[i])
-        except ImageError as error:
-            raise DataError(
-                f"{dataset.paths[i]}: {error.message}", remedy="Open the set again."
-            ) from None
-        if files.sha256(encoded) != dataset.digests[i]:
-            raise DataError(
-                f"{dataset.paths[i]} has changed since the set was opened.",
-                remedy="Open the set again.",
-            )
-        return encoded
-
+    paths = tuple(item.path for item in items)
     dataset = ImageDataset(
         name=source.name,
-        paths=tuple(item.path for item in items),
+        paths=paths,
         labels=np.array([index[label] for label in labels], np.int64),
         class_names=tuple(known),
         splits=splits.complete(labels, verdict.groups, given, split=split, seed=seed),
         digests=digests,
         findings=tuple(findings),
-        read=read,
+        read=_reader(source, paths, digests),
         pixels=pixels,
         groups=verdict.groups,
     )
@@ -197,6 +183,23 @@ def load(
         dataset, rows = splits.apply(dataset, splits_file)
         kept = kept[rows]
     return dataset, Details(source, records, kept)
+
+
+def _reader(source: Source, paths: Sequence[str], digests: Sequence[str]) -> Callable[[int], bytes]:
+    """Reads images again later, and notices when they are no longer what was checked."""
+
+    def read(i: int) -> bytes:
+        try:
+            encoded = source.read(paths[i])
+        except ImageError as error:
+            raise DataError(f"{paths[i]}: {error.message}", remedy="Open the set again.") from None
+        if files.sha256(encoded) != digests[i]:
+            raise DataError(
+                f"{paths[i]} has changed since the set was opened.", remedy="Open the set again."
+            )
+        return encoded
+
+    return read
 
 
 def untrainable(dataset: ImageDataset) -> DataError | None:

@@ -36,33 +36,22 @@ def csv_source(path: Path, name: str) -> Listing:
         if not any(cell.strip() for cell in row):
             continue
         cells = {key: row[i].strip() if i < len(row) else "" for key, i in columns.items()}
-        file, label = cells["path"], cells["label"]
-        split = SPLIT_NAMES.get(cells.get("split", "").lower())
-        if cells.get("split") and split is None:
-            raise DataError(
-                f"{path}, row {line}: the split is {cells['split']!r}.",
-                remedy="Use train, val or test, or leave it empty.",
-            )
-        if not file or not label:
-            missing = "path" if not file else "label"
-            findings.append(Finding(file, "unlabelled", f"row {line}: no {missing}", "left out"))
-            continue
-        if "\\" in file and not os.path.exists(path.parent / file):
-            file = file.replace("\\", "/")
-        if file in items:
-            same = items[file].label == label
-            findings.append(
-                Finding(
-                    file,
-                    "repeated_row" if same else "conflicting_labels",
-                    f"row {line} names it again" + ("" if same else f" as {label!r}"),
-                    f"kept as {items[file].label!r}" if same else "left out",
-                )
-            )
-            if not same:
-                items[file] = Item(file, "")
-            continue
-        items[file] = Item(file, label, split, cells.get("group") or None)
+        item = _item(f"{path}, row {line}", path.parent, cells)
+        first = items.get(item.path)
+        if not item.path or not item.label:
+            missing = "path" if not item.path else "label"
+            reason = f"row {line}: no {missing}"
+            findings.append(Finding(item.path, "unlabelled", reason, "left out"))
+        elif first is None:
+            items[item.path] = item
+        elif first.label == item.label:
+            action = f"kept as {first.label!r}"
+            reason = f"row {line} names it again"
+            findings.append(Finding(item.path, "repeated_row", reason, action))
+        else:
+            reason = f"row {line} names it again, as {item.label!r}"
+            findings.append(Finding(item.path, "conflicting_labels", reason, "left out"))
+            items[item.path] = Item(item.path, "")
     kept = sorted((item for item in items.values() if item.label), key=lambda item: item.path)
     if not kept:
         raise DataError(f"{path} names no images.", remedy="Add rows of a path and a label.")
@@ -75,6 +64,20 @@ def csv_source(path: Path, name: str) -> Listing:
         findings,
         lambda file: root / file,
     )
+
+
+def _item(where: str, root: Path, cells: dict[str, str]) -> Item:
+    """One row, as far as it says something; its path may have been written on Windows."""
+    split = SPLIT_NAMES.get(cells.get("split", "").lower())
+    if cells.get("split") and split is None:
+        raise DataError(
+            f"{where}: the split is {cells['split']!r}.",
+            remedy="Use train, val or test, or leave it empty.",
+        )
+    file = cells["path"]
+    if "\\" in file and not os.path.exists(root / file):
+        file = file.replace("\\", "/")
+    return Item(file, cells["label"], split, cells.get("group") or None)
 
 
 def _rows(path: Path) -> list[list[str]]:
