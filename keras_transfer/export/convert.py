@@ -44,7 +44,7 @@ class Converter:
         elif form.name == "saved_model":
             write_saved_model(self.model, path / "1", self.info.class_names)
         elif form.name == "onnx":
-            write_onnx(self.model, path)
+            write_onnx(self.model, path, self.info)
         else:
             path.write_bytes(add_metadata(self._lite(form.name), self.info))
 
@@ -207,8 +207,13 @@ def lite_bytes(model: keras.Model) -> bytes:
         return bytes(converter.convert())
 
 
-def write_onnx(model: keras.Model, path: Path) -> None:
-    """Writes an ONNX file with input ``image`` (uint8, any batch) and output ``scores``."""
+def write_onnx(model: keras.Model, path: Path, info: ModelInfo) -> None:
+    """Writes an ONNX file with input ``image`` (uint8, any batch) and output ``scores``.
+
+    Its metadata properties ``labels`` (one a line), ``description``, ``licence`` and ``author`` say
+    what it is.
+    """
+    import onnx
     import tf2onnx
     from tensorflow.python.framework import convert_to_constants
 
@@ -217,10 +222,18 @@ def write_onnx(model: keras.Model, path: Path) -> None:
     frozen = convert_to_constants.convert_variables_to_constants_v2(
         module.scores.get_concrete_function()
     )
+    names = {frozen.inputs[0].name: "image", frozen.outputs[0].name: "scores"}
     proto, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(),
         input_names=[frozen.inputs[0].name],
         output_names=[frozen.outputs[0].name],
         opset=17,
     )
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    said = {"description": info.description, "licence": info.licence, "author": info.author}
+    onnx.helper.set_model_props(proto, {"labels": "\n".join(info.class_names), **said})
     path.write_bytes(proto.SerializeToString())

@@ -135,7 +135,8 @@ def _convert(converter: Converter, form: Format, path: Path) -> str:
         with quiet_stdio():
             converter.write(form, path)
     except ImportError as error:
-        return f"could not be converted: {error.name or error} is not installed"
+        extra = "; pip install 'keras-transfer[onnx]'" if form.name == "onnx" else ""
+        return f"could not be converted: {error.name or error} is not installed{extra}"
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
@@ -186,7 +187,7 @@ def _report(
         "images": len(tests.labels),
         "reference": {
             "accuracy": correct / len(tests.labels),
-            "accuracy_interval": evaluation.wilson_interval(correct, len(tests.labels)),
+            "accuracy_interval": list(evaluation.wilson_interval(correct, len(tests.labels))),
             "nll": float(-np.log(np.maximum(truth, 1e-12)).mean()),
         },
         "artefacts": rows,

@@ -143,9 +143,8 @@ def prove(
     if len(threads) > 1:
         latency = {"1": proof.run_fresh({**job, "threads": 1})["latency_ms"], **latency}
     row |= proof.compare(tests.probabilities, found, tests.labels)
-    row["accuracy_interval"] = evaluation.wilson_interval(
-        round(row["accuracy"] * row["images"]), row["images"]
-    )
+    correct = round(row["accuracy"] * row["images"])
+    row["accuracy_interval"] = list(evaluation.wilson_interval(correct, row["images"]))
     row["latency_ms"] = latency
     kept = ("runtime_version", "load_seconds", "peak_memory_bytes", "any_batch")
     row |= {key: full[key] for key in kept}

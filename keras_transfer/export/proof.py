@@ -47,26 +47,46 @@ class MissingRuntimeError(Exception):
 def read_pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Decodes an image file to uint8 ``[height, width, 3]``, in the way the model was trained with.
 
-    First frame, EXIF rotation applied, transparency on white, RGB, the whole image squashed to
-    ``size`` (height, width) by Pillow's antialiased bilinear filter.
+    First frame, transparency on white, RGB, the whole image squashed to ``size`` (height, width)
+    by Pillow's antialiased bilinear filter, then turned as EXIF asks. A JPEG of which 1/2, 1/4 or
+    1/8 leaves 0.8 of the size (and of 224 px) is decoded so.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
+    flip = Image.Transpose
+    turns = [flip.FLIP_LEFT_RIGHT, flip.ROTATE_180, flip.FLIP_TOP_BOTTOM, flip.TRANSPOSE]
+    turns += [flip.ROTATE_270, flip.TRANSVERSE, flip.ROTATE_90]
     with Image.open(path) as image:
-        image.draft(None, (max(size), max(size)))  # a large JPEG is decoded at a fraction
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits a channel
-            levels = np.asarray(upright).astype(np.float64)
-            scale = 1.0 if upright.mode == "I" and levels.max() <= 255 else 1 / 257
-            upright = Image.fromarray(np.rint(levels * scale).astype(np.uint8))
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-            upright = Image.alpha_composite(white, upright)
-        upright = upright.convert("RGB")
-        if upright.size != size[::-1]:
-            upright = upright.resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=3.0)
-        return np.asarray(upright)
+        (width, height), scale = image.size, 1
+        if image.format in ("JPEG", "MPO"):
+            ratio = 5 * min(width, height) // (4 * max(*size, 224))
+            scale = max(s for s in (1, 2, 4, 8) if s == 1 or ratio >= s)
+            if scale > 1:
+                image.draft(None, (width // scale, height // scale))
+        orientation = image.getexif().get(0x0112, 1)
+        rgb = _rgb(image)
+    target = size if 5 <= orientation <= 8 else size[::-1]
+    if rgb.size != target or scale > 1:
+        box = (0, 0, width / scale, height / scale)
+        rgb = rgb.resize(target, Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+    return np.asarray(rgb.transpose(turns[orientation - 2]) if 2 <= orientation <= 8 else rgb)
+
+
+def _rgb(image: Any) -> Any:
+    from PIL import Image
+
+    if image.mode == "F" or image.mode.startswith("I"):  # more than eight bits a channel
+        levels = np.asarray(image).astype(np.float64)
+        scale = 1 / 257 if image.mode != "F" else 255.0
+        plain = levels.max() <= 255 if image.mode == "I" else levels.max() > 1
+        if plain and image.mode in "IF":
+            scale = 1.0
+        image = Image.fromarray(np.rint(levels * scale).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
 # Runtimes: each opens an artefact and returns a function from pixels to probabilities.
