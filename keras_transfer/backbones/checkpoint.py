@@ -54,14 +54,14 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild_tensor
         if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
+            return name  # a string: nothing that the pickle could call or alter
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not a tensor")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, size, *_ = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        kind, name, key, _, size, *_ = pid
+        if kind != "storage":
             raise pickle.UnpicklingError(f"it refers to {kind!r}, which is not a storage")
-        return _Storage(str(key), dtype, int(size))
+        return _Storage(str(key), _DTYPES[name], int(size))
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

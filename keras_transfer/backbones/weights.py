@@ -106,7 +106,7 @@ def assign(model: keras.Model, weights: Weights, row: BackboneSpec) -> None:
             raise _mismatch(row, weights, f"Layer {layer.name!r} has {expected}; received {got}")
     # The layers of ResNet50 are all in ResNet101, with the same shapes: look for what is too much.
     known = {layer.name for layer in layers}
-    for name, found in by_name.items():
+    for name, found in sorted(by_name.items(), key=lambda item: _natural(item[0])):
         if name not in known and label(name, registry.family(row.name).blocks):
             shapes = [array.shape for array in found]
             raise _mismatch(row, weights, f"It has no layer {name!r}; received {shapes}")
@@ -129,6 +129,11 @@ def _in_order(
         dealt.append((part[0][0] if part else "", [array for _, array in part]))
         start += len(layer.weights)
     return dealt
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts block9 before block10."""
+    return [(int(part or 0), rest) for rest, part in re.findall(r"([^0-9]*)([0-9]*)", name)]
 
 
 def _example(rank: int, arrays: dict[str, list[np.ndarray]]) -> str:

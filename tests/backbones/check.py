@@ -1,0 +1,194 @@
+"""The promises that every backbone keeps, in the spirit of scikit-learn's ``check_estimator``.
+
+``python check.py NAME HEIGHT WIDTH [tflite]`` checks one backbone in a process of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from sklearn.datasets import load_sample_images
+
+from keras_transfer import backbones
+from keras_transfer.model import build_classifier
+from keras_transfer.types import Backbone
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+# Families whose preprocess_input passes pixels through: what their papers' code does instead.
+PUBLISHED = {
+    "EfficientNetLite": lambda x: (x - 127) / 128,
+    "EfficientNetB": lambda x: (x / 255 - MEAN) / STD,
+    "EfficientNetV2B": lambda x: (x / 255 - MEAN) / STD,
+    "EfficientNetV2": lambda x: (x - 128) / 128,
+    "ConvNeXt": lambda x: (x / 255 - MEAN) / STD,
+    "MobileNetV3": lambda x: x / 127.5 - 1,
+}
+
+
+def photos(height: int, width: int) -> np.ndarray:
+    """Two real photographs, uint8 ``[2, height, width, 3]``."""
+    return np.stack([image[:height, :width] for image in load_sample_images().images])
+
+
+def reference_preprocessing(name: str, pixels: np.ndarray) -> np.ndarray:
+    """What the network's own ``preprocess_input``, or its published code, makes of pixels."""
+    family = max((key for key in PUBLISHED if name.startswith(key)), key=len, default=None)
+    if family:
+        return PUBLISHED[family](pixels.astype(np.float64))
+    module = importlib.import_module(getattr(keras.applications, name).__module__)
+    return module.preprocess_input(pixels.astype(np.float32))
+
+
+def randomise(model: keras.Model, seed: int = 0) -> None:
+    """Gives every weight a random value, so that no layer is the identity or dead."""
+    random = np.random.default_rng(seed)
+    for layer in model.layers:
+        arrays = []
+        for weight in layer.weights:
+            shape = tuple(weight.shape)
+            if len(shape) > 1:
+                arrays.append(weight.numpy())
+            elif "variance" in weight.path or "gamma" in weight.path:
+                arrays.append(random.uniform(0.5, 1.5, shape))
+            else:
+                arrays.append(random.normal(0, 0.1, shape))
+        layer.set_weights(arrays)
+
+
+def check(name: str, size: tuple[int, int], *, tflite: bool) -> None:
+    """Raises an AssertionError where the backbone breaks a promise."""
+    backbone = backbones.build(name, image_size=size, weights="none")
+    randomise(backbone.model)
+    pixels = photos(*size)
+    check_graph(backbone)
+    check_preprocessing(backbone, pixels)
+    check_blocks(backbone)
+    check_cuts(backbone, pixels)
+    check_training(backbone, pixels)
+    check_saving(backbone, pixels)
+    if tflite:
+        check_tflite(backbone, pixels)
+
+
+def check_graph(backbone: Backbone) -> None:
+    model = backbone.model
+    assert [(i.name, keras.backend.standardize_dtype(i.dtype)) for i in model.inputs] == [
+        ("image", "uint8")
+    ]
+    assert not any(isinstance(operation, keras.Model) for operation in model.operations)
+    for operation in model.operations:
+        assert type(operation).__module__.startswith("keras.src."), operation
+        assert type(operation).__name__ != "Lambda"
+    assert len(model.output_shape) == 4
+
+
+def check_preprocessing(backbone: Backbone, pixels: np.ndarray) -> None:
+    prefix, _ = backbones.split(backbone.model, ["preprocessing"])
+    expected = reference_preprocessing(backbone.spec.name, pixels)
+    received = np.asarray(prefix(pixels))
+    # Caffe's values reach 150, where float32 itself is 1e-5 fine.
+    np.testing.assert_allclose(received, expected, rtol=1e-6, atol=1e-5)
+
+
+def check_blocks(backbone: Backbone) -> None:
+    blocks, model = backbone.blocks, backbone.model
+    layers = [layer for block in blocks for layer in block.layers]
+    assert sorted(layers) == sorted(operation.name for operation in model.operations)
+    assert len({block.name for block in blocks}) == len(blocks)
+    assert all(block.name and block.macs > 0 for block in blocks)
+    total = sum(block.parameters for block in blocks)
+    assert total == model.count_params() == backbone.spec.parameters
+    assert blocks[-1].output_shapes == (model.output_shape[1:],)
+
+
+def check_cuts(backbone: Backbone, pixels: np.ndarray) -> None:
+    blocks, model = backbone.blocks, backbone.model
+    whole = np.asarray(model(pixels, training=False))
+    assert np.isfinite(whole).all()
+    for index in (0, len(blocks) // 2, len(blocks) - 2):
+        prefix, suffix = backbones.split(model, blocks[index].cut)
+        cut = prefix(pixels, training=False)
+        joined = np.asarray(suffix(cut, training=False))
+        assert np.abs(joined - whole).max() == 0.0, blocks[index].name
+        tensors = cut if isinstance(cut, list) else [cut]
+        assert tuple(tuple(t.shape[1:]) for t in tensors) == blocks[index].output_shapes
+        weights = {id(weight) for weight in model.weights}
+        assert {id(w) for part in (prefix, suffix) for w in part.weights} <= weights
+
+
+def check_training(backbone: Backbone, pixels: np.ndarray) -> None:
+    rows = backbones.prices(backbone)
+    assert [row["depth"] for row in rows] == list(range(len(backbone.blocks) + 1))
+    opened = backbones.unfreeze(backbone.model, 2, backbone.blocks)
+    assert opened == backbone.blocks[-2:]
+    model = build_classifier(backbone, 2)
+    names = {name for block in opened for name in block.layers}
+    expected = {
+        weight.path
+        for layer in model.layers
+        if layer.name in names or layer.name == "logits"
+        for weight in layer.weights
+        if not isinstance(layer, keras.layers.BatchNormalization)
+    }
+    trainable = {weight.path: weight for weight in model.trainable_weights}
+    assert set(trainable) == expected
+    head = model.get_layer("logits").count_params()
+    assert sum(int(np.prod(w.shape)) for w in trainable.values()) == (
+        rows[2]["trainable_parameters"] + head
+    )
+    before = {weight.path: fingerprint(weight) for weight in model.weights}
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(pixels, np.array([0, 1]))
+    moved = {weight.path for weight in model.weights if fingerprint(weight) != before[weight.path]}
+    assert moved
+    assert moved <= set(trainable)
+
+
+def fingerprint(weight: keras.Variable) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(weight.numpy())).digest()
+
+
+def check_saving(backbone: Backbone, pixels: np.ndarray) -> None:
+    assert build_classifier(backbone, 2).output_shape == (None, 2)
+    classifier = build_classifier(backbone, 1001)
+    expected = np.asarray(classifier(pixels, training=False))
+    assert expected.shape == (2, 1001)
+    with tempfile.TemporaryDirectory() as folder:
+        classifier.save(Path(folder) / "model.keras")
+        loaded = keras.models.load_model(Path(folder) / "model.keras")
+    np.testing.assert_array_equal(np.asarray(loaded(pixels, training=False)), expected)
+    assert backbones.block_map(loaded, backbone.spec) == backbone.blocks
+
+
+def check_tflite(backbone: Backbone, pixels: np.ndarray) -> None:
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    graph = tf.function(lambda image: backbone.model(image, training=False))
+    traced = graph.get_concrete_function(tf.TensorSpec((1, *pixels.shape[1:]), tf.uint8))
+    # Freezing first takes a third of the time that the way through a SavedModel takes.
+    frozen = convert_variables_to_constants_v2(traced)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    interpreter = Interpreter(model_content=converter.convert(), num_threads=2)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels[:1])
+    interpreter.invoke()
+    received = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    expected = np.asarray(backbone.model(pixels[:1], training=False))
+    assert np.abs(received - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+if __name__ == "__main__":
+    check(sys.argv[1], (int(sys.argv[2]), int(sys.argv[3])), tflite="tflite" in sys.argv)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory {peak:.1f} GiB")
+    assert peak < 6

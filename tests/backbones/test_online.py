@@ -1,0 +1,101 @@
+"""Keras's own download: the right arrays arrive, and without a network it fails at once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import urllib.request
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from keras_transfer import backbones
+from keras_transfer.backbones import online
+from keras_transfer.errors import WeightsError
+
+from .check import photos
+from .test_weights import randomise_nested
+
+
+def test_without_a_network_it_fails_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))  # an empty cache
+    monkeypatch.setattr(online, "_reachable", lambda: False)
+    opener = urllib.request._opener
+    start = time.monotonic()
+    with pytest.raises(WeightsError) as caught:
+        backbones.build("VGG16", image_size=32, weights="imagenet")
+    assert time.monotonic() - start < 10
+    assert "no connection" in caught.value.message
+    assert "--weights offline" in caught.value.remedy
+    assert "PATH" in caught.value.remedy
+    assert socket.getdefaulttimeout() is None
+    assert urllib.request._opener is opener
+
+
+def test_a_resolver_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    monkeypatch.setattr(online, "PROBE_SECONDS", 0.1)
+
+    def hang(*_: object, **__: object) -> None:
+        release.wait(60)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    start = time.monotonic()
+    assert not online._reachable()
+    assert time.monotonic() - start < 5
+    release.set()
+
+
+def test_a_connection_or_a_proxy_counts_as_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = (socket.AF_INET, socket.SOCK_STREAM, 0, "", server.getsockname())
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address])
+        assert online._reachable()
+    assert not online._reachable()  # refused
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "http://proxy:3128"})
+    assert online._reachable()
+
+
+def test_what_keras_returns_is_what_the_backbone_gets(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    genuine, donors = keras.applications.MobileNetV3Small, []
+
+    def download(*, weights: str | None, **arguments: Any) -> keras.Model:
+        model = genuine(weights=None, **arguments)
+        if weights == "imagenet":
+            print("Downloading data")
+            randomise_nested(model)
+            donors.append(model)
+        return model
+
+    # Keras's own signature tells whether preprocessing can be left out.
+    download.__wrapped__ = genuine  # type: ignore[attr-defined]
+    monkeypatch.setattr(online, "_reachable", lambda: True)
+    monkeypatch.setattr(keras.applications, "MobileNetV3Small", download)
+    built = backbones.build("MobileNetV3Small", image_size=224, weights="imagenet")
+    pixels = photos(224, 224)
+    expected = np.asarray(donors[0](pixels.astype(np.float32), training=False))
+    received = np.asarray(built.model(pixels, training=False))
+    np.testing.assert_allclose(received, expected, atol=1e-5 * np.abs(expected).max())
+    printed = capfd.readouterr()
+    assert "Downloading" not in printed.out
+
+
+def test_nested_layers_are_found() -> None:
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="deep")])
+    outer = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(2, name="top")])
+    assert [name for name, _ in online.layer_arrays(outer)] == ["deep", "top"]
+
+
+def test_lite_has_no_download() -> None:
+    with pytest.raises(WeightsError, match="Use --weights offline"):
+        backbones.build("EfficientNetLite0", image_size=32, weights="imagenet")

@@ -1,0 +1,43 @@
+"""The registry: rows that are whole, names that are found, and no Keras to read it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from keras_transfer import backbones
+from keras_transfer.backbones.construction import MODES
+from keras_transfer.errors import UsageError
+
+
+def test_rows_are_whole() -> None:
+    rows = backbones.listing()
+    assert len(rows) >= 41
+    assert json.loads(json.dumps(rows))
+    for row in rows:
+        assert row["preprocessing"] in MODES
+        assert row["min_size"] <= row["image_size"]
+        assert row["parameters"] > 900_000
+        assert 65 < row["top1"] < 90
+        assert row["top1_source"].startswith("https://")
+        assert row["licence"] in {"Apache-2.0", "BSD-3-Clause", "CC-BY-4.0", "MIT"}
+        assert row["advice"].endswith(".")
+        assert set(row["weights"]) <= {"imagenet", "offline"}
+
+
+def test_names_are_found_whatever_their_capitals() -> None:
+    assert backbones.spec("resnet50").name == "ResNet50"
+    with pytest.raises(UsageError, match=r"'ResNet-50' is unknown\. Did you mean .*ResNet50"):
+        backbones.spec("ResNet-50")
+
+
+def test_listing_needs_no_keras() -> None:
+    code = (
+        "import sys; from keras_transfer import backbones; backbones.listing();"
+        "backbones.render_listing();"
+        "sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
