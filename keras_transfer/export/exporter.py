@@ -112,7 +112,7 @@ def _write(
                 _reject(folder, path)
                 answers.pop(form.name, None)
             rows[form.name] = row
-    report = _report(rows, tests, info)
+    report = _report(rows, tests, info) | {"resizing": parity.resizing(tests, model)}
     files.write_text(folder / "labels.txt", "\n".join(run.class_names) + "\n")
     files.write_json(folder / "parity.json", report)
     card.write(folder, run, info, report, tests)

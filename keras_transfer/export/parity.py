@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from scipy import stats
 
 from keras_transfer import evaluation, pipeline
@@ -19,6 +20,8 @@ from keras_transfer.types import ImageDataset
 
 if TYPE_CHECKING:
     import keras
+
+_AFFINE = Image.Transform.AFFINE
 
 MAX_IMAGES = 1000
 """Test images that each artefact is run over at most, evenly spread."""
@@ -81,6 +84,23 @@ def test_images(dataset: ImageDataset, model: keras.Model) -> TestImages:
 
 
 test_images.__test__ = False  # type: ignore[attr-defined]
+
+
+def resizing(tests: TestImages, model: keras.Model) -> dict[str, float]:
+    """How much of the trained model's answers survives the resizing of phones.
+
+    MediaPipe and most mobile code sample the image bilinearly without antialiasing, which leaves
+    less of large images than the resizing of training does.
+    """
+    height, width = tests.pixels.shape[1:3]
+    plain = np.empty_like(tests.pixels)
+    for i, data in enumerate(tests.encoded):
+        image = Image.fromarray(pipeline.decode_image(data))
+        step = (image.width / width, 0, 0, 0, image.height / height, 0)
+        plain[i] = image.transform((width, height), _AFFINE, step, Image.Resampling.BILINEAR)
+    found = np.asarray(model.predict(plain, batch_size=32, verbose=0))
+    row = proof.compare(tests.probabilities, found, tests.labels)
+    return {key: row[key] for key in ("agreement", "accuracy", "largest_difference")}
 
 
 def spread(values: np.ndarray, count: int) -> np.ndarray:
