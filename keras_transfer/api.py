@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_transfer import backbones, datasets, evaluation, files, report, runs
 from keras_transfer import export as exporting
 from keras_transfer._version import __version__
 from keras_transfer.activations import ActivationStore
+from keras_transfer.engine import build_engine
 from keras_transfer.errors import UsageError
+from keras_transfer.model import POOL
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Effort, Phase, Schedule, recipe
 from keras_transfer.training import Clock, TransferResult, predict_probabilities
@@ -47,6 +50,7 @@ def train(
     engine: str = "auto",
     jit: str = "auto",
     time_budget: float | None = None,
+    target_precision: float = 0.95,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -77,6 +81,7 @@ def train(
         engine: what runs the frozen part: ``auto``, ``keras``, ``openvino``, ``openvino-bfloat16``.
         jit: XLA for training steps: ``auto``, ``on``, ``off``.
         time_budget: seconds in which the result must be there.
+        target_precision: share of right answers that the confidence threshold is chosen for.
         output: the run folder.
         resume: go on with a killed run in ``output``.
         overwrite: replace a run in ``output``.
@@ -138,6 +143,7 @@ def train(
         "engine": engine,
         "jit": jit,
         "time_budget": time_budget,
+        "target_precision": target_precision,
     }
     state = None
     if output is not None:
@@ -154,6 +160,7 @@ def train(
             progress=progress,
             state=state,
             time_budget=time_budget,
+            target_precision=target_precision,
             clock=clock,
         )
     if output is not None:
@@ -215,6 +222,16 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
     other = datasets.load_dataset(data, image_size=run.image_size, for_training=False)
     model = run.model()
     test = home.indices("test")
+    # One engine for all three sets, so that their features are of one kind.
+    pooled = keras.Model(model.input, model.get_layer(POOL).output)
+    features = [
+        build_engine(pooled, "keras").predict(_pixels(part)[rows])[0]
+        for part, rows in (
+            (home, home.indices("train")),
+            (home, test),
+            (other, np.arange(len(other))),
+        )
+    ]
     return evaluation.measure_shift(
         run.class_names,
         predict_probabilities(model, _pixels(home)[test]),
@@ -222,6 +239,7 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
         predict_probabilities(model, _pixels(other)),
         other.labels,
         other.class_names,
+        unlike=evaluation.unlikeness(*features),
     )
 
 

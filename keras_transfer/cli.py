@@ -100,6 +100,16 @@ def _duration(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and at most 1")
+    return value
+
+
 def _bytes(text: str) -> int:
     """``500M``, ``20G`` and the like, in bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
@@ -166,6 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     made = add("verify", _verify, "Repeat the proof of an export folder.")
     made.add_argument("export", metavar="EXPORT")
     _add_json(made)
+    made = add("curve", _curve, "Say what more data would bring to a run.")
+    made.add_argument("run", metavar="RUN")
+    _add_json(made)
     made = add("report", _report, "Write a run's report.html again.")
     made.add_argument("run", metavar="RUN")
     made = add("cache", _cache, "List, prune or clear the cached activations.")
@@ -227,6 +240,18 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="what runs the frozen part",
     )
     parser.add_argument("--jit", choices=("auto", "on", "off"), default="auto", help="XLA")
+    parser.add_argument(
+        "--target-precision",
+        type=_share,
+        default=0.95,
+        metavar="P",
+        help="share of right answers that the confidence threshold is chosen for (default 0.95)",
+    )
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="also measure nearest neighbour, logistic regression and training from scratch",
+    )
     parser.add_argument("--output", metavar="RUN", help="the run folder (default runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on with a killed run")
     parser.add_argument("--overwrite", action="store_true", help="replace a run in RUN")
@@ -274,6 +299,11 @@ def _train(options: argparse.Namespace) -> int:
         options.data, output=options.output, progress=progress_for(options.quiet), **settings
     )
     _print(console.summary(result, options.output))
+    if options.baselines:
+        from keras_transfer import probing
+
+        run = runs.open_run(options.output)
+        _print(console.baselines(probing.compare_with_baselines(run, progress_for(options.quiet))))
     return DONE
 
 
@@ -300,6 +330,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "engine": options.engine,
         "jit": options.jit,
         "time_budget": options.time_budget,
+        "target_precision": options.target_precision,
         "resume": options.resume,
         "overwrite": options.overwrite,
     }
@@ -328,6 +359,26 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         shift = api.evaluate_elsewhere(run, options.data)
         _print_json(shift.to_json()) if options.json else _print(console.shift(shift))
+    return DONE
+
+
+def _curve(options: argparse.Namespace) -> int:
+    from keras_transfer import runs
+
+    run = runs.open_run(options.run)
+    _load_keras()
+    from keras_transfer import probing
+    from keras_transfer.progress import progress_for
+
+    found = probing.curve(run, progress_for(options.json))
+    if options.json:
+        _print_json(found.to_json())
+        return DONE
+    for size, accuracy, (low, high) in zip(
+        found.sizes, found.accuracy, found.intervals, strict=True
+    ):
+        _print(f"{size:>8,} images: {accuracy:.3f} ({low:.3f} to {high:.3f})")
+    _print(found.verdict)
     return DONE
 
 

@@ -38,6 +38,13 @@ def summary(result: TransferResult, output: str) -> Group:
     table.add_row("macro F1", _with_interval(judged, "macro_f1"))
     table.add_row("NLL, ECE", f"{judged.nll:.3f}, {judged.ece:.3f}")
     table.add_row("always the commonest class", f"{judged.majority['accuracy']:.3f}")
+    sure = result.threshold
+    if sure.answered:
+        table.add_row(
+            "answers when sure",
+            f"from a confidence of {sure.threshold:.2f} it answers {sure.coverage:.0%} of images, "
+            f"{sure.precision:.1%} of them right",
+        )
     kept = result.candidates[0]
     table.add_row("kept on validation", f"{kept.name} (accuracy {kept.accuracy:.3f})")
     table.add_row("time", f"{total:.1f} s")
@@ -81,6 +88,11 @@ def shift(found: Shift) -> Group:
             str(row["images"]),
         )
     lines = [found.verdict]
+    if found.unlikeness is not None:
+        lines.append(
+            f"{found.unlikeness.share:.0%} of these images are more unlike the training images "
+            f"than 95 % of the run's own test images (AUROC {found.unlikeness.auroc:.2f})."
+        )
     if found.left_out:
         unknown = ", ".join(found.unknown)
         lines.append(f"{found.left_out} images of classes unknown to the run: {unknown}.")
@@ -90,6 +102,16 @@ def shift(found: Shift) -> Group:
 def comparison(found: Comparison) -> str:
     """One sentence for each pair of runs."""
     return "\n".join(pair.verdict for pair in found.pairs)
+
+
+def baselines(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """Other methods on the same splits."""
+    table = Table(box=box.SIMPLE)
+    for column in ("baseline", "accuracy", "seconds"):
+        table.add_column(column, justify="left" if column == "baseline" else "right")
+    for row in rows:
+        table.add_row(row["name"], f"{row['accuracy']:.3f}", f"{row['seconds']:.1f}")
+    return Group(table, *[Text(row["verdict"]) for row in rows])
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> str:

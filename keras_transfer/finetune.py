@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import queue
 import threading
 import time
@@ -18,7 +19,6 @@ from keras_transfer import calibration, files
 from keras_transfer.engine import Engine, build_engine
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Phase
-
 
 # How long a killed run may have to do again: writing after every short epoch would cost more.
 CHECKPOINT_SECONDS = 10.0
@@ -237,7 +237,8 @@ def train_phase(
             row = state.history[-1]
             row["seconds"] = round(seconds, 3)
             advance(1, f"validation accuracy {row['validation_accuracy']:.3f}")
-            if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or state.epoch == phase.epochs):
+            due = time.monotonic() - saved > CHECKPOINT_SECONDS or state.epoch == phase.epochs
+            if checkpoint and due:
                 _save(checkpoint, state, suffix, optimizer)
                 saved = time.monotonic()
             if phase.patience and state.epoch - state.best_epoch >= phase.patience:
@@ -435,9 +436,7 @@ def _save(path: Path, state: PhaseState, suffix: Suffix, optimizer: Any) -> None
     }
     arrays |= {f"best-{i}": value for i, value in enumerate(state.best or [])}
     arrays["scalars"] = np.array([state.epoch, state.steps, state.best_epoch, state.best_nll])
-    columns = sorted(state.history[0])
-    arrays["columns"] = np.array(columns)
-    arrays["rows"] = np.array([[str(row[column]) for column in columns] for row in state.history])
+    arrays["history"] = np.array(json.dumps(files.plain(state.history)))
     with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **arrays)
 
@@ -451,17 +450,5 @@ def _restore(path: Path, suffix: Suffix, optimizer: Any) -> PhaseState:
         assign(variables, [arrays[f"variable-{i}"] for i in range(len(variables))])
         best = [arrays[f"best-{i}"] for i in range(len(suffix.trainable_variables))]
         epoch, steps, best_epoch, best_nll = arrays["scalars"]
-        columns = [str(column) for column in arrays["columns"]]
-        rows = [dict(zip(columns, map(str, row), strict=True)) for row in arrays["rows"]]
-    history = [
-        {
-            name: value
-            if name == "phase"
-            else int(value)
-            if name in ("epoch", "step")
-            else float(value)
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
+        history = json.loads(str(arrays["history"]))
     return PhaseState(int(epoch), history, int(best_epoch), float(best_nll), best, steps=int(steps))

@@ -100,7 +100,7 @@ class Run:
         return named if ":" in named or Path(named).exists() else full
 
     def predictions(self) -> list[dict[str, Any]]:
-        """One row a test image: path, label, predicted, probability."""
+        """One row a test image: path, label, predicted, probability, digest of its bytes."""
         with open(self.path / PREDICTIONS, newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         return [row | {"probability": float(row["probability"])} for row in rows]
@@ -273,6 +273,7 @@ def metrics_of(result: TransferResult) -> dict[str, Any]:
         "kept": validation.name,
         "candidates": [dataclasses.asdict(candidate) for candidate in result.candidates],
         "temperature": result.temperature,
+        "threshold": dataclasses.asdict(result.threshold),
         "phases": [phase.to_json() for phase in result.phases],
         "seconds": dict(result.seconds),
         "cache": dataclasses.asdict(result.cache),
@@ -320,6 +321,7 @@ def _predictions(result: TransferResult) -> list[dict[str, Any]]:
                 "label": names[data.labels[index]],
                 "predicted": names[best],
                 "probability": f"{float(row[best]):.6f}",
+                "digest": data.digests[index],
             }
         )
     return rows

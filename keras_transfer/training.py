@@ -90,6 +90,8 @@ class TransferResult:
         temperature: by which the model divides its logits.
         test_probabilities: float32 ``[test images, classes]``.
         evaluation: on the test split.
+        threshold: the confidence at which answers reach the wanted precision on validation, and
+            what it comes to on the test split.
         validation_logits: float32 ``[validation images, classes]``, before the temperature.
         seconds: durations by stage.
         cache: rows found and computed, bytes written.
@@ -109,6 +111,7 @@ class TransferResult:
     temperature: float
     test_probabilities: np.ndarray
     evaluation: evaluation.Evaluation
+    threshold: calibration.Threshold
     validation_logits: np.ndarray
     seconds: dict[str, float]
     cache: StoreCounts
@@ -163,6 +166,7 @@ def train(
     progress: Progress | None = None,
     state: Path | None = None,
     time_budget: float | None = None,
+    target_precision: float = 0.95,
     clock: Clock | None = None,
 ) -> TransferResult:
     """Trains a classifier by a two-phase schedule.
@@ -180,6 +184,7 @@ def train(
         state: a folder for checkpoints; a run that was killed goes on from what is there.
         time_budget: seconds after which the result must be there; the schedule is shortened to
             fit, and stopped in time.
+        target_precision: share of right answers that the confidence threshold is chosen for.
         clock: where durations are added up; one of its own by default.
 
     Returns:
@@ -200,6 +205,7 @@ def train(
         state=state,
         deadline=None if time_budget is None else time.monotonic() + time_budget,
         clock=clock or Clock(),
+        target_precision=target_precision,
     )
     _check(dataset, backbone)
     return run.carry_out()
@@ -245,6 +251,7 @@ class _Run:
     state: Path | None
     deadline: float | None
     clock: Clock
+    target_precision: float
 
     def carry_out(self) -> TransferResult:
         keras.utils.set_random_seed(self.seed)
@@ -261,6 +268,9 @@ class _Run:
         with self.clock.stage("fine_tune"):
             tuned, candidates, logits = self._fine_tune()
         temperature = calibration.fit_temperature(logits, self.labels["val"])
+        least = calibration.precision_threshold(
+            calibration.softmax(logits / temperature), self.labels["val"], self.target_precision
+        ).threshold
         set_temperature(self.model, temperature)
         with self.clock.stage("evaluate"):
             test = data.indices("test")
@@ -283,6 +293,9 @@ class _Run:
             temperature=temperature,
             test_probabilities=probabilities,
             evaluation=judged,
+            threshold=calibration.apply_threshold(
+                probabilities, data.labels[test], least, self.target_precision
+            ),
             validation_logits=logits,
             seconds=self.clock.report(),
             cache=self.store.counts if self.store else StoreCounts(),

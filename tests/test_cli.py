@@ -38,13 +38,17 @@ def test_help_and_version_import_nothing_heavy():
         "heavy = {'keras', 'tensorflow', 'numpy', 'sklearn', 'matplotlib', 'rich'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_importing_the_package_imports_nothing_heavy():
     script = "import sys, keras_transfer; print({'keras', 'numpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "set()"
 
 
@@ -160,9 +164,7 @@ def test_an_unknown_backbone_names_near_ones(run_cli, two_classes, tmp_path):
 
 
 def test_an_image_size_below_the_minimum(run_cli, two_classes, tmp_path):
-    err = refused(
-        run_cli, "train", two_classes, "--image-size", 8, "--output", tmp_path / "run"
-    )
+    err = refused(run_cli, "train", two_classes, "--image-size", 8, "--output", tmp_path / "run")
     assert "32" in err
 
 

@@ -27,9 +27,7 @@ class Recorder(Progress):
 
 @pytest.fixture(scope="module")
 def data(digits_folder):
-    return datasets.load_dataset(
-        str(digits_folder), image_size=SIZE, split=(0.6, 0.2, 0.2), seed=3
-    )
+    return datasets.load_dataset(str(digits_folder), image_size=SIZE, split=(0.6, 0.2, 0.2), seed=3)
 
 
 def lite():
@@ -73,9 +71,7 @@ def test_evidence_agrees_with_an_independent_computation(cached, data):
     assert result.evaluation.accuracy == pytest.approx(right)
     assert right > 0.6
     assert temperature_of(result.model) == pytest.approx(result.temperature)
-    assert result.candidates[0].nll <= min(
-        c.nll for c in result.candidates if c.name == "head"
-    )
+    assert result.candidates[0].nll <= min(c.nll for c in result.candidates if c.name == "head")
 
 
 def test_validation_logits_are_those_of_the_returned_weights(cached, data):
@@ -137,7 +133,7 @@ def test_heads_that_are_not_linear_train_by_gradient(data, kind, tmp_path):
         {"penalty": "l2-sp", "penalty_strength": 0.1, "rate_decay": 0.7},
         {"batch_norm": "adapt", "ema": 0.0, "patience": 1},
     ],
-    ids=lambda changes: "-".join(changes),
+    ids="-".join,
 )
 def test_every_option_of_a_phase_trains(data, changes, tmp_path):
     schedule = short()
@@ -249,7 +245,9 @@ def test_views_do_not_depend_on_the_company_they_keep(data):
 def test_mirroring_is_off_where_left_and_right_are_classes():
     draw = np.random.default_rng(0)
     labels = np.arange(400) % 2
-    sided = draw.normal(size=(400, 4)) + 4 * np.stack([labels, 1 - labels, 0 * labels, 0 * labels], 1)
+    sided = draw.normal(size=(400, 4)) + 4 * np.stack(
+        [labels, 1 - labels, 0 * labels, 0 * labels], 1
+    )
     swapped = sided[:, [1, 0, 2, 3]]
     assert not mirroring_is_safe(sided, labels, sided, swapped, labels)[0]
     noisy = sided + 0.1 * draw.normal(size=sided.shape)

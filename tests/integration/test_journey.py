@@ -1,0 +1,107 @@
+"""Whole journeys, as a user makes them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_transfer import cli, runs
+
+TIMES = re.compile(r"seconds|images_per_second|engine|notes|created")
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if not TIMES.search(k)}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def test_one_seed_gives_one_result(digits_folder, tmp_path):
+    """From the very beginning each time: a cache of its own, so nothing is handed over."""
+    found = []
+    for attempt in ("first", "second"):
+        code = cli.main(
+            ["train", str(digits_folder), "--image-size", "48", "--seed", "5", "--quiet",
+             "--output", str(tmp_path / attempt), "--cache", str(tmp_path / f"cache-{attempt}"),
+             "--effort", "quick"]
+        )  # fmt: skip
+        assert code == 0
+        found.append(json.loads((tmp_path / attempt / "metrics.json").read_text()))
+    assert without_times(found[0]) == without_times(found[1])
+    predictions = [(tmp_path / a / "predictions.csv").read_bytes() for a in ("first", "second")]
+    assert predictions[0] == predictions[1]
+
+
+def test_the_model_loads_where_this_package_was_never_imported(digits_run, tmp_path):
+    run = runs.open_run(digits_run)
+    data = run.dataset()
+    pixels = data.pixels[data.indices("test")][:8]
+    np.save(tmp_path / "pixels.npy", pixels)
+    script = (
+        "import sys\n"
+        "sys.modules['keras_transfer'] = None\n"
+        "import keras, numpy as np\n"
+        f"model = keras.models.load_model({str(digits_run / 'model.keras')!r})\n"
+        f"print(repr(model(np.load({str(tmp_path / 'pixels.npy')!r})).numpy().tolist()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    found = np.array(json.loads(done.stdout.splitlines()[-1]))
+    np.testing.assert_allclose(found, run.array("test_probabilities.npy")[:8], atol=1e-4)
+
+
+def test_from_a_run_to_artefacts_that_are_proven(digits_run, digits_folder, tmp_path, capsys):
+    export = tmp_path / "export"
+    assert cli.main(["export", str(digits_run), "--output", str(export), "--quiet"]) == 0
+    parity = json.loads((export / "parity.json").read_text())
+    for name in ("saved_model", "tflite"):
+        assert parity["artefacts"][name]["agreement"] >= 0.995
+    assert cli.main(["verify", str(export)]) == 0
+    capsys.readouterr()
+    image = str(next((digits_folder / "digit-2").glob("*.png")))
+    answers = []
+    for model in (digits_run, export, next(export.glob("*.tflite"))):
+        assert cli.main(["predict", str(model), image, "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out)[0]["classes"])
+    for other in answers[1:]:
+        assert other[0]["label"] == answers[0][0]["label"]
+        assert other[0]["probability"] == pytest.approx(answers[0][0]["probability"], abs=1e-3)
+
+
+def test_settings_of_a_run_repeat_it(digits_run, digits_folder, tmp_path):
+    output = tmp_path / "again"
+    code = cli.main(
+        ["train", str(digits_folder), "--config", str(digits_run / "config.json"), "--quiet",
+         "--output", str(output)]
+    )  # fmt: skip
+    assert code == 0
+    before, after = (runs.open_run(path) for path in (digits_run, output))
+    assert [r["path"] for r in before.predictions()] == [r["path"] for r in after.predictions()]
+    assert after.metrics["test"]["accuracy"] == before.metrics["test"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_the_main_job_reaches_its_accuracy(tmp_path):
+    code = cli.main(["train", "builtin:digits", "--quiet", "--output", str(tmp_path / "digits")])
+    assert code == 0
+    metrics = json.loads((tmp_path / "digits" / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] >= 0.96
+    assert metrics["kept"] != "head"
+
+
+@pytest.mark.slow
+def test_real_images_beat_their_own_head(emoji_noto: Path, tmp_path):
+    output = tmp_path / "noto"
+    code = cli.main(
+        ["train", str(emoji_noto), "--image-size", "128", "--quiet", "--output", str(output)]
+    )
+    assert code == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    head = next(c for c in metrics["candidates"] if c["name"] == "head")
+    assert metrics["validation"]["nll"] < head["nll"]
+    assert metrics["test"]["accuracy"] > 0.75
