@@ -5,10 +5,10 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import os
 import shutil
 import tarfile
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -86,7 +86,7 @@ def _open_zip(path: Path, findings: list[Finding]) -> tuple[set[str], Callable[[
 
 
 def _open_tar(path: Path, findings: list[Finding]) -> tuple[set[str], Callable[[str], bytes]]:
-    stream = _uncompressed(path)
+    stream, lock = _uncompressed(path), threading.Lock()
     places: dict[str, tuple[int, int]] = {}
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
@@ -99,7 +99,9 @@ def _open_tar(path: Path, findings: list[Finding]) -> tuple[set[str], Callable[[
         offset, size = places[member]
         if size > MAX_FILE_BYTES:
             raise ImageError(f"{size} bytes are too many", kind="bomb")
-        return os.pread(stream.fileno(), size, offset)
+        with lock:
+            stream.seek(offset)
+            return stream.read(size)
 
     return set(places), read
 

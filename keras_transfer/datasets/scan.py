@@ -12,21 +12,18 @@ import contextlib
 import json
 import math
 import os
-import shutil
-import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from keras_transfer import files, pipeline
 from keras_transfer.datasets.checks import Records, Verdict, judge
+from keras_transfer.datasets.rows import FileRows, MemoryRows, room
 from keras_transfer.datasets.sources import Source
-from keras_transfer.errors import DataError, ImageError
+from keras_transfer.errors import ImageError
 
 IN_MEMORY = 256 * 2**20  # bytes of pixels up to which they are read rather than mapped
 
@@ -59,7 +56,7 @@ def scan(source: Source, image_size: pipeline.Size | None, *, cache: bool) -> Sc
 def _decode_all(source: Source, image_size: pipeline.Size | None, place: _Place | None) -> Scanned:
     items = source.items
     records = Records.blank(len(items))
-    with _workspace(len(items), image_size, place) as pixels:
+    with room(len(items), image_size, place.folder if place else None) as rows:
 
         def examine(i: int) -> None:
             try:
@@ -72,53 +69,16 @@ def _decode_all(source: Source, image_size: pipeline.Size | None, place: _Place 
             records.formats[i] = examined.format
             records.sizes[i] = examined.width, examined.height
             records.thumbnails[i] = examined.thumbnail
-            if pixels is not None:
-                pixels[i] = examined.pixels
+            if rows is not None and examined.pixels is not None:
+                rows.put(i, examined.pixels)
 
         pipeline.in_threads(examine, len(items))
         verdict = judge(items, records)
-        if pixels is not None:
-            for row, i in enumerate(verdict.kept.tolist()):  # rows only ever move up
-                if row != i:
-                    pixels[row] = pixels[i]
-            pixels = pixels[: len(verdict.kept)]
+        if rows is not None:
+            rows.keep(verdict.kept)
         if place is not None:
-            pixels = place.save(records, verdict.kept, pixels)
-        return records, verdict, pixels
-
-
-@contextlib.contextmanager
-def _workspace(
-    count: int, image_size: pipeline.Size | None, place: _Place | None
-) -> Iterator[np.ndarray | None]:
-    """Room for ``count`` images: in memory, or in a temporary file of the cache folder."""
-    if image_size is None:
-        yield None
-        return
-    shape = (count, *pipeline.height_width(image_size), 3)
-    needed = math.prod(shape)
-    if place is None:
-        free = psutil.virtual_memory().available
-        if needed > 0.8 * free:
-            raise DataError(
-                f"the decoded images take {needed:,} bytes; {free:,} bytes of memory are free.",
-                remedy="Switch the cache on, or take a smaller image size.",
-            )
-        yield np.empty(shape, np.uint8)
-        return
-    place.folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(place.folder).free
-    if needed > 0.95 * free:
-        raise DataError(
-            f"the decoded images take {needed:,} bytes; {place.folder} has {free:,} bytes free.",
-            remedy="Set KERAS_TRANSFER_CACHE to a larger disk, or take a smaller image size.",
-        )
-    with tempfile.NamedTemporaryFile(dir=place.folder, prefix=".", delete=False) as stream:
-        path = Path(stream.name)
-    try:
-        yield np.memmap(path, np.uint8, "w+", shape=shape)
-    finally:
-        path.unlink(missing_ok=True)
+            return records, verdict, place.save(records, verdict.kept, rows)
+        return records, verdict, rows.array if isinstance(rows, MemoryRows) else None
 
 
 class _Place:
@@ -153,16 +113,12 @@ class _Place:
             return None
 
     def save(
-        self, records: Records, kept: np.ndarray, pixels: np.ndarray | None
+        self, records: Records, kept: np.ndarray, rows: FileRows | MemoryRows | None
     ) -> np.ndarray | None:
         """Keeps a pass. Returns the pixels of the kept items as they will be read next time."""
         content = files.sha256("".join(records.digests[i] for i in kept).encode())[:32]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(pixels, np.memmap):
-            pixels.flush()
-            path = Path(str(pixels.filename))
-            os.truncate(path, len(kept) * math.prod(pixels.shape[1:]))
-            os.replace(path, self._pixels(content))
+        if isinstance(rows, FileRows):
+            os.replace(rows.path, self._pixels(content))
         text = {
             "digests": records.digests,
             "faults": records.faults,

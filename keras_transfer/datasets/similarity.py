@@ -59,14 +59,19 @@ def _bands(thumbnails: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=1).view(np.uint16)
 
 
-def components(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Numbers the connected components of a graph: int64, shape ``[count]``."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def components(count: int, pairs: np.ndarray) -> list[int]:
+    """Gives each of ``count`` nodes a number that its connected component alone has."""
+    parent = list(range(count))
 
-    ones = np.ones(len(pairs), np.int8)
-    graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]  # halves the path
+            node = parent[node]
+        return node
+
+    for first, second in pairs.tolist():
+        parent[root(first)] = root(second)
+    return [root(node) for node in range(count)]
 
 
 def chain(keys: Sequence[str | None]) -> np.ndarray:
@@ -97,8 +102,8 @@ def group_names(
     pairs = np.concatenate([chain(digests), chain(groups), near.reshape(-1, 2)])
     component = components(len(digests), pairs)
     names: dict[int, str] = {}
-    for number, digest, group in zip(component.tolist(), digests, groups, strict=True):
+    for number, digest, group in zip(component, digests, groups, strict=True):
         # A source's group sorts before a digest, so that adding images does not rename it.
         name = f"group {group}" if group is not None else f"image {digest}"
         names[number] = min(name, names.get(number, name))
-    return [names[number] for number in component.tolist()]
+    return [names[number] for number in component]

@@ -10,7 +10,7 @@ import pytest
 from zoo import encode, fill, photo
 
 from keras_transfer import files, pipeline
-from keras_transfer.datasets import load_dataset, scan
+from keras_transfer.datasets import load_dataset, rows, scan
 from keras_transfer.datasets.sources import Item, Listing
 from keras_transfer.errors import DataError, ImageError
 
@@ -132,11 +132,11 @@ def test_an_interrupted_pass_leaves_nothing(folder, monkeypatch):
 
 def test_lack_of_room_is_said_beforehand(folder, monkeypatch):
     usage = shutil.disk_usage(folder)
-    monkeypatch.setattr(scan.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    monkeypatch.setattr(rows.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
     with pytest.raises(DataError, match=r"take 51,840 bytes; .* has 10,000 bytes free"):
         load_dataset(folder, image_size=24)
     memory = psutil.virtual_memory()
-    monkeypatch.setattr(scan.psutil, "virtual_memory", lambda: memory._replace(available=10_000))
+    monkeypatch.setattr(rows.psutil, "virtual_memory", lambda: memory._replace(available=10_000))
     with pytest.raises(DataError, match="10,000 bytes of memory"):
         load_dataset(folder, image_size=24, cache=False)
 
