@@ -130,6 +130,25 @@ class TransferResult:
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """A trained classifier of which the test split knows nothing yet.
+
+    Attributes:
+        model: the deployable graph; its temperature is fitted.
+        phases: one report a phase.
+        candidates: what the weights were chosen among, the chosen one first.
+        temperature: by which the model divides its logits.
+        validation_logits: float32 ``[validation images, classes]``, before the temperature.
+    """
+
+    model: keras.Model
+    phases: tuple[PhaseReport, ...]
+    candidates: tuple[Candidate, ...]
+    temperature: float
+    validation_logits: np.ndarray
+
+
 class Clock:
     """Adds up where the time goes."""
 
@@ -211,6 +230,42 @@ def train(
     return run.carry_out()
 
 
+def fit(
+    dataset: ImageDataset,
+    backbone: Backbone,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    store: ActivationStore | None = None,
+    engine: str = "auto",
+    jit: str = "auto",
+    progress: Progress | None = None,
+    state: Path | None = None,
+) -> Fitted:
+    """Trains as :func:`train` does and leaves the test split closed, to choose between schedules.
+
+    The arguments are those of :func:`train`.
+
+    Raises:
+        UsageError: the schedule does not fit the backbone or the data set.
+    """
+    _check(dataset, backbone)
+    return _Run(
+        dataset=dataset,
+        backbone=backbone,
+        schedule=schedule,
+        seed=seed,
+        store=store,
+        engine=engine,
+        jit=jit,
+        progress=progress or Progress(),
+        state=state,
+        deadline=None,
+        clock=Clock(),
+        target_precision=0.95,
+    ).fit()
+
+
 def predict_probabilities(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Probabilities float32 ``[n, classes]`` of uint8 images ``[n, height, width, 3]``.
 
@@ -253,7 +308,8 @@ class _Run:
     clock: Clock
     target_precision: float
 
-    def carry_out(self) -> TransferResult:
+    def fit(self) -> Fitted:
+        """Everything that needs training and validation images alone."""
         keras.utils.set_random_seed(self.seed)
         data = self.dataset
         self.labels = {split: data.labels[data.indices(split)] for split in ("train", "val")}
@@ -268,10 +324,17 @@ class _Run:
         with self.clock.stage("fine_tune"):
             tuned, candidates, logits = self._fine_tune()
         temperature = calibration.fit_temperature(logits, self.labels["val"])
+        set_temperature(self.model, temperature)
+        phases = tuple(report for report in (head, tuned) if report is not None)
+        return Fitted(self.model, phases, candidates, temperature, logits)
+
+    def carry_out(self) -> TransferResult:
+        """Trains, then opens the test split."""
+        fitted, data = self.fit(), self.dataset
+        logits, temperature = fitted.validation_logits, fitted.temperature
         least = calibration.precision_threshold(
             calibration.softmax(logits / temperature), self.labels["val"], self.target_precision
         ).threshold
-        set_temperature(self.model, temperature)
         with self.clock.stage("evaluate"):
             test = data.indices("test")
             assert data.pixels is not None
@@ -288,8 +351,8 @@ class _Run:
             plan=self.plan,
             seed=self.seed,
             history=tuple(self.history),
-            phases=tuple(report for report in (head, tuned) if report is not None),
-            candidates=candidates,
+            phases=fitted.phases,
+            candidates=fitted.candidates,
             temperature=temperature,
             test_probabilities=probabilities,
             evaluation=judged,
