@@ -13,6 +13,11 @@ _AUTOMATIC = re.compile(
 )
 
 
+def is_automatic(name: str) -> bool:
+    """Whether Keras made the name up, so that it tells the order of creation and no more."""
+    return _AUTOMATIC.fullmatch(name) is not None
+
+
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """Counts automatic names from zero, whatever else the process had built before.
 

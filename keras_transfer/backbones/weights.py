@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_transfer.backbones import registry
 from keras_transfer.backbones.blocks import label
-from keras_transfer.backbones.naming import canonical_names
+from keras_transfer.backbones.naming import canonical_names, is_automatic
 from keras_transfer.backbones.offline import offline_weights
 from keras_transfer.backbones.online import imagenet_weights
 from keras_transfer.backbones.weight_files import Weights, read_weights
@@ -21,6 +21,9 @@ from keras_transfer.types import BackboneSpec
 
 if TYPE_CHECKING:
     import keras
+
+
+Named = tuple[str, list[np.ndarray]]
 
 
 def resolve(row: BackboneSpec, weights: str) -> Weights | None:
@@ -77,8 +80,8 @@ def _model_of_run(row: BackboneSpec, folder: Path) -> Path:
 def assign(model: keras.Model, weights: Weights, row: BackboneSpec) -> None:
     """Puts weights into a backbone's graph; what belongs to a head is left over.
 
-    Layers are matched by name. Older Keras files, whose names have changed since, are matched by
-    their order where the names do not serve, every shape being checked.
+    Layers are matched by name. Older Keras files are matched by their order, as Keras does, where
+    names have changed since or were made up by Keras; every shape is checked.
 
     Args:
         model: the graph with random weights.
@@ -94,22 +97,23 @@ def assign(model: keras.Model, weights: Weights, row: BackboneSpec) -> None:
     renamed = canonical_names(learned)
     by_name = {renamed[name]: found for name, found in learned.items()}
     layers = [layer for layer in model.layers if layer.weights]
-    if weights.ordered and not all(layer.name in by_name for layer in layers):
-        received = _in_order(layers, learned)
-    else:
-        received = [(layer.name, by_name.get(layer.name, [])) for layer in layers]
+    received = [(layer.name, by_name.get(layer.name, [])) for layer in layers]
+    if weights.ordered:
+        dealt = _in_order(layers, learned)
+        complete = all(layer.name in by_name for layer in layers)
+        automatic = any(is_automatic(layer.name) for layer in layers)
+        if not complete or (automatic and all(map(_fits, layers, dealt))):
+            received = dealt
     for layer, (name, found) in zip(layers, received, strict=True):
-        expected = [tuple(weight.shape) for weight in layer.weights]
-        shapes = [array.shape for array in found]
-        if shapes != expected:
-            got = f"{shapes} in layer {name!r}" if found else _example(len(expected[0]), by_name)
+        if not _fits(layer, (name, found)):
+            expected = [tuple(weight.shape) for weight in layer.weights]
+            got = f"{_shapes(found)} in layer {name!r}" if found else _example(expected, by_name)
             raise _mismatch(row, weights, f"Layer {layer.name!r} has {expected}; received {got}")
     # The layers of ResNet50 are all in ResNet101, with the same shapes: look for what is too much.
     known = {layer.name for layer in layers}
     for name, found in sorted(by_name.items(), key=lambda item: _natural(item[0])):
         if name not in known and label(name, registry.family(row.name).blocks):
-            shapes = [array.shape for array in found]
-            raise _mismatch(row, weights, f"It has no layer {name!r}; received {shapes}")
+            raise _mismatch(row, weights, f"It has no layer {name!r}; received {_shapes(found)}")
     for layer, (_, found) in zip(layers, received, strict=True):
         layer.set_weights(found)
 
@@ -119,7 +123,7 @@ _PIXELS = re.compile(r"(?<!batch_)(?<!layer_)normalization(_\d+)?$")
 
 def _in_order(
     layers: Iterable[keras.layers.Layer], arrays: dict[str, list[np.ndarray]]
-) -> list[tuple[str, list[np.ndarray]]]:
+) -> list[Named]:
     """Deals a file's arrays out to the layers one after the other."""
     flat = [(name, array) for name, found in arrays.items() for array in found]
     dealt = []
@@ -131,16 +135,24 @@ def _in_order(
     return dealt
 
 
+def _fits(layer: keras.layers.Layer, received: Named) -> bool:
+    return _shapes(received[1]) == [tuple(weight.shape) for weight in layer.weights]
+
+
+def _shapes(arrays: list[np.ndarray]) -> list[tuple[int, ...]]:
+    return [array.shape for array in arrays]
+
+
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts block9 before block10."""
     return [(int(part or 0), rest) for rest, part in re.findall(r"([^0-9]*)([0-9]*)", name)]
 
 
-def _example(rank: int, arrays: dict[str, list[np.ndarray]]) -> str:
+def _example(expected: list[tuple[int, ...]], arrays: dict[str, list[np.ndarray]]) -> str:
     """What a file has instead of a layer that it lacks: its first whose kernel is alike."""
-    alike = (item for item in arrays.items() if item[1][0].ndim == rank)
+    alike = (item for item in arrays.items() if item[1][0].ndim == len(expected[0]))
     name, found = next(alike, ("", []))
-    other = f", but {[array.shape for array in found]} in layer {name!r}" if name else ""
+    other = f", but {_shapes(found)} in layer {name!r}" if name else ""
     return f"no layer of that name{other}"
 
 

@@ -38,13 +38,19 @@ def test_a_second_reading_does_not_convert(monkeypatch: pytest.MonkeyPatch, cach
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other values"])
 def test_a_damaged_cache_is_made_again(damage: str, cache: Path) -> None:
     expected = offline.offline_weights(NAME)["stem_conv"][0].copy()
     (path,) = cache.iterdir()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
-    path.write_bytes({"flip": data, "truncate": data[: len(data) // 2], "empty": b""}[damage])
+    if damage == "other values":  # a sound archive, but not what was written
+        content = dict(np.load(path))
+        content["stem_conv/0"] += 1
+        np.savez(path, **content)
+    else:
+        cases = {"flip": data, "truncate": data[: len(data) // 2], "empty": b""}
+        path.write_bytes(cases[damage])
     np.testing.assert_array_equal(offline.offline_weights(NAME)["stem_conv"][0], expected)
     digest = files.file_sha256(path)
     offline.offline_weights(NAME)
