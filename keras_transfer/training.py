@@ -19,7 +19,6 @@ from keras_transfer.devices import jit_policy
 from keras_transfer.engine import BATCH, build_engine, seconds_per_image, worth_converting
 from keras_transfer.errors import DataError, UsageError
 from keras_transfer.features import (
-    MIRROR,
     Array,
     FrozenPart,
     Views,
@@ -140,6 +139,7 @@ class Fitted:
         candidates: what the weights were chosen among, the chosen one first.
         temperature: by which the model divides its logits.
         validation_logits: float32 ``[validation images, classes]``, before the temperature.
+        measured: the rates of this machine, for the next run of the same backbone and data.
     """
 
     model: keras.Model
@@ -147,6 +147,7 @@ class Fitted:
     candidates: tuple[Candidate, ...]
     temperature: float
     validation_logits: np.ndarray
+    measured: planner.Measured
 
 
 class Clock:
@@ -241,10 +242,12 @@ def fit(
     jit: str = "auto",
     progress: Progress | None = None,
     state: Path | None = None,
+    measured: planner.Measured | None = None,
 ) -> Fitted:
     """Trains as :func:`train` does and leaves the test split closed, to choose between schedules.
 
-    The arguments are those of :func:`train`.
+    The arguments are those of :func:`train`, and ``measured`` from an earlier call, which saves
+    measuring again.
 
     Raises:
         UsageError: the schedule does not fit the backbone or the data set.
@@ -263,6 +266,7 @@ def fit(
         deadline=None,
         clock=Clock(),
         target_precision=0.95,
+        measured=measured,
     ).fit()
 
 
@@ -307,6 +311,7 @@ class _Run:
     deadline: float | None
     clock: Clock
     target_precision: float
+    measured: planner.Measured | None = None
 
     def fit(self) -> Fitted:
         """Everything that needs training and validation images alone."""
@@ -326,7 +331,8 @@ class _Run:
         temperature = calibration.fit_temperature(logits, self.labels["val"])
         set_temperature(self.model, temperature)
         phases = tuple(report for report in (head, tuned) if report is not None)
-        return Fitted(self.model, phases, candidates, temperature, logits)
+        assert self.measured is not None
+        return Fitted(self.model, phases, candidates, temperature, logits, self.measured)
 
     def carry_out(self) -> TransferResult:
         """Trains, then opens the test split."""
@@ -370,13 +376,13 @@ class _Run:
         blocks = self.backbone.blocks
         self.history: list[dict[str, Any]] = []
         self.sample = self._sample()
-        measured = self._measure()
+        self.measured = self.measured or self._measure()
         allowed = None if self.store is None else self._allowed_bytes(self.store)
         left = None if self.deadline is None else self.deadline - time.monotonic()
         self.plan, self.schedule = planner.make_plan(
             blocks,
             self._kept_schedule() or self.schedule,
-            measured,
+            self.measured,
             train=len(self.labels["train"]),
             validation=len(self.labels["val"]),
             cache_bytes=allowed,
@@ -426,8 +432,8 @@ class _Run:
         )
 
     def _images(self) -> int:
-        """How many images the frozen part sees, mirrored validation images included."""
-        return len(self.labels["train"]) * self.schedule.views + 2 * len(self.labels["val"])
+        """How many images the frozen part sees."""
+        return len(self.labels["train"]) * self.schedule.views + len(self.labels["val"])
 
     @staticmethod
     def _allowed_bytes(store: ActivationStore) -> int:
@@ -455,15 +461,10 @@ class _Run:
         """All views of the training images and the clean validation images, up to the cut."""
         data, schedule = self.dataset, self.schedule
         train, validation = data.indices("train"), data.indices("val")
-        flip = schedule.flip == "on"
-        views = views_for(data, schedule, flip)
-        clean = self._view(views, np.concatenate([train, validation]), 0)
-        features, inputs = clean
+        views = views_for(data, schedule, self._may_mirror())
+        features, inputs = self._view(views, np.concatenate([train, validation]), 0)
         split_at = len(train)
         self.validation_features = features[split_at:]
-        if schedule.flip == "auto" and schedule.views > 1 and schedule.strength > 0:
-            flip = self._may_mirror(views, features[:split_at], validation)
-            views = views_for(data, schedule, flip)
         self.features = [features[:split_at]]
         self.inputs: list[Inputs] = [_Rows(inputs, np.arange(split_at))]
         self.validation_inputs: Inputs = _Rows(inputs, np.arange(split_at, len(features)))
@@ -475,10 +476,16 @@ class _Run:
     def _view(self, views: Views, rows: np.ndarray, view: int) -> tuple[np.ndarray, Inputs]:
         return features_of_view(self.frozen, self.store, views, rows, view, self.progress)
 
-    def _may_mirror(self, views: Views, features: np.ndarray, validation: np.ndarray) -> bool:
-        mirrored, _ = self._view(views, validation, MIRROR)
+    def _may_mirror(self) -> bool:
+        data, schedule = self.dataset, self.schedule
+        if schedule.flip != "auto":
+            return schedule.flip == "on"
+        if schedule.views == 1 or not schedule.strength:
+            return False
+        assert data.pixels is not None
+        train, validation = data.indices("train"), data.indices("val")
         safe, said = mirroring_is_safe(
-            features, self.labels["train"], self.validation_features, mirrored, self.labels["val"]
+            data.pixels[train], self.labels["train"], data.pixels[validation], self.labels["val"]
         )
         self.progress.note(said)
         return safe

@@ -69,10 +69,15 @@ class Workbench:
         self._folder, self._store = folder, store
         self._datasets: dict[int, ImageDataset] = {}
         self._backbones: dict[tuple[str, int], tuple[Backbone, list[np.ndarray], list[bool]]] = {}
+        self._measured: dict[tuple[str, int, int], planner.Measured] = {}
+
+    def backbone_name(self, values: Mapping[str, Any]) -> str:
+        """A trial's backbone: its own, or the study's."""
+        return str(values.get("backbone", self.setup.backbone))
 
     def image_size(self, values: Mapping[str, Any]) -> int:
         """The size at which a trial trains: its own, the study's, or what suits the images."""
-        row = backbones.spec(values.get("backbone", self.setup.backbone))
+        row = backbones.spec(self.backbone_name(values))
         asked = values.get("image_size", self.setup.image_size)
         if asked is None:
             asked = api.default_image_size(self.setup.data, row)
@@ -98,7 +103,7 @@ class Workbench:
 
     def weights(self, values: Mapping[str, Any]) -> str:
         """The source of a trial's weights: the study's, or the first that its backbone has."""
-        row = backbones.spec(values.get("backbone", self.setup.backbone))
+        row = backbones.spec(self.backbone_name(values))
         return self.setup.weights or row.weights[0]
 
     @contextmanager
@@ -107,7 +112,7 @@ class Workbench:
 
         Building one takes seconds; putting its weights back takes milliseconds.
         """
-        name = values.get("backbone", self.setup.backbone)
+        name = self.backbone_name(values)
         size = self.image_size(values)
         if (name, size) not in self._backbones:
             built = backbones.build(name, image_size=size, weights=self.weights(values))
@@ -150,7 +155,7 @@ class Workbench:
         """What ``keras-transfer train --config`` needs to repeat a trial."""
         setup = self.setup
         return {
-            "backbone": values.get("backbone", setup.backbone),
+            "backbone": self.backbone_name(values),
             "weights": self.weights(values),
             "image_size": self.image_size(values),
             "split": list(setup.split) if setup.splits_file is None else None,
@@ -173,6 +178,8 @@ class Workbench:
         """
         data = self.dataset(self.image_size(values))
         state = folder / _STATE
+        # The number of views decides how much work there is, and so the engine that is worth it.
+        alike = (self.backbone_name(values), self.image_size(values), schedule.views)
         with self.backbone(values) as built:
             memo = self._folder / f"{self._head_digest(built, data, schedule)}.npz"
             _bring(memo, state / _HEAD)
@@ -187,7 +194,9 @@ class Workbench:
                 engine=self.setup.engine,
                 jit=self.setup.jit,
                 state=state,
+                measured=self._measured.get(alike),
             )
+        self._measured[alike] = fitted.measured
         _bring(state / _HEAD, memo)
         labels = data.labels[data.indices("val")]
         kept = fitted.candidates[0]

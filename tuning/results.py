@@ -224,11 +224,13 @@ def render(path: str | os.PathLike[str]) -> Any:
     objective = about["objective"]
     ranked = sorted(records, key=lambda record: (score(record, objective), record.trial))
     names = list(dict.fromkeys(name for record in ranked for name in record.values))
+    # What KerasTuner notes of its rungs is of no interest but for the epochs.
+    names = [name for name in names if not name.startswith("tuner/") or name == "tuner/epochs"]
     shown = [name for name in names if len({str(r.values.get(name)) for r in ranked}) > 1]
     title = f"{study}: {about['data']}, {len(records)} trials, by validation {objective}"
     table = Table(title=Text(title), box=box.SIMPLE, title_justify="left")
     for column in ("trial", "NLL", "accuracy", "macro F1", "seconds", *shown):
-        table.add_column(column, justify="right")
+        table.add_column(column.replace("tuner/", "").replace("_", " "), justify="right")
     for record in ranked:
         if record.status == COMPLETED:
             figures = [_short(record.nll), _short(record.accuracy), _short(record.macro_f1)]

@@ -240,25 +240,33 @@ class _Study:
 
     def carry_out(self, deadline: float) -> None:
         """Runs trials until there are enough, the time is over or the space is exhausted."""
-        oracle = self._oracle(deadline)
-        try:
-            tuner = _Tuner(oracle, self.folder, self._run, self._ended)
-        except (ValueError, KeyError, TypeError, RuntimeError):
+        records = results.read_records(self.folder)
+        sound = _is_sound(self.folder / _ORACLE, {record.trial for record in records})
+        if not sound:
             # KerasTuner does not write its files in one piece; ours are.
-            records = results.read_records(self.folder)
             self.progress.note(
                 f"The oracle's files in {self.folder / _ORACLE} are damaged; they are made again "
                 f"from the records of {len(records)} trials."
             )
-            shutil.rmtree(self.folder / _ORACLE)
-            oracle = self._oracle(deadline)
-            tuner = _Tuner(oracle, self.folder, self._run, self._ended)
+            shutil.rmtree(self.folder / _ORACLE, ignore_errors=True)
+        oracle = self._oracle(deadline)
+        tuner = _Tuner(oracle, self.folder, self._run, self._ended)
+        if not sound:
             self._restore(oracle, records)
+        if self.tuner != "hyperband":
+            self._clear(records)
         # The number asked for may have grown, and KerasTuner's state brings the old one back.
         oracle.max_trials = self.trials
         self._ended()
         tuner.search(verbose=0)
-        results.write_trials(self.folder, results.read_records(self.folder))
+        records = results.read_records(self.folder)
+        results.write_trials(self.folder, records)
+        # A rung that a resumed study continues later is trained from its beginning: the same.
+        self._clear(records)
+
+    def _clear(self, records: list[Record]) -> None:
+        for record in records:
+            clear_state(results.trial_folder(self.folder, record.trial))
 
     def _oracle(self, deadline: float) -> Any:
         field, less = results.OBJECTIVES[self.objective]
@@ -275,7 +283,8 @@ class _Study:
             oracle: Any = _Hyperband(max_epochs=self._longest, hyperband_iterations=10**6, **common)
         elif self.tuner == "bayesian":
             # By default three random trials a setting come first: more than most studies have.
-            initial = min(10, max(3, self.trials // 3))
+            # Fewer than five make the Gaussian process degenerate, and very slow to fit.
+            initial = min(10, max(5, self.trials // 3))
             oracle = _Bayesian(max_trials=self.trials, num_initial_points=initial, **common)
         else:
             oracle = _Random(max_trials=self.trials, **common)
@@ -300,6 +309,9 @@ class _Study:
                 oracle.score_trial(trial)
             else:
                 trial.message = record.reason
+            place = self.folder / _ORACLE / f"trial_{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            trial.save(str(place / "trial.json"))
         state = oracle.get_state()
         # The stream of random settings goes on elsewhere, or it would offer the same ones again.
         state["seed_state"] = oracle.seed + 100_000 * (1 + len(records))
@@ -409,6 +421,30 @@ class _Study:
             overwrite=run.exists(),
         )
         files.write_json(mark, {"trial": best.trial})
+
+
+def _is_sound(oracle: Path, ended: set[int]) -> bool:
+    """Whether KerasTuner can go on from its files, given the trials that have ended.
+
+    It writes several files, none of them atomically: a kill may leave half of one, or a trial that
+    was created and that the oracle has not noted.
+    """
+    if not (oracle / "oracle.json").exists():
+        return not ended and not any(oracle.glob("trial_*"))
+    try:
+        state = json.loads((oracle / "oracle.json").read_text())
+        waiting = {*state["ongoing_trials"].values(), *state["retry_queue"]}
+        known = set()
+        for path in oracle.glob("trial_*"):
+            trial = json.loads((path / "trial.json").read_text())
+            known.add(int(trial["trial_id"]))
+            if trial["status"] == "RUNNING" and trial["trial_id"] not in waiting:
+                return False
+        for path in oracle.glob("tuner*.json"):
+            json.loads(path.read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return ended <= known
 
 
 def _metrics(record: Record) -> dict[str, float]:

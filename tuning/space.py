@@ -267,8 +267,10 @@ def parse(text: str, source: str = "space") -> Space:
     try:
         held = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
+        end = f"at line {len(text.splitlines())}, the end"
         raise UsageError(
-            f"{source}: {error}.", remedy="Mend that line; `python -m tuning space` shows the form."
+            f"{source}: {str(error).replace('at end of document', end)}.",
+            remedy="Mend that line; `python -m tuning space` shows the form.",
         ) from None
     reader = _Reader(text, source)
     found = [reader.parameter(name, value) for name, value in held.items()]

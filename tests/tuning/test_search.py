@@ -1,0 +1,342 @@
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+
+from keras_transfer import api, backbones, cli, config, training
+from keras_transfer.activations import ActivationStore
+from keras_transfer.errors import KerasTransferError, UsageError
+from keras_transfer.progress import Progress
+from tuning import results, search, space
+from tuning.__main__ import main
+from tuning.objective import Outcome, Setup, Workbench, trial_schedule
+
+SIZE, SPLIT = 32, (0.6, 0.2, 0.2)
+# Small enough for a trial of seconds: the topmost block for an epoch or two on clean images.
+SPACE = """\
+unfreeze = "1"
+views = 1
+[epochs]
+choices = [1, 2]
+default = 1
+[fine_tune_lr]
+low = 1e-4
+high = 2e-3
+scale = "log"
+"""
+
+
+class Recorder(Progress):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def rows_of(study):
+    with open(study / "trials.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# A real study, killed and resumed ---------------------------------------------------------------
+
+
+def command(data, folder, *more):
+    (folder / "space.toml").write_text(SPACE)
+    return [
+        "search", str(data), "--trials", "3", "--tuner", "random", "--image-size", str(SIZE),
+        "--split", "0.6,0.2,0.2", "--space", str(folder / "space.toml"), "--quiet",
+        "--output", str(folder / "study"), *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def resumed(digits_folder, tmp_path_factory):
+    """A study killed with -9 once two trials had ended, then resumed; and what was there before."""
+    folder = tmp_path_factory.mktemp("search")
+    study = folder / "study"
+    process = subprocess.Popen([sys.executable, "-m", "tuning", *command(digits_folder, folder)])
+    second = study / "trials" / "0001" / "record.json"
+    limit = time.monotonic() + 120
+    while not second.exists() and process.poll() is None and time.monotonic() < limit:
+        with_timeout(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {p.parent.name: p.read_bytes() for p in study.glob("trials/*/record.json")}
+    opened = []
+    with pytest.MonkeyPatch.context() as patch:
+        predict = training.predict_probabilities
+
+        def counted(model, pixels):
+            opened.append(len(pixels))
+            return predict(model, pixels)
+
+        patch.setattr(training, "predict_probabilities", counted)
+        assert main(command(digits_folder, folder, "--resume")) == 0
+    return study, before, opened
+
+
+def with_timeout(process):
+    try:
+        process.wait(timeout=0.05)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def test_a_killed_study_goes_on_and_repeats_no_trial(resumed):
+    study, before, _ = resumed
+    assert "0002" not in before
+    assert {"0000", "0001"} <= set(before)
+    for name, held in before.items():
+        assert (study / "trials" / name / "record.json").read_bytes() == held
+    rows = rows_of(study)
+    assert [row["trial"] for row in rows] == ["0", "1", "2"]
+    assert {row["status"] for row in rows} == {"completed"}
+    assert len({row["fine_tune_lr"] for row in rows}) == 3
+
+
+def test_trial_0_is_the_default_trained_as_outside_a_study(resumed, digits_folder, tmp_path):
+    study, _, _ = resumed
+    first = results.read_record(study, 0)
+    values = space.parse(SPACE).defaults()
+    assert first.values == values
+    run = api.datasets.load_dataset(str(digits_folder), image_size=SIZE, split=SPLIT, seed=0)
+    backbone = backbones.build("EfficientNetLite0", image_size=SIZE, weights="offline")
+    alone = training.fit(
+        run, backbone, space.schedule_of(values), store=ActivationStore(tmp_path / "store")
+    )
+    assert first.nll == pytest.approx(alone.candidates[0].nll, abs=2e-3)
+    assert first.accuracy == alone.candidates[0].accuracy
+    assert first.kept == alone.candidates[0].name
+
+
+def test_the_test_split_is_opened_once_for_the_winner(resumed):
+    study, _, opened = resumed
+    best = results.best_of(results.read_records(study), "nll")
+    metrics = json.loads((study / "winner" / "metrics.json").read_text())
+    assert opened == [metrics["images"]["test"]]
+    assert metrics["validation"]["nll"] == pytest.approx(best.nll, abs=2e-3)
+    assert best.nll == min(float(row["nll"]) for row in rows_of(study))
+
+
+def test_best_toml_is_taken_by_train(resumed, digits_folder, tmp_path):
+    study, _, _ = resumed
+    best = results.best_of(results.read_records(study), "nll")
+    file, run = study / "best.toml", tmp_path / "run"
+    held = config.read(file)
+    assert held["schedule"] == trial_schedule(best.values)
+    done = cli.main(
+        ["train", str(digits_folder), "--config", str(file), "--output", str(run), "--quiet"]
+    )
+    assert done == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["validation"]["nll"] == pytest.approx(best.nll, abs=2e-3)
+    same = (study / "splits.csv").read_text() == (run / "splits.csv").read_text()
+    assert same
+
+
+def test_heads_are_solved_once_and_checkpoints_cleared(resumed):
+    study, _, _ = resumed
+    assert len(list((study / "heads").glob("*.npz"))) == 1
+    assert not list(study.glob("trials/*/state/*.npz"))
+
+
+def test_show_prints_the_trials_and_a_verdict(resumed, capsys):
+    study, _, _ = resumed
+    assert main(["show", str(study)]) == 0
+    said = capsys.readouterr().out
+    assert "3 trials, by validation nll" in said
+    assert "default (trial 0)" in said
+    assert "test split" in said
+    assert main(["show", str(study), "--json"]) == 0
+    held = json.loads(capsys.readouterr().out)
+    assert [trial["trial"] for trial in held["trials"]] == [0, 1, 2]
+    assert main(["show", str(study / "winner")]) == 2
+    assert "is not a study" in capsys.readouterr().err
+
+
+def test_a_second_process_is_refused(resumed, digits_folder, capsys):
+    study, _, _ = resumed
+    with filelock.FileLock(study / "lock"):
+        assert main(command(digits_folder, study.parent, "--resume")) == 2
+    assert "Another process is searching in" in capsys.readouterr().err
+
+
+def test_a_study_of_something_else_is_refused(resumed, digits_folder, capsys):
+    study, _, _ = resumed
+    assert main(command(digits_folder, study.parent)) == 2
+    assert "already holds a study" in capsys.readouterr().err
+    assert main(command(digits_folder, study.parent, "--resume", "--seed", "1")) == 2
+    said = capsys.readouterr().err
+    assert "seed was 0 and is 1" in said
+    assert "images or their splits" in said
+
+
+# Rungs, depths ----------------------------------------------------------------------------------
+
+
+def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
+    setup = Setup(str(digits_folder), image_size=SIZE, split=SPLIT)
+    bench = Workbench(setup, tmp_path / "heads", ActivationStore(tmp_path / "store"))
+    base = {"unfreeze": "1", "views": 1, "fine_tune_lr": 1e-3}
+    short, full = ({**base, "tuner/epochs": epochs} for epochs in (1, 2))
+    first = bench.run(short, trial_schedule(short), tmp_path / "0", None)
+    second = bench.run(full, trial_schedule(full), tmp_path / "1", tmp_path / "0")
+    alone = bench.run(full, trial_schedule(full), tmp_path / "2", None)
+    assert (first.epochs_done, second.epochs_done) == (1, 2)
+    np.testing.assert_allclose(second.validation_logits, alone.validation_logits, atol=1e-3)
+    assert np.abs(second.validation_logits - first.validation_logits).max() > 1e-3
+    wrong = space.parse('[unfreeze]\nchoices = ["35%", "99"]', "space.toml")
+    with pytest.raises(UsageError, match=r"space.toml, line 1: .*'99'"):
+        bench.check(wrong)
+
+
+# The oracle's side, with trials that cost nothing -----------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch, digits_folder, tmp_path):
+    """``go(**settings)`` searches with a made-up objective; ``go.ran`` are the trials it ran."""
+    labels = 36
+
+    def run(self, values, schedule, folder, earlier):
+        go.ran.append((int(folder.name), dict(values), earlier))
+        if len(go.ran) - 1 in go.failing:
+            raise go.failing[len(go.ran) - 1]
+        rate = np.log10(schedule.fine_tune.learning_rate)
+        nll = float((rate + 3) ** 2 + 0.1)
+        return Outcome(nll, 0.5, 0.5, 1.0, "average", 1, np.zeros((labels, 5), np.float32))
+
+    def train(data, **settings):
+        go.crowned.append(settings["schedule"])
+
+    def go(**settings):
+        given = {"trials": 6, "tuner": "random", "space": space.parse(SPACE)} | settings
+        setup = Setup(str(digits_folder), image_size=SIZE, split=SPLIT)
+        return search.search(setup, tmp_path / "study", progress=go.said, **given)
+
+    go.ran, go.failing, go.crowned, go.said = [], {}, [], Recorder()
+    monkeypatch.setattr(Workbench, "run", run)
+    monkeypatch.setattr(Workbench, "check", lambda self, found: None)
+    monkeypatch.setattr(api, "train", train)
+    return go
+
+
+def numbers(study):
+    return [int(row["trial"]) for row in rows_of(study)]
+
+
+def test_failing_trials_are_recorded_and_end_nothing(quick):
+    quick.failing = {
+        1: ValueError("the shape is odd\nand more"),
+        2: UsageError("no such depth", remedy="-"),
+        3: MemoryError(),
+        4: ValueError("x"),
+    }
+    study = quick()
+    rows = rows_of(study)
+    assert [row["status"] for row in rows] == ["completed"] + 4 * ["failed"] + ["completed"]
+    assert rows[1]["reason"] == "ValueError: the shape is odd"
+    assert rows[2]["reason"] == "no such depth"
+
+
+def test_a_study_in_which_all_fails_says_why(quick):
+    quick.failing = dict.fromkeys(range(9), ValueError("broken"))
+    with pytest.raises(KerasTransferError, match="broken") as caught:
+        quick(trials=2)
+    assert caught.value.exit_code == 1
+
+
+def test_more_trials_may_be_asked_for_and_the_winner_follows(quick):
+    study = quick(trials=3)
+    quick(trials=5, resume=True)
+    assert numbers(study) == [0, 1, 2, 3, 4]
+    assert [number for number, _, _ in quick.ran] == [0, 1, 2, 3, 4]
+    best = min(results.read_records(study), key=lambda record: record.nll)
+    assert quick.crowned[-1].to_dict() == best.settings["schedule"]
+    assert tomllib.loads((study / "best.toml").read_text())["schedule"]["views"] == 1
+    crowned = len(quick.crowned)
+    quick(trials=5, resume=True)
+    assert len(quick.crowned) == crowned
+
+
+@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
+@pytest.mark.parametrize("damage", ["half a file", "an unnoted trial", "no oracle"])
+def test_damaged_oracle_files_are_made_again(quick, tuner, damage):
+    study = quick(trials=6, tuner=tuner)
+    before = results.read_records(study)
+    oracle = study / "oracle"
+    if damage == "half a file":
+        text = (oracle / "oracle.json").read_text()
+        (oracle / "oracle.json").write_text(text[: len(text) // 2])
+    elif damage == "an unnoted trial":
+        trial = json.loads((oracle / "trial_5" / "trial.json").read_text())
+        (oracle / "trial_6").mkdir()
+        (oracle / "trial_6" / "trial.json").write_text(
+            json.dumps(trial | {"trial_id": "6", "status": "RUNNING", "score": None})
+        )
+    else:
+        shutil.rmtree(oracle)
+    quick(trials=8, tuner=tuner, resume=True)
+    assert any("damaged" in note and "6 trials" in note for note in quick.said.notes)
+    assert results.read_records(study)[:6] == before
+    assert numbers(study) == list(range(8))
+    rates = [values["fine_tune_lr"] for _, values, earlier in quick.ran if earlier is None]
+    assert len(set(rates)) == len(rates)
+
+
+def test_max_time_begins_no_further_trial(quick, monkeypatch):
+    now = [0.0]
+    clock = time.monotonic
+    monkeypatch.setattr(search.time, "monotonic", lambda: clock() + now[0])
+    note = quick.said.note
+
+    def passing(text):
+        now[0] += 40.0
+        note(text)
+
+    monkeypatch.setattr(quick.said, "note", passing)
+    study = quick(trials=50, max_time=100.0)
+    assert numbers(study) == [0, 1, 2]
+
+
+def test_hyperband_hands_on_the_trial_that_it_continues(quick):
+    found = space.parse(SPACE.replace("[1, 2]", "[4]").replace("default = 1", "default = 4"))
+    study = quick(trials=14, tuner="hyperband", space=found)
+    assert "tuner/epochs" not in quick.ran[0][1]
+    continued = [(number, earlier) for number, _, earlier in quick.ran if earlier is not None]
+    assert continued
+    for number, earlier in continued:
+        record = results.read_record(study, number)
+        past = results.read_record(study, int(Path(earlier).name))
+        assert record.values["fine_tune_lr"] == past.values["fine_tune_lr"]
+        assert record.values["tuner/epochs"] > past.values["tuner/epochs"]
+        assert record.settings["schedule"]["fine_tune"]["decay"] == "constant"
+
+
+def test_the_objective_decides_which_is_best(quick):
+    records = [
+        results.Record(0, "completed", {}, {}, nll=0.3, accuracy=0.8, macro_f1=0.7),
+        results.Record(1, "completed", {}, {}, nll=0.2, accuracy=0.7, macro_f1=0.75),
+        results.Record(2, "failed", {}, {}),
+    ]
+    assert [results.best_of(records, name).trial for name in ("nll", "accuracy", "f1")] == [1, 0, 1]
+
+
+def test_the_paired_interval_is_that_of_a_mean():
+    draw = np.random.default_rng(1).normal(0.2, 1.0, 2000)
+    low, high = results.paired_interval(draw)
+    half = 1.96 * draw.std() / np.sqrt(len(draw))
+    assert low == pytest.approx(draw.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(draw.mean() + half, abs=0.1 * half)

@@ -1,0 +1,133 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from keras_transfer.errors import UsageError
+from keras_transfer.schedule import recipe
+from tuning import space
+from tuning.__main__ import main
+
+RATE = "[fine_tune_lr]\nlow = 1e-4\nhigh = 1e-2\n"
+
+
+def test_the_default_space_begins_with_the_default_recipe():
+    found = space.default_space()
+    assert space.schedule_of(found.defaults()) == recipe()
+    assert {"unfreeze", "fine_tune_lr", "epochs", "strength"} <= set(found.names)
+
+
+def test_the_printed_space_is_the_default_one(tmp_path, capsys):
+    assert main(["space"]) == 0
+    file = tmp_path / "space.toml"
+    file.write_text(capsys.readouterr().out)
+    assert space.read(file).to_json() == space.default_space().to_json()
+
+
+def test_values_arrive_in_the_schedule():
+    values = {
+        "unfreeze": "3", "fine_tune_lr": 1e-3, "epochs": 2, "rate_decay": 0.7, "penalty": "l2-sp",
+        "penalty_strength": 0.01, "label_smoothing": 0.1, "batch_size": 16, "views": 2,
+        "strength": 0.5, "weight_decay": 0.0, "backbone": "EfficientNetLite0",
+    }  # fmt: skip
+    made = space.schedule_of(values)
+    assert made.fine_tune == dataclasses.replace(
+        recipe().fine_tune,
+        unfreeze=3,
+        learning_rate=1e-3,
+        epochs=2,
+        rate_decay=0.7,
+        penalty="l2-sp",
+        penalty_strength=0.01,
+        label_smoothing=0.1,
+        batch_size=16,
+        weight_decay=0.0,
+    )
+    assert (made.views, made.strength, made.head) == (2, 0.5, recipe().head)
+    assert space.schedule_of({"head_lr": 0.01}).head.solver == "adamw"
+
+
+def test_a_condition_keeps_a_setting_out_until_it_holds():
+    found = space.default_space()
+    assert "penalty_strength" not in found.defaults()
+    hp = found.hyperparameters()
+    assert "penalty_strength" not in hp.values
+    strength = next(p for p in hp.space if p.name == "penalty_strength")
+    hp.values["penalty"] = "l2-sp"
+    assert hp.is_active(strength)
+
+
+def test_a_missing_default_is_the_recipes():
+    assert space.parse(RATE).defaults() == {"fine_tune_lr": recipe().fine_tune.learning_rate}
+    assert space.parse("epochs = 3").defaults() == {"epochs": 3}
+    assert space.parse('[backbone]\nchoices = ["EfficientNetLite0"]').defaults() == {
+        "backbone": "EfficientNetLite0"
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("# a space\n\n[epoch]\nchoices = [1]", 3, "Did you mean epochs?"),
+        (RATE + "\n[epochs]\nlow = 9\nhigh = 3", 6, "the range of epochs is empty"),
+        (RATE + "steps = 3", 4, "Did you mean step?"),
+        (RATE + 'scale = "lgo"', 4, "linear or log"),
+        ("[fine_tune_lr]\nlow = 0.0\nhigh = 1.0\nscale = 'log'\n", 2, "between 1e-09"),
+        ("[weight_decay]\nlow = 0.0\nhigh = 1.0\nscale = 'log'\n", 2, "log scale"),
+        ("[epochs]\nchoices = []", 2, "no choices"),
+        ("[epochs]\nchoices = [8, 8]", 2, "twice"),
+        ("[epochs]\nchoices = [4, 8.5]", 2, "whole numbers"),
+        ("[epochs]\nchoices = [2, 3]", 1, "the recipe's value, 8"),
+        ("[epochs]\nchoices = [2, 3]\ndefault = 5", 3, "outside"),
+        ("[epochs]\nlow = 2", 1, "lacks high"),
+        ("\nbatch_size = 'many'", 2, "takes whole numbers"),
+        ("[penalty]\nchoices = ['none', 'l2sp']", 2, "Did you mean l2-sp"),
+        ("[backbone]\nchoices = ['EfficientNetLite9']", 2, "EfficientNetLite"),
+        ("[unfreeze]\nlow = 1\nhigh = 3", 1, "choices, not a range"),
+        (RATE + "when = { penalty = 'l2' }", 4, "no unconditional choice"),
+        ("penalty = 'none'\n" + RATE + "when = { penalty = 'l2' }", 5, "waits for"),
+        (RATE + "when = { colour = 1 }", 4, "'colour'"),
+        ("[epochs]\nchoices = [1", 2, "Mend that line"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_line(tmp_path, text, line, word):
+    file = tmp_path / "space.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        space.read(file)
+    said = f"{caught.value.message} {caught.value.remedy}"
+    assert f"line {line}" in said
+    assert "space.toml" in said
+    assert word in said
+
+
+def test_an_empty_or_missing_file_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="empty"):
+        space.parse("# nothing")
+    with pytest.raises(UsageError, match="Cannot read"):
+        space.read(tmp_path / "absent.toml")
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys, tuning.__main__ as m\n"
+        "try: m.main(['search', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'keras', 'tensorflow', 'keras_tuner', 'numpy', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--max-time" in done.stdout
+
+
+def test_a_bad_space_ends_with_2_and_no_traceback(tmp_path, capsys):
+    file = tmp_path / "space.toml"
+    file.write_text("[epochs]\nchoices = [1, 'x']\n")
+    assert main(["search", "builtin:digits", "--space", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("tuning: ")
+    assert "line 2" in said
+    assert "Traceback" not in said
