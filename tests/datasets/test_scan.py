@@ -99,7 +99,7 @@ def test_any_change_is_noticed(folder, change, pictures):
     assert len(stored()) == 2
 
 
-@pytest.mark.parametrize("damage", ["index", "short", "missing", "empty", "policy"])
+@pytest.mark.parametrize("damage", ["index", "short", "long", "missing", "empty", "policy"])
 def test_damaged_caches_are_made_again(folder, damage, decoded, monkeypatch):
     expected = load_dataset(folder, image_size=24).pixels
     pixels, index = sorted(stored(), key=lambda path: path.suffix, reverse=True)
@@ -110,6 +110,8 @@ def test_damaged_caches_are_made_again(folder, damage, decoded, monkeypatch):
         index.write_bytes(data)
     elif damage == "short":
         os.truncate(pixels, 1000)
+    elif damage == "long":
+        os.truncate(pixels, 10**6)
     elif damage == "missing":
         pixels.unlink()
     elif damage == "empty":
@@ -170,10 +172,13 @@ def test_a_file_that_changed_since_is_not_read_as_if_it_had_not(folder, pictures
         data.read(4)
 
 
-def test_one_bad_file_costs_one_row(tmp_path, pictures):
+@pytest.mark.parametrize("cache", [True, False])
+def test_one_bad_file_costs_one_row(tmp_path, pictures, cache):
     root = fill(tmp_path, {"cat": 10, "dog": 10}, pictures)
     (root / "cat" / "0005.jpg").write_bytes(encode(photo(), "JPEG")[:1000])
-    data = load_dataset(root, image_size=16)
+    data = load_dataset(root, image_size=16, cache=cache)
     assert len(data) == 20
     assert data.pixels.shape[0] == 20
+    for pixels, path in zip(data.pixels, data.paths, strict=True):
+        assert np.array_equal(pixels, pipeline.decode_image((root / path).read_bytes(), 16))
     assert [(one.path, one.kind) for one in data.findings] == [("cat/0005.jpg", "truncated")]
