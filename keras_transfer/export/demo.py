@@ -26,7 +26,8 @@ MAX_BYTES = 64 * 2**20
 # Nothing may be loaded from, or sent to, anywhere else. MediaPipe compiles WebAssembly and starts
 # it from a script of its own.
 POLICY = (
-    "default-src 'none'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self' blob:; "
+    "default-src 'none'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "connect-src 'self' blob:; "
     "style-src 'unsafe-inline'; script-src 'self' blob: 'unsafe-inline' 'wasm-unsafe-eval'"
 )
 

@@ -158,12 +158,12 @@ def _advice(model: keras.Model) -> str:
         causes.append("squeeze-and-excitation")
     if "LayerNormalization" in kinds:
         causes.append("layer normalisation")
-    because = (
+    if not causes:
+        return "Use tflite-float16 instead, which keeps the answers"
+    return (
         f"This network has {' and '.join(causes)}, whose wide ranges fit badly into eight bits. "
-        if causes
-        else ""
+        "Use tflite-float16 instead, or train on EfficientNetLite0, which is made for eight bits"
     )
-    return f"{because}Use tflite-float16, or train on EfficientNetLite0, made for eight bits"
 
 
 def _reject(folder: Path, path: Path) -> None:
@@ -255,7 +255,9 @@ def _no_space(target: Path, needed: int | None = None) -> KerasTransferError:
 
 
 def verify(folder: str | os.PathLike[str]) -> VerifyResult:
-    """Repeats the proof of an export folder by its own script, in a fresh process.
+    """Repeats the proof of an export folder: files against digests, artefacts in fresh processes.
+
+    It is what ``verify/verify.py`` in the folder does, by this package's copy of that script.
 
     Raises:
         UsageError: the folder is no export.

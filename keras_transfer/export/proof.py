@@ -393,7 +393,11 @@ def verify(folder: Path) -> dict[str, Any]:
         ``passed``, ``exit_code`` (0 passed, 1 failed, 2 nothing could be run), ``files``: one line
         for each file that is missing or changed, and ``artefacts``: rows for ``table``.
     """
-    files = check_files(folder)
+    try:
+        files = check_files(folder)
+    except (OSError, ValueError, KeyError) as error:
+        files = [f"manifest.json: {error}"]
+        return {"passed": False, "exit_code": 1, "files": files, "artefacts": []}
     if any(line.startswith("verify/") for line in files):
         # Without its own files the proof proves nothing.
         return {"passed": False, "exit_code": 1, "files": files, "artefacts": []}

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_transfer.export import FORMATS, exporter, metadata, parity, proof
+from keras_transfer.export.convert import Converter
+
+INFO = metadata.ModelInfo("small", "Tells three things apart", ("a", "b", "c"), (16, 16), "MIT")
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A model with a Normalization layer, whose constants converters are known to lose."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((16, 16, 3), dtype="uint8", name="image")
+    scaled = keras.layers.Normalization(mean=[123.0, 117.0, 104.0], variance=[58.0**2] * 3)(entry)
+    hidden = keras.layers.Conv2D(16, 3, strides=2, activation="silu")(scaled)
+    hidden = keras.layers.GlobalAveragePooling2D()(hidden)
+    return keras.Model(entry, keras.layers.Dense(3, activation="softmax")(hidden))
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["onnx", "tflite", "tflite-float16", "tflite-int8"])
+def test_a_normalization_layer_survives(
+    small, pixels: np.ndarray, name: str, tmp_path: Path
+) -> None:
+    if name == "onnx":
+        pytest.importorskip("tf2onnx")
+        pytest.importorskip("onnxruntime")
+    path = tmp_path / FORMATS[name].file
+    Converter(small, INFO, lambda: pixels).write(FORMATS[name], path)
+    predict = proof.OPENERS[FORMATS[name].runtime](path, 1)
+    tolerance = {"tflite-float16": 1e-3, "tflite-int8": 0.02}.get(name, 1e-5)
+    expected = small.predict(pixels, verbose=0)
+    np.testing.assert_allclose(predict(pixels), expected, atol=tolerance)
+    np.testing.assert_allclose(predict(pixels[:1]), expected[:1], atol=tolerance)
+
+
+def test_onnx_files_carry_their_labels(small, pixels: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("tf2onnx")
+    onnx = pytest.importorskip("onnx")
+    Converter(small, INFO, lambda: pixels).write(FORMATS["onnx"], tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    properties = {row.key: row.value for row in model.metadata_props}
+    assert properties["labels"].splitlines() == ["a", "b", "c"]
+    assert [row.name for row in model.graph.input] == ["image"]
+    assert [row.name for row in model.graph.output] == ["scores"]
+
+
+def test_a_missing_extra_is_named(
+    small, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    pytest.importorskip("onnx")
+    converter = Converter(small, INFO, lambda: pixels)
+    reason = exporter._convert(converter, FORMATS["onnx"], tmp_path / "model.onnx")
+    assert reason == (
+        "could not be converted: tf2onnx is not installed; pip install 'keras-transfer[onnx]'"
+    )
+
+
+def test_advice_names_what_does_not_fit_into_eight_bits(small) -> None:
+    assert "the activation silu" in exporter._advice(small)
+
+
+def test_converting_says_nothing(
+    small, pixels: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not even what TensorFlow's compiled parts write to the file descriptors."""
+    converter = Converter(small, INFO, lambda: pixels)
+    for name in ("saved_model", "tflite", "tflite-int8"):
+        assert exporter._convert(converter, FORMATS[name], tmp_path / FORMATS[name].file) == ""
+    assert capfd.readouterr() == ("", "")
+    assert zipfile.is_zipfile(tmp_path / "model.tflite")
+
+
+def test_phones_resizing_is_plain_bilinear_sampling() -> None:
+    """Held against the textbook formula, pixel centres at one half."""
+    from PIL import Image
+
+    levels = np.random.default_rng(0).integers(0, 256, (23, 31, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(levels).save(stream, "PNG")
+    seen = []
+
+    class Model:
+        def predict(self, pixels: np.ndarray, **_: object) -> np.ndarray:
+            seen.append(pixels.copy())
+            return np.array([[0.2, 0.8]])
+
+    tests = parity.TestImages(
+        names=("x",),
+        encoded=(stream.getvalue(),),
+        pixels=np.zeros((1, 8, 12, 3), np.uint8),
+        labels=np.array([1]),
+        probabilities=np.array([[0.6, 0.4]]),
+    )
+    row = parity.resizing(tests, Model())  # type: ignore[arg-type]
+    assert row == {"agreement": 0.0, "accuracy": 1.0, "largest_difference": pytest.approx(0.4)}
+    y = (np.arange(8) + 0.5) * 23 / 8 - 0.5
+    x = (np.arange(12) + 0.5) * 31 / 12 - 0.5
+    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+    down, right = (y - top)[:, None, None], (x - left)[None, :, None]
+    values = levels.astype(float)
+    above = values[top][:, left] * (1 - right) + values[top][:, left + 1] * right
+    below = values[top + 1][:, left] * (1 - right) + values[top + 1][:, left + 1] * right
+    assert np.abs(seen[0][0] - (above * (1 - down) + below * down)).max() <= 1
