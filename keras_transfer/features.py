@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
+from PIL import Image
 
 from keras_transfer import pipeline
 from keras_transfer.activations import ActivationKey, ActivationStore, iterate
@@ -19,8 +20,6 @@ from keras_transfer.progress import Progress
 from keras_transfer.schedule import Schedule
 from keras_transfer.types import Backbone, ImageDataset
 
-# The view that is the clean image mirrored; it decides whether augmentation may mirror.
-MIRROR = -1
 # Beyond this float16 overflows; such a cut is stored in float32.
 _FLOAT16_SAFE = 6e4
 
@@ -42,11 +41,9 @@ class Views:
     flip: bool = True
 
     def pixels(self, rows: np.ndarray, view: int) -> np.ndarray:
-        """uint8 ``[rows, height, width, 3]``: view 0 is clean, -1 mirrored, others augmented."""
+        """uint8 ``[rows, height, width, 3]``: view 0 is clean, the others are augmented."""
         assert self.dataset.pixels is not None
         clean = self.dataset.pixels[rows]
-        if view == MIRROR:
-            return np.ascontiguousarray(clean[:, :, ::-1])
         if view == 0:
             return clean
         digests = [self.dataset.digests[row] for row in rows]
@@ -213,7 +210,7 @@ def features_of_view(
     Returns:
         float32 ``[rows, features]``, and the inputs of the second phase for the same rows.
     """
-    name = {0: "extract", MIRROR: "extract mirrored"}.get(view, f"extract view {view}")
+    name = f"extract view {view}" if view else "extract"
     if store is None:
         parts = [batch[0] for batch in frozen.compute(views, rows, view, progress, name)]
         below = frozen.at_cut if frozen.cut else None
@@ -229,44 +226,52 @@ def features_of_view(
 
 
 def mirroring_is_safe(
-    features: np.ndarray,
-    labels: np.ndarray,
-    clean: np.ndarray,
-    mirrored: np.ndarray,
-    mirrored_labels: np.ndarray,
+    train: np.ndarray, labels: np.ndarray, validation: np.ndarray, validation_labels: np.ndarray
 ) -> tuple[bool, str]:
-    """Whether a mirrored image still shows its class, as far as the frozen features tell.
+    """Whether a mirrored image still shows its class, as far as the data itself tells.
 
-    Classifies validation images and their mirror images by the nearest class mean of standardised
-    training features, and compares the two by McNemar's statistic: mirroring is unsafe where it
-    costs more right answers than it gains by over two standard deviations and over five points.
-    Left and right matter to digits and letters, hardly to photographs.
+    Classifies validation images and their mirror images by the nearest training image, compared as
+    gray thumbnails of 16 by 16 pixels. Left and right are part of the class where mirroring loses
+    over a quarter of the right answers, and significantly many (McNemar: the loss is over two
+    standard deviations). Measured: of the built-in digits a mirror image loses 63 %, of two sets of
+    emoji 6 to 10 %. Features of a pretrained network cannot tell, since it was trained on mirrored
+    images.
 
     Args:
-        features: float ``[n, d]`` of clean training images.
+        train: uint8 ``[n, height, width, 3]``; at most 5,000 of them are used.
         labels: int ``[n]``.
-        clean: float ``[m, d]`` of validation images.
-        mirrored: float ``[m, d]`` of the same images mirrored.
-        mirrored_labels: int ``[m]``.
+        validation: uint8 ``[m, height, width, 3]``; at most 1,000 of them are used.
+        validation_labels: int ``[m]``.
 
     Returns:
         The decision and the reason in one sentence.
     """
-    deviation = features.std(axis=0) + 1e-6
-    means = np.stack([features[labels == c].mean(axis=0) for c in np.unique(labels)]) / deviation
-    present = np.unique(labels)
+    known = np.unique(np.linspace(0, len(train) - 1, 5000).astype(int))
+    asked = np.unique(np.linspace(0, len(validation) - 1, 1000).astype(int))
+    references, truth = _thumbnails(train[known]), validation_labels[asked]
 
-    def right(queries: np.ndarray) -> np.ndarray:
-        scaled = queries / deviation
-        distances = (means**2).sum(axis=1) - 2 * scaled @ means.T
-        return present[distances.argmin(axis=1)] == mirrored_labels
+    def right(images: np.ndarray) -> np.ndarray:
+        nearest = (_thumbnails(images) @ references.T).argmax(axis=1)
+        return labels[known][nearest] == truth
 
-    before, after = right(clean), right(mirrored)
+    clean = validation[asked]
+    before, after = right(clean), right(clean[:, :, ::-1])
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
     net = lost - gained
-    safe = net <= 2 * np.sqrt(lost + gained) or net <= 0.05 * len(clean)
-    counts = f"{before.mean():.0%} of validation images are recognised, {after.mean():.0%} mirrored"
+    safe = net <= 2 * np.sqrt(lost + gained) or net <= 0.25 * before.sum()
+    counts = f"as thumbnails {before.mean():.0%} are recognised, {after.mean():.0%} mirrored"
     return bool(safe), f"Augmentation {'mirrors' if safe else 'does not mirror'}: {counts}."
+
+
+def _thumbnails(pixels: np.ndarray, side: int = 16) -> np.ndarray:
+    """Gray thumbnails, centred and of unit length, float32 ``[n, side * side]``."""
+    small = [
+        np.asarray(Image.fromarray(image).convert("L").resize((side, side)), np.float32).ravel()
+        for image in np.ascontiguousarray(pixels)
+    ]
+    flat = np.stack(small)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
 
 
 def views_for(dataset: ImageDataset, schedule: Schedule, flip: bool) -> Views:

@@ -177,7 +177,7 @@ class Schedule:
             clean image, the others are augmented.
         strength: strength of the augmentation; 1 is the default recipe's, 0 is none.
         flip: whether augmentation mirrors images: ``on``, ``off``, or ``auto``, which mirrors
-            unless a head trained on unmirrored images is measurably worse on mirrored ones.
+            unless the data shows that left and right are part of the classes.
         view_seed: seed of the augmentation; one for all runs by default, whatever their seed, so
             that they share cached views.
         class_weights: ``none``, or ``balanced`` to weigh each class by the inverse of its size.
