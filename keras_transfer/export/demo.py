@@ -84,6 +84,7 @@ class Demo(http.server.ThreadingHTTPServer):
             "engine": "in this browser" if self.wasm else "on this computer",
             "wasm": self.wasm is not None,
             "top": TOP,
+            "size": self.size,
         }
         self._predict: proof.Predict | None = None
         self._runtime = chosen["runtime"]

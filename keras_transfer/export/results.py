@@ -35,8 +35,8 @@ class ExportResult:
         reference = self.parity["reference"]
         heading = (
             f"{self.parity['images']} test images; accuracy of the trained model on them "
-            f"{reference['accuracy']:.3f}; resized as phones do, without antialiasing, it gives "
-            f"the same answer on {100 * self.parity['resizing']['agreement']:.1f} %"
+            f"{reference['accuracy']:.3f}; resized by MediaPipe it gives the "
+            f"same answer on {100 * self.parity['resizing']['agreement']:.1f} %"
         )
         return f"{heading}\n{proof.table(list(self.parity['artefacts'].values()))}"
 
