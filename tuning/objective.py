@@ -135,12 +135,13 @@ class Workbench:
         """
         named, sizes = space.get("backbone"), space.get("image_size")
         depths = space.get("unfreeze")
+        where = f"{space.source}, line {depths.line}" if depths else ""
         for name in named.choices if named else (self.setup.backbone,):
             for size in sizes.choices if sizes else (None,):
                 values = {"backbone": name} | ({} if size is None else {"image_size": size})
                 with self.backbone(values) as built:
                     for depth in depths.choices if depths else ():
-                        self._check_depth(built, depth, f"{space.source}, line {depths.line}")  # type: ignore[union-attr]
+                        self._check_depth(built, depth, where)
 
     @staticmethod
     def _check_depth(built: Backbone, depth: Any, where: str) -> None:

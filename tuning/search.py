@@ -461,12 +461,12 @@ def _check_same(study: Path, held: Mapping[str, Any], about: Mapping[str, Any]) 
         return
     parts = []
     for name in differing:
-        if name in ("space", "setup", "data_digest"):
-            parts.append(
-                {"space": "the space", "data_digest": "the images or their splits"}.get(
-                    name, _changed(held.get(name) or {}, wanted[name])
-                )
-            )
+        if name == "setup":
+            parts.append(_changed(held.get(name) or {}, wanted[name]))
+        elif name == "space":
+            parts.append("the space")
+        elif name == "data_digest":
+            parts.append("the images or their splits")
         else:
             parts.append(f"{name} was {held.get(name)!r} and is {wanted[name]!r}")
     raise UsageError(

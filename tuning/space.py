@@ -122,7 +122,7 @@ class Parameter:
         step: between values of a range; None for any value (1 for whole numbers).
         default: the value in trial 0.
         when: for each setting that this one depends on, the values with which it matters.
-        line: where it stands in its file, from 1.
+        line: where its values stand in the file, from 1.
     """
 
     name: str
@@ -137,6 +137,9 @@ class Parameter:
 
     def declare(self, hp: Any) -> None:
         """Adds the setting to a ``keras_tuner.HyperParameters``."""
+        if len(self.choices) == 1:
+            hp.Fixed(self.name, self.choices[0])
+            return
         if self.choices:
             hp.Choice(self.name, list(self.choices), default=self.default)
             return
@@ -325,7 +328,8 @@ class _Reader:
                     f"{name} has an unknown key {key!r}.{closest(key, list(_KEYS))}",
                     f"Known keys: {', '.join(_KEYS)}.",
                 )
-        common = {"line": self.line(name), "when": self.when(name, held.get("when", {}))}
+        place = self.line(name, "choices" if "choices" in held else "low")
+        common = {"line": place, "when": self.when(name, held.get("when", {}))}
         if "choices" in held:
             return self.choice(name, held, common)
         return self.range(name, held, common)

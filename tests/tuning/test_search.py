@@ -155,7 +155,7 @@ def test_heads_are_solved_once_and_checkpoints_cleared(resumed):
 def test_show_prints_the_trials_and_a_verdict(resumed, capsys):
     study, _, _ = resumed
     assert main(["show", str(study)]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "3 trials, by validation nll" in said
     assert "default (trial 0)" in said
     assert "test split" in said
@@ -196,9 +196,14 @@ def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
     alone = bench.run(full, trial_schedule(full), tmp_path / "2", None)
     assert (first.epochs_done, second.epochs_done) == (1, 2)
     np.testing.assert_allclose(second.validation_logits, alone.validation_logits, atol=1e-3)
-    assert np.abs(second.validation_logits - first.validation_logits).max() > 1e-3
+    ends = [np.load(tmp_path / name / "state" / "fine-tune.npz") for name in ("0", "1", "2")]
+    moved = 0.0
+    for name in (name for name in ends[0].files if name.startswith("variable-")):
+        np.testing.assert_allclose(ends[1][name], ends[2][name], rtol=1e-3, atol=1e-4)
+        moved = max(moved, float(np.abs(ends[1][name] - ends[0][name]).max()))
+    assert moved > 1e-3
     wrong = space.parse('[unfreeze]\nchoices = ["35%", "99"]', "space.toml")
-    with pytest.raises(UsageError, match=r"space.toml, line 1: .*'99'"):
+    with pytest.raises(UsageError, match=r"space.toml, line 2: .* depth 99 "):
         bench.check(wrong)
 
 
@@ -271,27 +276,34 @@ def test_more_trials_may_be_asked_for_and_the_winner_follows(quick):
     assert len(quick.crowned) == crowned
 
 
-@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
-@pytest.mark.parametrize("damage", ["half a file", "an unnoted trial", "no oracle"])
+@pytest.mark.parametrize(
+    ("tuner", "damage"),
+    [
+        ("random", "half a file"),
+        ("random", "an unnoted trial"),
+        ("hyperband", "no oracle"),
+        ("bayesian", "half a file"),
+    ],
+)
 def test_damaged_oracle_files_are_made_again(quick, tuner, damage):
-    study = quick(trials=6, tuner=tuner)
+    study = quick(trials=4, tuner=tuner)
     before = results.read_records(study)
     oracle = study / "oracle"
     if damage == "half a file":
         text = (oracle / "oracle.json").read_text()
         (oracle / "oracle.json").write_text(text[: len(text) // 2])
     elif damage == "an unnoted trial":
-        trial = json.loads((oracle / "trial_5" / "trial.json").read_text())
-        (oracle / "trial_6").mkdir()
-        (oracle / "trial_6" / "trial.json").write_text(
-            json.dumps(trial | {"trial_id": "6", "status": "RUNNING", "score": None})
+        trial = json.loads((oracle / "trial_3" / "trial.json").read_text())
+        (oracle / "trial_4").mkdir()
+        (oracle / "trial_4" / "trial.json").write_text(
+            json.dumps(trial | {"trial_id": "4", "status": "RUNNING", "score": None})
         )
     else:
         shutil.rmtree(oracle)
-    quick(trials=8, tuner=tuner, resume=True)
-    assert any("damaged" in note and "6 trials" in note for note in quick.said.notes)
-    assert results.read_records(study)[:6] == before
-    assert numbers(study) == list(range(8))
+    quick(trials=6, tuner=tuner, resume=True)
+    assert any("damaged" in note and "4 trials" in note for note in quick.said.notes)
+    assert results.read_records(study)[:4] == before
+    assert numbers(study) == list(range(6))
     rates = [values["fine_tune_lr"] for _, values, earlier in quick.ran if earlier is None]
     assert len(set(rates)) == len(rates)
 
