@@ -72,6 +72,17 @@ def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return model.layers[names.index(POOL) + 1 :]
 
 
+def reseed(model: keras.Model, seed: int) -> None:
+    """Restarts the random numbers of Dropout and stochastic depth from ``seed``.
+
+    Layers draw their seeds when they are built, which for a backbone is before a run begins.
+    """
+    for number, layer in enumerate(model.layers):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            generator.state.assign([(seed * 1_000_003 + number) % 2**31, 0])
+
+
 def freeze_batch_norm(model: keras.Model) -> None:
     """Puts every BatchNormalization into inference mode, its scale and offset frozen too.
 

@@ -44,6 +44,7 @@ from keras_transfer.model import (
     build_classifier,
     freeze_batch_norm,
     head_layers,
+    reseed,
     set_temperature,
 )
 from keras_transfer.progress import Progress
@@ -320,6 +321,7 @@ class _Run:
         self.labels = {split: data.labels[data.indices(split)] for split in ("train", "val")}
         self.model = build_classifier(self.backbone, len(data.class_names), self.schedule.head_spec)
         freeze_batch_norm(self.model)
+        reseed(self.model, self.seed)
         self.policy = jit_policy(self.jit)
         self._plan()
         with self.clock.stage("extract"):

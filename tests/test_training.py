@@ -10,7 +10,13 @@ from keras_transfer.activations import ActivationStore
 from keras_transfer.errors import UsageError
 from keras_transfer.features import Views, mirroring_is_safe
 from keras_transfer.finetune import Suffix, build_optimizer, values_of
-from keras_transfer.model import LOGITS, build_classifier, freeze_batch_norm, temperature_of
+from keras_transfer.model import (
+    LOGITS,
+    build_classifier,
+    freeze_batch_norm,
+    reseed,
+    temperature_of,
+)
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import HeadSpec, Phase, recipe
 
@@ -89,6 +95,20 @@ def test_a_warm_store_gives_the_same_result_without_extracting(cached, data):
     assert store.counts.misses == misses
     np.testing.assert_allclose(again.test_probabilities, result.test_probabilities, atol=1e-4)
     assert again.history[-1]["train_loss"] == pytest.approx(result.history[-1]["train_loss"])
+
+
+def test_dropout_of_a_backbone_built_before_follows_the_seed_of_the_run():
+    def noise(seed):
+        model = build_classifier(lite(), 3)
+        reseed(model, seed)
+        images = np.zeros((1, SIZE, SIZE, 3), np.uint8) + np.arange(SIZE, dtype=np.uint8)[:, None]
+        freeze_batch_norm(model)
+        return np.asarray(keras.Model(model.input, model.get_layer("avg_pool").output)(
+            images, training=True
+        ))  # fmt: skip
+
+    np.testing.assert_array_equal(noise(1), noise(1))
+    assert (noise(1) != noise(2)).any()
 
 
 def test_the_same_recipe_without_a_cache_agrees_within_rounding(cached, data):
