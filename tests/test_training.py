@@ -101,7 +101,7 @@ def test_dropout_of_a_backbone_built_before_follows_the_seed_of_the_run():
     def noise(seed):
         model = build_classifier(lite(), 3)
         reseed(model, seed)
-        images = np.zeros((1, SIZE, SIZE, 3), np.uint8) + np.arange(SIZE, dtype=np.uint8)[:, None]
+        images = np.zeros((32, SIZE, SIZE, 3), np.uint8) + np.arange(SIZE, dtype=np.uint8)[:, None]
         freeze_batch_norm(model)
         return np.asarray(keras.Model(model.input, model.get_layer("avg_pool").output)(
             images, training=True
