@@ -128,12 +128,12 @@ def full_integer(content: bytes, seen: dict[int, Activation]) -> bytes:
 
     model = LiteModel(content)
     _correct_biases(model, seen, tuple(_KERNELS))
-    pixels = _drop_cast(model)
-    for tensor, activation in seen.items():
+    # Pixels reach from 0 to 255 whatever the sample held, so that their scale is exactly 1.
+    ranges = {tensor: _range(activation) for tensor, activation in seen.items()}
+    ranges |= dict.fromkeys(_drop_cast(model), (0.0, 255.0))
+    for tensor, (low, high) in ranges.items():
         row = model.graph.tensors[tensor]
         row.quantization = row.quantization or model.schema.QuantizationParametersT()
-        # Pixels reach from 0 to 255 whatever the sample held, so that their scale is exactly 1.
-        low, high = (0.0, 255.0) if tensor == pixels else _range(activation)
         row.quantization.min = np.array([low], np.float32)
         row.quantization.max = np.array([high], np.float32)
     return bytes(
@@ -240,24 +240,33 @@ def _shift(kind: str, kernel: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return (error.sum(axis=(1, 2)) * inputs).sum(axis=1)
 
 
-def _drop_cast(model: LiteModel) -> int:
-    """Makes the graph begin with float pixels in place of uint8 ones and a cast.
+def _drop_cast(model: LiteModel) -> set[int]:
+    """Makes the graph take float pixels in place of uint8 ones and a cast.
 
     The quantiser then makes the input uint8 itself, and keeps the preprocessing in int8.
 
     Returns:
-        The number of the new input tensor.
+        The numbers of the tensors that hold pixels: the input, and what may come of it before the
+        cast, such as its channels in another order.
     """
-    graph = model.graph
-    old = int(graph.inputs[0])
-    cast = next(op for op in graph.operators if old in op.inputs and model.code(op) == "CAST")
-    pixels = int(cast.outputs[0])
+    graph, types = model.graph, model.schema.TensorType
+    cast = next(
+        (
+            op
+            for op in graph.operators
+            if model.code(op) == "CAST" and graph.tensors[op.inputs[0]].type == types.UINT8
+        ),
+        None,
+    )
+    if cast is None:
+        raise ValueError("the graph has no cast from uint8 pixels")
+    pixels = {i for i, row in enumerate(graph.tensors) if row.type == types.UINT8}
+    for tensor in pixels:
+        graph.tensors[tensor].type = types.FLOAT32
     graph.operators.remove(cast)
-    graph.tensors[pixels].name = graph.tensors[old].name
-    graph.inputs = np.array([pixels], np.int32)
-    for signature in model.tree.signatureDefs or []:
-        for row in signature.inputs:
-            row.tensorIndex = pixels
+    for operator in graph.operators:
+        old, new = cast.outputs[0], cast.inputs[0]
+        operator.inputs = np.where(operator.inputs == old, new, operator.inputs).astype(np.int32)
     return pixels
 
 
