@@ -325,6 +325,9 @@ def in_threads(function: Callable[[int], None], count: int) -> None:
     if count <= CHUNK:
         several(0)
         return
+    # Freeing a large block teaches glibc to keep memory, rather than to give the buffers of every
+    # image back to the system and meet a page fault for each 4 KiB of the next one.
+    del bytearray(2**24)[:]
     pool = ThreadPoolExecutor(threads())
     try:
         for _ in pool.map(several, range(0, count, CHUNK)):
