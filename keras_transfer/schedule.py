@@ -29,6 +29,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "decay": ("cosine", "constant"),
     "penalty": ("none", "l2", "l2-sp"),
     "batch_norm": ("frozen", "adapt"),
+    "dropout": ("on", "off"),
 }
 
 
@@ -63,6 +64,8 @@ class Phase:
             0 runs all epochs.
         batch_norm: ``frozen`` keeps BatchNorm's statistics, scale and offset as they are;
             ``adapt`` trains scale and offset of unfrozen blocks, with statistics still frozen.
+        dropout: whether Dropout and stochastic depth act in unfrozen blocks while they train; in
+            frozen ones they never do.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Phase:
     cutmix: float = 0.0
     patience: int = 0
     batch_norm: str = "frozen"
+    dropout: str = "on"
 
     def __post_init__(self) -> None:
         for field, allowed in _CHOICES.items():

@@ -608,6 +608,7 @@ class _Run:
             suffix = Suffix(upper.inputs if len(upper.inputs) > 1 else upper.input, upper.output)
         else:
             suffix = Suffix(self.model.input, self.model.get_layer(LOGITS).output)
+        suffix.inference_mode = phase.dropout == "off"
         if phase.batch_norm == "adapt":
             suffix.adapt_batch_norm()
         start = values_of(suffix.trainable_variables)
