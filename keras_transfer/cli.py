@@ -173,9 +173,20 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--top", type=_whole(1), default=3, help="classes to name (default 3)")
     _add_json(made)
     _add_export(add("export", _export, "Export a run and prove what is exported."))
-    made = add("verify", _verify, "Repeat the proof of an export folder.")
+    made = add(
+        "verify",
+        _verify,
+        "Repeat the proof of an export folder: exit 0 passed, 1 failed, 2 no runtime is installed.",
+    )
     made.add_argument("export", metavar="EXPORT")
     _add_json(made)
+    made = add("demo", _demo, "Try an export on a local page: drop an image, or use the camera.")
+    made.add_argument("export", metavar="EXPORT")
+    made.add_argument(
+        "--wasm",
+        metavar="DIR",
+        help="node_modules/@mediapipe/tasks-vision: run the .tflite in the browser itself",
+    )
     made = add("curve", _curve, "Say what more data would bring to a run.")
     made.add_argument("run", metavar="RUN")
     _add_json(made)
@@ -426,7 +437,18 @@ def _verify(options: argparse.Namespace) -> int:
 
     result = verify(options.export)
     _print_json(result.to_json()) if options.json else _print(result.render())
-    return DONE if result.passed else FAILED
+    return int(result.result["exit_code"])
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from keras_transfer.export.demo import demo
+
+    demo(
+        options.export,
+        wasm=options.wasm,
+        ready=lambda url: print(f"Open {url} in a browser; Ctrl-C ends it.", flush=True),
+    )
+    return DONE
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -123,7 +124,7 @@ def demo(
     wasm: str | os.PathLike[str] | None = None,
     ready: Callable[[str], None] = print,
 ) -> None:
-    """Serves the page until it is interrupted.
+    """Serves the page until it is interrupted, which is its proper end.
 
     Args:
         folder: an export folder.
@@ -135,7 +136,8 @@ def demo(
     """
     with Demo(folder, wasm=wasm) as server:
         ready(server.url)
-        server.serve_forever()
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
