@@ -4,6 +4,9 @@ import contextlib
 import http.client
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from report import browser
 
+from keras_transfer import cli
 from keras_transfer.errors import UsageError
 from keras_transfer.export import ExportResult
 from keras_transfer.export.demo import Demo
@@ -104,6 +108,27 @@ def test_a_folder_that_cannot_be_served(exported: ExportResult, tmp_path: Path) 
     (tmp_path / "verify" / "expected.json").write_text('{"artefacts": []}')
     with pytest.raises(UsageError, match="holds no tflite"):
         Demo(tmp_path)
+
+
+def test_the_command_serves_until_it_is_interrupted(exported: ExportResult) -> None:
+    path, names, expected = sample(exported)
+    command = [sys.executable, "-m", "keras_transfer", "demo", str(exported.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().split("127.0.0.1:")[1].split("/")[0])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/classify", path.read_bytes())
+        classes = json.loads(connection.getresponse().read())["classes"]
+        assert classes[0]["label"] == names[expected.argmax()]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_the_command_refuses_what_is_no_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["demo", str(tmp_path)]) == cli.USAGE
+    assert "is no export" in capsys.readouterr().err
 
 
 ANSWERED = """new Promise(done => {

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_transfer import runs
+from keras_transfer import cli, runs
 from keras_transfer.errors import DataError, KerasTransferError, UsageError
 from keras_transfer.export import ExportResult, convert, export, exporter, parity, quantise, verify
 
@@ -211,6 +211,19 @@ def test_an_artefact_that_answers_wrongly_fails_verification(
     manifest["files"]["verify/expected.json"] = changed
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert "disagrees with the trained model" in verify(folder).render()
+
+
+def test_the_exit_code_says_whether_a_runtime_was_missing(
+    exported: ExportResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for module in ("tensorflow", "keras", "ai_edge_litert"):
+        (tmp_path / f"{module}.py").write_text("raise ImportError('not in this environment')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert cli.main(["verify", str(exported.path)]) == 2
+    assert "no runtime of these artefacts is installed" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
