@@ -74,6 +74,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] not in ("errors", "schedule", "types"):
+        from keras_transfer.backend import require_backend
+
+        require_backend()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

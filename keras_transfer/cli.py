@@ -64,8 +64,10 @@ def _show_warning(message: Any, *where: Any, **also: Any) -> None:
 
 def _load_keras() -> None:
     """Imports Keras and its backend with their native libraries' output held back."""
+    from keras_transfer.backend import require_backend
     from keras_transfer.quiet import quiet_stdio
 
+    require_backend()
     with quiet_stdio():
         import keras  # noqa: F401 - imported for its effect
 

@@ -26,8 +26,7 @@ def tfds_source(name: str) -> Listing:
     Raises:
         DataError: no such set, no way to download it, or no images with one label each.
     """
-    import tensorflow_datasets as tfds
-
+    tfds = _tfds(name)
     wanted = name.removeprefix("tfds:").replace(":", "/")
     try:
         builder = tfds.builder(wanted)
@@ -46,10 +45,20 @@ def tfds_source(name: str) -> Listing:
     return _read(builder, name)
 
 
+def _tfds(name: str) -> Any:
+    try:
+        import tensorflow_datasets
+    except ImportError:
+        raise DataError(
+            f"{name} needs the package tensorflow-datasets, and that needs TensorFlow.",
+            remedy="pip install tensorflow tensorflow-datasets, or give a folder of images.",
+        ) from None
+    return tensorflow_datasets
+
+
 def prepared_source(folder: Path, name: str) -> Listing:
     """A folder that TFDS prepared: the one with ``dataset_info.json`` in it."""
-    import tensorflow_datasets as tfds
-
+    tfds = _tfds(name)
     try:
         builder = tfds.builder_from_directory(str(folder))
     except Exception as error:

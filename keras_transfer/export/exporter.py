@@ -220,7 +220,8 @@ def _check_backend() -> None:
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
             f"exporting needs Keras on TensorFlow; it runs on {keras.backend.backend()}.",
-            remedy="Set KERAS_BACKEND=tensorflow.",
+            remedy="Install TensorFlow if need be and set KERAS_BACKEND=tensorflow; the run itself "
+            "loads on either.",
         )
 
 
