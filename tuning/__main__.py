@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from keras_transfer import cli
 from keras_transfer._version import __version__
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         words = [word for word in given if word != "--resume"]
         said = f" Continue with:\n  {_PROG} {shlex.join([*words, '--resume'])}"
-        begun = options.command is _search and Path(options.output, "study.json").exists()
+        begun = options.command in (_search, _chief) and Path(options.output, "study.json").exists()
         print(f"\ntuning: interrupted.{said if begun else ''}", file=sys.stderr)
         return cli.INTERRUPTED
     except BrokenPipeError:
@@ -53,6 +54,23 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     _add_search(add("search", _search, "Run trials and train the best one as a run."))
+    made = add("chief", _chief, "Hand out a search's trials to workers on several machines.")
+    _add_search(made)
+    made.add_argument(
+        "--address",
+        default="127.0.0.1:8440",
+        metavar="HOST:PORT",
+        help="where workers reach it (default %(default)s; 0.0.0.0:PORT for other machines, on a "
+        "network that you trust)",
+    )
+    made.add_argument(
+        "--lost-after",
+        type=cli._duration,
+        default=60.0,
+        metavar="60s",
+        help="how long a worker may be silent before its trial is handed out again",
+    )
+    _add_worker(add("worker", _worker, "Run trials that a chief hands out."))
     made = add("show", _show, "Show a study's trials, best first.")
     made.add_argument("study", metavar="STUDY")
     made.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -104,12 +122,56 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print the result alone")
 
 
-def _search(options: argparse.Namespace) -> int:
+def _add_worker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY", help="the chief's --output, on a shared disk")
+    parser.add_argument("--chief", required=True, metavar="HOST:PORT", help="the chief's address")
+    parser.add_argument("--data", metavar="DATA", help="where the data is here, if elsewhere")
+    parser.add_argument("--cache", metavar="DIR", help="where frozen work is kept")
+    parser.add_argument("--cache-limit", type=cli._bytes, metavar="SIZE", help="such as 20G")
+    parser.add_argument("--quiet", action="store_true", help="print the result alone")
+
+
+def _chief(options: argparse.Namespace) -> int:
+    import functools
+
+    from keras_transfer.progress import progress_for
+    from tuning import workers
+
+    workers.check_address(options.address)
+    return _search(
+        options,
+        serve=functools.partial(
+            workers.serve,
+            address=options.address,
+            lost_after=options.lost_after,
+            progress=progress_for(options.quiet),
+        ),
+    )
+
+
+def _worker(options: argparse.Namespace) -> int:
+    cli._load_keras()
+    from keras_transfer.progress import progress_for
+    from tuning import workers
+
+    done = workers.work(
+        options.study,
+        options.chief,
+        data=options.data,
+        cache=options.cache,
+        cache_limit=options.cache_limit,
+        progress=progress_for(options.quiet),
+    )
+    print(f"The chief has no more trials; this worker ran {done}.")
+    return cli.DONE
+
+
+def _search(options: argparse.Namespace, **more: Any) -> int:
     name = Path(cli._default_output(options.data)).name
     options.output = options.output or str(Path("studies") / name)
-    from tuning import space
+    from tuning import space_file
 
-    wanted = space.read(options.space) if options.space else None
+    wanted = space_file.read(options.space) if options.space else None
     cli._load_keras()
     from keras_transfer.progress import progress_for
     from tuning import objective, results, search
@@ -137,6 +199,7 @@ def _search(options: argparse.Namespace) -> int:
         cache=options.cache,
         cache_limit=options.cache_limit,
         progress=progress_for(options.quiet),
+        **more,
     )
     cli._print(results.render(study))
     best = shlex.quote(str(study / results.BEST))
@@ -156,9 +219,9 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _space(options: argparse.Namespace) -> int:
-    from tuning import space
+    from tuning import space_file
 
-    print(space.DEFAULT, end="")
+    print(space_file.DEFAULT, end="")
     return cli.DONE
 
 

@@ -22,6 +22,7 @@ from tuning.space import Space, schedule_of
 
 _STATE = "state"
 _HEAD, _FINE_TUNE = "head.npz", "fine-tune.npz"
+_STAGES = ("extract", "head", "fine_tune")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Outcome:
     kept: str
     epochs_done: int
     validation_logits: np.ndarray
+    extract_seconds: float = 0.0
+    head_seconds: float = 0.0
+    fine_tune_seconds: float = 0.0
+    compilations: int = 0
 
 
 class Workbench:
@@ -181,6 +186,7 @@ class Workbench:
         state = folder / _STATE
         # The number of views decides how much work there is, and so the engine that is worth it.
         alike = (self.backbone_name(values), self.image_size(values), schedule.views)
+        clock = training.Clock()
         with self.backbone(values) as built:
             memo = self._folder / f"{self._head_digest(built, data, schedule)}.npz"
             _bring(memo, state / _HEAD)
@@ -196,6 +202,7 @@ class Workbench:
                 jit=self.setup.jit,
                 state=state,
                 measured=self._measured.get(alike),
+                clock=clock,
             )
         self._measured[alike] = fitted.measured
         _bring(state / _HEAD, memo)
@@ -214,6 +221,7 @@ class Workbench:
             kept=kept.name,
             epochs_done=sum(epochs),
             validation_logits=fitted.validation_logits,
+            **{f"{name}_seconds": round(clock.seconds[name], 3) for name in _STAGES},
         )
 
     def _head_digest(self, built: Backbone, data: ImageDataset, schedule: Schedule) -> str:

@@ -27,7 +27,8 @@ OBJECTIVES: dict[str, tuple[str, bool]] = {
     "f1": ("macro_f1", False),
 }
 _COLUMNS = (
-    "trial", "status", "nll", "accuracy", "macro_f1", "kept", "epochs_done", "seconds", "finished",
+    "trial", "status", "nll", "accuracy", "macro_f1", "kept", "epochs_done", "seconds",
+    "extract_seconds", "head_seconds", "fine_tune_seconds", "compilations", "worker", "finished",
     "reason",
 )  # fmt: skip
 _RESAMPLES = 2000
@@ -52,6 +53,11 @@ class Record:
         seconds: how long it took.
         finished: when it ended, ISO 8601, UTC.
         reason: why it failed, in one sentence.
+        extract_seconds: what of it went into frozen work that other trials share.
+        head_seconds: what of it went into the head.
+        fine_tune_seconds: what of it went into fine-tuning and choosing among weights.
+        compilations: training steps that were traced and compiled for it.
+        worker: which worker ran it, in a study of several.
     """
 
     trial: int
@@ -67,6 +73,16 @@ class Record:
     seconds: float = 0.0
     finished: str = ""
     reason: str = ""
+    extract_seconds: float = 0.0
+    head_seconds: float = 0.0
+    fine_tune_seconds: float = 0.0
+    compilations: int = 0
+    worker: str = ""
+
+    def metrics(self) -> dict[str, float]:
+        """What the oracle is told of a trial."""
+        held = {"nll": self.nll, "accuracy": self.accuracy, "macro_f1": self.macro_f1}
+        return {name: float(value) for name, value in held.items() if value is not None}
 
 
 def trial_folder(study: Path, trial: int) -> Path:

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import shutil
@@ -12,28 +11,17 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pytest
+from studies import SPACE, rows_of
 
 from keras_transfer import api, backbones, cli, config, training
 from keras_transfer.activations import ActivationStore
 from keras_transfer.errors import KerasTransferError, UsageError
 from keras_transfer.progress import Progress
-from tuning import results, search, space
+from tuning import results, search, space, space_file
 from tuning.__main__ import main
 from tuning.objective import Outcome, Setup, Workbench, trial_schedule
 
 SIZE, SPLIT = 32, (0.6, 0.2, 0.2)
-# Small enough for a trial of seconds: the topmost block for an epoch or two on clean images.
-SPACE = """\
-unfreeze = "1"
-views = 1
-[epochs]
-choices = [1, 2]
-default = 1
-[fine_tune_lr]
-low = 1e-4
-high = 2e-3
-scale = "log"
-"""
 
 
 class Recorder(Progress):
@@ -42,11 +30,6 @@ class Recorder(Progress):
 
     def note(self, text):
         self.notes.append(text)
-
-
-def rows_of(study):
-    with open(study / "trials.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 # A real study, killed and resumed ---------------------------------------------------------------
@@ -109,7 +92,7 @@ def test_a_killed_study_goes_on_and_repeats_no_trial(resumed):
 def test_trial_0_is_the_default_trained_as_outside_a_study(resumed, digits_folder, tmp_path):
     study, _, _ = resumed
     first = results.read_record(study, 0)
-    values = space.parse(SPACE).defaults()
+    values = space_file.parse(SPACE).defaults()
     assert first.values == values
     run = api.datasets.load_dataset(str(digits_folder), image_size=SIZE, split=SPLIT, seed=0)
     backbone = backbones.build("EfficientNetLite0", image_size=SIZE, weights="offline")
@@ -202,7 +185,7 @@ def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
         np.testing.assert_allclose(ends[1][name], ends[2][name], rtol=1e-3, atol=1e-4)
         moved = max(moved, float(np.abs(ends[1][name] - ends[0][name]).max()))
     assert moved > 1e-3
-    wrong = space.parse('[unfreeze]\nchoices = ["35%", "99"]', "space.toml")
+    wrong = space_file.parse('[unfreeze]\nchoices = ["35%", "99"]', "space.toml")
     with pytest.raises(UsageError, match=r"space.toml, line 2: .* depth 99 "):
         bench.check(wrong)
 
@@ -227,7 +210,7 @@ def quick(monkeypatch, digits_folder, tmp_path):
         go.crowned.append(settings["schedule"])
 
     def go(**settings):
-        given = {"trials": 6, "tuner": "random", "space": space.parse(SPACE)} | settings
+        given = {"trials": 6, "tuner": "random", "space": space_file.parse(SPACE)} | settings
         setup = Setup(str(digits_folder), image_size=SIZE, split=SPLIT)
         return search.search(setup, tmp_path / "study", progress=go.said, **given)
 
@@ -324,7 +307,7 @@ def test_max_time_begins_no_further_trial(quick, monkeypatch):
 
 
 def test_hyperband_hands_on_the_trial_that_it_continues(quick):
-    found = space.parse(SPACE.replace("[1, 2]", "[4]").replace("default = 1", "default = 4"))
+    found = space_file.parse(SPACE.replace("[1, 2]", "[4]").replace("default = 1", "default = 4"))
     study = quick(trials=14, tuner="hyperband", space=found)
     assert "tuner/epochs" not in quick.ran[0][1]
     continued = [(number, earlier) for number, _, earlier in quick.ran if earlier is not None]

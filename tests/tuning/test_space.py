@@ -6,14 +6,14 @@ import pytest
 
 from keras_transfer.errors import UsageError
 from keras_transfer.schedule import recipe
-from tuning import space
+from tuning import space, space_file
 from tuning.__main__ import main
 
 RATE = "[fine_tune_lr]\nlow = 1e-4\nhigh = 1e-2\n"
 
 
 def test_the_default_space_begins_with_the_default_recipe():
-    found = space.default_space()
+    found = space_file.default_space()
     assert space.schedule_of(found.defaults()) == recipe()
     assert {"unfreeze", "fine_tune_lr", "epochs", "strength"} <= set(found.names)
 
@@ -22,7 +22,7 @@ def test_the_printed_space_is_the_default_one(tmp_path, capsys):
     assert main(["space"]) == 0
     file = tmp_path / "space.toml"
     file.write_text(capsys.readouterr().out)
-    assert space.read(file).to_json() == space.default_space().to_json()
+    assert space_file.read(file).to_json() == space_file.default_space().to_json()
 
 
 def test_values_arrive_in_the_schedule():
@@ -49,7 +49,7 @@ def test_values_arrive_in_the_schedule():
 
 
 def test_a_condition_keeps_a_setting_out_until_it_holds():
-    found = space.default_space()
+    found = space_file.default_space()
     assert "penalty_strength" not in found.defaults()
     hp = found.hyperparameters()
     assert "penalty_strength" not in hp.values
@@ -59,9 +59,9 @@ def test_a_condition_keeps_a_setting_out_until_it_holds():
 
 
 def test_a_missing_default_is_the_recipes():
-    assert space.parse(RATE).defaults() == {"fine_tune_lr": recipe().fine_tune.learning_rate}
-    assert space.parse("epochs = 3").defaults() == {"epochs": 3}
-    assert space.parse('[backbone]\nchoices = ["EfficientNetLite0"]').defaults() == {
+    assert space_file.parse(RATE).defaults() == {"fine_tune_lr": recipe().fine_tune.learning_rate}
+    assert space_file.parse("epochs = 3").defaults() == {"epochs": 3}
+    assert space_file.parse('[backbone]\nchoices = ["EfficientNetLite0"]').defaults() == {
         "backbone": "EfficientNetLite0"
     }
 
@@ -95,7 +95,7 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path, text, line, word):
     file = tmp_path / "space.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as caught:
-        space.read(file)
+        space_file.read(file)
     said = f"{caught.value.message} {caught.value.remedy}"
     assert f"line {line}" in said
     assert "space.toml" in said
@@ -104,9 +104,9 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path, text, line, word):
 
 def test_an_empty_or_missing_file_is_refused(tmp_path):
     with pytest.raises(UsageError, match="empty"):
-        space.parse("# nothing")
+        space_file.parse("# nothing")
     with pytest.raises(UsageError, match="Cannot read"):
-        space.read(tmp_path / "absent.toml")
+        space_file.read(tmp_path / "absent.toml")
 
 
 def test_help_imports_nothing_heavy():

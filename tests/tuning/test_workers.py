@@ -1,0 +1,211 @@
+"""A chief and its workers: real processes on loopback, and the oracle's side alone."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from studies import SPACE, rows_of
+
+from keras_transfer.errors import UsageError
+from keras_transfer.progress import Progress
+from tuning import oracles, results, search, space_file, workers
+from tuning.__main__ import main
+from tuning.results import Record
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuning", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def until(check, seconds=240):
+    limit = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < limit, "that took too long"
+        time.sleep(0.05)
+    return found
+
+
+def running(study):
+    """By worker: its process and the trial that it runs."""
+    try:
+        ongoing = json.loads((study / "oracle" / "oracle.json").read_text())["ongoing_trials"]
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    for worker, trial in ongoing.items():
+        beat = study / "workers" / f"{worker}.json"
+        if beat.exists() and results.read_record(study, int(trial)) is None:
+            found[worker] = (json.loads(beat.read_text())["process"], int(trial))
+    return found
+
+
+@pytest.mark.slow
+def test_a_chief_and_three_workers_one_of_them_killed(digits_folder, tmp_path):
+    (tmp_path / "space.toml").write_text(SPACE)
+    study, address = tmp_path / "study", f"127.0.0.1:{free_port()}"
+    chief = start(
+        "chief", str(digits_folder), "--trials", "9", "--tuner", "random", "--image-size", "32",
+        "--split", "0.6,0.2,0.2", "--space", str(tmp_path / "space.toml"), "--output", str(study),
+        "--address", address, "--lost-after", "10s",
+    )  # fmt: skip
+    join = ("worker", str(study), "--chief", address)
+    crew = [start(*join) for _ in range(3)]
+    try:
+        until(lambda: len(list(study.glob("trials/*/record.json"))) >= 2)
+        victim, (process, trial) = until(lambda: running(study)).copy().popitem()
+        os.kill(process, signal.SIGKILL)
+        crew.append(start(*join))
+        said = chief.communicate(timeout=400)[0]
+        outputs = [worker.communicate(timeout=60)[0] for worker in crew]
+    finally:
+        for one in (chief, *crew):
+            one.kill()
+    assert chief.returncode == 0, said
+    assert sorted(worker.returncode for worker in crew) == [-signal.SIGKILL, 0, 0, 0], outputs
+    rows = rows_of(study)
+    assert [row["trial"] for row in rows] == [str(number) for number in range(9)]
+    assert {row["status"] for row in rows} == {"completed"}
+    assert len({row["worker"] for row in rows}) >= 3
+    assert rows[trial]["worker"] != victim
+    assert f"{victim} is lost; its trial {trial} is handed out again" in " ".join(said.split())
+    ran = [int(text.rsplit("ran ", 1)[1].split(".")[0]) for text in outputs if "no more" in text]
+    assert sum(ran) <= 9
+    assert (study / "winner" / "report.html").exists()
+
+
+def test_a_chief_that_does_not_answer(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(workers, "_TRY_SECONDS", 0.05)
+    assert main(["worker", str(tmp_path), "--chief", f"127.0.0.1:{free_port()}"]) == 2
+    said = capsys.readouterr()
+    assert "(try 1 of 6)" in said.out + said.err
+    assert "it was tried 6 times" in said.err
+    assert "Traceback" not in said.err
+    assert main(["worker", str(tmp_path), "--chief", "nowhere"]) == 2
+    assert "HOST:PORT" in capsys.readouterr().err
+
+
+def test_a_port_in_use(digits_folder, tmp_path, capsys):
+    with socket.socket() as other:
+        # As gRPC does, which would share the port silently.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        chief = ["chief", str(digits_folder), "--output", str(tmp_path / "study")]
+        assert main([*chief, "--address", address]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.fixture
+def oracle(tmp_path):
+    """An oracle of four trials, with its tuner's files in place."""
+    found = space_file.parse(SPACE)
+    made = oracles.build("random", "nll", found, trials=4, seed=0)
+    oracles.open_tuner(made, tmp_path, found, lambda trial: {}, lambda: None, Progress())
+    return made
+
+
+def finish(oracle, trial, nll=0.5):
+    oracle.update_trial(trial.trial_id, {"nll": nll})
+    trial.status = "COMPLETED"
+    oracle.end_trial(trial)
+
+
+def test_a_lost_workers_trial_goes_to_the_next_that_asks(oracle):
+    lost, other = oracle.create_trial("a"), oracle.create_trial("b")
+    assert oracle.release("a").trial_id == lost.trial_id
+    again = oracle.create_trial("c")
+    assert again.trial_id == lost.trial_id
+    assert again.hyperparameters.values == lost.hyperparameters.values
+    finish(oracle, again)
+    finish(oracle, other)
+    # The one that was taken for lost was only slow.
+    finish(oracle, lost, nll=0.1)
+    assert oracle.end_order == [again.trial_id, other.trial_id]
+    assert oracle.release("a") is None
+
+
+def test_a_late_report_spares_the_second_run(oracle):
+    lost = oracle.create_trial("a")
+    oracle.release("a")
+    finish(oracle, lost)
+    assert oracle.create_trial("b").trial_id != lost.trial_id
+
+
+def test_a_trial_that_kills_its_workers_fails(oracle):
+    first = oracle.create_trial("a").trial_id
+    statuses = []
+    for worker in ("a", "b", "c"):
+        assert oracle.create_trial(worker).trial_id == first
+        statuses.append(oracle.release(worker).status)
+    assert statuses == ["INVALID", "INVALID", "FAILED"]
+    assert oracle.create_trial("d").trial_id != first
+
+
+def test_workers_wait_while_a_trial_may_still_be_handed_on(oracle):
+    begun = [oracle.create_trial(str(number)) for number in range(4)]
+    waiting = oracle.create_trial("late")
+    assert waiting.status == "IDLE"
+    assert not oracle.is_over()
+    oracle.release("0")
+    assert oracle.create_trial("late").trial_id == begun[0].trial_id
+    for trial in begun:
+        finish(oracle, trial)
+    assert oracle.create_trial("late").status == "STOPPED"
+    assert oracle.is_over()
+
+
+def test_a_worker_is_lost_once_its_file_stands_still(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    watch = workers.Watch(tmp_path, 10.0)
+    beat = tmp_path / "w.json"
+    beat.write_text("1")
+    assert not watch.is_lost("w")
+    now[0] += 9
+    beat.write_text("2")
+    assert not watch.is_lost("w")
+    now[0] += 9
+    assert not watch.is_lost("w")
+    now[0] += 2
+    assert watch.is_lost("w")
+    beat.write_text("3")
+    assert not watch.is_lost("w")
+
+
+def test_a_trial_without_a_survivor_has_a_record(tmp_path, oracle, digits_folder):
+    for worker in ("a", "b", "c"):
+        oracle.create_trial(worker)
+        oracle.release(worker)
+    kept = search._Study(tmp_path, None, space_file.parse(SPACE), "random", "nll", 4, Progress())
+    kept._note_lost(oracle)
+    record = results.read_record(tmp_path, 0)
+    assert isinstance(record, Record)
+    assert record.status == "failed"
+    assert "worker" in record.reason
+
+
+def test_another_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "reach", lambda *arguments: None)
+    (tmp_path / "study.json").write_text(
+        json.dumps({"keras_transfer": "0.0.1", "space": [], "objective": "nll"})
+    )
+    with pytest.raises(UsageError, match=r"The chief runs keras_transfer 0\.0\.1"):
+        workers.work(tmp_path, "127.0.0.1:1")

@@ -1,0 +1,308 @@
+"""One study on several machines: KerasTuner's gRPC oracle hands out trials, a folder is shared.
+
+The chief runs the oracle and no trial. A worker asks it for trials, and writes their records into
+the study's folder, which all machines see. Each worker also keeps a small file there that changes
+every second or two; a worker whose file stands still is taken for lost, and its trial is handed out
+again. Connections are neither encrypted nor authenticated: use a network that you trust.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import keras_tuner
+
+from keras_transfer import files
+from keras_transfer._version import __version__
+from keras_transfer.activations import ActivationStore
+from keras_transfer.errors import UsageError
+from keras_transfer.progress import Progress
+from tuning import oracles, results
+from tuning.objective import Setup, Workbench, data_digest
+from tuning.space import Space
+from tuning.trials import Runner
+
+_BEATS = "workers"
+_BEAT_SECONDS = 1.5
+# A worker that loads a library or swaps may stand still for a while.
+LOST_AFTER = 60.0
+_TRIES, _TRY_SECONDS = 6, 5.0
+
+
+@dataclasses.dataclass
+class Watch:
+    """Tells which workers are lost, by the files that they keep changing.
+
+    The chief's own clock decides, so that machines whose clocks differ agree.
+
+    Attributes:
+        folder: where the files are.
+        lost_after: seconds without a change after which a worker is lost.
+    """
+
+    folder: Path
+    lost_after: float
+    _seen: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
+
+    def is_lost(self, worker: str) -> bool:
+        """Whether a worker has stood still for too long since it was first asked about."""
+        try:
+            content = (self.folder / f"{worker}.json").read_text(encoding="utf-8")
+        except OSError:
+            content = ""
+        before, since = self._seen.get(worker, (None, 0.0))
+        if content != before:
+            since = time.monotonic()
+            self._seen[worker] = (content, since)
+        return time.monotonic() - since > self.lost_after
+
+
+def serve(
+    tuner: oracles.Tuner,
+    address: str,
+    lost_after: float = LOST_AFTER,
+    progress: Progress | None = None,
+) -> None:
+    """Hands out a study's trials to workers until all have ended.
+
+    Args:
+        tuner: its oracle is served.
+        address: ``HOST:PORT`` to listen at.
+        lost_after: seconds after which a silent worker's trial is handed out again.
+        progress: where to report.
+
+    Raises:
+        UsageError: the address cannot be listened at.
+    """
+    from keras_tuner.src import protos
+    from keras_tuner.src.distribute.oracle_chief import OracleServicer
+
+    progress = progress or Progress()
+    oracle, study = tuner.oracle, Path(tuner.directory)
+    check_address(address)
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
+    servicer = OracleServicer(oracle)
+    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError:
+        raise _in_use(address) from None
+    server.start()
+    progress.note(f"Waiting for workers: python -m tuning worker {study} --chief {address}")
+    watch, ended = Watch(study / _BEATS, lost_after), len(oracle.end_order)
+    try:
+        while not (oracle.is_over() or (servicer.stop_triggered and not oracle.ongoing_trials)):
+            time.sleep(0.5)
+            _take_back(oracle, watch, progress)
+            if len(oracle.end_order) != ended:
+                ended = len(oracle.end_order)
+                tuner.ended()
+                progress.note(f"{ended} of {oracle.max_trials} trials have ended.")
+        # Every worker that lives asks once more, and hears that there is nothing left.
+        while oracle.tuner_ids:
+            time.sleep(0.2)
+            _take_back(oracle, watch, progress)
+    finally:
+        server.stop(grace=2.0).wait()
+        tuner.save()
+
+
+def _take_back(oracle: Any, watch: Watch, progress: Progress) -> None:
+    for worker in [*oracle.tuner_ids]:
+        if watch.is_lost(worker):
+            trial = oracle.release(worker)
+            if trial is None:
+                continue
+            again = "has failed" if trial.status == "FAILED" else "is handed out again"
+            progress.note(f"{worker} is lost; its trial {int(trial.trial_id)} {again}.")
+
+
+def work(
+    study: str | os.PathLike[str],
+    chief: str,
+    *,
+    data: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_limit: int | None = None,
+    progress: Progress | None = None,
+    tries: int = _TRIES,
+) -> int:
+    """Runs trials that a chief hands out, until it has no more.
+
+    Args:
+        study: the study's folder, as this machine sees it.
+        chief: the chief's ``HOST:PORT``.
+        data: where the data is on this machine; by default where the chief has it.
+        cache: folder of cached work; the user's cache folder by default.
+        cache_limit: bytes that cached activations may take.
+        progress: where to report; silent by default.
+        tries: how often a chief that does not answer is tried, about five seconds each.
+
+    Returns:
+        How many trials this worker ran.
+
+    Raises:
+        UsageError: the chief cannot be reached, or the folder or the data is not the chief's.
+    """
+    progress, folder = progress or Progress(), Path(study)
+    reach(chief, progress, tries)
+    about = results.read_study(folder)
+    if about["keras_transfer"] != __version__:
+        raise UsageError(
+            f"The chief runs keras_transfer {about['keras_transfer']}, this worker {__version__}.",
+            remedy="Install the same version on all machines.",
+        )
+    setup = Setup(
+        data or about["data"],
+        splits_file=str(folder / "splits.csv") if about["own_splits"] else None,
+        **(about["setup"] | {"split": tuple(about["setup"]["split"])}),
+    )
+    name = f"worker-{uuid.uuid4().hex[:8]}"
+    with (
+        files.cache_at(cache),
+        ActivationStore(files.cache_folder() / "activations", limit=cache_limit) as store,
+        _beating(folder / _BEATS / f"{name}.json"),
+    ):
+        bench = Workbench(setup, folder / "heads", store)
+        if data_digest(bench.dataset(bench.image_size({}))) != about["data_digest"]:
+            raise UsageError(
+                f"{setup.data} holds other images or splits than the chief's data.",
+                remedy="Name the same data with --data.",
+            )
+        runner = Runner(folder, bench, about["tuner"], about["objective"], 0, progress, name)
+        return _ask(runner, chief, progress, tries)
+
+
+def _ask(runner: Runner, chief: str, progress: Progress, tries: int) -> int:
+    done = itertools.count()
+
+    def run(trial: Any) -> dict[str, float]:
+        next(done)
+        return runner.run(trial)
+
+    def before() -> None:
+        try:
+            reach(chief, progress, tries)
+        except UsageError as error:
+            # Everything else that a trial raises is noted as that trial's failure.
+            raise _Gone(error) from None
+
+    # KerasTuner learns from the environment that it is a worker.
+    host, port = chief.rsplit(":", 1)
+    os.environ |= {
+        "KERASTUNER_ORACLE_IP": host,
+        "KERASTUNER_ORACLE_PORT": port,
+        "KERASTUNER_TUNER_ID": runner.worker,
+    }
+    oracle = oracles.build("random", runner.objective, Space((), ""), trials=1, seed=0)
+    try:
+        oracles.Tuner(oracle, runner.study, run, before=before).search(verbose=0)
+    except _Gone as gone:
+        raise gone.error from None
+    except grpc.RpcError as error:
+        raise UsageError(
+            f"The chief at {chief} has failed: {error.details()}.",  # type: ignore[attr-defined]
+            remedy="See what it printed, and start it again with --resume.",
+        ) from None
+    return next(done)
+
+
+class _Gone(keras_tuner.errors.FatalError):
+    """The chief is gone."""
+
+    def __init__(self, error: UsageError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@contextlib.contextmanager
+def _beating(path: Path) -> Iterator[None]:
+    """Keeps changing a file while the block runs, as a sign of life."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        for count in itertools.count():
+            about = {"beat": count, "host": socket.gethostname(), "process": os.getpid()}
+            # A disk that is full for a moment must not look like a death.
+            with contextlib.suppress(OSError):
+                files.write_text(path, json.dumps(about))
+            if stop.wait(_BEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+
+
+def reach(chief: str, progress: Progress, tries: int = _TRIES) -> None:
+    """Waits until a chief answers.
+
+    Raises:
+        UsageError: it does not, however often it is tried.
+    """
+    _parts(chief)
+    for attempt in range(1, tries + 1):
+        with grpc.insecure_channel(chief) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=_TRY_SECONDS)
+                return
+            except grpc.FutureTimeoutError:
+                progress.note(f"No chief answers at {chief} (try {attempt} of {tries}).")
+    raise UsageError(
+        f"No chief answers at {chief}; it was tried {tries} times.",
+        remedy="Start it with `python -m tuning chief`, and check the address and the firewall.",
+    )
+
+
+def check_address(address: str) -> None:
+    """Refuses an address that cannot be listened at, before any work is done.
+
+    Raises:
+        UsageError: it is no address, or another program listens there.
+    """
+    host, port = _parts(address)
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # gRPC would share a port with another chief and split the workers between them.
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        if isinstance(error, socket.gaierror):
+            raise UsageError(
+                f"Unknown host {host!r} in {address}.", remedy="Name one of this machine."
+            ) from None
+        raise _in_use(address, error.strerror) from None
+
+
+def _parts(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UsageError(
+            f"An address is HOST:PORT. Received: {address!r}.", remedy="Write it as 10.0.0.5:8440."
+        )
+    return host, int(port)
+
+
+def _in_use(address: str, why: str = "another program listens there") -> UsageError:
+    return UsageError(
+        f"Cannot listen at {address}: {why}.", remedy="Choose another port with --address."
+    )
