@@ -1,11 +1,12 @@
 """The Keras transfer-learning guide's recipe, in plain Keras, written from its description.
 
-    python benchmarks/guide.py DATA SPLITS SIZE OUTPUT [SEED]
+    python benchmarks/guide.py DATA SPLITS SIZE OUTPUT [SEED [EPOCHS EPOCHS]]
 
 Augmentation layers (flip, rotation) in front of a frozen backbone that is called with
 ``training=False``, pooling, Dropout 0.2 and a Dense layer: 20 epochs at 1e-3; then everything is
 unfrozen, BatchNorm still in inference mode: 10 epochs at 1e-5. Batches of 32, Adam, no caching.
-Nothing of keras_transfer takes part but the pretrained network and the reading of images.
+Nothing of keras_transfer takes part but the pretrained network and the reading of images. The two
+last arguments replace 20 and 10, to time an epoch.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from keras_transfer import backbones, datasets
 def main() -> None:
     data, splits, size, output = sys.argv[1:5]
     seed = int(sys.argv[5]) if len(sys.argv) > 5 else 0
+    epochs_of = [int(value) for value in sys.argv[6:8]] or [20, 10]
     keras.utils.set_random_seed(seed)
     held = datasets.load_dataset(data, image_size=int(size), splits_file=splits, cache=False)
     base = backbones.build("EfficientNetLite0", image_size=int(size), weights="offline").model
@@ -47,14 +49,22 @@ def main() -> None:
     model = keras.Model(images, keras.layers.Dense(len(held.class_names), activation="softmax")(x))
 
     report = {"seconds": {}, "test": {}, "validation": {}}
-    for stage, rate, epochs in (("head", 1e-3, 20), ("fine-tuned", 1e-5, 10)):
+    for stage, rate, epochs in (
+        ("head", 1e-3, epochs_of[0]),
+        ("fine-tuned", 1e-5, epochs_of[1]),
+    ):
         base.trainable = stage == "fine-tuned"
         model.compile(
             keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
         )
-        start = time.perf_counter()
-        history = model.fit(train, validation_data=validation, epochs=epochs, verbose=0)
-        report["seconds"][stage] = time.perf_counter() - start
+        marks = [time.perf_counter()]
+        mark = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs, marks=marks: marks.append(time.perf_counter())
+        )
+        history = model.fit(
+            train, validation_data=validation, epochs=epochs, verbose=0, callbacks=[mark]
+        )
+        report["seconds"][stage] = np.diff(marks).tolist()
         report["validation"][stage] = float(history.history["val_accuracy"][-1])
         predicted = np.argmax(model.predict(test, verbose=0), axis=1)
         report["test"][stage] = float(np.mean(predicted == held.labels[held.indices("test")]))

@@ -2,9 +2,9 @@
 
     python benchmarks/recipe.py [--seeds 0 1 2] [--image-size 96] [--out rows.jsonl] [--only NAME…]
 
-Every setting changes one thing of the default recipe. Within a task and a seed all settings see the
-same images, the same split, the same cached views and the same head, so that differences are paired.
-Rows are appended to a file as they come; a stopped run goes on from there.
+Every setting changes one thing of the default recipe. Within a task and a seed all settings see
+the same images, split, cached views and head, so that differences are paired. Rows are appended
+to a file as they come; a stopped run goes on from there.
 """
 
 from __future__ import annotations

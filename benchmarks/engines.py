@@ -1,0 +1,143 @@
+"""What runs frozen layers fastest, and what of it extraction keeps.
+
+    python benchmarks/engines.py [--images 256] [--repeats 3]
+
+First table: milliseconds an image of three backbones' pooled features, engines taking turns, median
+over the repeats. Second table: extraction into an empty store, from pixels to shards on disk,
+against the bare rate of the engine that it chose and against `model.predict`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from common import SHARED, record
+
+from keras_transfer import activations, backbones, datasets, features, progress, schedule
+from keras_transfer.engine import BATCH, build_engine
+from keras_transfer.model import POOL, build_classifier
+
+BACKBONES = (("EfficientNetLite0", 224, "offline"), ("MobileNetV2", 224, "none"),
+             ("ResNet50", 160, "none"))  # fmt: skip
+
+
+def litert(model: keras.Model) -> Callable[[np.ndarray], Any]:
+    """A runner of the same graph on LiteRT, two threads, one image at a time."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        model.export(str(path), format="litert", verbose=False)
+        content = path.read_bytes()
+    interpreter = Interpreter(model_content=content, num_threads=2)
+    interpreter.allocate_tensors()
+    index = interpreter.get_input_details()[0]["index"]
+
+    def run(images: np.ndarray) -> None:
+        for image in images:
+            interpreter.set_tensor(index, image[None])
+            interpreter.invoke()
+
+    return run
+
+
+def timed(run: Callable[[np.ndarray], Any], images: np.ndarray) -> float:
+    """Milliseconds an image."""
+    begun = time.perf_counter()
+    for start in range(0, len(images), BATCH):
+        run(images[start : start + BATCH])
+    return 1000 * (time.perf_counter() - begun) / len(images)
+
+
+def pooled_model(name: str, size: int, weights: str) -> tuple[Any, keras.Model]:
+    """The backbone and its graph from pixels to pooled features."""
+    backbone = backbones.build(name, image_size=size, weights=weights)
+    model = build_classifier(backbone, 2, schedule.HeadSpec())
+    return backbone, keras.Model(model.input, model.get_layer(POOL).output)
+
+
+def compare_engines(name: str, size: int, weights: str, options: Any) -> dict[str, Any]:
+    """One line of the first table."""
+    held = datasets.load_dataset(str(SHARED / "emoji-noto"), image_size=size)
+    images = held.pixels[: options.images]
+    _, model = pooled_model(name, size, weights)
+    runners: dict[str, Callable[[np.ndarray], Any]] = {}
+    line: dict[str, Any] = {"backbone": f"{name}, {size} px"}
+    runners["model.predict"] = lambda batch: model.predict(batch, batch_size=BATCH, verbose=0)
+    for engine in ("keras", "openvino", "openvino-bfloat16"):
+        made = build_engine(model, engine)
+        runners[engine] = made.run
+        line |= {"conversion, s": round(made.build_seconds, 1)} if engine == "openvino" else {}
+    try:
+        runners["litert, batch 1"] = litert(model)
+    except ImportError:
+        print("LiteRT is not installed: its column is left out.")
+    for run in runners.values():
+        run(images[:BATCH])
+    taken: dict[str, list[float]] = {key: [] for key in runners}
+    for _ in range(options.repeats):
+        for key, run in runners.items():
+            taken[key].append(timed(run, images))
+    return line | {key: round(statistics.median(values), 2) for key, values in taken.items()}
+
+
+def extraction(name: str, size: int, weights: str, options: Any) -> dict[str, Any]:
+    """One line of the second table: one clean view of the train and validation images."""
+    held = datasets.load_dataset(str(SHARED / "emoji-noto"), image_size=size)
+    rows = held.indices("train")
+    backbone = backbones.build(name, image_size=size, weights=weights)
+    model = build_classifier(backbone, 2, schedule.HeadSpec())
+    cut = backbone.blocks[-4].cut
+    frozen = features.FrozenPart(
+        model, backbone, cut, engine="auto", images=len(rows), sample=held.pixels[:BATCH]
+    )
+    engine = frozen.engine
+    same = keras.Model(model.input, [model.get_layer(layer).output for layer in (*cut, POOL)])
+    rates: dict[str, list[float]] = {"store": [], "bare": [], "predict": []}
+    pixels = held.pixels[rows]
+    for _ in range(options.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.perf_counter()
+            features.features_of_view(
+                frozen, activations.ActivationStore(folder), features.Views(held), rows, 0,
+                progress.Progress(),
+            )  # fmt: skip
+            rates["store"].append(1000 * (time.perf_counter() - begun) / len(rows))
+        rates["bare"].append(timed(engine.run, pixels))
+        rates["predict"].append(
+            timed(lambda batch: same.predict(batch, batch_size=BATCH, verbose=0), pixels)
+        )
+    got = {key: statistics.median(values) for key, values in rates.items()}
+    return {
+        "backbone": f"{name}, {size} px, cut {' + '.join(cut)}",
+        "engine": engine.name,
+        "extraction, ms an image": round(got["store"], 2),
+        "bare engine": round(got["bare"], 2),
+        "model.predict": round(got["predict"], 2),
+        "extraction over bare": round(got["store"] / got["bare"], 2),
+        "model.predict over extraction": round(got["predict"] / got["store"], 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    command = "python benchmarks/engines.py"
+    lines = [compare_engines(*which, options) for which in BACKBONES]
+    record("engines", command, lines, "Milliseconds an image; batches of 32 but for LiteRT.")
+    keras.utils.clear_session()
+    record("extraction", command, [extraction(*which, options) for which in BACKBONES[:2]])
+
+
+if __name__ == "__main__":
+    main()
