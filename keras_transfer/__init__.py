@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from keras_transfer.backbones import block_map, build, split, unfreeze
     from keras_transfer.datasets import inspect, load_dataset
     from keras_transfer.errors import KerasTransferError
+    from keras_transfer.evaluation import compare
+    from keras_transfer.evaluation.plots import gallery
+    from keras_transfer.explain import grad_cam, overlay
     from keras_transfer.export import verify
     from keras_transfer.model import build_classifier
+    from keras_transfer.predicting import predict
     from keras_transfer.runs import Run, open_run
     from keras_transfer.schedule import HeadSpec, Phase, Schedule, recipe
     from keras_transfer.training import TransferResult
@@ -35,10 +39,15 @@ _HOMES = {
     "block_map": "backbones",
     "build": "backbones",
     "build_classifier": "model",
+    "compare": "evaluation",
     "export_run": "api",
+    "gallery": "evaluation.plots",
+    "grad_cam": "explain",
     "inspect": "datasets",
     "load_dataset": "datasets",
     "open_run": "runs",
+    "overlay": "explain",
+    "predict": "predicting",
     "recipe": "schedule",
     "split": "backbones",
     "train": "api",
@@ -59,10 +68,15 @@ __all__ = [
     "block_map",
     "build",
     "build_classifier",
+    "compare",
     "export_run",
+    "gallery",
+    "grad_cam",
     "inspect",
     "load_dataset",
     "open_run",
+    "overlay",
+    "predict",
     "recipe",
     "split",
     "train",

@@ -203,6 +203,32 @@ def learning_curve(curve: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@_styled
+def gallery(
+    pixels: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 8, side: float = 1.1
+) -> Figure:
+    """Images in rows, each with a line above it.
+
+    Args:
+        pixels: uint8 or float in 0..1, shape ``[images, height, width, 3]``, or a list of such
+            images of any sizes.
+        titles: one short line an image; none by default.
+        columns: images in a row.
+        side: width and height of a picture in inches.
+    """
+    rows = max(1, -(-len(pixels) // columns))
+    room = 0.22 * (1 + max((title.count("\n") for title in titles), default=0)) if titles else 0
+    figure = _figure(columns * side, rows * (side + room))
+    panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes in panels:
+        axes.axis("off")
+    for i, image in enumerate(pixels):
+        panels[i].imshow(image, interpolation="nearest")
+        if titles is not None:
+            panels[i].set_title(titles[i].replace("$", r"\$"), size=8, pad=2)
+    return figure
+
+
 def _number(value: Any) -> float:
     return float("nan") if value is None or value == "" else float(value)
 
