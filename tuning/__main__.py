@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -174,7 +175,7 @@ def _search(options: argparse.Namespace, **more: Any) -> int:
     wanted = space_file.read(options.space) if options.space else None
     cli._load_keras()
     from keras_transfer.progress import progress_for
-    from tuning import objective, results, search
+    from tuning import objective, page, results, search
 
     setup = objective.Setup(
         data=options.data,
@@ -204,17 +205,21 @@ def _search(options: argparse.Namespace, **more: Any) -> int:
     cli._print(results.render(study))
     best = shlex.quote(str(study / results.BEST))
     splits = f" --splits {shlex.quote(options.splits)}" if options.splits else ""
+    print(f"Page: {study / page.PAGE}")
     print(f"Repeat it: keras-transfer train {shlex.quote(options.data)} --config {best}{splits}")
     return cli.DONE
 
 
 def _show(options: argparse.Namespace) -> int:
-    from tuning import results
+    from tuning import page, results
 
     if options.json:
         cli._print_json(results.to_json(options.study))
-    else:
-        cli._print(results.render(options.study))
+        return cli.DONE
+    cli._print(results.render(options.study))
+    # A study that somebody else keeps may be looked at and not written to.
+    with contextlib.suppress(OSError):
+        print(f"Page: {page.write_page(Path(options.study))}")
     return cli.DONE
 
 

@@ -22,7 +22,6 @@ from tuning.space import Space, schedule_of
 
 _STATE = "state"
 _HEAD, _FINE_TUNE = "head.npz", "fine-tune.npz"
-_STAGES = ("extract", "head", "fine_tune")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +220,9 @@ class Workbench:
             kept=kept.name,
             epochs_done=sum(epochs),
             validation_logits=fitted.validation_logits,
-            **{f"{name}_seconds": round(clock.seconds[name], 3) for name in _STAGES},
+            extract_seconds=round(clock.seconds["extract"], 3),
+            head_seconds=round(clock.seconds["head"], 3),
+            fine_tune_seconds=round(clock.seconds["fine_tune"], 3),
         )
 
     def _head_digest(self, built: Backbone, data: ImageDataset, schedule: Schedule) -> str:

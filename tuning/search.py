@@ -20,7 +20,7 @@ from keras_transfer.activations import ActivationStore
 from keras_transfer.errors import KerasTransferError, UsageError
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Schedule
-from tuning import oracles, results
+from tuning import oracles, page, results
 from tuning.objective import Setup, Workbench, clear_state, data_digest, trial_schedule
 from tuning.space import Space
 from tuning.space_file import default_space
@@ -89,6 +89,7 @@ def search(
             one.begin()
             one.carry_out(math.inf if max_time is None else begun + max_time, serve)
             one.crown()
+            page.write_page(study)
     return study
 
 

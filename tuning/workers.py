@@ -214,7 +214,7 @@ def _ask(runner: Runner, chief: str, progress: Progress, tries: int) -> int:
         raise gone.error from None
     except grpc.RpcError as error:
         raise UsageError(
-            f"The chief at {chief} has failed: {error.details()}.",  # type: ignore[attr-defined]
+            f"The chief at {chief} has failed: {error.details()}.",
             remedy="See what it printed, and start it again with --resume.",
         ) from None
     return next(done)
@@ -290,7 +290,7 @@ def check_address(address: str) -> None:
             raise UsageError(
                 f"Unknown host {host!r} in {address}.", remedy="Name one of this machine."
             ) from None
-        raise _in_use(address, error.strerror) from None
+        raise _in_use(address, error.strerror or str(error)) from None
 
 
 def _parts(address: str) -> tuple[str, int]:

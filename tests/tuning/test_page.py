@@ -1,0 +1,121 @@
+"""A study's page: its words, its figures, and what a browser makes of it."""
+
+import datetime
+import math
+import re
+
+import numpy as np
+import pytest
+from report import browser
+
+from keras_transfer import files
+from tuning import figures, importance, page, results, space_file
+from tuning.results import Record
+
+LABELS = np.random.default_rng(0).integers(0, 5, 150)
+
+
+def record_of(number, end, draw):
+    """A made-up trial: the rate decides, the depth a little, the rest nothing."""
+    values = dict(space_file.default_space().defaults())
+    if number:
+        values |= {
+            "unfreeze": str(draw.choice(["12%", "35%", "70%"])),
+            "fine_tune_lr": float(10 ** draw.uniform(-4, -2.7)),
+            "batch_size": int(draw.choice([16, 32, 64])),
+            "penalty": "l2-sp",
+            "penalty_strength": float(10 ** draw.uniform(-4, -1)),
+        }
+    nll = 0.2 + 0.3 * (math.log10(values["fine_tune_lr"]) + 3.1) ** 2
+    nll += 0.02 * (values["unfreeze"] == "12%") + 0.002 * draw.normal()
+    return Record(
+        number, "completed", values, {}, nll=nll, accuracy=0.9, macro_f1=0.9, temperature=1.0,
+        kept="average", epochs_done=8, seconds=20.0, finished=end.isoformat(),
+        extract_seconds=9.0 if number == 0 else 0.1, fine_tune_seconds=10.0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder, draw = tmp_path_factory.mktemp("study"), np.random.default_rng(1)
+    files.write_json(
+        folder / results.STUDY,
+        {"data": "photos/<b>été</b>", "objective": "nll", "space": [], "setup": {}},
+    )
+    np.save(folder / results.LABELS, LABELS)
+    begun = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    for number in range(20):
+        end = begun + datetime.timedelta(seconds=25 * (number + 1))
+        record = record_of(number, end, draw)
+        if number == 7:
+            record = Record(7, "failed", record.values, {}, seconds=1.0, reason="Out of <memory>.")
+        results.write_record(folder, record)
+        noise = draw.normal(size=(len(LABELS), 5)) * (record.nll or 1.0)
+        logits = 3 * np.eye(5)[LABELS] + noise
+        np.save(results.trial_folder(folder, number) / results.LOGITS, logits.astype(np.float32))
+    files.write_text(folder / results.BEST, 'backbone = "EfficientNetLite0"\n')
+    files.write_json(
+        folder / "winner" / "metrics.json",
+        {"test": {"accuracy": 0.91, "nll": 0.3, "images": 140}},
+    )
+    files.write_text(folder / "winner" / "report.html", "<p>the winner</p>")
+    page.write_page(folder)
+    return folder
+
+
+def test_the_page_says_what_was_found(study):
+    text = (study / page.PAGE).read_text()
+    records = results.read_records(study)
+    assert results.verdict(study, records, "nll") in text
+    assert "<b>été" not in text
+    assert "Out of &lt;memory&gt;." in text
+    assert 'href="winner/report.html"' in text
+    assert text.count('<svg role="img"') == 4
+    shared, own = (f"{value:.1f}" for value in (9.0 + 18 * 0.1, 190.0))
+    assert re.search(rf"Shared.*?<td>{shared}</td>.*?own.*?<td>{own}</td>", text, re.DOTALL)
+    # Nothing is fetched: the only addresses are within the page and of the winner's own.
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert all(a.startswith(("#", "data:", "winner/")) for a in addresses)
+
+
+def test_importance_finds_the_setting_that_decides(study):
+    found = importance.importances(results.read_records(study), "nll")
+    assert found[0].name == "fine_tune_lr"
+    assert found[0].low > 0.1
+    assert {"batch_size", "unfreeze", "penalty"} <= {one.name for one in found}
+    rest = [one for one in found if one.name not in ("fine_tune_lr", "unfreeze")]
+    assert all(one.low < 0.05 for one in rest)
+    few = results.read_records(study)[: importance.LEAST - 1]
+    assert importance.importances(few, "nll") == []
+
+
+def test_the_best_so_far_never_gets_worse(study):
+    records = results.read_records(study)
+    line = figures.progress(records, "nll").axes[0].lines[0].get_ydata()
+    nlls = [record.nll for record in records if record.nll is not None]
+    np.testing.assert_allclose(line, np.minimum.accumulate(nlls))
+    rising = figures.progress(records, "accuracy").axes[0].lines[0].get_ydata()
+    assert (np.diff(rising) >= 0).all()
+
+
+def test_a_study_without_a_completed_trial_has_a_page(tmp_path):
+    files.write_json(tmp_path / results.STUDY, {"data": "x", "objective": "nll", "space": []})
+    assert "No trial has completed." in page.write_page(tmp_path).read_text()
+
+
+@pytest.mark.skipif(browser.FOUND is None, reason="no Chromium is installed")
+def test_the_page_in_a_browser(study):
+    with browser.browser() as opened:
+        for width in (1280, 390):
+            opened.requests.clear()
+            opened.open(study / page.PAGE, width=width)
+            assert opened.run("document.documentElement.scrollWidth") <= width
+            assert opened.requests == [(study / page.PAGE).resolve().as_uri()]
+            assert opened.errors == []
+        column = (
+            "[...document.querySelector('.sortable').tBodies[0].rows]"
+            ".map(row => +row.cells[0].dataset.value)"
+        )
+        assert opened.run(column)[0] != 0
+        opened.run("document.querySelector('.sortable button').click()")
+        assert opened.run(column) == list(range(20))
