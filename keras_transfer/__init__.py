@@ -13,7 +13,7 @@ from keras_transfer._version import __version__
 if TYPE_CHECKING:
     from keras_transfer.activations import ActivationStore
     from keras_transfer.api import export_run, train
-    from keras_transfer.backbones import block_map, build, split, unfreeze
+    from keras_transfer.backbones import block_map, build, register, split, unfreeze
     from keras_transfer.datasets import inspect, load_dataset
     from keras_transfer.errors import KerasTransferError
     from keras_transfer.evaluation import compare
@@ -49,6 +49,7 @@ _HOMES = {
     "overlay": "explain",
     "predict": "predicting",
     "recipe": "schedule",
+    "register": "backbones",
     "split": "backbones",
     "train": "api",
     "unfreeze": "backbones",
@@ -78,6 +79,7 @@ __all__ = [
     "overlay",
     "predict",
     "recipe",
+    "register",
     "split",
     "train",
     "unfreeze",

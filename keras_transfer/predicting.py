@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_transfer import pipeline, runs
 from keras_transfer.errors import ImageError, UsageError
+from keras_transfer.quiet import quiet_stdio
 
 Classify = Callable[[np.ndarray], np.ndarray]
 
@@ -92,12 +93,13 @@ def _tflite(path: Path) -> tuple[Classify, tuple[int, int], list[str]]:
     from keras_transfer.export import metadata
 
     try:
-        interpreter = Interpreter(model_path=str(path))
+        with quiet_stdio():  # XNNPACK says that it is there
+            interpreter = Interpreter(model_path=str(path))
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise UsageError(
             f"Cannot load {path}: {str(error).splitlines()[0]}", remedy="Give an intact file."
         ) from error
-    interpreter.allocate_tensors()
     taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     height, width = (int(side) for side in taken["shape"][1:3])
     names = metadata.read_labels(path) or _labels_beside(path, int(given["shape"][-1]))

@@ -4,7 +4,7 @@ from keras_transfer.backbones.blocks import block_map, depth_of, rate_groups, un
 from keras_transfer.backbones.construction import build
 from keras_transfer.backbones.graph import split
 from keras_transfer.backbones.prices import price_table, prices, render_listing, render_price_table
-from keras_transfer.backbones.registry import listing, names, spec
+from keras_transfer.backbones.registry import listing, names, register, spec
 
 __all__ = [
     "block_map",
@@ -15,6 +15,7 @@ __all__ = [
     "price_table",
     "prices",
     "rate_groups",
+    "register",
     "render_listing",
     "render_price_table",
     "spec",

@@ -19,7 +19,7 @@ Patterns = tuple[tuple[str, str], ...]
 HEAD = "avg_pool"  # the layer with which a classification head starts
 
 
-def block_map(model: keras.Model, spec: BackboneSpec) -> tuple[Block, ...]:
+def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]:
     """Divides a backbone into its named blocks.
 
     A block ends at the last cut before the next block's layers begin, so that the model can be
@@ -28,13 +28,13 @@ def block_map(model: keras.Model, spec: BackboneSpec) -> tuple[Block, ...]:
     Args:
         model: a backbone from ``build``, or a whole classifier on top of one (also one read back
             from its file); the head, which starts at the layer ``avg_pool``, is left out.
-        spec: the backbone's row in the registry.
+        spec: the backbone's row in the registry, or its name.
 
     Returns:
         The blocks, bottom to top; together they hold every layer of the backbone once.
     """
     graph = graphs.trace(model)
-    family = registry.family(spec.name)
+    family = registry.family(registry.spec(spec).name if isinstance(spec, str) else spec.name)
     end = graph.parents[HEAD][0] if HEAD in graph.parents else graph.order[-1]
     found = graphs.cuts(graph, pairs=family.pairs, end=end)
     learned = [cut for cut in found if any(_parameters(graph, name) for name in cut.below)]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from keras_transfer.backbones import registry
@@ -76,8 +74,7 @@ def construct(row: BackboneSpec, size: tuple[int, int]) -> keras.Model:
 
     images = keras.Input((*size, 3), dtype="uint8", name="image")
     inputs = preprocess(images, row.preprocessing)
-    module, function = row.constructor.split(":")
-    constructor: Callable[..., keras.Model] = getattr(importlib.import_module(module), function)
+    constructor = registry.constructor(row)
     arguments: dict[str, Any] = {"include_top": False, "weights": None, "input_tensor": inputs}
     if "include_preprocessing" in inspect.signature(constructor).parameters:
         arguments["include_preprocessing"] = False

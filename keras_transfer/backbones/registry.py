@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_transfer.backbones.rows import FAMILIES, KERAS, OFFLINE, ROWS
 from keras_transfer.errors import UsageError, closest
 from keras_transfer.types import BackboneSpec
+
+if TYPE_CHECKING:
+    import keras
 
 _ROWS = {row[0]: row for row in ROWS}
 
@@ -36,9 +41,89 @@ class Family(NamedTuple):
     source: str = KERAS
 
 
+_OWN: dict[str, tuple[BackboneSpec, Family, Callable[..., Any]]] = {}
+
+
+def register(
+    name: str,
+    constructor: Callable[..., keras.Model],
+    *,
+    image_size: int,
+    min_size: int = 32,
+    preprocessing: str = "tf",
+    blocks: tuple[tuple[str, str], ...] = ((r"^(block\d+[a-z]*)_", r"\1"),),
+    licence: str = "",
+    int8_safe: bool | None = None,
+    advice: str = "Registered by its user.",
+) -> BackboneSpec:
+    """Adds a backbone of one's own to the registry of this process.
+
+    Every function then takes it by name. A network that many should have is better added as a row
+    of ``backbones/rows.py``.
+
+    Args:
+        name: the name by which to ask for it.
+        constructor: called as those of Keras Applications: ``constructor(include_top=False,
+            weights=None, input_tensor=TENSOR)``; returns a functional ``keras.Model`` from the
+            preprocessed images, float32 ``[batch, height, width, 3]``, to a feature map or vector.
+        image_size: default height and width in pixels.
+        min_size: the smallest height and width that it accepts.
+        preprocessing: what becomes of pixels 0..255: ``tf`` (to -1..1), ``torch`` (ImageNet's mean
+            and deviation), ``caffe`` (BGR, mean subtracted), ``symmetric`` or ``lite``.
+        blocks: pairs of a regular expression that finds a layer's block in its name, and the
+            block's name; by default layers ``block1_...``, ``block2a_...`` and so on.
+        licence: SPDX name of the licence of its weights.
+        int8_safe: whether full-integer quantisation is known to keep accuracy; None if unknown.
+        advice: when to choose it, in one line.
+
+    Raises:
+        UsageError: the name is one of the built-in backbones', or the preprocessing is unknown.
+    """
+    from keras_transfer.backbones import construction
+
+    if name.lower() in (known.lower() for known in _ROWS):
+        raise UsageError(f"Backbone {name!r} is built in.", remedy="Choose another name.")
+    if preprocessing not in construction.MODES:
+        raise UsageError(
+            f"Unknown preprocessing {preprocessing!r}."
+            f"{closest(preprocessing, list(construction.MODES))}",
+            remedy=f"Choose one of {', '.join(construction.MODES)}.",
+        )
+    row = BackboneSpec(
+        name=name,
+        constructor="",
+        image_size=image_size,
+        min_size=min_size,
+        preprocessing=preprocessing,
+        weights=("none",),
+        licence=licence,
+        parameters=0,
+        advice=advice,
+        int8_safe=int8_safe,
+    )
+    _OWN[name] = row, Family(preprocessing, licence, blocks, min_size=min_size), constructor
+    try:
+        built = construction.construct(row, (image_size, image_size))
+    except BaseException:
+        del _OWN[name]
+        raise
+    row = dataclasses.replace(row, parameters=built.count_params())
+    _OWN[name] = row, *_OWN[name][1:]
+    return row
+
+
+def constructor(row: BackboneSpec) -> Callable[..., keras.Model]:
+    """The function that builds a backbone's network."""
+    if row.name in _OWN:
+        return _OWN[row.name][2]
+    module, function = row.constructor.split(":")
+    found: Callable[..., keras.Model] = getattr(importlib.import_module(module), function)
+    return found
+
+
 def names() -> list[str]:
     """The names of all backbones, in alphabetical order."""
-    return sorted(_ROWS)
+    return sorted([*_ROWS, *_OWN])
 
 
 def spec(name: str) -> BackboneSpec:
@@ -50,7 +135,9 @@ def spec(name: str) -> BackboneSpec:
     Raises:
         UsageError: there is no such backbone; the message lists near matches.
     """
-    name = {known.lower(): known for known in _ROWS}.get(name.lower(), name)
+    name = {known.lower(): known for known in names()}.get(name.lower(), name)
+    if name in _OWN:
+        return _OWN[name][0]
     if name not in _ROWS:
         raise UsageError(
             f"Backbone {name!r} is unknown.{closest(name, names())}",
@@ -76,6 +163,8 @@ def spec(name: str) -> BackboneSpec:
 
 def family(name: str) -> Family:
     """The family of a backbone in the registry."""
+    if name in _OWN:
+        return _OWN[name][1]
     return Family(**FAMILIES[_ROWS[name][1]])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import io
 import math
 import os
@@ -129,6 +130,20 @@ class Inspection:
         from keras_transfer.datasets import page
 
         return page.terminal(self)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(str(row['name']))}"
+            + "".join(f"<td>{row[key]}" for key in ("images", *SPLITS))
+            for row in class_counts(self.dataset)
+        )
+        kinds = Counter(TITLES.get(one.kind, one.kind) for one in self.findings)
+        findings = ", ".join(f"{html.escape(kind)}: {count}" for kind, count in kinds.items())
+        caption = f"{html.escape(self.dataset.name)}. Findings: {findings or 'none'}."
+        return (
+            f"<table><caption>{caption}</caption><tr><th>Class<th>Images<th>Train<th>Validation"
+            f"<th>Test{rows}</table>"
+        )
 
     def write_page(self, path: str | os.PathLike[str]) -> None:
         """Writes one self-contained HTML page with the pictures in it, atomically."""
