@@ -62,12 +62,13 @@ def train(
         data: a folder, manifest, archive, ``tfds:NAME``, ``builtin:digits`` or arrays, see
             ``datasets.load_dataset``; or an ``ImageDataset`` with pixels.
         backbone: a name that ``backbones.names()`` lists.
-        weights: ``imagenet``, ``offline``, ``none``, a file, or the folder of an earlier run; by
-            default what the backbone's row names first.
+        weights: ``imagenet``, ``offline``, ``none`` (random), a file, or the folder of an earlier
+            run; by default what the backbone's row names first.
         image_size: height and width in pixels; by default the backbone's own size, or about twice
             that of the images where they are much smaller (see ``default_image_size``).
         unfreeze: depth of the second phase: blocks from the top, a block's name, a share of the
-            multiply-adds such as ``"35%"``, ``"all"`` or ``"none"``; by default the effort's.
+            multiply-adds such as ``"35%"``, ``"all"`` or ``"none"``; by default the effort's, and
+            ``"all"`` for random weights.
         effort: ``quick``, ``default`` or ``high``; numbers of the recipe, see ``schedule.recipe``.
         schedule: a whole schedule, instead of an effort.
         changes: single settings on top of it: ``head_epochs``, ``fine_tune_epochs``,
@@ -98,9 +99,10 @@ def train(
     row = backbones.spec(backbone)
     if output is not None:
         runs.check_output(output, resume=resume, overwrite=overwrite)
-    planned = change(schedule or recipe(effort), unfreeze=unfreeze, **(changes or {}))
-    place = None if isinstance(cache, bool) else cache
     weights = weights or row.weights[0]
+    base = schedule or recipe(effort, pretrained=weights != "none")
+    planned = change(base, unfreeze=unfreeze, **(changes or {}))
+    place = None if isinstance(cache, bool) else cache
     with files.cache_at(place):
         if image_size is None and not isinstance(data, ImageDataset):
             image_size = default_image_size(data, row)
@@ -120,6 +122,7 @@ def train(
                 )
         (progress or Progress()).note(repr(dataset))
         with clock.stage("build"):
+            keras.utils.set_random_seed(seed)  # random weights must come back with --resume
             built = backbones.build(row.name, image_size=image_size, weights=weights)
         store = ActivationStore(files.cache_folder() / "activations", limit=cache_limit)
         store.on_note((progress or Progress()).note)

@@ -77,6 +77,17 @@ class Suffix(keras.Model):
             training = False
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
+    @property
+    def learned(self) -> list[Any]:
+        """What training changes: the trainable variables, and the statistics of BatchNorm."""
+        moving = [
+            statistic
+            for layer in self.layers
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            for statistic in (layer.moving_mean, layer.moving_variance)
+        ]
+        return [*self.trainable_variables, *moving]
+
     def regularise(self, penalty: str, strength: float) -> None:
         """Sets R(w) to ``l2``, ``l2-sp`` or ``none``, of kernels alone, and lambda."""
         self.penalty_strength = keras.Variable(strength, trainable=False, name="penalty_strength")
@@ -175,7 +186,7 @@ class PhaseState:
         epoch: epochs done.
         history: one row an epoch.
         best_epoch: the epoch with the lowest calibrated validation NLL, from 1; 0 before any.
-        best: weights at that epoch.
+        best: ``Suffix.learned`` at that epoch, as the next two.
         average: moving average of the weights, where the phase keeps one.
         current: weights now.
         steps: optimiser steps done.
@@ -246,12 +257,12 @@ def train_phase(
             if deadline is not None and time.monotonic() + seconds > deadline:
                 progress.note(f"Out of time after epoch {state.epoch} of {phase.epochs}.")
                 break
-    state.current = values_of(suffix.trainable_variables)
+    state.current = values_of(suffix.learned)
     if phase.ema:
         # Keras writes the average into the weights; they are put back for the caller to choose.
         optimizer.finalize_variable_values(suffix.trainable_variables)
-        state.average = values_of(suffix.trainable_variables)
-        assign(suffix.trainable_variables, state.current)
+        state.average = values_of(suffix.learned)
+        assign(suffix.learned, state.current)
     return state
 
 
@@ -300,7 +311,7 @@ def _validate(
     }
     if calibrated < state.best_nll:
         state.best_nll, state.best_epoch = calibrated, state.epoch
-        state.best = values_of(suffix.trainable_variables)
+        state.best = values_of(suffix.learned)
 
 
 def predict_logits(engine: Engine, inputs: Inputs, batch_size: int = 64) -> np.ndarray:
@@ -448,7 +459,7 @@ def _restore(path: Path, suffix: Suffix, optimizer: Any) -> PhaseState:
     with np.load(path, allow_pickle=False) as arrays:
         variables = _everything(suffix, optimizer)
         assign(variables, [arrays[f"variable-{i}"] for i in range(len(variables))])
-        best = [arrays[f"best-{i}"] for i in range(len(suffix.trainable_variables))]
+        best = [arrays[f"best-{i}"] for i in range(len(suffix.learned))]
         epoch, steps, best_epoch, best_nll = arrays["scalars"]
         history = json.loads(str(arrays["history"]))
     return PhaseState(int(epoch), history, int(best_epoch), float(best_nll), best, steps=int(steps))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from keras_transfer.schedule import HeadSpec
@@ -90,6 +92,40 @@ def freeze_batch_norm(model: keras.Model) -> None:
     called with ``training=True``; batches of a fine-tuning run are too small and too unlike
     ImageNet to replace them (Kumar et al., 2022).
     """
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
+    for layer in _batch_norms(model):
+        layer.trainable = False
+
+
+def train_batch_norm(model: keras.Model) -> None:
+    """Lets every BatchNormalization train, statistics included, as random weights need it.
+
+    Statistics that average over a thousand batches, as some networks have them, never arrive in a
+    short training: the momentum is at most 0.9.
+    """
+    for layer in _batch_norms(model):
+        layer.trainable = True
+        layer.momentum = min(layer.momentum, 0.9)
+
+
+def start_statistics(model: keras.Model, batch: Any) -> None:
+    """Replaces the statistics of a model of random weights by those of one batch.
+
+    What a short training leaves of the initial 0 and 1 multiplies from layer to layer, until
+    nothing comes out at the top.
+
+    Args:
+        model: after :func:`train_batch_norm`; its weights stay as they are.
+        batch: inputs of the model, at least a dozen that stand for all.
+    """
+    layers = _batch_norms(model)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    model(batch, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    kind = keras.layers.BatchNormalization
+    return [layer for layer in model.layers if isinstance(layer, kind)]

@@ -28,7 +28,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "solver": ("lbfgs", "adamw", "sgd"),
     "decay": ("cosine", "constant"),
     "penalty": ("none", "l2", "l2-sp"),
-    "batch_norm": ("frozen", "adapt"),
+    "batch_norm": ("auto", "frozen", "adapt", "train"),
     "dropout": ("on", "off"),
 }
 
@@ -63,7 +63,10 @@ class Phase:
         patience: epochs without a better calibrated validation NLL after which the phase stops;
             0 runs all epochs.
         batch_norm: ``frozen`` keeps BatchNorm's statistics, scale and offset as they are;
-            ``adapt`` trains scale and offset of unfrozen blocks, with statistics still frozen.
+            ``adapt`` trains scale and offset of unfrozen blocks, with statistics still frozen;
+            ``train`` puts unfrozen blocks into training mode, statistics included. ``auto`` is
+            ``frozen`` for pretrained weights and ``train`` for random ones, whose statistics mean
+            nothing, see :func:`settle`.
         dropout: whether Dropout and stochastic depth act in unfrozen blocks while they train; in
             frozen ones they never do.
     """
@@ -86,7 +89,7 @@ class Phase:
     mixup: float = 0.0
     cutmix: float = 0.0
     patience: int = 0
-    batch_norm: str = "frozen"
+    batch_norm: str = "auto"
     dropout: str = "on"
 
     def __post_init__(self) -> None:
@@ -125,6 +128,12 @@ class Phase:
                     f"Received: {field}={value!r}.",
                     remedy=f"Give {field} a number in that range.",
                 )
+        if self.batch_norm == "train" and self.dropout == "off":
+            raise UsageError(
+                f"Phase {self.name!r}: without Dropout the blocks run in inference mode, in which "
+                "BatchNorm cannot train. Received: batch_norm='train', dropout='off'.",
+                remedy="Set dropout to on, or batch_norm to adapt.",
+            )
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of ``step`` (from 0) in a phase of ``steps`` steps."""
@@ -249,12 +258,14 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     return kind(**values)
 
 
-def recipe(effort: Effort = "default") -> Schedule:
+def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
     """The recipe at one of three efforts, which differ in numbers only.
 
     Args:
         effort: ``quick`` (the head and a short second phase near the top), ``default``, or
             ``high`` (deeper, more views, more epochs).
+        pretrained: False for a backbone of random weights: everything trains, at 1e-3, since
+            random layers are not worth keeping.
 
     Returns:
         A schedule that can be printed, changed with ``dataclasses.replace`` and passed in.
@@ -262,15 +273,36 @@ def recipe(effort: Effort = "default") -> Schedule:
     Raises:
         UsageError: the effort is none of the three.
     """
-    head = Phase("head", solver="lbfgs")
-    if effort == "quick":
-        tuned = Phase("fine_tune", unfreeze="12%", epochs=4)
-        return Schedule(head, tuned, views=2)
-    if effort == "default":
-        return Schedule(head, Phase("fine_tune", unfreeze="35%", epochs=8), views=4)
-    if effort == "high":
-        return Schedule(head, Phase("fine_tune", unfreeze="70%", epochs=12), views=8)
-    raise UsageError(
-        f"Unknown effort {effort!r}.{closest(str(effort), list(EFFORTS))}",
-        remedy=f"Choose one of {', '.join(EFFORTS)}.",
-    )
+    numbers = {"quick": ("12%", 4, 2), "default": ("35%", 8, 4), "high": ("70%", 12, 8)}
+    if effort not in numbers:
+        raise UsageError(
+            f"Unknown effort {effort!r}.{closest(str(effort), list(EFFORTS))}",
+            remedy=f"Choose one of {', '.join(EFFORTS)}.",
+        )
+    unfreeze, epochs, views = numbers[effort]
+    tuned = Phase("fine_tune", unfreeze=unfreeze, epochs=epochs)
+    if not pretrained:
+        tuned = dataclasses.replace(tuned, unfreeze="all", learning_rate=1e-3)
+    return Schedule(Phase("head", solver="lbfgs"), tuned, views=views)
+
+
+def settle(schedule: Schedule, *, pretrained: bool) -> Schedule:
+    """Decides what depends on whether the backbone's weights are pretrained or random.
+
+    Random weights have no statistics to keep and no values to be pulled to, and their lower
+    blocks, which know nothing, must learn as fast as the upper ones: BatchNorm trains, ``l2-sp``
+    becomes ``l2``, and every block has one rate.
+
+    Raises:
+        UsageError: the weights are random and ``dropout`` is ``off``.
+    """
+    phase = schedule.fine_tune
+    if phase is None:
+        return schedule
+    settled: dict[str, Any] = {}
+    if phase.batch_norm == "auto":
+        settled["batch_norm"] = "frozen" if pretrained else "train"
+    if not pretrained:
+        settled["rate_decay"] = 1.0
+        settled["penalty"] = "l2" if phase.penalty == "l2-sp" else phase.penalty
+    return dataclasses.replace(schedule, fine_tune=dataclasses.replace(phase, **settled))

@@ -21,6 +21,7 @@ from keras_transfer.errors import DataError, UsageError
 from keras_transfer.features import (
     Array,
     FrozenPart,
+    Recomputed,
     Views,
     features_of_view,
     mirroring_is_safe,
@@ -46,9 +47,11 @@ from keras_transfer.model import (
     head_layers,
     reseed,
     set_temperature,
+    start_statistics,
+    train_batch_norm,
 )
 from keras_transfer.progress import Progress
-from keras_transfer.schedule import Phase, Schedule, recipe
+from keras_transfer.schedule import Phase, Schedule, recipe, settle
 from keras_transfer.selection import Candidate, choose
 from keras_transfer.types import Backbone, ImageDataset
 
@@ -321,6 +324,9 @@ class _Run:
         data = self.dataset
         self.labels = {split: data.labels[data.indices(split)] for split in ("train", "val")}
         self.model = build_classifier(self.backbone, len(data.class_names), self.schedule.head_spec)
+        self.random = self.backbone.weights == "none"
+        self.schedule = settle(self.schedule, pretrained=not self.random)
+        self.untrained_head = values_of(self._head_variables())
         freeze_batch_norm(self.model)
         reseed(self.model, self.seed)
         self.policy = jit_policy(self.jit)
@@ -472,6 +478,10 @@ class _Run:
         self.inputs: list[Inputs] = [_Rows(inputs, np.arange(split_at))]
         self.validation_inputs: Inputs = _Rows(inputs, np.arange(split_at, len(features)))
         for view in range(1, schedule.views):
+            if self.random and self.plan.unfreeze and not self.frozen.cut:
+                # Features of random weights are not worth a pass over every view.
+                self.inputs.append(Recomputed(views, train, view, None))
+                continue
             features, inputs = self._view(views, train, view)
             self.features.append(features)
             self.inputs.append(inputs)
@@ -612,12 +622,21 @@ class _Run:
         suffix.inference_mode = phase.dropout == "off"
         if phase.batch_norm == "adapt":
             suffix.adapt_batch_norm()
-        start = values_of(suffix.trainable_variables)
+        if phase.batch_norm == "train":
+            train_batch_norm(suffix)
+        start = values_of(suffix.learned)
+        if self.random:
+            # A head solved on random features misleads the layers that begin to learn.
+            assign(self._head_variables(), self.untrained_head)
         examples = self._examples(phase, self.inputs, self.validation_inputs)
+        if self.random and phase.batch_norm == "train":
+            some = np.random.default_rng(self.seed).permutation(len(self.labels["train"]))
+            batch = self.inputs[0].gather(some[: phase.batch_size])
+            start_statistics(suffix, batch if len(batch) > 1 else batch[0])
         done = self._gradient_phase(suffix, phase, examples, "fine-tune.npz")
         seconds = time.monotonic() - begun
         weights, candidates, logits = self._choose(suffix, start, done)
-        assign(suffix.trainable_variables, weights)
+        assign(suffix.learned, weights)
         images = done.epoch * len(self.labels["train"])
         report = PhaseReport(
             "fine_tune",
@@ -646,7 +665,7 @@ class _Run:
             ends["average"] = done.average
 
         def logits_of(weights: Any) -> np.ndarray:
-            assign(suffix.trainable_variables, weights)
+            assign(suffix.learned, weights)
             return predict_logits(runner, self.validation_inputs)
 
         weights, candidates = choose(start, ends, logits_of, self.labels["val"])

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from keras_transfer.errors import UsageError
-from keras_transfer.schedule import EFFORTS, HeadSpec, Phase, Schedule, recipe
+from keras_transfer.schedule import EFFORTS, HeadSpec, Phase, Schedule, recipe, settle
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -41,13 +41,29 @@ def test_constant_rate_stays():
     assert {phase.rate(step, 10) for step in range(10)} == {0.5}
 
 
+def test_random_weights_have_nothing_to_keep():
+    schedule = recipe(pretrained=False)
+    assert schedule.fine_tune.unfreeze == "all"
+    assert schedule.fine_tune.learning_rate > recipe().fine_tune.learning_rate
+    pulled = dataclasses.replace(
+        schedule,
+        fine_tune=dataclasses.replace(schedule.fine_tune, penalty="l2-sp", rate_decay=0.5),
+    )
+    random = settle(pulled, pretrained=False).fine_tune
+    assert (random.batch_norm, random.penalty, random.rate_decay) == ("train", "l2", 1.0)
+    known = settle(pulled, pretrained=True).fine_tune
+    assert (known.batch_norm, known.penalty, known.rate_decay) == ("frozen", "l2-sp", 0.5)
+    with pytest.raises(UsageError, match="inference mode"):
+        Phase("fine_tune", batch_norm="train", dropout="off")
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("solver", "adamm"),
         ("decay", "linear"),
         ("penalty", "l1"),
-        ("batch_norm", "train"),
+        ("batch_norm", "moving"),
         ("epochs", -1),
         ("batch_size", 0),
         ("learning_rate", "fast"),

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transfer import backbones, datasets, evaluation, training
+from keras_transfer import api, backbones, datasets, evaluation, training
 from keras_transfer.activations import ActivationStore
 from keras_transfer.errors import UsageError
 from keras_transfer.features import Views, mirroring_is_safe
@@ -291,3 +291,28 @@ def test_plain_values_only_in_what_is_reported(cached):
     json.dumps(files.plain(runs.metrics_of(result)))
     assert isinstance(result.evaluation, evaluation.Evaluation)
     assert "EfficientNetLite0" in repr(result)
+
+
+def test_random_weights_learn_and_take_their_statistics_along(data):
+    result = api.train(
+        data, backbone="MobileNetV3Small", weights="none", effort="quick", cache=False,
+        engine="keras", changes={"batch_size": 16},
+    )  # fmt: skip
+    phase = result.schedule.fine_tune
+    assert (phase.unfreeze, phase.batch_norm) == ("all", "train")
+    accuracy = {candidate.name: candidate.accuracy for candidate in result.candidates}
+    assert accuracy["last epoch"] > 0.7  # 0.2 with statistics that start from 0 and 1
+    logits = keras.Model(result.model.input, result.model.get_layer(LOGITS).output)
+    exact = np.asarray(logits(data.pixels[data.indices("val")], training=False))
+    np.testing.assert_allclose(exact, result.validation_logits, rtol=1e-3, atol=1e-3)
+
+
+def test_random_weights_come_back_with_the_seed(data):
+    def answers(seed):
+        return api.train(
+            data, backbone="MobileNet", weights="none", unfreeze="none", cache=False,
+            engine="keras", seed=seed,
+        ).test_probabilities  # fmt: skip
+
+    np.testing.assert_array_equal(answers(1), answers(1))
+    assert (answers(1) != answers(2)).any()

@@ -14,7 +14,7 @@ from keras_transfer.devices import jit_policy
 from keras_transfer.errors import DataError
 from keras_transfer.evaluation.metrics import evaluate
 from keras_transfer.evaluation.probes import Baseline
-from keras_transfer.model import LOGITS, build_classifier
+from keras_transfer.model import LOGITS, build_classifier, start_statistics, train_batch_norm
 from keras_transfer.types import ImageDataset
 
 
@@ -56,10 +56,9 @@ def train_from_scratch(
     built = backbones.build(backbone, image_size=pixels.shape[1:3], weights="none")
     model = build_classifier(built, len(dataset.class_names))
     network = keras.Model(model.input, model.get_layer(LOGITS).output)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            # Statistics that average over hundreds of steps never arrive in a short training.
-            layer.momentum = min(layer.momentum, 0.9)
+    random = np.random.default_rng(seed)
+    train_batch_norm(network)
+    start_statistics(network, pixels[np.sort(random.permutation(train)[:batch_size])])
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=1e-4, clipnorm=1.0)
     network.compile(
         optimizer,

@@ -78,6 +78,7 @@ def run_alone(names: list[str]) -> subprocess.CompletedProcess[str]:
             **os.environ,
             "PYTHONPATH": str(Path(backbones.__file__).parents[2]),
             "TF_NUM_INTRAOP_THREADS": "1",
+            "MALLOC_MMAP_THRESHOLD_": str(2**20),  # what is freed goes back to the system
         },
     )
 
