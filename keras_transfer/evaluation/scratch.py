@@ -65,7 +65,6 @@ def train_from_scratch(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=jit_policy().compile,
     )
-    random = np.random.default_rng(seed)
     best: tuple[float, list[np.ndarray]] | None = None
     # Tracing is no training: the first step is taken before the clock starts.
     network.train_on_batch(pixels[train[:batch_size]], labels[train[:batch_size]])
