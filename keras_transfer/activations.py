@@ -56,8 +56,8 @@ class ActivationKey:
         preprocessing: the registry's word for it.
         image_size: height and width in pixels.
         dtype: ``float16`` or ``float32``.
-        precision: in which they were computed, ``float32`` or ``bfloat16``. Engines of one
-            precision differ by less than float16 resolves and share their rows.
+        precision: in which they were computed, ``float32``, ``bfloat16`` or ``float16``. Engines
+            of one precision differ by less than float16 resolves and share their rows.
         view: 0 for the clean image, else the number of the augmented view.
         view_seed: seed of the augmentation; ignored, hence 0, for view 0.
         strength: strength of the augmentation; 0 for view 0.

@@ -19,6 +19,7 @@ from keras_transfer._version import __version__
 from keras_transfer.activations import ActivationStore
 from keras_transfer.engine import build_engine
 from keras_transfer.errors import UsageError
+from keras_transfer.events import EventLog
 from keras_transfer.model import POOL
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Effort, Phase, Schedule, recipe
@@ -49,8 +50,12 @@ def train(
     cache_limit: int | None = None,
     engine: str = "auto",
     jit: str = "auto",
+    precision: str = "auto",
+    devices: int | str = 1,
     time_budget: float | None = None,
     target_precision: float = 0.95,
+    calibration: str = "temperature",
+    tensorboard: bool = False,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -81,8 +86,14 @@ def train(
         cache_limit: bytes that cached activations may take; a quarter of the free disk by default.
         engine: what runs the frozen part: ``auto``, ``keras``, ``openvino``, ``openvino-bfloat16``.
         jit: XLA for training steps: ``auto``, ``on``, ``off``.
+        precision: ``auto``, ``float32``, ``mixed_bfloat16`` or ``mixed_float16``: in which type
+            layers compute while they train. The model that is saved is float32.
+        devices: how many GPUs, or other devices that Keras lists, share every batch, or ``all``.
         time_budget: seconds in which the result must be there.
         target_precision: share of right answers that the confidence threshold is chosen for.
+        calibration: ``temperature`` divides the model's logits by a number fitted on validation, so
+            that its probabilities are honest; ``none`` leaves them as they are.
+        tensorboard: whether event files are written to ``output/tensorboard``, an epoch at a time.
         output: the run folder.
         resume: go on with a killed run in ``output``.
         overwrite: replace a run in ``output``.
@@ -97,6 +108,15 @@ def train(
     """
     clock = Clock()
     row = backbones.spec(backbone)
+    if calibration not in ("temperature", "none"):
+        raise UsageError(
+            f"Unknown calibration. Received: {calibration!r}.", remedy="Give temperature or none."
+        )
+    if tensorboard and output is None:
+        raise UsageError(
+            "Event files for TensorBoard go to the run folder, and none is named.",
+            remedy="Pass output.",
+        )
     if output is not None:
         runs.check_output(output, resume=resume, overwrite=overwrite)
     weights = weights or row.weights[0]
@@ -145,12 +165,17 @@ def train(
         "seed": seed,
         "engine": engine,
         "jit": jit,
+        "precision": precision,
+        "devices": devices,
         "time_budget": time_budget,
         "target_precision": target_precision,
+        "calibration": calibration,
     }
     state = None
     if output is not None:
         state = runs.begin(output, config, resume=resume, overwrite=overwrite)
+        if tensorboard:
+            progress = EventLog(Path(output) / "tensorboard", progress or Progress())
     with store:
         result = run_schedule(
             dataset,
@@ -160,10 +185,13 @@ def train(
             store=store if cache else None,
             engine=engine,
             jit=jit,
+            precision=precision,
+            devices=devices,
             progress=progress,
             state=state,
             time_budget=time_budget,
             target_precision=target_precision,
+            calibration=calibration,
             clock=clock,
         )
     if output is not None:

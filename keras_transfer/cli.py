@@ -133,6 +133,13 @@ def _whole(low: int) -> Callable[[str], int]:
     return parse
 
 
+def _count_or(word: str) -> Callable[[str], int | str]:
+    def parse(text: str) -> int | str:
+        return text if text == word else _whole(1)(text)
+
+    return parse
+
+
 def _rate(text: str) -> float:
     try:
         value = float(text)
@@ -234,7 +241,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--head-epochs", type=_whole(0), metavar="N")
     parser.add_argument("--fine-tune-epochs", type=_whole(0), metavar="N")
-    parser.add_argument("--batch-size", type=_whole(1), metavar="N")
+    parser.add_argument(
+        "--batch-size",
+        type=_count_or("auto"),
+        metavar="N|auto",
+        help="images in a step (auto: the recipe's); computed in parts where memory is short",
+    )
     parser.add_argument("--head-lr", type=_rate, metavar="X")
     parser.add_argument("--fine-tune-lr", type=_rate, metavar="X")
     group = parser.add_mutually_exclusive_group()
@@ -254,11 +266,29 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jit", choices=("auto", "on", "off"), default="auto", help="XLA")
     parser.add_argument(
+        "--precision",
+        default="auto",
+        metavar="float32|mixed_bfloat16|mixed_float16",
+        help="in which type layers compute while they train",
+    )
+    parser.add_argument(
+        "--devices", type=_count_or("all"), default=1, metavar="N|all", help="to share each batch"
+    )
+    parser.add_argument(
         "--target-precision",
         type=_share,
         default=0.95,
         metavar="P",
         help="share of right answers that the confidence threshold is chosen for (default 0.95)",
+    )
+    parser.add_argument(
+        "--calibration",
+        choices=("temperature", "none"),
+        default="temperature",
+        help="whether probabilities are made honest on the validation images (default temperature)",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write event files to RUN/tensorboard"
     )
     parser.add_argument(
         "--baselines",
@@ -328,6 +358,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         name: getattr(options, name)
         for name in ("head_epochs", "fine_tune_epochs", "batch_size", "head_lr", "fine_tune_lr")
     }
+    if changes["batch_size"] == "auto":
+        changes["batch_size"] = None
     settings: dict[str, Any] = {
         "backbone": options.backbone,
         "weights": options.weights,
@@ -342,8 +374,12 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "cache_limit": options.cache_limit,
         "engine": options.engine,
         "jit": options.jit,
+        "precision": options.precision,
+        "devices": options.devices,
         "time_budget": options.time_budget,
         "target_precision": options.target_precision,
+        "calibration": options.calibration,
+        "tensorboard": options.tensorboard,
         "resume": options.resume,
         "overwrite": options.overwrite,
     }

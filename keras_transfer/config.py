@@ -15,7 +15,7 @@ from keras_transfer.schedule import Schedule
 # Settings that a file may hold, by the names of ``api.train``.
 PLAIN = (
     "backbone", "weights", "image_size", "unfreeze", "effort", "split", "seed", "engine", "jit",
-    "time_budget", "target_precision",
+    "precision", "devices", "time_budget", "target_precision", "calibration",
 )  # fmt: skip
 CHANGES = ("head_epochs", "fine_tune_epochs", "batch_size", "head_lr", "fine_tune_lr")
 

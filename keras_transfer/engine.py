@@ -6,6 +6,7 @@ The seam is one callable: a batch in, a list of arrays out.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -19,7 +20,9 @@ import numpy as np
 
 from keras_transfer.backbones import graph
 from keras_transfer.devices import accelerators
+from keras_transfer.distribution import Distribution, place
 from keras_transfer.errors import UsageError, closest
+from keras_transfer.model import working_copy
 from keras_transfer.quiet import quiet_stdio
 
 ENGINES = ("auto", "keras", "openvino", "openvino-bfloat16")
@@ -62,7 +65,13 @@ class Engine:
 
 
 def build_engine(
-    model: keras.Model, name: str = "auto", *, images: int = 0, sample: np.ndarray | None = None
+    model: keras.Model,
+    name: str = "auto",
+    *,
+    images: int = 0,
+    sample: np.ndarray | None = None,
+    precision: str = "float32",
+    distribution: Distribution | None = None,
 ) -> Engine:
     """Makes a model ready to run forward, in inference mode.
 
@@ -82,12 +91,16 @@ def build_engine(
             f"Unknown engine {name!r}.{closest(name, list(ENGINES))}",
             remedy=f"Choose one of {', '.join(ENGINES)}.",
         )
-    if name == "keras":
-        return _keras_engine(model)
-    if name != "auto":
+    if name.startswith("openvino"):
         return _openvino_engine(model, name)
-    if accelerators():
-        return dataclasses.replace(_keras_engine(model), reason="an accelerator runs Keras")
+    native = keras_engine(working_copy(model, precision, distribution), distribution)
+    if name == "keras":
+        return native
+    if distribution:
+        return dataclasses.replace(native, reason=f"{len(distribution)} devices run Keras")
+    if accelerators() or precision != "float32":
+        what = "an accelerator runs" if accelerators() else f"{precision} is for"
+        return dataclasses.replace(native, reason=f"{what} Keras")
     return _choose(model, images, sample)
 
 
@@ -97,7 +110,7 @@ def _choose(model: keras.Model, images: int, sample: np.ndarray | None) -> Engin
     What is enough is counted, not timed: the same run must choose the same engine each time, or
     its figures would change in the last digits with the machine's load.
     """
-    native = _keras_engine(model)
+    native = keras_engine(model)
     each = multiply_adds(model)
     if sample is None or not len(sample) or not worth_converting(images, each):
         return dataclasses.replace(
@@ -140,17 +153,26 @@ def seconds_per_image(engine: Engine, batch: np.ndarray) -> float:
     return min(times) / len(batch)
 
 
-def _keras_engine(model: keras.Model) -> Engine:
-    """Calls the model without tracing it: on batches of convolutions Python costs little."""
-    compiled = bool(accelerators()) or keras.backend.backend() == "jax"
+def keras_engine(model: keras.Model, distribution: Distribution | None = None) -> Engine:
+    """Calls the model without tracing it: on batches of convolutions Python costs little.
+
+    Where XLA compiles, or devices share the work, every batch is filled up to the rows of the
+    largest so far: batches come largest first, so that one shape is compiled.
+    """
+    compiled = bool(accelerators()) or keras.backend.backend() == "jax" or distribution is not None
+    share = len(distribution) if distribution else 1
+    static = 0
 
     def run(batch: Batch) -> list[np.ndarray]:
+        nonlocal static
         tensors = batch if isinstance(batch, list) else [batch]
         rows = len(tensors[0])
         if compiled:
-            # A padded last batch keeps one static shape, so that XLA compiles once.
-            padded = [np.resize(t, (max(BATCH, rows), *t.shape[1:])) for t in tensors]
-            outputs = model.predict_on_batch(padded if len(padded) > 1 else padded[0])
+            static = max(static, -(-rows // share) * share)
+            padded = [np.resize(t, (static, *t.shape[1:])) for t in tensors]
+            with distribution.scope() if distribution else contextlib.nullcontext():
+                placed = (distribution.place if distribution else place)(padded)
+                outputs = model.predict_on_batch(placed if len(placed) > 1 else placed[0])
         else:
             outputs = model(batch, training=False)
         arrays = outputs if isinstance(outputs, (list, tuple)) else [outputs]

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,8 +14,9 @@ from PIL import Image
 
 from keras_transfer import pipeline
 from keras_transfer.activations import ActivationKey, ActivationStore, iterate
+from keras_transfer.batches import Inputs, prefetch
+from keras_transfer.distribution import Distribution
 from keras_transfer.engine import BATCH, Engine, build_engine
-from keras_transfer.finetune import Inputs, prefetch
 from keras_transfer.model import POOL
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Schedule
@@ -98,6 +100,8 @@ class FrozenPart:
         engine: name of the engine, see ``engine.build_engine``.
         images: how many images will be run, for the choice of the engine.
         sample: uint8 pixels to measure on.
+        precision: a Keras dtype policy, for Keras as the engine.
+        distribution: devices that share every batch, for Keras as the engine.
     """
 
     def __init__(
@@ -109,8 +113,11 @@ class FrozenPart:
         engine: str,
         images: int,
         sample: np.ndarray,
+        precision: str = "float32",
+        distribution: Distribution | None = None,
     ) -> None:
         self.cut = cut
+        self._computing: dict[str, Any] = {"precision": precision, "distribution": distribution}
         self._model, self._backbone = model, backbone
         self._request = (engine, images, sample)
         self._digests: dict[tuple[str, ...], str] = {}
@@ -121,7 +128,7 @@ class FrozenPart:
         name, images, sample = self._request
         outputs = [self._model.get_layer(layer).output for layer in (*self.cut, POOL)]
         frozen = keras.Model(self._model.input, outputs)
-        return build_engine(frozen, name, images=images, sample=sample)
+        return build_engine(frozen, name, images=images, sample=sample, **self._computing)
 
     @functools.cached_property
     def at_cut(self) -> Engine:
@@ -129,7 +136,11 @@ class FrozenPart:
         name, images, sample = self._request
         outputs = [self._model.get_layer(layer).output for layer in self.cut]
         return build_engine(
-            keras.Model(self._model.input, outputs), name, images=10 * images, sample=sample
+            keras.Model(self._model.input, outputs),
+            name,
+            images=10 * images,
+            sample=sample,
+            **self._computing,
         )
 
     def keys(self, view: int, schedule_views: Views) -> list[ActivationKey]:
@@ -145,7 +156,7 @@ class FrozenPart:
                 preprocessing=self._backbone.spec.preprocessing,
                 image_size=(int(size[0]), int(size[1])),
                 dtype=self._dtype,
-                precision="bfloat16" if self._request[0].endswith("bfloat16") else "float32",
+                precision=self._precision,
                 view=view,
                 view_seed=schedule_views.seed if drawn else 0,
                 strength=schedule_views.strength if drawn else 0.0,
@@ -153,6 +164,13 @@ class FrozenPart:
             )
             for cut in cuts
         ]
+
+    @property
+    def _precision(self) -> str:
+        """The type in which the engine computes."""
+        if self._request[0].startswith("openvino"):
+            return "bfloat16" if self._request[0].endswith("bfloat16") else "float32"
+        return str(self._computing["precision"]).removeprefix("mixed_")
 
     @functools.cached_property
     def _dtype(self) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import queue
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_transfer import calibration, files
-from keras_transfer.engine import Engine, build_engine
+from keras_transfer.batches import Examples, Inputs, batches, prefetch
+from keras_transfer.devices import out_of_memory
+from keras_transfer.distribution import Distribution, place
+from keras_transfer.engine import Engine, keras_engine
+from keras_transfer.errors import UsageError
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Phase
 
@@ -24,41 +27,41 @@ from keras_transfer.schedule import Phase
 CHECKPOINT_SECONDS = 10.0
 
 
-class Inputs(Protocol):
-    """What a phase trains on: the tensors at the cut of any images, by position."""
-
-    def __len__(self) -> int: ...
-
-    def gather(self, rows: np.ndarray) -> list[np.ndarray]:
-        """One array ``[rows, ...]`` for each tensor of the cut."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
-    """The images of a phase.
-
-    Attributes:
-        views: the training inputs, one entry a view; epoch e sees view ``e mod len(views)``, the
-            clean view 0 last so that a single epoch is an augmented one where there are several.
-        targets: float32 ``[images, classes]``, rows summing to 1.
-        weights: float32 ``[images]``, the weight of each image in the loss.
-        validation: the inputs of the clean validation images.
-        validation_labels: int64 ``[validation images]``.
-    """
-
-    views: Sequence[Inputs]
-    targets: np.ndarray
-    weights: np.ndarray
-    validation: Inputs
-    validation_labels: np.ndarray
-
-
 class Suffix(keras.Model):
     """The part of a classifier above a cut, logits out, with the textbook objective.
 
     ``loss = sum_i s_i l_i(w) / sum_i s_i + lambda R(w)`` over a batch, in the letters of
     ``schedule.py``. ``lambda`` is a variable, so that another value needs no new compilation.
+
+    Attributes:
+        inference_mode: whether Dropout and stochastic depth are off, and BatchNorm's statistics
+            left alone, in training too.
+        replicas: how many parts of a batch a step computes apart and adds up.
+        compile_seconds: what the steps took that were traced, the steps themselves included.
     """
+
+    inference_mode = False
+    replicas = 1
+    compile_seconds = 0.0
+    _traced = 0
+
+    @property
+    def compilations(self) -> int:
+        """How often a step was traced."""
+        return self._traced // self.replicas
+
+    def train_step(self, *arguments: Any) -> Any:
+        """Keras's own step; its Python runs when the step is traced, and only then."""
+        self._traced += 1
+        return super().train_step(*arguments)
+
+    def step(self, x: Any, y: Any, shares: Any) -> float:
+        """Takes one step, or a part of one, and returns its loss; see :meth:`compute_loss`."""
+        begun, traced = time.perf_counter(), self._traced
+        loss = self.train_on_batch(x, y, sample_weight=shares)
+        if self._traced > traced:
+            self.compile_seconds += time.perf_counter() - begun
+        return float(np.atleast_1d(loss)[0])
 
     def adapt_batch_norm(self) -> None:
         """Lets BatchNorm's scale and offset train; its statistics stay, as do all other layers'.
@@ -73,7 +76,7 @@ class Suffix(keras.Model):
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
         """The logits of a batch of inputs at the cut."""
-        if getattr(self, "inference_mode", False):
+        if self.inference_mode:
             training = False
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
@@ -109,73 +112,17 @@ class Suffix(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Scalar loss of a batch; ``y`` are target distributions and ``y_pred`` logits."""
-        losses = ops.categorical_crossentropy(y, y_pred, from_logits=True)
-        loss = ops.sum(losses * sample_weight) / ops.maximum(ops.sum(sample_weight), 1e-6)
+        """Scalar loss of a batch, or of one replica's part of it.
+
+        ``y`` are target distributions, ``y_pred`` logits, and ``sample_weight`` each image's share
+        ``s_i / sum_i s_i`` of the whole batch's loss, so that parts add up.
+        """
+        losses = ops.categorical_crossentropy(y, ops.cast(y_pred, "float32"), from_logits=True)
+        loss = ops.sum(losses * sample_weight)
         for variable, start in self.penalised:
-            loss = loss + self.penalty_strength * ops.sum(ops.square(variable - start))
+            pulled = ops.sum(ops.square(variable - start))
+            loss = loss + self.penalty_strength / self.replicas * pulled
         return loss
-
-
-class _BlockRates:
-    """Mixin of an optimiser: a factor on the rate for each variable, and decoupled decay with it.
-
-    Keras decays weights at one rate for all; a block that trains slower must decay slower too.
-    """
-
-    def set_rates(self, factors: Sequence[float], decayed: Sequence[bool], decay: float) -> None:
-        self.factors = keras.Variable(
-            np.asarray(factors, np.float32), trainable=False, name="rate_factors"
-        )
-        self.decayed = [bool(flag) for flag in decayed]
-        self.decay = keras.Variable(float(decay), trainable=False, name="decoupled_decay")
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        index = self._get_variable_index(variable)  # type: ignore[attr-defined]
-        rate = ops.cast(learning_rate, "float32") * self.factors[index]
-        if self.decayed[index]:
-            shrink = ops.cast(rate * self.decay, variable.dtype)
-            self.assign_sub(variable, variable * shrink)  # type: ignore[attr-defined]
-        super().update_step(gradient, variable, rate)  # type: ignore[misc]
-
-
-class _Adam(_BlockRates, keras.optimizers.Adam):
-    pass
-
-
-class _SGD(_BlockRates, keras.optimizers.SGD):
-    pass
-
-
-def build_optimizer(phase: Phase, suffix: keras.Model, depths: dict[str, int]) -> Any:
-    """The optimiser of a phase, with a rate for each block.
-
-    Args:
-        phase: names the solver, the decay and the clipping.
-        suffix: the model that trains.
-        depths: for each layer its block's distance from the top, 0 for the head and the topmost
-            block; a layer that is not named counts as 0.
-    """
-    common: dict[str, Any] = {
-        "name": phase.solver,
-        "learning_rate": phase.learning_rate,
-        "global_clipnorm": phase.clip_norm or None,
-        "use_ema": bool(phase.ema),
-    }
-    if phase.ema:
-        common["ema_momentum"] = phase.ema
-    if phase.solver == "sgd":
-        optimizer: Any = _SGD(momentum=0.9, nesterov=True, **common)
-    else:
-        optimizer = _Adam(**common)
-    variables = suffix.trainable_variables
-    optimizer.set_rates(
-        [phase.rate_decay ** depths.get(v.path.split("/")[0], 0) for v in variables],
-        ["kernel" in v.path.rsplit("/", 1)[-1] for v in variables],
-        phase.weight_decay,
-    )
-    optimizer.build(variables)
-    return optimizer
 
 
 @dataclasses.dataclass
@@ -190,6 +137,8 @@ class PhaseState:
         average: moving average of the weights, where the phase keeps one.
         current: weights now.
         steps: optimiser steps done.
+        compilations: how often a step was traced, once for each shape of a batch.
+        compile_seconds: what those steps took.
     """
 
     epoch: int = 0
@@ -200,11 +149,13 @@ class PhaseState:
     average: list[np.ndarray] | None = None
     current: list[np.ndarray] | None = None
     steps: int = 0
+    compilations: int = 0
+    compile_seconds: float = 0.0
 
 
 def train_phase(
     suffix: Suffix,
-    optimizer: Any,
+    optimizer: Callable[[int], Any],
     phase: Phase,
     examples: Examples,
     *,
@@ -213,12 +164,17 @@ def train_phase(
     progress: Progress | None = None,
     deadline: float | None = None,
     jit: bool = False,
+    distribution: Distribution | None = None,
 ) -> PhaseState:
     """Trains the suffix and leaves it at its last weights.
 
+    A batch that does not fit the device's memory is halved, and halved again, and the gradients
+    of its parts are added up before a step: the effective batch stays what the phase says.
+
     Args:
         suffix: the model above the cut; its trainable variables train.
-        optimizer: from :func:`build_optimizer`.
+        optimizer: makes the optimiser for a number of parts of a batch, as
+            ``optimizers.build_optimizer`` does.
         phase: epochs, batch size, rates and the rest.
         examples: what it trains and is validated on.
         seed: order of the images and mixing; each epoch draws from its own stream, so that a
@@ -228,73 +184,164 @@ def train_phase(
         progress: where to report.
         deadline: ``time.monotonic()`` after which no epoch is begun that would end later.
         jit: whether XLA compiles the step.
+        distribution: the devices that the suffix lives on; None for one.
 
     Returns:
         The state after the last epoch.
+
+    Raises:
+        UsageError: fewer images in a batch than devices, or a single image does not fit.
     """
-    progress = progress or Progress()
-    suffix.compile(optimizer=optimizer, jit_compile=jit)
-    state = _restore(checkpoint, suffix, optimizer) if checkpoint else PhaseState()
-    steps = -(-len(examples.targets) // phase.batch_size)
-    engine = build_engine(suffix, "keras")
-    saved = time.monotonic()
-    with progress.step(phase.name.replace("_", "-"), phase.epochs) as advance:
-        advance(state.epoch)
-        while state.epoch < phase.epochs:
-            start = time.monotonic()
-            _train_epoch(suffix, optimizer, phase, examples, state, steps, seed)
-            _validate(suffix, engine, phase, examples, state)
-            seconds = time.monotonic() - start
-            row = state.history[-1]
-            row["seconds"] = round(seconds, 3)
+    with distribution.scope() if distribution else contextlib.nullcontext():
+        loop = _Loop(suffix, optimizer, phase, examples, seed, checkpoint, jit, distribution)
+        return loop.run(progress or Progress(), deadline)
+
+
+class _Loop:
+    """A phase under way; the arguments are those of :func:`train_phase`."""
+
+    def __init__(
+        self,
+        suffix: Suffix,
+        optimizer: Callable[[int], Any],
+        phase: Phase,
+        examples: Examples,
+        seed: int,
+        checkpoint: Path | None,
+        jit: bool,
+        distribution: Distribution | None,
+    ) -> None:
+        self.suffix, self.phase, self.examples, self.seed = suffix, phase, examples, seed
+        self.checkpoint, self.jit, self.distribution = checkpoint, jit, distribution
+        self._make, self._parts = optimizer, 1
+        devices = len(distribution) if distribution else 1
+        if devices > phase.batch_size:
+            raise UsageError(
+                f"A batch of {phase.batch_size} images cannot be shared by {devices} devices.",
+                remedy=f"Use --batch-size {devices} or more, or fewer --devices.",
+            )
+        suffix.replicas = distribution.replicas if distribution else 1
+        self._begin()
+
+    def _begin(self) -> None:
+        """Makes the optimiser, and takes up the state of the checkpoint if there is one."""
+        self.optimizer = self._make(self._parts)
+        self.suffix.compile(optimizer=self.optimizer, jit_compile=self.jit)
+        self.state = PhaseState()
+        if self.checkpoint:
+            self.state = _restore(self.checkpoint, self.suffix, self.optimizer)
+
+    def run(self, progress: Progress, deadline: float | None) -> PhaseState:
+        phase, suffix = self.phase, self.suffix
+        engine = keras_engine(suffix, self.distribution)
+        saved = time.monotonic()
+        with progress.step(phase.name.replace("_", "-"), phase.epochs) as advance:
+            advance(self.state.epoch)
+            fits = False
+            while self.state.epoch < phase.epochs:
+                start = time.monotonic()
+                self._epoch() if fits else self._first_epoch(progress)
+                fits = True
+                state = self.state
+                _validate(suffix, engine, phase, self.examples, state)
+                seconds = time.monotonic() - start
+                row = state.history[-1]
+                row["seconds"] = round(seconds, 3)
+                progress.row(row)
             advance(1, f"validation accuracy {row['validation_accuracy']:.3f}")
-            due = time.monotonic() - saved > CHECKPOINT_SECONDS or state.epoch == phase.epochs
-            if checkpoint and due:
-                _save(checkpoint, state, suffix, optimizer)
-                saved = time.monotonic()
-            if phase.patience and state.epoch - state.best_epoch >= phase.patience:
-                break
-            if deadline is not None and time.monotonic() + seconds > deadline:
-                progress.note(f"Out of time after epoch {state.epoch} of {phase.epochs}.")
-                break
-    state.current = values_of(suffix.learned)
-    if phase.ema:
-        # Keras writes the average into the weights; they are put back for the caller to choose.
-        optimizer.finalize_variable_values(suffix.trainable_variables)
-        state.average = values_of(suffix.learned)
-        assign(suffix.learned, state.current)
-    return state
+                due = time.monotonic() - saved > CHECKPOINT_SECONDS or state.epoch == phase.epochs
+                if self.checkpoint and due:
+                    _save(self.checkpoint, state, suffix, self.optimizer)
+                    saved = time.monotonic()
+                if phase.patience and state.epoch - state.best_epoch >= phase.patience:
+                    break
+                if deadline is not None and time.monotonic() + seconds > deadline:
+                    progress.note(f"Out of time after epoch {state.epoch} of {phase.epochs}.")
+                    break
+        state = self.state
+        state.current = values_of(suffix.learned)
+        if phase.ema:
+            # Keras writes the average into the weights; they are put back for the caller to choose.
+            self.optimizer.finalize_variable_values(suffix.trainable_variables)
+            state.average = values_of(suffix.learned)
+            assign(suffix.learned, state.current)
+        state.compilations, state.compile_seconds = suffix.compilations, suffix.compile_seconds
+        return state
+
+    def _first_epoch(self, progress: Progress) -> None:
+        """An epoch whose batches are halved until they fit; all have one shape, so the rest do."""
+        before = values_of(_changing(self.suffix))
+        while True:
+            try:
+                return self._epoch()
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            size = self.phase.batch_size
+            devices = len(self.distribution) if self.distribution else 1
+            if -(-size // self._parts) <= devices or self.suffix.replicas > 1:
+                raise UsageError(
+                    f"The device's memory is too small for a step of {size} images"
+                    f"{f' in {self._parts} parts' if self._parts > 1 else ''}.",
+                    remedy="Use a smaller --batch-size, a smaller --image-size, or --unfreeze "
+                    "fewer blocks.",
+                )
+            self._parts *= 2
+            progress.note(
+                f"Out of memory: batches of {size} are computed in {self._parts} parts of "
+                f"{-(-size // self._parts)}, their gradients added up."
+            )
+            # JAX gives a step's inputs away, and with them the weights where it fails.
+            assign(_changing(self.suffix), before)
+            self._begin()
+
+    def _epoch(self) -> None:
+        phase, state, examples = self.phase, self.state, self.examples
+        # The clean view comes last in the round: with fewer epochs than views, more is seen.
+        view = examples.views[(state.epoch + 1) % len(examples.views)]
+        steps = -(-len(examples.targets) // phase.batch_size)
+        send = self.distribution.place if self.distribution else place
+        multiple = self._parts * (len(self.distribution) if self.distribution else 1)
+        drawn = batches(view, examples, phase, [self.seed, state.epoch], multiple)
+        losses, rate, waited, begun = [], 0.0, 0.0, time.perf_counter()
+        ahead = prefetch(send(_divide(batch, self._parts)) for batch in drawn)
+        with contextlib.closing(ahead):
+            while True:
+                asked = time.perf_counter()
+                parts = next(ahead, None)
+                waited += time.perf_counter() - asked
+                if parts is None:
+                    break
+                rate = phase.rate(state.steps, steps * phase.epochs)
+                self.optimizer.learning_rate.assign(rate)
+                losses.append(np.mean([self.suffix.step(*part) for part in parts]))
+                state.steps += 1
+        state.epoch += 1
+        state.history.append(
+            {
+                "phase": phase.name,
+                "epoch": state.epoch,
+                "step": state.steps,
+                "learning_rate": rate,
+                "train_loss": float(np.mean(losses)),
+                "input_wait": round(waited / max(time.perf_counter() - begun, 1e-9), 4),
+            }
+        )
 
 
-def _train_epoch(
-    suffix: Suffix,
-    optimizer: Any,
-    phase: Phase,
-    examples: Examples,
-    state: PhaseState,
-    steps: int,
-    seed: int,
-) -> None:
-    # The clean view comes last in the round: with fewer epochs than views, more variety is seen.
-    views = examples.views
-    view = views[(state.epoch + 1) % len(views)]
-    losses, rate = [], 0.0
-    for x, y, weight in prefetch(_batches(view, examples, phase, [seed, state.epoch])):
-        rate = phase.rate(state.steps, steps * phase.epochs)
-        optimizer.learning_rate.assign(rate)
-        losses.append(suffix.train_on_batch(x, y, sample_weight=weight))
-        state.steps += 1
-    state.epoch += 1
-    loss = float(np.mean([np.atleast_1d(value)[0] for value in losses]))
-    state.history.append(
-        {
-            "phase": phase.name,
-            "epoch": state.epoch,
-            "step": state.steps,
-            "learning_rate": rate,
-            "train_loss": loss,
-        }
-    )
+def _divide(batch: tuple[list[np.ndarray], Any, Any], parts: int) -> list[tuple[Any, Any, Any]]:
+    """Equal parts of a batch; a step takes the mean of their gradients, hence the factor."""
+    tensors, targets, shares = batch
+    size = len(targets) // parts
+    rows = [slice(i * size, (i + 1) * size) for i in range(parts)]
+    return [
+        (
+            [tensor[r] for tensor in tensors] if len(tensors) > 1 else tensors[0][r],
+            targets[r],
+            shares[r] * parts,
+        )
+        for r in rows
+    ]
 
 
 def _validate(
@@ -324,95 +371,6 @@ def predict_logits(engine: Engine, inputs: Inputs, batch_size: int = 64) -> np.n
     return np.concatenate(parts)
 
 
-def _batches(
-    view: Inputs, examples: Examples, phase: Phase, seed: list[int]
-) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
-    """Shuffled batches of one static shape: the last is filled up with images of weight zero."""
-    draw = np.random.default_rng(seed)
-    order = draw.permutation(len(examples.targets))
-    size = phase.batch_size
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        weight = examples.weights[rows].astype(np.float32)
-        if len(rows) < size:
-            weight = np.concatenate([weight, np.zeros(size - len(rows), np.float32)])
-            rows = np.concatenate([rows, np.resize(order, size - len(rows))])
-        tensors, targets = view.gather(rows), examples.targets[rows]
-        if phase.mixup or phase.cutmix:
-            tensors, targets = _mix(draw, tensors, targets, phase)
-        yield (tensors if len(tensors) > 1 else tensors[0]), targets, weight
-
-
-def _mix(
-    draw: np.random.Generator, tensors: list[np.ndarray], targets: np.ndarray, phase: Phase
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """MixUp or CutMix of a batch with a shuffled copy of itself."""
-    partner = draw.permutation(len(targets))
-    cut = phase.cutmix > 0 and (phase.mixup == 0 or draw.random() < 0.5)
-    alpha = phase.cutmix if cut else phase.mixup
-    share = float(draw.beta(alpha, alpha))
-    if not cut or any(tensor.ndim != 4 for tensor in tensors):
-        mixed = [
-            (share * tensor.astype(np.float32) + (1 - share) * tensor[partner]).astype(np.float32)
-            for tensor in tensors
-        ]
-        return mixed, share * targets + (1 - share) * targets[partner]
-    side = np.sqrt(1 - share)
-    centre = draw.random(2)
-    mixed = []
-    for tensor in tensors:
-        height, width = tensor.shape[1:3]
-        top, bottom = _span(centre[0], side, height)
-        left, right = _span(centre[1], side, width)
-        pasted = tensor.copy()
-        pasted[:, top:bottom, left:right] = tensor[partner, top:bottom, left:right]
-        mixed.append(pasted)
-        # The share of the pixels, not of the draw: a box may hang over the edge.
-        share = 1 - (bottom - top) * (right - left) / (height * width)
-    return mixed, (share * targets + (1 - share) * targets[partner]).astype(np.float32)
-
-
-def _span(centre: float, side: float, length: int) -> tuple[int, int]:
-    low = round((centre - side / 2) * length)
-    high = round((centre + side / 2) * length)
-    return max(0, low), min(length, high)
-
-
-def prefetch(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:
-    """Prepares the next batches in a thread while the step computes on the present one."""
-    ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-    end = object()
-
-    def offer(item: Any) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                offer(batch)
-                if stop.is_set():
-                    return
-            offer(end)
-        except BaseException as error:
-            offer(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not end:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()
-
-
 def values_of(variables: Sequence[Any]) -> list[np.ndarray]:
     """Copies of the variables' values."""
     return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
@@ -431,9 +389,9 @@ def between(
     return [(1 - share) * a + share * b for a, b in zip(start, end, strict=True)]
 
 
-def _everything(suffix: Suffix, optimizer: Any) -> list[Any]:
-    """Every variable that a step changes, the seeds of Dropout among them."""
-    held = {id(variable): variable for variable in [*suffix.variables, *optimizer.variables]}
+def _changing(suffix: Suffix) -> list[Any]:
+    """Every variable of the model that a step changes, the seeds of Dropout among them."""
+    held = {id(variable): variable for variable in suffix.variables}
     for layer in suffix._flatten_layers():
         generator = getattr(layer, "seed_generator", None)
         if generator is not None:
@@ -441,9 +399,27 @@ def _everything(suffix: Suffix, optimizer: Any) -> list[Any]:
     return list(held.values())
 
 
+def _everything(suffix: Suffix, optimizer: Any) -> list[tuple[Any, int]]:
+    """Every variable that a step changes, with what its value counts in.
+
+    Sums of the parts of a batch are left out, being zero between batches, and the optimiser counts
+    its parts, of which there may be another number when a killed run goes on.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    sums = {id(variable) for variable in getattr(inner, "_accumulated_gradients", None) or ()}
+    held = {id(variable): variable for variable in [*_changing(suffix), *optimizer.variables]}
+    parts = inner.gradient_accumulation_steps or 1
+    return [
+        (variable, parts if variable is inner._iterations else 1)
+        for key, variable in held.items()
+        if key not in sums
+    ]
+
+
 def _save(path: Path, state: PhaseState, suffix: Suffix, optimizer: Any) -> None:
     arrays: dict[str, Any] = {
-        f"variable-{i}": value for i, value in enumerate(values_of(_everything(suffix, optimizer)))
+        f"variable-{i}": values_of([variable])[0] // unit if unit > 1 else values_of([variable])[0]
+        for i, (variable, unit) in enumerate(_everything(suffix, optimizer))
     }
     arrays |= {f"best-{i}": value for i, value in enumerate(state.best or [])}
     arrays["scalars"] = np.array([state.epoch, state.steps, state.best_epoch, state.best_nll])
@@ -457,8 +433,8 @@ def _restore(path: Path, suffix: Suffix, optimizer: Any) -> PhaseState:
     if not path.exists():
         return PhaseState()
     with np.load(path, allow_pickle=False) as arrays:
-        variables = _everything(suffix, optimizer)
-        assign(variables, [arrays[f"variable-{i}"] for i in range(len(variables))])
+        for i, (variable, unit) in enumerate(_everything(suffix, optimizer)):
+            variable.assign(arrays[f"variable-{i}"] * unit if unit > 1 else arrays[f"variable-{i}"])
         best = [arrays[f"best-{i}"] for i in range(len(suffix.learned))]
         epoch, steps, best_epoch, best_nll = arrays["scalars"]
         history = json.loads(str(arrays["history"]))

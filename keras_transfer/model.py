@@ -6,10 +6,17 @@ from typing import Any
 
 import keras
 
+from keras_transfer.distribution import Distribution, clone
 from keras_transfer.schedule import HeadSpec
 from keras_transfer.types import Backbone
 
 POOL, LOGITS, TEMPERATURE, PROBABILITIES = "avg_pool", "logits", "temperature", "probabilities"
+
+# Layers that compute in float32 whatever the precision: pixels in, means and the head out.
+_FLOAT32 = frozenset(
+    {"preprocessing", POOL, "head_hidden", "head_dropout", "head_unit", "head_cosine", LOGITS}
+    | {TEMPERATURE, PROBABILITIES}
+)
 
 
 def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = None) -> keras.Model:
@@ -72,6 +79,26 @@ def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers above the pooled features, bottom to top."""
     names = [layer.name for layer in model.layers]
     return model.layers[names.index(POOL) + 1 :]
+
+
+def working_copy(
+    model: keras.Model, precision: str = "float32", distribution: Distribution | None = None
+) -> keras.Model:
+    """A copy of a part of a classifier that computes in another precision or on several devices.
+
+    Args:
+        model: the part; it stays as it is, in float32 on one device.
+        precision: a Keras dtype policy. Pixels are scaled, and features pooled and classified, in
+            float32 in any case.
+        distribution: the devices that share every batch.
+
+    Returns:
+        The copy, its variables in the order of the model's; the model itself where one device and
+        float32 are asked for.
+    """
+    if precision == "float32" and distribution is None:
+        return model
+    return clone(model, lambda name: "float32" if name in _FLOAT32 else precision, distribution)
 
 
 def reseed(model: keras.Model, seed: int) -> None:

@@ -38,7 +38,7 @@ _OURS = (
 _OUR_FOLDERS = (STATE, "plots", "tensorboard")
 _HISTORY_COLUMNS = (
     "phase", "epoch", "step", "learning_rate", "train_loss", "validation_loss",
-    "validation_calibrated_loss", "validation_accuracy", "seconds",
+    "validation_calibrated_loss", "validation_accuracy", "input_wait", "seconds",
 )  # fmt: skip
 
 
@@ -282,7 +282,7 @@ def metrics_of(result: TransferResult) -> dict[str, Any]:
             name: int((result.dataset.splits == name).sum()) for name in ("train", "val", "test")
         },
         "findings": len(result.dataset.findings),
-        "jit": result.jit,
+        "compute": result.compute,
         "environment": environment(),
     }
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -15,9 +17,13 @@ import numpy as np
 from keras_transfer import calibration, evaluation, files, heads, planner
 from keras_transfer.activations import DEFAULT_SHARE, ActivationStore, StoreCounts
 from keras_transfer.backbones import rate_groups, split
-from keras_transfer.devices import jit_policy
+from keras_transfer.batches import Examples, Inputs
+from keras_transfer.devices import devices as list_devices
+from keras_transfer.devices import jit_policy, precision_policy
+from keras_transfer.distribution import distribute
 from keras_transfer.engine import BATCH, build_engine, seconds_per_image, worth_converting
 from keras_transfer.errors import DataError, UsageError
+from keras_transfer.evaluation import plots
 from keras_transfer.features import (
     Array,
     FrozenPart,
@@ -29,12 +35,9 @@ from keras_transfer.features import (
     views_for,
 )
 from keras_transfer.finetune import (
-    Examples,
-    Inputs,
     PhaseState,
     Suffix,
     assign,
-    build_optimizer,
     predict_logits,
     train_phase,
     values_of,
@@ -49,11 +52,16 @@ from keras_transfer.model import (
     set_temperature,
     start_statistics,
     train_batch_norm,
+    working_copy,
 )
+from keras_transfer.optimizers import build_optimizer
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Phase, Schedule, recipe, settle
 from keras_transfer.selection import Candidate, choose
 from keras_transfer.types import Backbone, ImageDataset
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Features of more views than fit are left to the second phase; the head sees as many as do.
 _HEAD_BYTES = 2**29
@@ -98,6 +106,8 @@ class TransferResult:
         validation_logits: float32 ``[validation images, classes]``, before the temperature.
         seconds: durations by stage.
         cache: rows found and computed, bytes written.
+        compute: ``jit``, ``precision`` and ``devices``, each with its reason, and of the compiled
+            steps their number and seconds.
     """
 
     model: keras.Model
@@ -118,12 +128,28 @@ class TransferResult:
     validation_logits: np.ndarray
     seconds: dict[str, float]
     cache: StoreCounts
-    jit: str
+    compute: dict[str, Any]
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes in the order of the model's outputs."""
         return self.dataset.class_names
+
+    def plot_history(self) -> Figure:
+        """Accuracy and loss over both phases, the unfreezing marked."""
+        phases = [phase.to_json() for phase in self.phases]
+        return plots.history(plots.with_head(self.history, phases))
+
+    def plot_confusion(self) -> Figure:
+        """Which class is taken for which on the test split."""
+        return self.evaluation.plot_confusion()
+
+    def plot_reliability(self) -> Figure:
+        """How often the model was right on the test split, by how sure it said it was."""
+        return self.evaluation.plot_reliability()
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.evaluation._repr_html_()}"
 
     def __repr__(self) -> str:
         return (
@@ -187,10 +213,13 @@ def train(
     store: ActivationStore | None = None,
     engine: str = "auto",
     jit: str = "auto",
+    precision: str = "auto",
+    devices: int | str = 1,
     progress: Progress | None = None,
     state: Path | None = None,
     time_budget: float | None = None,
     target_precision: float = 0.95,
+    calibration: str = "temperature",
     clock: Clock | None = None,
 ) -> TransferResult:
     """Trains a classifier by a two-phase schedule.
@@ -204,11 +233,16 @@ def train(
         store: where frozen work is kept; None computes it again each time.
         engine: what runs the frozen part, see ``engine.build_engine``.
         jit: XLA for training steps, see ``devices.jit_policy``.
+        precision: in which type layers compute, see ``devices.precision_policy``. The model that
+            is returned, and what is said of it, are float32.
+        devices: how many devices share every batch, or ``all``.
         progress: where to report; silent by default.
         state: a folder for checkpoints; a run that was killed goes on from what is there.
         time_budget: seconds after which the result must be there; the schedule is shortened to
             fit, and stopped in time.
         target_precision: share of right answers that the confidence threshold is chosen for.
+        calibration: ``temperature`` divides the logits by a number fitted on validation, ``none``
+            leaves them as they are.
         clock: where durations are added up; one of its own by default.
 
     Returns:
@@ -225,11 +259,14 @@ def train(
         store=store,
         engine=engine,
         jit=jit,
+        precision=precision,
+        devices=devices,
         progress=progress or Progress(),
         state=state,
         deadline=None if time_budget is None else time.monotonic() + time_budget,
         clock=clock or Clock(),
         target_precision=target_precision,
+        calibrated=calibration != "none",
     )
     _check(dataset, backbone)
     return run.carry_out()
@@ -244,6 +281,8 @@ def fit(
     store: ActivationStore | None = None,
     engine: str = "auto",
     jit: str = "auto",
+    precision: str = "auto",
+    devices: int | str = 1,
     progress: Progress | None = None,
     state: Path | None = None,
     measured: planner.Measured | None = None,
@@ -266,6 +305,8 @@ def fit(
         store=store,
         engine=engine,
         jit=jit,
+        precision=precision,
+        devices=devices,
         progress=progress or Progress(),
         state=state,
         deadline=None,
@@ -311,12 +352,15 @@ class _Run:
     store: ActivationStore | None
     engine: str
     jit: str
+    precision: str
+    devices: int | str
     progress: Progress
     state: Path | None
     deadline: float | None
     clock: Clock
     target_precision: float
     measured: planner.Measured | None = None
+    calibrated: bool = True
 
     def fit(self) -> Fitted:
         """Everything that needs training and validation images alone."""
@@ -329,7 +373,10 @@ class _Run:
         self.untrained_head = values_of(self._head_variables())
         freeze_batch_norm(self.model)
         reseed(self.model, self.seed)
-        self.policy = jit_policy(self.jit)
+        self.distribution = distribute(self.devices, list_devices())
+        self.policy = jit_policy(self.jit, distributed=self.distribution is not None)
+        self.computing = precision_policy(self.precision)
+        self.compiled: list[PhaseState] = []
         self._plan()
         with self.clock.stage("extract"):
             self._extract()
@@ -337,7 +384,9 @@ class _Run:
             head = self._head()
         with self.clock.stage("fine_tune"):
             tuned, candidates, logits = self._fine_tune()
-        temperature = calibration.fit_temperature(logits, self.labels["val"])
+        temperature = 1.0
+        if self.calibrated:
+            temperature = calibration.fit_temperature(logits, self.labels["val"])
         set_temperature(self.model, temperature)
         phases = tuple(report for report in (head, tuned) if report is not None)
         assert self.measured is not None
@@ -377,8 +426,20 @@ class _Run:
             validation_logits=logits,
             seconds=self.clock.report(),
             cache=self.store.counts if self.store else StoreCounts(),
-            jit=self.policy.reason,
+            compute=self._compute(),
         )
+
+    def _compute(self) -> dict[str, Any]:
+        names = self.distribution.devices if self.distribution else list_devices()[:1]
+        return {
+            "jit": dataclasses.asdict(self.policy)
+            | {
+                "compilations": sum(state.compilations for state in self.compiled),
+                "seconds": round(sum(state.compile_seconds for state in self.compiled), 3),
+            },
+            "precision": dataclasses.asdict(self.computing),
+            "devices": list(names),
+        }
 
     def _plan(self) -> None:
         """Measures a few batches, decides, and says so."""
@@ -402,6 +463,9 @@ class _Run:
             self.store = None
         self.progress.note(str(self.plan))
         self.progress.note(f"XLA: {'on' if self.policy.compile else 'off'} ({self.policy.reason}).")
+        self.progress.note(f"Precision: {self.computing.name} ({self.computing.reason}).")
+        if self.distribution:
+            self.progress.note(f"Each batch is shared by {', '.join(self.distribution.devices)}.")
         cut = self.plan.cut if self.plan.unfreeze else ()
         self.frozen = self._frozen_part(cut)
 
@@ -417,6 +481,8 @@ class _Run:
             engine=self.engine,
             images=self._images(),
             sample=self.sample,
+            precision=self.computing.name,
+            distribution=self.distribution,
         )
 
     def _measure(self) -> planner.Measured:
@@ -426,6 +492,8 @@ class _Run:
         native = build_engine(keras.Model(self.model.input, pooled), "keras")
         forward = seconds_per_image(native, batch)
         name, reason = self.engine, "asked for"
+        if name == "auto" and (self.distribution or self.computing.name != "float32"):
+            name, reason = "keras", "asked for with the precision or the devices"
         if name == "auto":
             whole = sum(block.macs for block in self.backbone.blocks)
             converted = worth_converting(self._images(), whole)
@@ -557,6 +625,9 @@ class _Run:
         )
         self.model.get_layer(LOGITS).set_weights([solved.kernel, solved.bias])
         self.progress.note(f"Head: penalty {solved.penalty:.2g}, {len(solved.path)} tried.")
+        for number, (penalty, loss, _) in enumerate(solved.path, 1):
+            row = {"phase": "head", "epoch": number, "validation_loss": loss, "penalty": penalty}
+            self.progress.row(row)
         iterations = sum(step[2] for step in solved.path)
         details = {
             "penalty": solved.penalty,
@@ -588,11 +659,20 @@ class _Run:
     def _gradient_phase(
         self, suffix: Suffix, phase: Phase, examples: Examples, checkpoint: str
     ) -> PhaseState:
-        suffix.regularise(phase.penalty, phase.penalty_strength)
-        optimizer = build_optimizer(phase, suffix, rate_groups(self.backbone.blocks))
+        precision = self.computing.name
+        working = working_copy(suffix, precision, self.distribution)
+        working.inference_mode = suffix.inference_mode
+        working.regularise(phase.penalty, phase.penalty_strength)
         done = train_phase(
-            suffix,
-            optimizer,
+            working,
+            functools.partial(
+                build_optimizer,
+                phase,
+                working,
+                rate_groups(self.backbone.blocks),
+                precision=precision,
+                distribution=self.distribution,
+            ),
             phase,
             examples,
             seed=self.seed,
@@ -600,7 +680,9 @@ class _Run:
             progress=self.progress,
             deadline=self.deadline,
             jit=self.policy.compile,
+            distribution=self.distribution,
         )
+        self.compiled.append(done)
         self.history += done.history
         return done
 

@@ -1,0 +1,113 @@
+"""Optimisers with a rate for each block, for one device or several, whole batches or parts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_transfer.distribution import Distribution, add_up
+from keras_transfer.schedule import Phase
+
+
+class _BlockRates:
+    """Mixin of an optimiser: a factor on the rate for each variable, and decoupled decay with it.
+
+    Keras decays weights at one rate for all; a block that trains slower must decay slower too.
+    """
+
+    def set_rates(self, factors: Sequence[float], decayed: Sequence[bool], decay: float) -> None:
+        self.factors = keras.Variable(
+            np.asarray(factors, np.float32), trainable=False, name="rate_factors"
+        )
+        self.decayed = [bool(flag) for flag in decayed]
+        self.decay = keras.Variable(float(decay), trainable=False, name="decoupled_decay")
+        self.distribution: Distribution | None = None
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = self._get_variable_index(variable)  # type: ignore[attr-defined]
+        rate = ops.cast(learning_rate, "float32") * self.factors[index]
+        if self.decayed[index]:
+            shrink = ops.cast(rate * self.decay, variable.dtype)
+            self.assign_sub(variable, variable * shrink)  # type: ignore[attr-defined]
+        super().update_step(gradient, variable, rate)  # type: ignore[misc]
+
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        """Clips the gradient of the whole batch; Keras would clip each replica's part of it."""
+        grads = super()._clip_gradients(add_up(grads, self.distribution))  # type: ignore[misc]
+        if self.distribution is None or self.distribution.replicas == 1:
+            return list(grads)
+        # Keras adds the replicas' gradients up afterwards, which are equal by now.
+        return [gradient / self.distribution.replicas for gradient in grads]
+
+    def _update_model_variables_moving_average(self, variables: list[Any]) -> None:
+        """Averages after whole batches; Keras would do so after every part of one."""
+        parts = self.gradient_accumulation_steps  # type: ignore[attr-defined]
+        if not parts:
+            super()._update_model_variables_moving_average(variables)  # type: ignore[misc]
+            return
+        number = self._iterations + 1  # type: ignore[attr-defined]
+        momentum = ops.where(number <= parts, 0.0, self.ema_momentum)  # type: ignore[attr-defined]
+        momentum = ops.where(ops.equal(number % parts, 0), momentum, 1.0)
+        averages = self._model_variables_moving_average  # type: ignore[attr-defined]
+        for variable, average in zip(variables, averages, strict=True):
+            average.assign(momentum * average + (1.0 - momentum) * variable)
+
+
+class _Adam(_BlockRates, keras.optimizers.Adam):
+    pass
+
+
+class _SGD(_BlockRates, keras.optimizers.SGD):
+    pass
+
+
+def build_optimizer(
+    phase: Phase,
+    suffix: keras.Model,
+    depths: dict[str, int],
+    parts: int = 1,
+    *,
+    precision: str = "float32",
+    distribution: Distribution | None = None,
+) -> Any:
+    """The optimiser of a phase, with a rate for each block.
+
+    Args:
+        phase: names the solver, the decay and the clipping.
+        suffix: the model that trains.
+        depths: for each layer its block's distance from the top, 0 for the head and the topmost
+            block; a layer that is not named counts as 0.
+        parts: over how many calls it takes the mean of the gradients before it takes a step.
+        precision: ``mixed_float16`` has the loss scaled, since small gradients vanish in it.
+        distribution: the devices that the suffix lives on.
+    """
+    common: dict[str, Any] = {
+        "name": phase.solver,
+        "learning_rate": phase.learning_rate,
+        "global_clipnorm": phase.clip_norm or None,
+        "use_ema": bool(phase.ema),
+        "gradient_accumulation_steps": parts if parts > 1 else None,
+    }
+    if phase.ema:
+        common["ema_momentum"] = phase.ema
+    variables = suffix.trainable_variables
+    with distribution.scope() if distribution else contextlib.nullcontext():
+        if phase.solver == "sgd":
+            optimizer: Any = _SGD(momentum=0.9, nesterov=True, **common)
+        else:
+            optimizer = _Adam(**common)
+        optimizer.set_rates(
+            [phase.rate_decay ** depths.get(v.path.split("/")[0], 0) for v in variables],
+            ["kernel" in v.path.rsplit("/", 1)[-1] for v in variables],
+            phase.weight_decay,
+        )
+        optimizer.distribution = distribution
+        if precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(variables)
+    return optimizer

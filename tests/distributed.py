@@ -1,0 +1,78 @@
+"""Trains on 1, 2 and 4 virtual devices of one processor and prints what came of it as JSON.
+
+Run by the tests in a process of its own: the processor must be divided before it is first used.
+"""
+
+import functools
+import json
+import os
+
+import keras
+import numpy as np
+
+from keras_transfer import devices, distribution
+from keras_transfer.batches import Examples
+from keras_transfer.engine import build_engine
+from keras_transfer.errors import UsageError
+from keras_transfer.features import Array
+from keras_transfer.finetune import Suffix, train_phase
+from keras_transfer.model import working_copy
+from keras_transfer.optimizers import build_optimizer
+from keras_transfer.schedule import Phase
+
+# A batch of 10 shared by 4, and a last batch of 4 images.
+PHASE = Phase("fine_tune", epochs=3, batch_size=10, learning_rate=0.01, penalty="l2-sp",
+              penalty_strength=1e-2, ema=0.9, clip_norm=0.5)  # fmt: skip
+
+
+def problem() -> tuple[Suffix, Examples]:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
+    x = keras.layers.BatchNormalization(trainable=False)(x)
+    x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    logits = keras.layers.Dense(3, name="logits", dtype="float32")(x)
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 34)
+    images = draw.normal(size=(34, 8, 8, 3)).astype(np.float16)
+    images[np.arange(34), :, :, labels] += 1
+    weights = draw.uniform(0.5, 2, 34).astype(np.float32)
+    targets = np.eye(3, dtype=np.float32)[labels]
+    held = Array(images[:9])
+    return Suffix(inputs, logits), Examples([Array(images)], targets, weights, held, labels[:9])
+
+
+def train(count: int, phase: Phase) -> dict[str, object]:
+    suffix, examples = problem()
+    shared = distribution.distribute(count, devices.devices())
+    working = working_copy(suffix, "float32", shared)
+    working.regularise(phase.penalty, phase.penalty_strength)
+    make = functools.partial(build_optimizer, phase, working, {}, distribution=shared)
+    done = train_phase(working, make, phase, examples, seed=1, distribution=shared)
+    extracted = build_engine(working_copy(suffix, "float32", None), "keras", distribution=shared)
+    return {
+        "curve": [[row["train_loss"], row["validation_loss"]] for row in done.history],
+        "average": [float(np.abs(value).sum()) for value in done.average or []],
+        "compilations": done.compilations,
+        "features": extracted.run(examples.views[0].gather(np.arange(7))[0])[0].tolist(),
+    }
+
+
+def divide_processor() -> None:
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+        )
+
+
+if __name__ == "__main__":
+    divide_processor()
+    found = {str(count): train(count, PHASE) for count in (1, 2, 4)}
+    try:
+        train(4, Phase("fine_tune", epochs=1, batch_size=3))
+    except UsageError as error:
+        found["refused"] = {"message": error.message}
+    print(json.dumps(found))
