@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     made = add("show", _show, "Show a study's trials, best first.")
     made.add_argument("study", metavar="STUDY")
     made.add_argument("--json", action="store_true", help="print JSON instead of text")
+    made.add_argument(
+        "--tensorboard", metavar="DIR", help="write event files for TensorBoard's HParams plugin"
+    )
     add("space", _space, "Print the default space as TOML, ready to edit.")
     return parser
 
@@ -217,6 +220,11 @@ def _show(options: argparse.Namespace) -> int:
         cli._print_json(results.to_json(options.study))
         return cli.DONE
     cli._print(results.render(options.study))
+    if options.tensorboard:
+        from tuning import hparams
+
+        place = hparams.write_events(Path(options.study), Path(options.tensorboard))
+        print(f"Event files: tensorboard --logdir {shlex.quote(str(place))}")
     # A study that somebody else keeps may be looked at and not written to.
     with contextlib.suppress(OSError):
         print(f"Page: {page.write_page(Path(options.study))}")

@@ -103,6 +103,30 @@ def test_a_study_without_a_completed_trial_has_a_page(tmp_path):
     assert "No trial has completed." in page.write_page(tmp_path).read_text()
 
 
+def test_tensorboard_reads_the_trials(study, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.plugins.hparams import metadata
+
+    from tuning import hparams
+
+    place = hparams.write_events(study, tmp_path / "events")
+    assert sorted(path.name for path in place.iterdir() if path.is_dir()) == [
+        f"{number:04d}" for number in range(20)
+    ]
+    for record in results.read_records(study):
+        (file,) = (place / f"{record.trial:04d}").glob("events*")
+        found = {}
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                found[value.tag] = value
+        start = found[metadata.SESSION_START_INFO_TAG].metadata.plugin_data.content
+        given = metadata.parse_session_start_info_plugin_data(start).hparams
+        assert given["fine_tune_lr"].number_value == record.values["fine_tune_lr"]
+        if record.nll is not None:
+            assert found["nll"].tensor.float_val[0] == pytest.approx(record.nll, rel=1e-6)
+
+
 @pytest.mark.skipif(browser.FOUND is None, reason="no Chromium is installed")
 def test_the_page_in_a_browser(study):
     with browser.browser() as opened:

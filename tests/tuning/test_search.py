@@ -35,13 +35,25 @@ class Recorder(Progress):
 # A real study, killed and resumed ---------------------------------------------------------------
 
 
-def command(data, folder, *more):
+def command(data, folder, *more, trials=3):
     (folder / "space.toml").write_text(SPACE)
     return [
-        "search", str(data), "--trials", "3", "--tuner", "random", "--image-size", str(SIZE),
-        "--split", "0.6,0.2,0.2", "--space", str(folder / "space.toml"), "--quiet",
+        "search", str(data), "--trials", str(trials), "--tuner", "random", "--image-size",
+        str(SIZE), "--split", "0.6,0.2,0.2", "--space", str(folder / "space.toml"), "--quiet",
         "--output", str(folder / "study"), *more,
     ]  # fmt: skip
+
+
+def kill_after(ended, words, study):
+    """Starts a search and kills it with -9 once so many trials have ended; their records."""
+    process = subprocess.Popen([sys.executable, "-m", "tuning", *words])
+    last = study / "trials" / f"{ended - 1:04d}" / "record.json"
+    limit = time.monotonic() + 300
+    while not last.exists() and process.poll() is None and time.monotonic() < limit:
+        with_timeout(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return {p.parent.name: p.read_bytes() for p in study.glob("trials/*/record.json")}
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +61,7 @@ def resumed(digits_folder, tmp_path_factory):
     """A study killed with -9 once two trials had ended, then resumed; and what was there before."""
     folder = tmp_path_factory.mktemp("search")
     study = folder / "study"
-    process = subprocess.Popen([sys.executable, "-m", "tuning", *command(digits_folder, folder)])
-    second = study / "trials" / "0001" / "record.json"
-    limit = time.monotonic() + 120
-    while not second.exists() and process.poll() is None and time.monotonic() < limit:
-        with_timeout(process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    before = {p.parent.name: p.read_bytes() for p in study.glob("trials/*/record.json")}
+    before = kill_after(2, command(digits_folder, folder), study)
     opened = []
     with pytest.MonkeyPatch.context() as patch:
         predict = training.predict_probabilities
@@ -68,6 +73,28 @@ def resumed(digits_folder, tmp_path_factory):
         patch.setattr(training, "predict_probabilities", counted)
         assert main(command(digits_folder, folder, "--resume")) == 0
     return study, before, opened
+
+
+@pytest.mark.slow
+def test_eight_trials_killed_after_the_fourth(digits_folder, tmp_path):
+    study = tmp_path / "study"
+    before = kill_after(4, command(digits_folder, tmp_path, trials=8), study)
+    assert {"0000", "0001", "0002", "0003"} <= set(before) < {f"{i:04d}" for i in range(8)}
+    again = [sys.executable, "-m", "tuning", *command(digits_folder, tmp_path, trials=8)]
+    assert subprocess.run(again, check=False, capture_output=True).returncode == 2
+    subprocess.run([*again, "--resume"], check=True)
+    lines = (study / "trials.csv").read_text().splitlines()
+    assert len(lines) == 9
+    assert [row["trial"] for row in rows_of(study)] == [str(number) for number in range(8)]
+    for name, held in before.items():
+        assert (study / "trials" / name / "record.json").read_bytes() == held
+    run = tmp_path / "run"
+    words = ["train", str(digits_folder), "--config", str(study / "best.toml"), "--quiet"]
+    assert cli.main([*words, "--output", str(run)]) == 0
+    best = min(rows_of(study), key=lambda row: float(row["nll"]))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["validation"]["nll"] == pytest.approx(float(best["nll"]), abs=2e-3)
+    assert metrics["validation"]["accuracy"] == pytest.approx(float(best["accuracy"]), abs=1e-6)
 
 
 def with_timeout(process):
