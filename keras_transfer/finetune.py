@@ -248,7 +248,7 @@ class _Loop:
                 row = state.history[-1]
                 row["seconds"] = round(seconds, 3)
                 progress.row(row)
-            advance(1, f"validation accuracy {row['validation_accuracy']:.3f}")
+                advance(1, f"validation accuracy {row['validation_accuracy']:.3f}")
                 due = time.monotonic() - saved > CHECKPOINT_SECONDS or state.epoch == phase.epochs
                 if self.checkpoint and due:
                     _save(self.checkpoint, state, suffix, self.optimizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
@@ -17,6 +17,9 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Says one sentence that stays on the screen."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Takes note of a row of the history, see ``TransferResult.history``."""
 
     @contextlib.contextmanager
     def step(self, name: str, total: int) -> Iterator[Callable[..., None]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import html
 import functools
+import html
 import time
 from collections.abc import Iterator
 from pathlib import Path

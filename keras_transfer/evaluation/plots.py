@@ -59,6 +59,23 @@ def _figure(width: float, height: float) -> Figure:
     return ShownFigure(figsize=(width, height), layout="constrained")
 
 
+def with_head(
+    rows: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Puts the path of a solved head, a row a penalty, before the rows of the history.
+
+    Args:
+        rows: one an epoch; a head trained by gradient has its own.
+        phases: of ``metrics.json``.
+    """
+    solved = []
+    if not any(row.get("phase") == "head" for row in rows):
+        for phase in phases:
+            path = (phase.get("details") or {}).get("path") or []
+            solved += [{"phase": phase["name"], "validation_loss": step[1]} for step in path]
+    return [*solved, *rows]
+
+
 @_styled
 def history(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Accuracy and loss over all epochs of both phases, the unfreezing marked.

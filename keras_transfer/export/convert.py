@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_transfer.events import field
 from keras_transfer.export import quantise
 from keras_transfer.export.formats import Format
 from keras_transfer.export.metadata import ModelInfo, add_metadata
@@ -170,23 +170,10 @@ def _write_warmup(path: Path, height: int, width: int) -> None:
     target.parent.mkdir()
     with tf.io.TFRecordWriter(str(target)) as writer:
         for signature, name, tensor in requests:
-            spec = _field(1, b"model") + _field(3, signature.encode())
-            entry = _field(1, name.encode()) + _field(2, tensor.SerializeToString())
-            request = _field(1, spec) + _field(2, entry)
-            writer.write(_field(6, _field(1, request)))
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    """A length-delimited protocol buffer field."""
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    out = b""
-    while value > 0x7F:
-        out += struct.pack("B", value & 0x7F | 0x80)
-        value >>= 7
-    return out + struct.pack("B", value)
+            spec = field(1, b"model") + field(3, signature.encode())
+            entry = field(1, name.encode()) + field(2, tensor.SerializeToString())
+            request = field(1, spec) + field(2, entry)
+            writer.write(field(6, field(1, request)))
 
 
 def lite_bytes(model: keras.Model) -> bytes:

@@ -301,6 +301,8 @@ def _command(run: Reportable) -> str:
     for key in ("backbone", "weights", "image_size", "effort", "seed"):
         if config.get(key) is not None and config[key] != "custom":
             words += [f"--{key.replace('_', '-')}", str(config[key])]
+    if config.get("calibration") == "none":
+        words += ["--calibration", "none"]
     tuned = (config.get("requested_schedule") or {}).get("fine_tune") or {}
     for key, option in (
         ("unfreeze", "unfreeze"),

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_transfer import calibration, files
 from keras_transfer.errors import KerasTransferError
+from keras_transfer.evaluation import plots
 from keras_transfer.report import figures
 from keras_transfer.types import ImageDataset
 
@@ -99,7 +100,7 @@ class Gatherer:
             self._model = self.attempt("model.keras", self.run.model)
         return self._model
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[Mapping[str, Any]]:
         """The path of a head that was solved, a row a penalty, then one row an epoch."""
 
         def read() -> list[dict[str, Any]]:
@@ -107,12 +108,7 @@ class Gatherer:
                 return list(csv.DictReader(stream))
 
         rows = self.attempt("history.csv", read) or []
-        solved = []
-        if not any(row.get("phase") == "head" for row in rows):
-            for phase in self.run.metrics.get("phases") or []:
-                path = (phase.get("details") or {}).get("path") or []
-                solved += [{"phase": phase["name"], "validation_loss": step[1]} for step in path]
-        return solved + rows
+        return plots.with_head(rows, self.run.metrics.get("phases") or [])
 
     def answers(self) -> Answers | None:
         """Probabilities, labels and paths of the test images."""
