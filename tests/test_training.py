@@ -308,11 +308,10 @@ def test_random_weights_learn_and_take_their_statistics_along(data):
 
 
 def test_random_weights_come_back_with_the_seed(data):
-    def answers(seed):
+    def answers():
         return api.train(
-            data, backbone="MobileNet", weights="none", unfreeze="none", cache=False,
-            engine="keras", seed=seed,
+            data, backbone="MobileNet", weights="none", unfreeze="none", effort="quick",
+            cache=False, engine="keras", seed=1,
         ).test_probabilities  # fmt: skip
 
-    np.testing.assert_array_equal(answers(1), answers(1))
-    assert (answers(1) != answers(2)).any()
+    np.testing.assert_array_equal(answers(), answers())
