@@ -17,6 +17,7 @@ from keras_transfer import backbones, datasets, evaluation, files, report, runs
 from keras_transfer import export as exporting
 from keras_transfer._version import __version__
 from keras_transfer.activations import ActivationStore
+from keras_transfer.devices import check_words
 from keras_transfer.engine import build_engine
 from keras_transfer.errors import UsageError
 from keras_transfer.events import EventLog
@@ -45,6 +46,8 @@ def train(
     changes: Mapping[str, Any] | None = None,
     split: tuple[float, float, float] = (0.7, 0.15, 0.15),
     splits_file: str | os.PathLike[str] | None = None,
+    fold: tuple[int, int] | None = None,
+    per_class: int | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | bool = True,
     cache_limit: int | None = None,
@@ -81,6 +84,8 @@ def train(
             by gradient (AdamW) instead of being solved.
         split: shares of train, validation and test.
         splits_file: a ``splits.csv`` to apply instead.
+        fold: (i, k) to test on the i-th of k parts instead, see ``datasets.load_dataset``.
+        per_class: train on at most so many images of each class.
         seed: of the split, the order of images, Dropout and the like.
         cache: True keeps frozen work in the user's cache folder, a path there, False nowhere.
         cache_limit: bytes that cached activations may take; a quarter of the free disk by default.
@@ -108,6 +113,7 @@ def train(
     """
     clock = Clock()
     row = backbones.spec(backbone)
+    check_words(jit=jit, precision=precision)
     if calibration not in ("temperature", "none"):
         raise UsageError(
             f"Unknown calibration. Received: {calibration!r}.", remedy="Give temperature or none."
@@ -137,6 +143,8 @@ def train(
                     image_size=image_size,
                     split=split,
                     splits_file=splits_file,
+                    fold=fold,
+                    per_class=per_class,
                     seed=seed,
                     cache=bool(cache),
                 )
@@ -162,6 +170,8 @@ def train(
         "requested_schedule": planned.to_dict(),
         "effort": effort if schedule is None else "custom",
         "split": list(split) if splits_file is None else None,
+        "fold": None if fold is None else list(fold),
+        "per_class": per_class,
         "seed": seed,
         "engine": engine,
         "jit": jit,

@@ -64,6 +64,21 @@ def _devices(kind: str) -> list[str]:
         return []
 
 
+def check_words(**choices: str) -> None:
+    """Refuses unknown words for ``jit`` and ``precision``, before any work is done.
+
+    Raises:
+        UsageError: a word is unknown; the message names near ones.
+    """
+    for name, choice in choices.items():
+        known = {"jit": JIT, "precision": ("auto", *PRECISIONS)}[name]
+        if choice not in known:
+            raise UsageError(
+                f"Unknown {name} {choice!r}.{closest(str(choice), list(known))}",
+                remedy=f"Use --{name} with one of {', '.join(known)}.",
+            )
+
+
 def jit_policy(choice: str = "auto", *, distributed: bool = False) -> JitPolicy:
     """Decides on XLA for training steps.
 
@@ -76,11 +91,7 @@ def jit_policy(choice: str = "auto", *, distributed: bool = False) -> JitPolicy:
     Raises:
         UsageError: the choice is none of the three.
     """
-    if choice not in JIT:
-        raise UsageError(
-            f"Unknown choice {choice!r} for XLA.{closest(choice, list(JIT))}",
-            remedy=f"Use --jit with one of {', '.join(JIT)}.",
-        )
+    check_words(jit=choice)
     if keras.backend.backend() == "jax":
         return JitPolicy(True, "JAX compiles every step with XLA")
     if distributed:
@@ -109,12 +120,7 @@ def precision_policy(choice: str = "auto") -> Precision:
     Raises:
         UsageError: the choice is unknown; the message names near ones.
     """
-    known = ("auto", *PRECISIONS)
-    if choice not in known:
-        raise UsageError(
-            f"Unknown precision {choice!r}.{closest(choice, list(known))}",
-            remedy=f"Use --precision with one of {', '.join(known)}.",
-        )
+    check_words(precision=choice)
     found = accelerators()
     if choice == "mixed_float16" and not found:
         warnings.warn(

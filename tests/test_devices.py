@@ -236,6 +236,6 @@ def check_distributed(output):
 
 def test_several_devices_learn_as_one_does():
     script = Path(__file__).with_name("distributed.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     check_distributed(done.stdout)
