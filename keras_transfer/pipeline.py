@@ -36,7 +36,7 @@ SCALED_SIDE = 224
 """Sizes below this do not make the DCT scale a JPEG down further, so that up to this size one
 decoding serves both the pixels and a thumbnail that does not depend on the size asked for."""
 
-POLICY_VERSION = 2
+POLICY_VERSION = 3
 """Raised whenever the same bytes may give other pixels or fingerprints: a key of every cache."""
 
 TURNS = {
@@ -93,7 +93,7 @@ class Examined:
 
     Attributes:
         pixels: as ``decode_image`` gives them; None when no size was asked for.
-        thumbnail: uint8 ``[9, 9, 3]``, the whole image, by which near duplicates are found. It
+        thumbnail: uint8 ``[16, 16, 3]``, the whole image, by which near duplicates are found. It
             does not depend on the size asked for.
         format: Pillow's name of the format, such as ``JPEG``.
         width: in pixels, as stored.
@@ -122,7 +122,7 @@ def examine(data: bytes, image_size: Size | None = None) -> Examined:
         pixels = np.asarray(decoded.upright(size, Image.Resampling.BILINEAR, 2.0))
     if decoded.scale != _dct_scale(image, (width, height), SCALED_SIDE):
         decoded = _load(_open(data), SCALED_SIDE)
-    thumbnail = np.asarray(decoded.upright((9, 9), Image.Resampling.BILINEAR, 4.0))
+    thumbnail = np.asarray(decoded.upright((16, 16), Image.Resampling.BILINEAR, 4.0))
     format = "JPEG" if image.format == "MPO" else image.format or ""
     return Examined(pixels, thumbnail, format, width, height)
 
@@ -198,9 +198,7 @@ def _load(image: Image.Image, side: int | None) -> _Decoded:
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
-        reason = str(error) or type(error).__name__
-        kind = "truncated" if "truncated" in reason.lower() else "unreadable"
-        raise ImageError(reason, kind=kind) from None
+        raise _damaged(error) from None
     try:
         turn = TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # an image whose EXIF block is damaged is still an image
@@ -237,11 +235,17 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels * scale).astype(np.uint8))
 
 
+def _damaged(error: Exception) -> ImageError:
+    """What a decoder said of a damaged file."""
+    reason = str(error) or type(error).__name__
+    return ImageError(reason, kind="truncated" if "truncated" in reason.lower() else "unreadable")
+
+
 def _not_an_image(data: bytes, error: Exception) -> ImageError:
     """Says what the bytes are instead of an image, where their beginning tells."""
     head = data[:512].lstrip().lower()
     if not isinstance(error, Image.UnidentifiedImageError):
-        return ImageError(str(error) or type(error).__name__)
+        return _damaged(error)
     if head.startswith((b"<!doctype html", b"<html")):
         return ImageError("an HTML page, not an image", kind="not_an_image")
     if head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in head):

@@ -273,7 +273,7 @@ def fuzz(count: int, seed: int) -> tuple[int, float]:
             del data[random.integers(len(data)) :]
         start = time.perf_counter()
         try:
-            pixels = pipeline.decode_image(bytes(data), 64)
+            pixels = pipeline.examine(bytes(data), 64).pixels
         except ImageError:
             pass
         else:

@@ -34,7 +34,7 @@ class Records:
         faults: (kind, reason) where there is no image, else None.
         formats: Pillow's name of the format.
         sizes: int32, shape ``[items, 2]``: width and height in pixels.
-        thumbnails: uint8, shape ``[items, 9, 9, 3]``.
+        thumbnails: uint8, shape ``[items, 16, 16, 3]``.
     """
 
     digests: list[str]
@@ -51,7 +51,7 @@ class Records:
             [None] * count,
             [""] * count,
             np.zeros((count, 2), np.int32),
-            np.zeros((count, 9, 9, 3), np.uint8),
+            np.zeros((count, 16, 16, 3), np.uint8),
         )
 
 

@@ -8,22 +8,42 @@ import numpy as np
 
 MARGIN = 2  # levels by which neighbouring cells must differ to set a bit
 NEIGHBOURS = 6  # how many followers in a band's order each image is compared with
-TOLERANCE = 0.08  # root mean square difference of two thumbnails, as a share of their contrast
+TOLERANCE = 0.15  # greatest difference of any 3x3 cells, as a share of the thumbnails' contrast
 MIN_CONTRAST = 6.0  # levels; flatter images hold too little to be recognised by
 
 
 def near_pairs(thumbnails: np.ndarray) -> np.ndarray:
     """Finds pairs of near duplicates: copies encoded again, or at another size.
 
-    Each thumbnail gives a difference hash of 128 bits (is a cell darker than its neighbour to the
-    right, and below; N. Krawetz, "Kind of like that", 2013). Images that share one of its eight
-    16-bit bands are sorted by brightness and compared with the next few, so the work is linear in
-    the number of images and bounded even where all are alike. A pair counts when its thumbnails
-    differ by less than 8 % of their contrast. Crops, rotations and changes of colour are not
-    found, and images with hardly any contrast are never near duplicates.
+    A difference hash of 112 bits (is a cell of an 8x8 grid darker than its neighbour to the right,
+    and below; N. Krawetz, "Kind of like that", 2013) proposes pairs: images that share one of its
+    seven 16-bit bands are sorted by brightness and compared with the next few, so the work is
+    linear in the number of images and bounded even where all are alike. A pair counts when nowhere
+    the mean of 3x3 cells differs by more than 15 % of the contrast: encoding again spreads its
+    errors over the whole image, while another expression of the same face is one large difference
+    in one place. Crops, rotations and changes of colour are not found, and images with hardly any
+    contrast are never near duplicates.
+
+    How the 15 % were chosen: pairs found among images that are all distinct, and the share of their
+    copies found (1,892 and 1,873 emoji of 64 px by two vendors, 200 random crops of two photos at
+    300 px, 1,797 digits of 8 px):
+
+    ====== ===================== =================== =================== ================= ========
+    share  distinct emoji paired JPEG q90 and q50    WebP q70            half, double size photos
+    ====== ===================== =================== =================== ================= ========
+    0.08   1 and 1               .91 .49 and .98 .63 .82 and .89         .97 or more       1.00
+    0.12   2 and 1               .98 .84 and .99 .93 .96 and .98         .99 or more       1.00
+    0.15   4 and 4               .99 .94 and 1.0 .98 .99 and .99         .99 or more       1.00
+    0.20   11 and 10             1.0 .99 and 1.0 1.0 1.0 and 1.0         1.0               1.00
+    ====== ===================== =================== =================== ================= ========
+
+    No digits are paired at any of these; of the crops one pair, shifted by a few pixels, up to 0.15
+    and five at 0.20. The root mean square over the whole thumbnail pairs four times as many
+    distinct emoji for the same share of copies. Digits of 8 px change too much to be found again at
+    another size. Among what is paired are flags that are the same (Norway's and Bouvet Island's).
 
     Args:
-        thumbnails: uint8, shape ``[images, 9, 9, 3]``.
+        thumbnails: uint8, shape ``[images, 16, 16, 3]``.
 
     Returns:
         int64, shape ``[pairs, 2]``, each pair once.
@@ -33,29 +53,43 @@ def near_pairs(thumbnails: np.ndarray) -> np.ndarray:
     cells = thumbnails.reshape(len(thumbnails), -1)
     contrast = cells.std(axis=1, dtype=np.float32)
     brightness = cells.mean(axis=1, dtype=np.float32)
-    bands = _bands(thumbnails)
     pairs = [np.empty((0, 2), np.int64)]
-    for band in bands.T:
+    for band in _bands(thumbnails).T:
         order = np.lexsort((brightness, band))
         for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
             left, right = order[:-step], order[step:]
             same = (band[left] == band[right]) & (contrast[left] >= MIN_CONTRAST)
             left, right = left[same], right[same]
-            for start in range(0, len(left), 8192):
-                a, b = left[start : start + 8192], right[start : start + 8192]
-                difference = cells[a].astype(np.float32) - cells[b]
-                distance = np.sqrt(np.square(difference).mean(axis=1))
-                near = distance <= TOLERANCE * np.minimum(contrast[a], contrast[b])
+            for start in range(0, len(left), 4096):
+                a, b = left[start : start + 4096], right[start : start + 4096]
+                difference = _greatest_difference(thumbnails[a], thumbnails[b])
+                near = difference <= TOLERANCE * np.minimum(contrast[a], contrast[b])
                 pairs.append(np.sort(np.stack([a[near], b[near]], axis=1), axis=1))
     return np.unique(np.concatenate(pairs), axis=0)
 
 
+def _greatest_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of each pair the root mean square over colours of 3x3 cells' mean difference, at its worst.
+
+    Args:
+        first, second: uint8, shape ``[pairs, 16, 16, 3]``.
+
+    Returns:
+        Levels, float32, shape ``[pairs]``.
+    """
+    difference = np.subtract(first, second, dtype=np.int16)
+    rows = difference[:, :-2] + difference[:, 1:-1] + difference[:, 2:]
+    boxes = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    squares = np.square(boxes, dtype=np.float32).mean(axis=3)
+    return np.sqrt(squares.max(axis=(1, 2))) / 9
+
+
 def _bands(thumbnails: np.ndarray) -> np.ndarray:
-    """The hash of each image as eight numbers: uint16, shape ``[images, 8]``."""
-    grey = thumbnails.astype(np.int16).sum(axis=3) // 3
-    right = grey[:, :8, :8] + MARGIN < grey[:, :8, 1:]
-    below = grey[:, :8, :8] + MARGIN < grey[:, 1:, :8]
-    bits = np.concatenate([right.reshape(-1, 64), below.reshape(-1, 64)], axis=1)
+    """The hash of each image as seven numbers: uint16, shape ``[images, 7]``."""
+    grey = thumbnails.reshape(-1, 8, 2, 8, 2, 3).sum(axis=(2, 4, 5), dtype=np.int16) // 12
+    right = grey[:, :, :-1] + MARGIN < grey[:, :, 1:]
+    below = grey[:, :-1] + MARGIN < grey[:, 1:]
+    bits = np.concatenate([right.reshape(-1, 56), below.reshape(-1, 56)], axis=1)
     return np.packbits(bits, axis=1).view(np.uint16)
 
 

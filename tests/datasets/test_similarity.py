@@ -33,7 +33,7 @@ def test_copies_encoded_again_or_resized_are_found():
 def test_other_images_are_not_found():
     photos = [zoo.encode(zoo.photo("china.jpg", seed=seed), "JPEG") for seed in range(40)]
     assert pairs_of(thumbnails(*photos)) == set()
-    assert pairs_of(zoo.noise(300, side=9)) == set()
+    assert pairs_of(zoo.noise(300, side=16)) == set()
 
 
 def test_digits_are_all_different():
@@ -44,13 +44,30 @@ def test_digits_are_all_different():
     assert pairs_of(stack) == set()
 
 
+def test_emoji_are_told_apart_and_their_copies_are_found(emoji):
+    paths = sorted(emoji.rglob("*.png"))[::4]
+    whole = [Image.open(path).convert("RGB") for path in paths]
+    stack = thumbnails(*(path.read_bytes() for path in paths))
+    assert len(pairs_of(stack)) <= 2
+    for least, copy in (
+        (0.98, lambda image: zoo.encode(image, "JPEG", quality=90)),
+        (0.98, lambda image: zoo.encode(image.resize((42, 42)), "PNG")),
+        (0.98, lambda image: zoo.encode(image.resize((128, 128)), "JPEG", quality=85)),
+        (0.9, lambda image: zoo.encode(image, "JPEG", quality=50)),
+    ):
+        both = np.concatenate([stack, thumbnails(*map(copy, whole))])
+        found = pairs_of(both)
+        count = len(paths)
+        assert sum((i, i + count) in found for i in range(count)) >= least * count
+
+
 def test_flat_images_are_never_near_duplicates():
     flat = [zoo.encode(Image.new("RGB", (32, 32), (9, 9, level)), "PNG") for level in (7, 7, 8)]
     assert pairs_of(thumbnails(*flat)) == set()
 
 
 def test_work_is_bounded_where_all_images_are_alike():
-    one = zoo.noise(1, side=9)
+    one = zoo.noise(1, side=16)
     assert len(similarity.near_pairs(np.repeat(one, 5000, axis=0))) <= 5000 * 6
 
 
@@ -63,6 +80,6 @@ def test_groups_join_copies_near_copies_and_the_sources_own():
 
 
 def test_no_images_at_all():
-    assert similarity.near_pairs(np.empty((0, 9, 9, 3), np.uint8)).shape == (0, 2)
-    assert similarity.near_pairs(zoo.noise(1, side=9)).shape == (0, 2)
+    assert similarity.near_pairs(np.empty((0, 16, 16, 3), np.uint8)).shape == (0, 2)
+    assert similarity.near_pairs(zoo.noise(1, side=16)).shape == (0, 2)
     assert similarity.group_names([], [], np.empty((0, 2), np.int64)) == []
