@@ -94,6 +94,13 @@ def _shares(text: str) -> tuple[float, float, float]:
     return parts[0], parts[1], parts[2]
 
 
+def _fold(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no fold such as 1/5")
+    return int(match[1]), int(match[2])
+
+
 def _duration(text: str) -> float:
     """``90``, ``90s``, ``10m``, ``1.5h`` in seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
@@ -252,6 +259,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--split", type=_shares, default=(0.7, 0.15, 0.15), metavar="TRAIN,VAL,TEST")
     group.add_argument("--splits", metavar="FILE", help="a splits.csv to apply")
+    group.add_argument(
+        "--fold",
+        type=_fold,
+        metavar="I/K",
+        help="test on the I-th of K parts, validate on the next",
+    )
+    parser.add_argument(
+        "--per-class", type=_whole(1), metavar="N", help="train on at most N images of each class"
+    )
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="N")
     parser.add_argument("--effort", choices=("quick", "default", "high"), default="default")
     parser.add_argument("--time-budget", type=_duration, metavar="10m")
@@ -317,14 +333,17 @@ def _inspect(options: argparse.Namespace) -> int:
     from keras_transfer import datasets
 
     found = datasets.inspect(options.data)
+    _print_json(found.to_json()) if options.json else _print(found.render())
     if options.page:
         found.write_page(options.page)
-    if options.fix:
-        found.fix(options.fix)
-    if options.json:
-        _print_json(found.to_json())
-    else:
-        _print(found.render())
+    manifest = found.fix(options.fix) if options.fix else None
+    if not options.json:
+        if options.page:
+            _print(f"Page with pictures: {options.page}")
+        if manifest:
+            _print(f"Clean manifest, which can be given as DATA: {manifest}")
+    if found.problem:
+        raise found.problem
     return USAGE if options.strict and found.problems else DONE
 
 
@@ -369,6 +388,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "changes": changes,
         "split": options.split,
         "splits_file": options.splits,
+        "fold": options.fold,
+        "per_class": options.per_class,
         "seed": options.seed,
         "cache": {None: True, "off": False}.get(options.cache, options.cache),
         "cache_limit": options.cache_limit,

@@ -16,6 +16,7 @@ from keras_transfer.schedule import Schedule
 PLAIN = (
     "backbone", "weights", "image_size", "unfreeze", "effort", "split", "seed", "engine", "jit",
     "precision", "devices", "time_budget", "target_precision", "calibration",
+    "fold", "per_class",
 )  # fmt: skip
 CHANGES = ("head_epochs", "fine_tune_epochs", "batch_size", "head_lr", "fine_tune_lr")
 
@@ -60,8 +61,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             )
     if "schedule" in held:
         held["schedule"] = Schedule.from_dict(held["schedule"])
-    if "split" in held:
-        held["split"] = tuple(held["split"])
+    for name in ("split", "fold"):
+        if name in held:
+            held[name] = tuple(held[name])
     return held
 
 

@@ -14,6 +14,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from keras_transfer import datasets
+
 if TYPE_CHECKING:
     from keras_transfer.evaluation import Comparison, Evaluation, Shift
     from keras_transfer.export import ExportResult
@@ -53,7 +55,7 @@ def summary(result: TransferResult, output: str) -> Group:
         table.add_row(f"  {label}", f"{seconds:.1f} s, {seconds / max(total, 1e-9):.0%}")
     cache = result.cache
     table.add_row("frozen work", f"{cache.hits:,} rows from the cache, {cache.misses:,} computed")
-    left_out = sum(finding.action.startswith("left out") for finding in result.dataset.findings)
+    left_out = datasets.left_out(result.dataset)
     if left_out:
         table.add_row("files left out", f"{left_out} (see `keras-transfer inspect`)")
     lines = [

@@ -192,6 +192,8 @@ def test_an_output_that_holds_a_run_or_somebody_s_files(run_cli, two_classes, di
     [
         ["--split", "0.5,0.5,0.5"],
         ["--split", "a,b,c"],
+        ["--fold", "4/3"],
+        ["--fold", "2/9"],
         ["--time-budget", "soon"],
         ["--batch-size", "0"],
         ["--fine-tune-lr", "-1"],
@@ -229,6 +231,38 @@ def test_an_unreadable_image_costs_itself_and_is_counted(run_cli, digits_folder,
     assert code == 0
     assert "files left out" in out
     assert (data / "digit-1" / "broken.png").exists()
+
+
+def test_inspect_ends_with_2_where_nothing_can_be_trained(run_cli, two_classes, tmp_path):
+    page, clean = tmp_path / "page.html", tmp_path / "clean"
+    code, out, err = run_cli("inspect", two_classes, "--page", page, "--fix", clean)
+    assert (code, err) == (0, "")
+    assert str(page) in out
+    assert str(clean / "manifest.csv") in out.replace("\n", "")
+    (two_classes / "a" / "broken.png").write_bytes(b"broken")
+    assert run_cli("inspect", two_classes)[0] == 0
+    assert run_cli("inspect", two_classes, "--strict")[0] == 2
+    for number in range(8):
+        (two_classes / "a" / f"{number}.png").unlink()
+    code, out, err = run_cli("inspect", two_classes, "--json")
+    assert code == 2
+    assert "single class 'b'" in err
+    assert json.loads(out)["trainable"] is False
+
+
+def test_a_fold_and_few_images_of_each_class(run_cli, digits_folder, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = run_cli(
+        "train", digits_folder, "--fold", "2/4", "--per-class", 3, "--image-size", 32,
+        "--unfreeze", "none", "--output", run, "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    config = json.loads((run / "config.json").read_text())
+    assert (config["fold"], config["per_class"]) == ([2, 4], 3)
+    rows = [line.split(",") for line in (run / "splits.csv").read_text().splitlines()[1:]]
+    trained = [label for _, label, split in rows if split == "train"]
+    assert {trained.count(label) for label in trained} == {3}
+    assert run_cli("evaluate", run)[0] == 0
 
 
 def test_what_is_no_run(run_cli, tmp_path):

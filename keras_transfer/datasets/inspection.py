@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_transfer import files, pipeline
-from keras_transfer.datasets.loading import Details, load, untrainable
+from keras_transfer.datasets.loading import Details, left_out, load, untrainable
 from keras_transfer.datasets.sources import readable
 from keras_transfer.errors import DataError, UsageError
 from keras_transfer.types import SPLITS, Finding, ImageDataset
@@ -92,7 +92,7 @@ class Inspection:
     @property
     def left_out(self) -> int:
         """How many files are not used."""
-        return len({one.path for one in self.findings if one.path and one.action == "left out"})
+        return left_out(self.dataset)
 
     def __repr__(self) -> str:
         state = "can be trained on" if self.problem is None else self.problem.message

@@ -16,7 +16,7 @@ from keras_transfer.datasets import archives, arrays, manifests, splits, tfds
 from keras_transfer.datasets.checks import Records
 from keras_transfer.datasets.scan import scan
 from keras_transfer.datasets.sources import Source, folder_source
-from keras_transfer.errors import DataError, ImageError, closest
+from keras_transfer.errors import DataError, ImageError, UsageError, closest
 from keras_transfer.types import SPLITS, Finding, ImageDataset
 
 
@@ -69,6 +69,7 @@ def load_dataset(
     image_size: pipeline.Size | None = None,
     split: tuple[float, float, float] = (0.7, 0.15, 0.15),
     splits_file: str | os.PathLike[str] | None = None,
+    fold: tuple[int, int] | None = None,
     seed: int = 0,
     cache: bool = True,
     per_class: int | None = None,
@@ -89,7 +90,9 @@ def load_dataset(
             The default leaves enough to choose on and to test on even with few images.
         splits_file: a ``splits.csv`` as ``write_splits`` makes it, to repeat a split exactly.
             Images that it does not name are left out, each with a finding.
-        seed: of the split and of ``per_class``.
+        fold: (i, k), to test on the i-th of k parts and validate on the next; see ``splits.kfold``.
+            ``split`` then has no effect, nor have splits that the source gives.
+        seed: of the split, of the folds and of ``per_class``.
         cache: whether decoded pixels are kept in the user's cache folder, so that a later run
             only reads and hashes.
         per_class: take at most so many training images of each class; see ``splits.few``.
@@ -102,6 +105,7 @@ def load_dataset(
     Raises:
         DataError: nothing there, fewer than two classes, a class of one image, or a split without
             images; a ``splits_file`` that does not fit. The message names the class or file.
+        UsageError: shares, folds or ``per_class`` that make no sense.
     """
     dataset, _ = load(
         data,
@@ -119,6 +123,12 @@ def load_dataset(
             f"{dataset.name} has no image that can be used{_left_out(dataset)}.",
             remedy="Look at the findings of keras-transfer inspect.",
         )
+    if fold is not None:
+        if splits_file is not None:
+            raise UsageError(
+                "a fold and a file of splits were given.", remedy="Give one or the other."
+            )
+        dataset = splits.kfold(dataset, fold[1], seed=seed)[fold[0] - 1]
     if per_class is not None:
         dataset = splits.take(dataset, splits.few(dataset, per_class, seed=seed))
     return dataset
@@ -238,7 +248,12 @@ def untrainable(dataset: ImageDataset) -> DataError | None:
     return None
 
 
+def left_out(dataset: ImageDataset) -> int:
+    """How many files are not used."""
+    return len({one.path for one in dataset.findings if one.path and one.action == "left out"})
+
+
 def _left_out(dataset: ImageDataset) -> str:
     """`` (3 files were left out)``, where some were."""
-    count = sum(bool(one.path) and one.action == "left out" for one in dataset.findings)
+    count = left_out(dataset)
     return f" ({count} files were left out)" if count else ""

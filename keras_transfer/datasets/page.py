@@ -137,8 +137,6 @@ def terminal(inspection: Inspection) -> Group:
     )
     if inspection.left_out:
         parts.append(Text(f"{inspection.left_out:,} files are left out."))
-    if inspection.problem is not None:
-        parts.append(Text(str(inspection.problem), style="bold red"))
     return Group(*parts)
 
 

@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -142,8 +142,8 @@ def complete(
     return placed
 
 
-def kfold(dataset: ImageDataset, folds: int = 5, *, seed: int = 0) -> Iterator[ImageDataset]:
-    """Yields the set ``folds`` times, each image being in the test split exactly once.
+def kfold(dataset: ImageDataset, folds: int = 5, *, seed: int = 0) -> list[ImageDataset]:
+    """The set ``folds`` times, each image being in the test split exactly once.
 
     Within each class the groups, ordered by a hash of (seed, group), are cut into as many parts;
     fold ``f`` tests on part ``f``, validates on the next and trains on the rest. Groups stay whole.
@@ -162,19 +162,19 @@ def kfold(dataset: ImageDataset, folds: int = 5, *, seed: int = 0) -> Iterator[I
     smallest = min(len(stratum) for stratum, _ in strata)
     if not 3 <= folds <= smallest:
         raise UsageError(
-            f"{folds} folds were asked for; 3 to {smallest} are possible, since the smallest class "
-            f"has {smallest} distinct images.",
-            remedy="Give a number in that range, or add images.",
+            f"{folds} folds were asked for; three are the least, and {smallest} the most, since "
+            f"the smallest class has {smallest} distinct images.",
+            remedy="Ask for another number of folds, or add images.",
         )
     part: dict[str, int] = {}
     for stratum, middle in strata:
         part.update(zip(stratum, (middle * folds).astype(int).tolist(), strict=True))
     parts = np.array([part[group] for group in groups])
-    for fold in range(folds):
-        placed = np.full(len(groups), "train", dtype="<U5")
-        placed[parts == (fold + 1) % folds] = "val"
-        placed[parts == fold] = "test"
-        yield dataclasses.replace(dataset, splits=placed)
+    placed = [
+        np.where(parts == fold, "test", np.where(parts == (fold + 1) % folds, "val", "train"))
+        for fold in range(folds)
+    ]
+    return [dataclasses.replace(dataset, splits=splits) for splits in placed]
 
 
 def few(dataset: ImageDataset, per_class: int, *, seed: int = 0) -> np.ndarray:

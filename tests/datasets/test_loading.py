@@ -9,7 +9,7 @@ import zoo
 from zoo import fill
 
 from keras_transfer.datasets import load_dataset, write_splits
-from keras_transfer.errors import DataError
+from keras_transfer.errors import DataError, UsageError
 
 
 def of_kind(data, kind: str) -> list:
@@ -134,6 +134,25 @@ def test_per_class_shrinks_training_alone(folder):
     for split in ("val", "test"):
         assert len(small.indices(split)) == len(whole.indices(split))
     assert len(small.pixels) == len(small)
+
+
+def test_folds_test_every_image_once(folder, tmp_path):
+    tested = [
+        path
+        for i in (1, 2, 3, 4)
+        for data in [load_dataset(folder, fold=(i, 4))]
+        for path in np.array(data.paths)[data.indices("test")]
+    ]
+    assert sorted(tested) == sorted(load_dataset(folder).paths)
+    small = load_dataset(folder, fold=(2, 4), per_class=3)
+    assert len(small.indices("train")) == 6
+    write_splits(small, tmp_path / "splits.csv")
+    again = load_dataset(folder, splits_file=tmp_path / "splits.csv")
+    assert again.paths == small.paths
+    with pytest.raises(UsageError, match="21 folds"):
+        load_dataset(folder, fold=(1, 21))
+    with pytest.raises(UsageError, match="a fold and a file"):
+        load_dataset(folder, fold=(1, 4), splits_file=tmp_path / "splits.csv")
 
 
 def test_classes_without_training_images_are_left_out(tmp_path, pictures):
