@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import os
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transfer import backbones, datasets, evaluation, files, report, runs
+from keras_transfer import backbones, datasets, depth, evaluation, files, report, runs
 from keras_transfer import export as exporting
 from keras_transfer._version import __version__
 from keras_transfer.activations import ActivationStore
@@ -24,6 +25,7 @@ from keras_transfer.events import EventLog
 from keras_transfer.model import POOL
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Effort, Phase, Schedule, recipe
+from keras_transfer.steps import Steps
 from keras_transfer.training import Clock, TransferResult, predict_probabilities
 from keras_transfer.training import train as run_schedule
 from keras_transfer.types import BackboneSpec, ImageDataset
@@ -130,8 +132,9 @@ def train(
     planned = change(base, unfreeze=unfreeze, **(changes or {}))
     place = None if isinstance(cache, bool) else cache
     with files.cache_at(place):
-        if image_size is None and not isinstance(data, ImageDataset):
-            image_size = default_image_size(data, row)
+        if not isinstance(data, ImageDataset):
+            data = datasets.open_source(data)  # once: it may have to be unpacked
+            image_size = image_size or default_image_size(data, row)
         if isinstance(data, ImageDataset):
             dataset = data
             image_size = image_size or int(data.pixels.shape[1]) if data.pixels is not None else 0
@@ -186,17 +189,26 @@ def train(
         state = runs.begin(output, config, resume=resume, overwrite=overwrite)
         if tensorboard:
             progress = EventLog(Path(output) / "tensorboard", progress or Progress())
+    steps = Steps()
+    how: dict[str, Any] = {
+        "seed": seed, "store": store if cache else None, "engine": engine, "jit": jit,
+        "precision": precision, "devices": devices, "steps": steps,
+    }  # fmt: skip
     with store:
+        decided = state is not None and (state / "schedule.json").exists()
+        if planned.fine_tune and planned.fine_tune.unfreeze == depth.AUTO and not decided:
+            begun = time.monotonic()
+            with clock.stage("race"):
+                planned, config["race"] = depth.decide(
+                    dataset, built, planned, progress=progress or Progress(), **how
+                )
+            if time_budget is not None:
+                time_budget = max(0.0, time_budget - (time.monotonic() - begun))
         result = run_schedule(
             dataset,
             built,
             planned,
-            seed=seed,
-            store=store if cache else None,
-            engine=engine,
-            jit=jit,
-            precision=precision,
-            devices=devices,
+            **how,
             progress=progress,
             state=state,
             time_budget=time_budget,

@@ -254,6 +254,6 @@ def left_out(dataset: ImageDataset) -> int:
 
 
 def _left_out(dataset: ImageDataset) -> str:
-    """`` (3 files were left out)``, where some were."""
+    """`` (files left out: 3)``, where some were."""
     count = left_out(dataset)
-    return f" ({count} files were left out)" if count else ""
+    return f" (files left out: {count})" if count else ""

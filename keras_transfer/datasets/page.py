@@ -136,7 +136,7 @@ def terminal(inspection: Inspection) -> Group:
         )
     )
     if inspection.left_out:
-        parts.append(Text(f"{inspection.left_out:,} files are left out."))
+        parts.append(Text(f"Files left out: {inspection.left_out:,}."))
     return Group(*parts)
 
 

@@ -34,39 +34,6 @@ def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float
     return (split[0] / total, split[1] / total, split[2] / total)
 
 
-def assign(
-    labels: Sequence[str],
-    groups: Sequence[str],
-    *,
-    split: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
-) -> np.ndarray:
-    """Gives each image a split.
-
-    Within each class the groups are ordered by a hash of (seed, group name) and the order is cut:
-    first the test share, then the validation share, the rest is for training. A group goes where
-    its middle image falls, so each class's share is right to within half a group at each cut.
-    A class of three groups or more has at least one image in each split; one of two groups has one
-    for training and one for testing; one of a single group is for training. A group that holds
-    several classes is placed with the class that it holds most of (the first by name if tied).
-
-    What is promised when files are added: a group's place in the order never changes, so only
-    groups next to a cut can change their split, as many as the cut moves by (a few in a hundred
-    images, none in the classes without new files).
-
-    Args:
-        labels: the class of each image.
-        groups: the group of each image: images of one group never part.
-        split: shares of train, validation and test.
-        seed: of the order.
-
-    Returns:
-        ``train``, ``val`` or ``test`` for each image, shape ``[images]``.
-    """
-    _, val, test = check_shares(split)
-    return _assign(labels, groups, {"val": val, "test": test}, seed)
-
-
 def _strata(
     labels: Sequence[str], groups: Sequence[str], seed: int
 ) -> list[tuple[list[str], np.ndarray]]:
@@ -118,8 +85,26 @@ def complete(
 ) -> np.ndarray:
     """Keeps the splits that a source gives, and takes those that are missing from training.
 
-    Images without a given split count as given for training. A missing validation or test split is
-    drawn from these by ``assign``, with its share relative to the splits that share them.
+    Images without a given split count as given for training; without any given split, all do. A
+    missing validation or test split is drawn from these, with its share relative to the splits that
+    share them: within each class the groups are ordered by a hash of (seed, group name) and the
+    order is cut, first the test share, then the validation share, the rest is for training.
+    A group goes where its middle image falls, so each class's share is right to within half a group
+    at each cut. A class of three groups or more has at least one image in each split; one of two
+    groups has one for training and one for testing; one of a single group is for training. A group
+    that holds several classes is placed with the class that it holds most of (the first by name if
+    tied).
+
+    What is promised when files are added: a group's place in the order never changes, so only
+    groups next to a cut can change their split, as many as the cut moves by (a few in a hundred
+    images, none in the classes without new files).
+
+    Args:
+        labels: the class of each image.
+        groups: the group of each image: images of one group never part.
+        given: the split that the source gives each image, or None.
+        split: shares of train, validation and test.
+        seed: of the order.
 
     Returns:
         ``train``, ``val`` or ``test`` for each image, shape ``[images]``.

@@ -67,7 +67,7 @@ def test_terminal_shows_classes_findings_and_interval(menagerie):
     stream = io.StringIO()
     Console(file=stream, width=100, force_terminal=False).print(inspect(menagerie[0]).render())
     text = stream.getvalue()
-    for word in ("china", "flower", "Truncated files", "95 % interval", "files are left out"):
+    for word in ("china", "flower", "Truncated files", "95 % interval", "Files left out: 5"):
         assert word in text
     assert "\n\nline" not in text
 

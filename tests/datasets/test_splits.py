@@ -10,6 +10,10 @@ from keras_transfer.errors import DataError, UsageError
 from keras_transfer.types import ImageDataset
 
 
+def assign(labels, groups, **options):
+    return splits.complete(labels, groups, [None] * len(labels), **options)
+
+
 def digests(count: int, start: int = 0) -> list[str]:
     return [f"image {i}" for i in range(start, start + count)]
 
@@ -22,7 +26,7 @@ def dataset(labels: list[int], groups: list[str] | None = None) -> ImageDataset:
         paths=tuple(f"{label}/{i}.png" for i, label in enumerate(chosen)),
         labels=np.array(labels, np.int64),
         class_names=tuple(sorted(set(chosen))),
-        splits=splits.assign(chosen, groups or names),
+        splits=assign(chosen, groups or names),
         digests=tuple(names),
         findings=(),
         read=lambda i: str(i).encode(),
@@ -34,7 +38,7 @@ def dataset(labels: list[int], groups: list[str] | None = None) -> ImageDataset:
 @pytest.mark.parametrize("seed", range(5))
 def test_each_class_gets_its_shares(seed):
     labels = ["a"] * 85 + ["b"] * 381 + ["c"] * 20
-    placed = splits.assign(labels, digests(486), seed=seed)
+    placed = assign(labels, digests(486), seed=seed)
     for label, count in Counter(labels).items():
         here = Counter(placed[np.array(labels) == label].tolist())
         for name, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
@@ -43,11 +47,11 @@ def test_each_class_gets_its_shares(seed):
 
 def test_seed_decides_and_order_does_not():
     labels, names = ["a", "b"] * 50, digests(100)
-    placed = splits.assign(labels, names, seed=1)
+    placed = assign(labels, names, seed=1)
     order = np.random.default_rng(0).permutation(100)
-    again = splits.assign([labels[i] for i in order], [names[i] for i in order], seed=1)
+    again = assign([labels[i] for i in order], [names[i] for i in order], seed=1)
     assert (again == placed[order]).all()
-    assert (splits.assign(labels, names, seed=2) != placed).sum() > 20
+    assert (assign(labels, names, seed=2) != placed).sum() > 20
 
 
 @pytest.mark.parametrize("added", [1, 10, 30])
@@ -55,8 +59,8 @@ def test_added_files_move_few_others_and_none_of_other_classes(added):
     labels = ["a"] * 200 + ["b"] * 200
     moved = []
     for seed in range(20):
-        before = splits.assign(labels, digests(400), seed=seed)
-        after = splits.assign(labels + ["a"] * added, digests(400 + added), seed=seed)
+        before = assign(labels, digests(400), seed=seed)
+        after = assign(labels + ["a"] * added, digests(400 + added), seed=seed)
         assert (after[200:400] == before[200:]).all()
         moved.append((after[:200] != before[:200]).mean())
     assert np.mean(moved) < 0.03
@@ -66,20 +70,20 @@ def test_added_files_move_few_others_and_none_of_other_classes(added):
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("count", range(3, 12))
 def test_three_distinct_images_reach_every_split(count, seed):
-    assert set(splits.assign(["a"] * count, digests(count), seed=seed)) == {"train", "val", "test"}
+    assert set(assign(["a"] * count, digests(count), seed=seed)) == {"train", "val", "test"}
 
 
 def test_tiny_classes_follow_the_stated_rule():
-    assert splits.assign(["a"], ["x"]).tolist() == ["train"]
-    assert set(splits.assign(["a", "a"], ["x", "y"])) == {"train", "test"}
-    assert splits.assign(["a"] * 9, ["x"] * 9).tolist() == ["train"] * 9
+    assert assign(["a"], ["x"]).tolist() == ["train"]
+    assert set(assign(["a", "a"], ["x", "y"])) == {"train", "test"}
+    assert assign(["a"] * 9, ["x"] * 9).tolist() == ["train"] * 9
 
 
 def test_groups_stay_together_even_across_classes():
     random = np.random.default_rng(0)
     groups = [f"patient {i}" for i in random.integers(0, 30, 300)]
     labels = random.choice(["sick", "well"], 300).tolist()
-    placed = splits.assign(labels, groups)
+    placed = assign(labels, groups)
     assert all(
         len({p for p, g in zip(placed, groups, strict=True) if g == one}) == 1
         for one in set(groups)
@@ -92,7 +96,7 @@ def test_groups_stay_together_even_across_classes():
 )
 def test_shares_must_make_sense(shares):
     with pytest.raises(UsageError, match="shares"):
-        splits.assign(["a"] * 9, digests(9), split=shares)
+        assign(["a"] * 9, digests(9), split=shares)
 
 
 def test_missing_splits_are_taken_from_training_only():
