@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import os
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transfer import backbones, datasets, depth, evaluation, files, report, runs
+from keras_transfer import backbones, datasets, evaluation, files, report, runs
 from keras_transfer import export as exporting
 from keras_transfer._version import __version__
 from keras_transfer.activations import ActivationStore
@@ -25,7 +24,6 @@ from keras_transfer.events import EventLog
 from keras_transfer.model import POOL
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Effort, Phase, Schedule, recipe
-from keras_transfer.steps import Steps
 from keras_transfer.training import Clock, TransferResult, predict_probabilities
 from keras_transfer.training import train as run_schedule
 from keras_transfer.types import BackboneSpec, ImageDataset
@@ -189,26 +187,17 @@ def train(
         state = runs.begin(output, config, resume=resume, overwrite=overwrite)
         if tensorboard:
             progress = EventLog(Path(output) / "tensorboard", progress or Progress())
-    steps = Steps()
-    how: dict[str, Any] = {
-        "seed": seed, "store": store if cache else None, "engine": engine, "jit": jit,
-        "precision": precision, "devices": devices, "steps": steps,
-    }  # fmt: skip
     with store:
-        decided = state is not None and (state / "schedule.json").exists()
-        if planned.fine_tune and planned.fine_tune.unfreeze == depth.AUTO and not decided:
-            begun = time.monotonic()
-            with clock.stage("race"):
-                planned, config["race"] = depth.decide(
-                    dataset, built, planned, progress=progress or Progress(), **how
-                )
-            if time_budget is not None:
-                time_budget = max(0.0, time_budget - (time.monotonic() - begun))
         result = run_schedule(
             dataset,
             built,
             planned,
-            **how,
+            seed=seed,
+            store=store if cache else None,
+            engine=engine,
+            jit=jit,
+            precision=precision,
+            devices=devices,
             progress=progress,
             state=state,
             time_budget=time_budget,
