@@ -84,6 +84,9 @@ def overlay(pixels: np.ndarray, maps: np.ndarray, strength: float = 0.6) -> np.n
 
     Returns:
         uint8, of the shape of ``pixels``.
+
+    >>> overlay(np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 2, 2))).shape
+    (1, 8, 8, 3)
     """
     import matplotlib
 

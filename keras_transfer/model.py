@@ -32,6 +32,11 @@ def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = N
         width, 3]`` RGB. Output: float32 ``[batch, classes]``, the probabilities. Its last layers
         are ``avg_pool``, ``logits``, ``temperature`` (the division by the fitted temperature, 1
         until :func:`set_temperature`) and ``probabilities``.
+
+    >>> from keras_transfer import build
+    >>> model = build_classifier(build("MobileNetV3Small", image_size=64, weights="none"), 5)
+    >>> model.input_shape, model.output_shape
+    ((None, 64, 64, 3), (None, 5))
     """
     head = head or HeadSpec()
     features = backbone.model.output

@@ -69,6 +69,10 @@ class Phase:
             nothing, see :func:`settle`.
         dropout: whether Dropout and stochastic depth act in unfrozen blocks while they train; in
             frozen ones they never do.
+
+    >>> phase = Phase("fine_tune", learning_rate=0.001, warmup=0.5)
+    >>> [round(phase.rate(step, 4), 6) for step in range(4)]
+    [0.0005, 0.001, 0.001, 0.0005]
     """
 
     name: str
@@ -156,6 +160,9 @@ class HeadSpec:
         hidden: units of the hidden layer.
         dropout: rate of Dropout before the logits, in training by gradient only.
         scale: factor on the cosines.
+
+    >>> HeadSpec("cosine").scale
+    16.0
     """
 
     kind: str = "linear"
@@ -194,6 +201,10 @@ class Schedule:
         view_seed: seed of the augmentation; one for all runs by default, whatever their seed, so
             that they share cached views.
         class_weights: ``none``, or ``balanced`` to weigh each class by the inverse of its size.
+
+    >>> import dataclasses
+    >>> dataclasses.replace(recipe(), views=2).to_dict()["views"]
+    2
     """
 
     head: Phase
@@ -272,6 +283,9 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
 
     Raises:
         UsageError: the effort is none of the three.
+
+    >>> recipe("quick").fine_tune.unfreeze, recipe("quick").views
+    ('12%', 2)
     """
     numbers = {"quick": ("12%", 4, 2), "default": ("35%", 8, 4), "high": ("70%", 12, 8)}
     if effort not in numbers:

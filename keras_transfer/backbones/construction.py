@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from keras_transfer.backbones import registry
@@ -52,6 +54,9 @@ def build(
     Raises:
         UsageError: the name is unknown or the image size is not one that the network takes.
         WeightsError: the weights cannot be had, are damaged, or belong to another architecture.
+
+    >>> build("MobileNetV3Small", image_size=64, weights="none").model.output_shape
+    (None, 2, 2, 576)
     """
     row = registry.spec(name)
     size = _checked_size(row, image_size)
@@ -74,17 +79,30 @@ def construct(row: BackboneSpec, size: tuple[int, int]) -> keras.Model:
 
     images = keras.Input((*size, 3), dtype="uint8", name="image")
     inputs = preprocess(images, row.preprocessing)
-    constructor = registry.constructor(row)
+    own = registry.layers_of(row)
+    if own is not None:
+        model = keras.Model(images, own(inputs))
+    else:
+        model = _published(row, inputs)
+    renamed = canonical_names(operation.name for operation in model.operations)
+    for operation in model.operations:
+        operation.name = renamed[operation.name]
+    return keras.Model(model.inputs[0], model.outputs[0], name=row.name)
+
+
+def _published(row: BackboneSpec, inputs: keras.KerasTensor) -> keras.Model:
+    """Builds a network on preprocessed images by its constructor in Keras Applications."""
+    import keras
+
+    module, function = row.constructor.split(":")
+    constructor: Callable[..., keras.Model] = getattr(importlib.import_module(module), function)
     arguments: dict[str, Any] = {"include_top": False, "weights": None, "input_tensor": inputs}
     if "include_preprocessing" in inspect.signature(constructor).parameters:
         arguments["include_preprocessing"] = False
     model = constructor(**arguments)
     if any(isinstance(layer, (keras.Model, keras.layers.Normalization)) for layer in model.layers):
         model = _flatten(model)
-    renamed = canonical_names(operation.name for operation in model.operations)
-    for operation in model.operations:
-        operation.name = renamed[operation.name]
-    return keras.Model(model.inputs[0], model.outputs[0], name=row.name)
+    return model
 
 
 def preprocess(images: keras.KerasTensor, mode: str) -> keras.KerasTensor:

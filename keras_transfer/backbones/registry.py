@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,12 +40,13 @@ class Family(NamedTuple):
     source: str = KERAS
 
 
-_OWN: dict[str, tuple[BackboneSpec, Family, Callable[..., Any]]] = {}
+Layers = Callable[["keras.KerasTensor"], "keras.KerasTensor"]
+_OWN: dict[str, tuple[BackboneSpec, Family, Layers]] = {}
 
 
 def register(
     name: str,
-    constructor: Callable[..., keras.Model],
+    layers: Layers,
     *,
     image_size: int,
     min_size: int = 32,
@@ -63,9 +63,8 @@ def register(
 
     Args:
         name: the name by which to ask for it.
-        constructor: called as those of Keras Applications: ``constructor(include_top=False,
-            weights=None, input_tensor=TENSOR)``; returns a functional ``keras.Model`` from the
-            preprocessed images, float32 ``[batch, height, width, 3]``, to a feature map or vector.
+        layers: takes the preprocessed images, a symbolic float32 ``[batch, height, width, 3]``,
+            puts layers on them and returns the feature map ``[batch, h, w, channels]`` or vector.
         image_size: default height and width in pixels.
         min_size: the smallest height and width that it accepts.
         preprocessing: what becomes of pixels 0..255: ``tf`` (to -1..1), ``torch`` (ImageNet's mean
@@ -75,6 +74,9 @@ def register(
         licence: SPDX name of the licence of its weights.
         int8_safe: whether full-integer quantisation is known to keep accuracy; None if unknown.
         advice: when to choose it, in one line.
+
+    Returns:
+        Its row, the parameters counted.
 
     Raises:
         UsageError: the name is one of the built-in backbones', or the preprocessing is unknown.
@@ -101,7 +103,7 @@ def register(
         advice=advice,
         int8_safe=int8_safe,
     )
-    _OWN[name] = row, Family(preprocessing, licence, blocks, min_size=min_size), constructor
+    _OWN[name] = row, Family(preprocessing, licence, blocks, min_size=min_size), layers
     try:
         built = construction.construct(row, (image_size, image_size))
     except BaseException:
@@ -112,13 +114,9 @@ def register(
     return row
 
 
-def constructor(row: BackboneSpec) -> Callable[..., keras.Model]:
-    """The function that builds a backbone's network."""
-    if row.name in _OWN:
-        return _OWN[row.name][2]
-    module, function = row.constructor.split(":")
-    found: Callable[..., keras.Model] = getattr(importlib.import_module(module), function)
-    return found
+def layers_of(row: BackboneSpec) -> Layers | None:
+    """What a registered backbone puts on preprocessed images; None for a built-in one."""
+    return _OWN[row.name][2] if row.name in _OWN else None
 
 
 def names() -> list[str]:

@@ -169,6 +169,9 @@ def compare(runs: Sequence[HasPredictions], *, seed: int = 0) -> Comparison:
         runs: two or more, with the same test images.
         seed: of the bootstrap.
 
+    Returns:
+        Accuracies with their intervals, and every two runs against each other.
+
     Raises:
         UsageError: fewer than two runs, or runs whose test images differ.
     """

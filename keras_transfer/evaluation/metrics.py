@@ -154,6 +154,9 @@ def wilson_interval(successes: int, n: int) -> Interval:
     Args:
         successes: how many of ``n`` came out well.
         n: number of trials; with none the interval is (0, 1).
+
+    >>> [round(bound, 3) for bound in wilson_interval(45, 50)]
+    [0.786, 0.957]
     """
     if n == 0:
         return (0.0, 1.0)

@@ -232,6 +232,13 @@ def gallery(
         titles: one short line an image; none by default.
         columns: images in a row.
         side: width and height of a picture in inches.
+
+    Returns:
+        The figure, which a notebook shows by itself.
+
+    >>> figure = gallery(np.zeros((3, 8, 8, 3), np.uint8), ["a", "b", "c"], columns=3)
+    >>> len(figure.axes)
+    3
     """
     rows = max(1, -(-len(pixels) // columns))
     room = 0.22 * (1 + max((title.count("\n") for title in titles), default=0)) if titles else 0
