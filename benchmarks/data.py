@@ -53,28 +53,38 @@ def make_jpegs(root: Path, count: int, side: int) -> None:
     """Crops of the photos, enlarged where need be, with fine noise so that no two are alike."""
     from PIL import Image
 
-    random, sources = np.random.default_rng(0), photos()
-    for i in range(count):
-        source = sources[i % 2]
+    sources = photos()
+    for label in range(4):
+        (root / f"class{label}").mkdir(parents=True)
+
+    def make(i: int) -> None:
+        random = np.random.default_rng(i)
         top, left = random.integers(0, 87), random.integers(0, 240)
-        crop = Image.fromarray(source[top : top + 340, left : left + 400])
+        crop = Image.fromarray(sources[i % 2][top : top + 340, left : left + 400])
         image = np.asarray(crop.resize((side, side * 3 // 4), Image.Resampling.BICUBIC))
         grain = random.normal(0, 4, (side * 3 // 4, side, 1))
         pixels = np.clip(image + grain, 0, 255).astype(np.uint8)
-        folder = root / f"class{i % 4}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / f"{i:06d}.jpg", quality=90)
+        Image.fromarray(pixels).save(root / f"class{i % 4}" / f"{i:06d}.jpg", quality=90)
+
+    _in_threads(make, count)
 
 
 def make_tiny(root: Path, count: int) -> None:
     from PIL import Image
 
-    random = np.random.default_rng(0)
     for label in range(10):
         (root / f"class{label}").mkdir(parents=True)
-    for i in range(count):
-        coarse = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
+
+    def make(i: int) -> None:
+        coarse = Image.fromarray(np.random.default_rng(i).integers(0, 256, (4, 4, 3), np.uint8))
         coarse.resize((16, 16)).save(root / f"class{i % 10}" / f"{i:06d}.png")
+
+    _in_threads(make, count)
+
+
+def _in_threads(make: Callable[[int], None], count: int) -> None:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(make, range(count)))
 
 
 def make_once(make: Callable[..., None], root: Path, *arguments: int) -> None:

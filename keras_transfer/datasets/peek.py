@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,13 @@ def image_sides(data: Any, at_most: int = 64) -> list[int]:
     source = open_source(data)
     chosen = np.unique(np.linspace(0, len(source.items) - 1, at_most).astype(int))
     sides = []
-    for position in chosen if len(source.items) else ():
-        try:
-            encoded = source.read(source.items[position].path)
-            with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-                sides.append(min(image.size))
-        except (ImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError):
-            continue  # the inspection names it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on files that the inspection names
+        for position in chosen if len(source.items) else ():
+            try:
+                encoded = source.read(source.items[position].path)
+                with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+                    sides.append(min(image.size))
+            except (ImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError):
+                continue  # the inspection names it
     return sides
