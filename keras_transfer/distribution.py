@@ -147,8 +147,8 @@ def clone(
         graph = keras.Model(model.input, model.output)
         copied = keras.models.clone_model(graph, clone_function=layer_like)
         made = type(model)(copied.input, copied.output, name=model.name)
-        made.set_weights(model.get_weights())
         for old, new in zip(model.layers, made.layers, strict=True):
+            new.set_weights(old.get_weights())
             generator = getattr(old, "seed_generator", None)
             if generator is not None:
                 new.seed_generator.state.assign(generator.state)

@@ -194,8 +194,14 @@ def _openvino_engine(model: keras.Model, name: str) -> Engine:
         ) from None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
-        with quiet_stdio():
-            model.export(str(path), format="openvino", verbose=False)
+        try:
+            with quiet_stdio():
+                model.export(str(path), format="openvino", verbose=False)
+        except ImportError as error:
+            raise UsageError(
+                f"Keras on {keras.backend.backend()} cannot hand a model to OpenVINO: {error}",
+                remedy="Install what is missing, or use --engine keras.",
+            ) from None
         core = openvino.Core()
         settings: dict[str, Any] = {
             # Latency mode gives one request all cores; throughput mode would want many requests.

@@ -1,11 +1,13 @@
-"""Trains on 1, 2 and 4 virtual devices of one processor and prints what came of it as JSON.
+"""Trains on virtual devices of one processor and prints what came of it as JSON.
 
-Run by the tests in a process of its own: the processor must be divided before it is first used.
+Run by the tests with the numbers of devices as arguments, in a process of its own: the processor
+must be divided before it is first used, and TensorFlow groups devices once in a process.
 """
 
 import functools
 import json
 import os
+import sys
 
 import keras
 import numpy as np
@@ -45,16 +47,17 @@ def problem() -> tuple[Suffix, Examples]:
 def train(count: int, phase: Phase) -> dict[str, object]:
     suffix, examples = problem()
     shared = distribution.distribute(count, devices.devices())
+    extracted = build_engine(suffix, "keras", distribution=shared)
+    features = extracted.run(examples.views[0].gather(np.arange(7))[0])[0].tolist()
     working = working_copy(suffix, "float32", shared)
     working.regularise(phase.penalty, phase.penalty_strength)
     make = functools.partial(build_optimizer, phase, working, {}, distribution=shared)
     done = train_phase(working, make, phase, examples, seed=1, distribution=shared)
-    extracted = build_engine(working_copy(suffix, "float32", None), "keras", distribution=shared)
     return {
         "curve": [[row["train_loss"], row["validation_loss"]] for row in done.history],
         "average": [float(np.abs(value).sum()) for value in done.average or []],
         "compilations": done.compilations,
-        "features": extracted.run(examples.views[0].gather(np.arange(7))[0])[0].tolist(),
+        "features": features,
     }
 
 
@@ -70,7 +73,7 @@ def divide_processor() -> None:
 
 if __name__ == "__main__":
     divide_processor()
-    found = {str(count): train(count, PHASE) for count in (1, 2, 4)}
+    found = {str(count): train(count, PHASE) for count in map(int, sys.argv[1:])}
     try:
         train(4, Phase("fine_tune", epochs=1, batch_size=3))
     except UsageError as error:
