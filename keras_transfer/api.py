@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import os
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transfer import backbones, datasets, evaluation, files, report, runs
+from keras_transfer import backbones, datasets, depth, evaluation, files, report, runs
 from keras_transfer import export as exporting
 from keras_transfer._version import __version__
 from keras_transfer.activations import ActivationStore
@@ -24,6 +25,7 @@ from keras_transfer.events import EventLog
 from keras_transfer.model import POOL
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Effort, Phase, Schedule, recipe
+from keras_transfer.steps import Steps
 from keras_transfer.training import Clock, TransferResult, predict_probabilities
 from keras_transfer.training import train as run_schedule
 from keras_transfer.types import BackboneSpec, ImageDataset
@@ -76,7 +78,7 @@ def train(
             that of the images where they are much smaller (see ``default_image_size``).
         unfreeze: depth of the second phase: blocks from the top, a block's name, a share of the
             multiply-adds such as ``"35%"``, ``"all"`` or ``"none"``; by default the effort's, and
-            ``"all"`` for random weights.
+            ``"all"`` for random weights. ``"auto"`` decides by a short race, see ``depth.decide``.
         effort: ``quick``, ``default`` or ``high``; numbers of the recipe, see ``schedule.recipe``.
         schedule: a whole schedule, instead of an effort.
         changes: single settings on top of it: ``head_epochs``, ``fine_tune_epochs``,
@@ -155,7 +157,7 @@ def train(
             built = backbones.build(row.name, image_size=image_size, weights=weights)
         store = ActivationStore(files.cache_folder() / "activations", limit=cache_limit)
         store.on_note((progress or Progress()).note)
-    config = {
+    config: dict[str, Any] = {
         "keras_transfer": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": dataset.name,
@@ -187,17 +189,26 @@ def train(
         state = runs.begin(output, config, resume=resume, overwrite=overwrite)
         if tensorboard:
             progress = EventLog(Path(output) / "tensorboard", progress or Progress())
+    steps = Steps()
+    how: dict[str, Any] = {
+        "seed": seed, "store": store if cache else None, "engine": engine, "jit": jit,
+        "precision": precision, "devices": devices, "steps": steps,
+    }  # fmt: skip
     with store:
+        decided = state is not None and (state / "schedule.json").exists()
+        if planned.fine_tune and planned.fine_tune.unfreeze == depth.AUTO and not decided:
+            begun = time.monotonic()
+            with clock.stage("race"):
+                planned, config["race"] = depth.decide(
+                    dataset, built, planned, progress=progress or Progress(), **how
+                )
+            if time_budget is not None:
+                time_budget = max(0.0, time_budget - (time.monotonic() - begun))
         result = run_schedule(
             dataset,
             built,
             planned,
-            seed=seed,
-            store=store if cache else None,
-            engine=engine,
-            jit=jit,
-            precision=precision,
-            devices=devices,
+            **how,
             progress=progress,
             state=state,
             time_budget=time_budget,
@@ -227,6 +238,9 @@ def export_run(
         output: the export folder; ``saved_models/NAME`` by default.
         overwrite: replace an export that is there.
         allow_failing: leave failing artefacts in place instead of moving them to ``rejected/``.
+
+    Returns:
+        The export's folder, and what is in its ``parity.json``.
 
     Raises:
         UsageError: an unfinished run, an unknown format, or a folder that exists.

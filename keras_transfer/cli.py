@@ -243,8 +243,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=_whole(1), metavar="N", help="pixels")
     parser.add_argument(
         "--unfreeze",
-        metavar="N|NAME|SHARE|all|none",
-        help="blocks that the second phase trains, from the top (default: the effort's)",
+        metavar="N|NAME|SHARE|all|none|auto",
+        help="blocks that the second phase trains, from the top (default: the effort's); auto "
+        "decides by a short race",
     )
     parser.add_argument("--head-epochs", type=_whole(0), metavar="N")
     parser.add_argument("--fine-tune-epochs", type=_whole(0), metavar="N")

@@ -90,6 +90,26 @@ class Recomputed:
         return [pixels] if self._frozen is None else self._frozen.run(pixels)
 
 
+class Raised:
+    """Inputs at a cut, computed anew from inputs at a lower one.
+
+    Args:
+        below: the inputs at the lower cut.
+        engine: runs the layers between.
+    """
+
+    def __init__(self, below: Inputs, engine: Engine) -> None:
+        self._below, self._engine = below, engine
+
+    def __len__(self) -> int:
+        return len(self._below)
+
+    def gather(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The tensors at the upper cut of the images at ``rows``."""
+        tensors = self._below.gather(rows)
+        return self._engine.run(tensors if len(tensors) > 1 else tensors[0])
+
+
 class FrozenPart:
     """Everything below a cut, with the pooled features beside it, run forward once an image.
 
@@ -100,6 +120,7 @@ class FrozenPart:
         engine: name of the engine, see ``engine.build_engine``.
         images: how many images will be run, for the choice of the engine.
         sample: uint8 pixels to measure on.
+        also: further cuts that the same pass stores, for later runs.
         precision: a Keras dtype policy, for Keras as the engine.
         distribution: devices that share every batch, for Keras as the engine.
     """
@@ -113,10 +134,13 @@ class FrozenPart:
         engine: str,
         images: int,
         sample: np.ndarray,
+        also: Sequence[tuple[str, ...]] = (),
         precision: str = "float32",
         distribution: Distribution | None = None,
     ) -> None:
         self.cut = cut
+        self._cuts = [one for one in (cut, *also) if one]
+        self._names = [layer for one in self._cuts for layer in one]
         self._computing: dict[str, Any] = {"precision": precision, "distribution": distribution}
         self._model, self._backbone = model, backbone
         self._request = (engine, images, sample)
@@ -124,9 +148,9 @@ class FrozenPart:
 
     @functools.cached_property
     def engine(self) -> Engine:
-        """Runs uint8 pixels to the cut's tensors and, last, the pooled features."""
+        """Runs uint8 pixels to the cuts' tensors and, last, the pooled features."""
         name, images, sample = self._request
-        outputs = [self._model.get_layer(layer).output for layer in (*self.cut, POOL)]
+        outputs = [self._model.get_layer(layer).output for layer in (*self._names, POOL)]
         frozen = keras.Model(self._model.input, outputs)
         return build_engine(frozen, name, images=images, sample=sample, **self._computing)
 
@@ -144,9 +168,9 @@ class FrozenPart:
         )
 
     def keys(self, view: int, schedule_views: Views) -> list[ActivationKey]:
-        """The store's keys of a view: the pooled features, and the cut where there is one."""
+        """The store's keys of a view: the pooled features, and the cuts where there are any."""
         drawn = view > 0
-        cuts = [(POOL,), self.cut] if self.cut else [(POOL,)]
+        cuts = [(POOL,), *self._cuts]
         size = self._model.input_shape[1:3]
         return [
             ActivationKey(
@@ -175,7 +199,7 @@ class FrozenPart:
     @functools.cached_property
     def _dtype(self) -> str:
         """float16, unless a sample of the activations comes near its range."""
-        outputs = [self._model.get_layer(layer).output for layer in (*self.cut, POOL)]
+        outputs = [self._model.get_layer(layer).output for layer in (*self._names, POOL)]
         values = build_engine(keras.Model(self._model.input, outputs), "keras").run(
             self._request[2][:8]
         )

@@ -44,6 +44,9 @@ class Suffix(keras.Model):
     replicas = 1
     compile_seconds = 0.0
     _traced = 0
+    penalty_strength: Any = None
+    _penalty = ""
+    _prepared: tuple[int, bool] | None = None
 
     @property
     def compilations(self) -> int:
@@ -93,6 +96,10 @@ class Suffix(keras.Model):
 
     def regularise(self, penalty: str, strength: float) -> None:
         """Sets R(w) to ``l2``, ``l2-sp`` or ``none``, of kernels alone, and lambda."""
+        if penalty == self._penalty:
+            self.penalty_strength.assign(strength)
+            return
+        self._penalty = penalty
         self.penalty_strength = keras.Variable(strength, trainable=False, name="penalty_strength")
         self.penalised: list[tuple[Any, Any]] = []
         if penalty == "none":
@@ -103,6 +110,25 @@ class Suffix(keras.Model):
                 pulled = penalty == "l2-sp" and not variable.path.startswith("logits")
                 start = ops.convert_to_numpy(variable) if pulled else np.float32(0)
                 self.penalised.append((variable, start))
+
+    def prepare(self, make: Callable[[int], Any], parts: int, jit: bool) -> Any:
+        """Compiles the step; one that is compiled starts again from a fresh optimiser's values.
+
+        Args:
+            make: makes an optimiser for a number of parts of a batch; of the same kind each time.
+            parts: that number.
+            jit: whether XLA compiles the step.
+
+        Returns:
+            The optimiser of the step.
+        """
+        fresh = make(parts)
+        if self._prepared == (parts, jit):
+            assign(self.optimizer.variables, values_of(fresh.variables))
+            return self.optimizer
+        self.compile(optimizer=fresh, jit_compile=jit)
+        self._prepared = (parts, jit)
+        return fresh
 
     def compute_loss(
         self,
@@ -221,12 +247,12 @@ class _Loop:
                 remedy=f"Use --batch-size {devices} or more, or fewer --devices.",
             )
         suffix.replicas = distribution.replicas if distribution else 1
+        self._before = suffix.compilations, suffix.compile_seconds
         self._begin()
 
     def _begin(self) -> None:
         """Makes the optimiser, and takes up the state of the checkpoint if there is one."""
-        self.optimizer = self._make(self._parts)
-        self.suffix.compile(optimizer=self.optimizer, jit_compile=self.jit)
+        self.optimizer = self.suffix.prepare(self._make, self._parts, self.jit)
         self.state = PhaseState()
         if self.checkpoint:
             self.state = _restore(self.checkpoint, self.suffix, self.optimizer)
@@ -265,7 +291,9 @@ class _Loop:
             self.optimizer.finalize_variable_values(suffix.trainable_variables)
             state.average = values_of(suffix.learned)
             assign(suffix.learned, state.current)
-        state.compilations, state.compile_seconds = suffix.compilations, suffix.compile_seconds
+        compilations, seconds = self._before
+        state.compilations = suffix.compilations - compilations
+        state.compile_seconds = suffix.compile_seconds - seconds
         return state
 
     def _first_epoch(self, progress: Progress) -> None:

@@ -21,12 +21,13 @@ from keras_transfer.batches import Examples, Inputs
 from keras_transfer.devices import devices as list_devices
 from keras_transfer.devices import jit_policy, precision_policy
 from keras_transfer.distribution import distribute
-from keras_transfer.engine import BATCH, build_engine, seconds_per_image, worth_converting
+from keras_transfer.engine import BATCH, Engine, build_engine, seconds_per_image, worth_converting
 from keras_transfer.errors import DataError, UsageError
 from keras_transfer.evaluation import plots
 from keras_transfer.features import (
     Array,
     FrozenPart,
+    Raised,
     Recomputed,
     Views,
     features_of_view,
@@ -45,7 +46,6 @@ from keras_transfer.finetune import (
 from keras_transfer.model import (
     LOGITS,
     POOL,
-    build_classifier,
     freeze_batch_norm,
     head_layers,
     reseed,
@@ -58,6 +58,7 @@ from keras_transfer.optimizers import build_optimizer
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Phase, Schedule, recipe, settle
 from keras_transfer.selection import Candidate, choose
+from keras_transfer.steps import Steps
 from keras_transfer.types import Backbone, ImageDataset
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ class Fitted:
         temperature: by which the model divides its logits.
         validation_logits: float32 ``[validation images, classes]``, before the temperature.
         measured: the rates of this machine, for the next run of the same backbone and data.
+        compilations: training steps that were traced and compiled.
     """
 
     model: keras.Model
@@ -178,6 +180,7 @@ class Fitted:
     temperature: float
     validation_logits: np.ndarray
     measured: planner.Measured
+    compilations: int = 0
 
 
 class Clock:
@@ -221,6 +224,7 @@ def train(
     target_precision: float = 0.95,
     calibration: str = "temperature",
     clock: Clock | None = None,
+    steps: Steps | None = None,
 ) -> TransferResult:
     """Trains a classifier by a two-phase schedule.
 
@@ -244,6 +248,7 @@ def train(
         calibration: ``temperature`` divides the logits by a number fitted on validation, ``none``
             leaves them as they are.
         clock: where durations are added up; one of its own by default.
+        steps: where compiled steps are kept for other runs of the same backbone.
 
     Returns:
         The model and the evidence.
@@ -267,6 +272,7 @@ def train(
         clock=clock or Clock(),
         target_precision=target_precision,
         calibrated=calibration != "none",
+        steps=steps or Steps(),
     )
     _check(dataset, backbone)
     return run.carry_out()
@@ -287,11 +293,15 @@ def fit(
     state: Path | None = None,
     measured: planner.Measured | None = None,
     clock: Clock | None = None,
+    steps: Steps | None = None,
+    base: tuple[str, ...] | None = None,
 ) -> Fitted:
     """Trains as :func:`train` does and leaves the test split closed, to choose between schedules.
 
     The arguments are those of :func:`train`, and ``measured`` from an earlier call, which saves
-    measuring again.
+    measuring again; ``steps``, which saves compiling again what earlier calls have compiled; and
+    ``base``, a cut below that of the second phase (empty for the pixels) whose activations are
+    stored instead, the layers between being computed anew in every epoch.
 
     Raises:
         UsageError: the schedule does not fit the backbone or the data set.
@@ -313,6 +323,8 @@ def fit(
         clock=clock or Clock(),
         target_precision=0.95,
         measured=measured,
+        steps=steps or Steps(),
+        base=base,
     ).fit()
 
 
@@ -323,6 +335,16 @@ def predict_probabilities(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """
     runner = build_engine(model, "auto", images=len(pixels), sample=pixels[:BATCH])
     return runner.predict(pixels)[0]
+
+
+def allowed_bytes(store: ActivationStore) -> int:
+    """What a store may take: its limit, or a share of the free disk."""
+    if store.limit is not None:
+        return store.limit
+    import shutil
+
+    existing = next(p for p in (store.folder, *store.folder.parents) if p.exists())
+    return int(DEFAULT_SHARE * shutil.disk_usage(existing).free)
 
 
 def _check(dataset: ImageDataset, backbone: Backbone) -> None:
@@ -361,13 +383,17 @@ class _Run:
     target_precision: float
     measured: planner.Measured | None = None
     calibrated: bool = True
+    steps: Steps = dataclasses.field(default_factory=Steps)
+    base: tuple[str, ...] | None = None
 
     def fit(self) -> Fitted:
         """Everything that needs training and validation images alone."""
         keras.utils.set_random_seed(self.seed)
         data = self.dataset
         self.labels = {split: data.labels[data.indices(split)] for split in ("train", "val")}
-        self.model = build_classifier(self.backbone, len(data.class_names), self.schedule.head_spec)
+        self.model = self.steps.classifier(
+            self.backbone, len(data.class_names), self.schedule.head_spec, self.seed
+        )
         self.random = self.backbone.weights == "none"
         self.schedule = settle(self.schedule, pretrained=not self.random)
         self.untrained_head = values_of(self._head_variables())
@@ -390,7 +416,10 @@ class _Run:
         set_temperature(self.model, temperature)
         phases = tuple(report for report in (head, tuned) if report is not None)
         assert self.measured is not None
-        return Fitted(self.model, phases, candidates, temperature, logits, self.measured)
+        compilations = sum(state.compilations for state in self.compiled)
+        return Fitted(
+            self.model, phases, candidates, temperature, logits, self.measured, compilations
+        )
 
     def carry_out(self) -> TransferResult:
         """Trains, then opens the test split."""
@@ -447,7 +476,7 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.sample = self._sample()
         self.measured = self.measured or self._measure()
-        allowed = None if self.store is None else self._allowed_bytes(self.store)
+        allowed = None if self.store is None else allowed_bytes(self.store)
         left = None if self.deadline is None else self.deadline - time.monotonic()
         self.plan, self.schedule = planner.make_plan(
             blocks,
@@ -459,7 +488,7 @@ class _Run:
             time_budget=None if self._kept_schedule() else left,
         )
         self._keep_schedule()
-        if not self.plan.cached:
+        if not self.plan.cached and self.base is None:
             self.store = None
         self.progress.note(str(self.plan))
         self.progress.note(f"XLA: {'on' if self.policy.compile else 'off'} ({self.policy.reason}).")
@@ -467,7 +496,8 @@ class _Run:
         if self.distribution:
             self.progress.note(f"Each batch is shared by {', '.join(self.distribution.devices)}.")
         cut = self.plan.cut if self.plan.unfreeze else ()
-        self.frozen = self._frozen_part(cut)
+        self.raised = self._between(self.base, cut) if self.base is not None and cut else None
+        self.frozen = self._frozen_part(cut if self.raised is None else self.base or ())
 
     def _sample(self) -> np.ndarray:
         assert self.dataset.pixels is not None
@@ -512,15 +542,6 @@ class _Run:
         """How many images the frozen part sees."""
         return len(self.labels["train"]) * self.schedule.views + len(self.labels["val"])
 
-    @staticmethod
-    def _allowed_bytes(store: ActivationStore) -> int:
-        if store.limit is not None:
-            return store.limit
-        import shutil
-
-        existing = next(p for p in (store.folder, *store.folder.parents) if p.exists())
-        return int(DEFAULT_SHARE * shutil.disk_usage(existing).free)
-
     def _kept_schedule(self) -> Schedule | None:
         """What a killed run had decided: its time budget must not be applied twice."""
         path = self.state / "schedule.json" if self.state else None
@@ -555,7 +576,17 @@ class _Run:
             self.inputs.append(inputs)
 
     def _view(self, views: Views, rows: np.ndarray, view: int) -> tuple[np.ndarray, Inputs]:
-        return features_of_view(self.frozen, self.store, views, rows, view, self.progress)
+        features, inputs = features_of_view(
+            self.frozen, self.store, views, rows, view, self.progress
+        )
+        return features, inputs if self.raised is None else Raised(inputs, self.raised)
+
+    def _between(self, base: tuple[str, ...], cut: tuple[str, ...]) -> Engine:
+        """Runs the layers from a lower cut, or from the pixels, to an upper one."""
+        if base:
+            return build_engine(split(self.model, base, outputs=cut)[1], "keras")
+        outputs = [self.model.get_layer(layer).output for layer in cut]
+        return build_engine(keras.Model(self.model.input, outputs), "keras")
 
     def _may_mirror(self) -> bool:
         data, schedule = self.dataset, self.schedule
@@ -637,8 +668,8 @@ class _Run:
         return details, iterations
 
     def _train_head(self, phase: Phase) -> tuple[dict[str, Any], int]:
-        top = self.model.get_layer(POOL).output
-        suffix = Suffix(top, self.model.get_layer(LOGITS).output)
+        top, logits = (self.model.get_layer(name).output for name in (POOL, LOGITS))
+        suffix = self.steps.keep(self.model, (POOL,), phase, lambda: Suffix(top, logits))
         examples = self._examples(
             phase, [Array(part) for part in self.features], Array(self.validation_features)
         )
@@ -696,11 +727,7 @@ class _Run:
             _, candidates = choose([], {}, lambda weights: logits, self.labels["val"])
             return None, candidates, logits
         begun = time.monotonic()
-        if self.plan.cut:
-            upper = split(self.model, self.plan.cut, outputs=[LOGITS])[1]
-            suffix = Suffix(upper.inputs if len(upper.inputs) > 1 else upper.input, upper.output)
-        else:
-            suffix = Suffix(self.model.input, self.model.get_layer(LOGITS).output)
+        suffix = self.steps.suffix(self.model, self.plan.cut, phase)
         suffix.inference_mode = phase.dropout == "off"
         if phase.batch_norm == "adapt":
             suffix.adapt_batch_norm()

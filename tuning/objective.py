@@ -15,9 +15,12 @@ import numpy as np
 from keras_transfer import api, backbones, datasets, evaluation, files, planner, training
 from keras_transfer.activations import ActivationStore
 from keras_transfer.errors import UsageError
+from keras_transfer.features import mirroring_is_safe
 from keras_transfer.finetune import assign, values_of
 from keras_transfer.schedule import Schedule
+from keras_transfer.steps import Steps
 from keras_transfer.types import Backbone, ImageDataset
+from tuning.sharing import Sharing
 from tuning.space import Space, schedule_of
 
 _STATE = "state"
@@ -70,9 +73,12 @@ class Workbench:
 
     def __init__(self, setup: Setup, folder: Path, store: ActivationStore | None) -> None:
         self.setup = setup
-        self._folder, self._store = folder, store
+        self._folder, self.store = folder, store
         self._datasets: dict[int, ImageDataset] = {}
         self._backbones: dict[tuple[str, int], tuple[Backbone, list[np.ndarray], list[bool]]] = {}
+        self.steps = Steps()
+        self.sharing = Sharing(self)
+        self._mirrors: dict[int, bool] = {}
         self._measured: dict[tuple[str, int, int], planner.Measured] = {}
 
     def backbone_name(self, values: Mapping[str, Any]) -> str:
@@ -156,6 +162,20 @@ class Workbench:
                 f"{where}: {built.spec.name}: {error.message}", remedy=error.remedy
             ) from None
 
+    def _settled(self, data: ImageDataset, schedule: Schedule) -> Schedule:
+        """The schedule with what the data says of mirroring, asked once for all trials."""
+        if schedule.flip != "auto" or schedule.views == 1 or not schedule.strength:
+            return schedule
+        size = data.pixels.shape[1] if data.pixels is not None else 0
+        if size not in self._mirrors:
+            train, validation = data.indices("train"), data.indices("val")
+            assert data.pixels is not None
+            self._mirrors[size], _ = mirroring_is_safe(
+                data.pixels[train], data.labels[train],
+                data.pixels[validation], data.labels[validation],
+            )  # fmt: skip
+        return dataclasses.replace(schedule, flip="on" if self._mirrors[size] else "off")
+
     def settings(self, values: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
         """What ``keras-transfer train --config`` needs to repeat a trial."""
         setup = self.setup
@@ -186,7 +206,10 @@ class Workbench:
         # The number of views decides how much work there is, and so the engine that is worth it.
         alike = (self.backbone_name(values), self.image_size(values), schedule.views)
         clock = training.Clock()
+        schedule = self._settled(data, schedule)
         with self.backbone(values) as built:
+            with clock.stage("extract"):
+                self.sharing.extract(built, data, schedule)
             memo = self._folder / f"{self._head_digest(built, data, schedule)}.npz"
             _bring(memo, state / _HEAD)
             if earlier is not None:
@@ -196,12 +219,14 @@ class Workbench:
                 built,
                 schedule,
                 seed=self.setup.seed,
-                store=self._store,
+                store=self.store,
                 engine=self.setup.engine,
                 jit=self.setup.jit,
                 state=state,
                 measured=self._measured.get(alike),
                 clock=clock,
+                steps=self.steps,
+                base=self.sharing.base(built, schedule),
             )
         self._measured[alike] = fitted.measured
         _bring(state / _HEAD, memo)
@@ -220,6 +245,7 @@ class Workbench:
             kept=kept.name,
             epochs_done=sum(epochs),
             validation_logits=fitted.validation_logits,
+            compilations=fitted.compilations,
             extract_seconds=round(clock.seconds["extract"], 3),
             head_seconds=round(clock.seconds["head"], 3),
             fine_tune_seconds=round(clock.seconds["fine_tune"], 3),

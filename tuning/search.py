@@ -147,6 +147,8 @@ class _Study:
             self.longest = self._longest_rung()
             self.space = self.space.without("epochs")
         self.bench.check(self.space)
+        for shared in self.bench.sharing.plan(self.space, self.trials):
+            self.progress.note(str(shared))
         data = self.bench.dataset(self.bench.image_size(self.space.defaults()))
         about = {
             "keras_transfer": __version__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_transfer.schedule import Phase, Schedule, recipe
@@ -147,6 +147,23 @@ class Space:
     def to_json(self) -> list[dict[str, Any]]:
         """The space as plain values; equal spaces give equal values."""
         return [parameter.to_json() for parameter in self.parameters]
+
+
+def from_json(held: Sequence[Mapping[str, Any]], source: str) -> Space:
+    """The space that :meth:`Space.to_json` gave."""
+    return Space(
+        tuple(
+            Parameter(
+                **dict(one)
+                | {
+                    "choices": tuple(one["choices"]),
+                    "when": tuple((name, tuple(values)) for name, values in one["when"].items()),
+                }
+            )
+            for one in held
+        ),
+        source,
+    )
 
 
 def schedule_of(values: Mapping[str, Any]) -> Schedule:

@@ -32,7 +32,7 @@ from keras_transfer.errors import UsageError
 from keras_transfer.progress import Progress
 from tuning import oracles, results
 from tuning.objective import Setup, Workbench, data_digest
-from tuning.space import Space
+from tuning.space import Space, from_json
 from tuning.trials import Runner
 
 _BEATS = "workers"
@@ -40,6 +40,8 @@ _BEAT_SECONDS = 1.5
 # A worker that loads a library or swaps may stand still for a while.
 LOST_AFTER = 60.0
 _TRIES, _TRY_SECONDS = 6, 5.0
+# Trials for which a worker plans its store; it does not know how many it will get.
+_EXPECTED = 20
 
 
 @dataclasses.dataclass
@@ -58,12 +60,14 @@ class Watch:
     _seen: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
 
     def is_lost(self, worker: str) -> bool:
-        """Whether a worker has stood still for too long since it was first asked about."""
+        """Whether a worker has stood still for too long, or taken its file away as it ended."""
         try:
             content = (self.folder / f"{worker}.json").read_text(encoding="utf-8")
         except OSError:
             content = ""
         before, since = self._seen.get(worker, (None, 0.0))
+        if before and not content:
+            return True
         if content != before:
             since = time.monotonic()
             self._seen[worker] = (content, since)
@@ -182,6 +186,7 @@ def work(
                 f"{setup.data} holds other images or splits than the chief's data.",
                 remedy="Name the same data with --data.",
             )
+        bench.sharing.plan(from_json(about["space"], str(folder)), _EXPECTED)
         runner = Runner(folder, bench, about["tuner"], about["objective"], 0, progress, name)
         return _ask(runner, chief, progress, tries)
 

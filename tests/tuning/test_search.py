@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from keras_transfer.progress import Progress
 from tuning import results, search, space, space_file
 from tuning.__main__ import main
 from tuning.objective import Outcome, Setup, Workbench, trial_schedule
+from tuning.sharing import Sharing
 
 SIZE, SPLIT = 32, (0.6, 0.2, 0.2)
 
@@ -217,6 +219,47 @@ def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
         bench.check(wrong)
 
 
+@pytest.fixture
+def two_depths(digits_folder, tmp_path):
+    """A workbench that has planned for the topmost block and the two topmost ones."""
+    store = ActivationStore(tmp_path / "store")
+    setup = Setup(str(digits_folder), image_size=SIZE, split=SPLIT)
+    bench = Workbench(setup, tmp_path / "heads", store)
+    found = space_file.parse(
+        'views = 2\nepochs = 1\n[unfreeze]\nchoices = ["1", "2"]\ndefault = "1"\n'
+    )
+    (planned,) = bench.sharing.plan(found, trials=4)
+    assert len(planned.stored) == 2
+
+    def run(depth, name):
+        values = {"unfreeze": depth, "views": 2, "epochs": 1}
+        return bench.run(values, trial_schedule(values), tmp_path / name, None)
+
+    return bench, store, planned, run
+
+
+def test_one_pass_serves_all_depths(two_depths):
+    _, store, _, run = two_depths
+    run("1", "0")
+    computed = store.counts.misses
+    assert computed > 0
+    run("2", "1")
+    assert store.counts.misses == computed
+
+
+def test_a_cut_that_is_not_stored_is_computed_anew_from_the_one_below(two_depths):
+    bench, _, planned, run = two_depths
+    stored = run("1", "0")
+    low = planned.cuts[0]
+    for number, base in enumerate((low, None)):
+        (kind,) = bench.sharing._plans
+        bench.sharing._plans[kind] = dataclasses.replace(planned, base=(base, base))
+        anew = run("1", str(number + 1))
+        np.testing.assert_allclose(
+            anew.validation_logits, stored.validation_logits, rtol=0.02, atol=0.05
+        )
+
+
 # The oracle's side, with trials that cost nothing -----------------------------------------------
 
 
@@ -244,6 +287,7 @@ def quick(monkeypatch, digits_folder, tmp_path):
     go.ran, go.failing, go.crowned, go.said = [], {}, [], Recorder()
     monkeypatch.setattr(Workbench, "run", run)
     monkeypatch.setattr(Workbench, "check", lambda self, found: None)
+    monkeypatch.setattr(Sharing, "plan", lambda self, found, trials: [])
     monkeypatch.setattr(api, "train", train)
     return go
 

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -23,6 +24,13 @@ def test_the_printed_space_is_the_default_one(tmp_path, capsys):
     file = tmp_path / "space.toml"
     file.write_text(capsys.readouterr().out)
     assert space_file.read(file).to_json() == space_file.default_space().to_json()
+
+
+def test_a_space_survives_json():
+    found = space_file.default_space()
+    again = space.from_json(json.loads(json.dumps(found.to_json())), found.source)
+    assert again.to_json() == found.to_json()
+    assert again.defaults() == found.defaults()
 
 
 def test_values_arrive_in_the_schedule():

@@ -188,6 +188,8 @@ def test_a_worker_is_lost_once_its_file_stands_still(tmp_path, monkeypatch):
     assert watch.is_lost("w")
     beat.write_text("3")
     assert not watch.is_lost("w")
+    beat.unlink()
+    assert watch.is_lost("w")
 
 
 def test_a_trial_without_a_survivor_has_a_record(tmp_path, oracle, digits_folder):
