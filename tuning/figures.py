@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from keras_transfer.evaluation.plots import FIRST, INK, MUTED, SECOND, _figure, _styled
 from tuning import results
@@ -72,6 +72,9 @@ def slices(records: Sequence[Record], names: Sequence[str], objective: str) -> F
             places = np.array(given, float)
             if places.min() > 0 and places.max() / places.min() >= 10:
                 axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.xaxis.set_minor_formatter(NullFormatter())
             elif all(isinstance(value, int) for value in given):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         else:
