@@ -16,34 +16,33 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
 NOTEBOOK = FOLDER.parent / "notebooks" / "1_quickstart.ipynb"
-# In the order of the notebook: examples, confusion, mistakes, maps.
-EXAMPLES, MISTAKES, MAPS = 0, 2, 3
+# What stands in the cell that draws each picture.
+EXAMPLES, MISTAKES, MAPS = "sample(paths", "wrong[", "grad_cam("
 
 
 def main() -> None:
     """Reads the notebook's outputs and writes the picture beside this script."""
     from matplotlib.figure import Figure
 
-    outputs = [
-        output
-        for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
-        for output in cell.get("outputs", ())
-    ]
-    pictures = [
-        Image.open(io.BytesIO(base64.b64decode("".join(output["data"]["image/png"]))))
-        for output in outputs
-        if "image/png" in output.get("data", {})
-    ]
+    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    pictures = {}
+    for cell in cells:
+        for output in cell.get("outputs", ()):
+            encoded = "".join(output.get("data", {}).get("image/png", ()))
+            for part in (EXAMPLES, MISTAKES, MAPS):
+                if encoded and part in "".join(cell["source"]):
+                    pictures[part] = Image.open(io.BytesIO(base64.b64decode(encoded)))
     printed = "".join("".join(output.get("text", ())) for output in outputs).splitlines()
     row = next(line for line in printed if line.startswith("tflite "))
     columns = [part for part in row.split("  ") if part]
     verdict, agreement, size = columns[1].strip(), columns[2].strip(), columns[8].strip()
     matplotlib.rcParams["font.family"] = "DejaVu Sans"
-    figure = Figure(figsize=(10, 4.1), dpi=110)
+    figure = Figure(figsize=(10, 3.5), dpi=110)
     for box, title, picture in (
-        ((0.01, 0.50, 0.62, 0.42), "Pictures in a folder for each class", pictures[EXAMPLES]),
-        ((0.01, 0.01, 0.62, 0.42), "Where the trained network looked", pictures[MAPS]),
-        ((0.66, 0.30, 0.33, 0.62), "What it still gets wrong", _left(pictures[MISTAKES])),
+        ((0.01, 0.52, 0.62, 0.38), "Pictures in a folder for each class", pictures[EXAMPLES]),
+        ((0.01, 0.02, 0.62, 0.38), "Where the trained network looked", pictures[MAPS]),
+        ((0.66, 0.30, 0.33, 0.60), "What it still gets wrong", _left(pictures[MISTAKES])),
     ):
         axes = figure.add_axes(box, anchor="NW")
         axes.imshow(np.asarray(picture.convert("RGB")), interpolation="antialiased")
