@@ -220,8 +220,12 @@ def inspect(
     """Reads and checks every image of a set, and reports.
 
     Args:
-        data: as for ``load_dataset``, and so are the others.
+        data: as for ``load_dataset``, and so are ``split``, ``splits_file``, ``seed``, ``cache`` and
+            ``class_names``.
         image_size: None, unless the pixels are wanted afterwards.
+
+    Returns:
+        The set as training would see it, and everything that was noticed.
 
     Raises:
         DataError: there is nothing to inspect. A set that can be read but not trained on raises
