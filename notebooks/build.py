@@ -34,7 +34,9 @@ _TIMINGS = re.compile(r"^(.*): (\d+)/(\d+) .*$", re.M)
 
 def badge(name: str, repository: str = REPOSITORY) -> str:
     """The Markdown of the link that opens a notebook in Colab."""
-    place = f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb"
+    place = (
+        f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb"
+    )
     return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({place})"
 
 
