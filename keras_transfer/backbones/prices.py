@@ -31,7 +31,8 @@ def price_table(name: str, image_size: int | tuple[int, int] | None = None) -> l
         ``block``, the lowest that trains; its ``parameters``, ``macs`` and ``output_shapes``;
         ``trainable_parameters`` of the backbone (without BatchNormalization, which stays frozen);
         ``cut`` and ``cut_bytes``, the layers below which everything can be cached and what an
-        image takes there (float16; the uint8 image itself where everything trains);
+        image takes there (float16; at depth 0 the pooled features, and the uint8 image itself
+        where everything trains);
         ``uncached_macs`` and ``cached_macs`` of a step; and ``speedup``, their ratio, None at
         depth 0, where a cached step costs next to nothing.
 
@@ -50,7 +51,7 @@ def prices(backbone: Backbone) -> list[dict[str, Any]]:
     trained = parameters = 0
     for depth in range(len(blocks) + 1):
         block = blocks[-depth] if depth else None
-        below = blocks[-depth - 1] if depth < len(blocks) else None
+        cut = blocks[-depth - 1].cut if depth < len(blocks) else ()
         trained += block.macs if block else 0
         parameters += _trainable(backbone, block) if block else 0
         rows.append(
@@ -61,8 +62,8 @@ def prices(backbone: Backbone) -> list[dict[str, Any]]:
                 "macs": block.macs if block else 0,
                 "output_shapes": [list(shape) for shape in block.output_shapes] if block else [],
                 "trainable_parameters": parameters,
-                "cut": list(below.cut) if below else [],
-                "cut_bytes": below.cut_bytes if below else _image_bytes(backbone),
+                "cut": list(cut),
+                "cut_bytes": _kept_bytes(backbone, depth),
                 "uncached_macs": total + 2 * trained,
                 "cached_macs": 3 * trained,
                 "speedup": round((total + 2 * trained) / (3 * trained), 2) if trained else None,
@@ -76,9 +77,13 @@ def _trainable(backbone: Backbone, block: Block) -> int:
     return sum(math.prod(weight.shape) for layer in layers for weight in layer.trainable_weights)
 
 
-def _image_bytes(backbone: Backbone) -> int:
-    height, width, channels = backbone.model.input_shape[1:]
-    return int(height * width * channels)
+def _kept_bytes(backbone: Backbone, depth: int) -> int:
+    """What an image takes where the frozen part ends."""
+    if depth == 0:
+        return 2 * int(backbone.model.output_shape[-1])
+    if depth == len(backbone.blocks):
+        return math.prod(backbone.model.input_shape[1:])
+    return backbone.blocks[-depth - 1].cut_bytes
 
 
 def render_listing() -> Table:
@@ -110,12 +115,26 @@ def render_price_table(name: str, image_size: int | tuple[int, int] | None = Non
     """The price of a step at each depth as a table for the terminal, top block first."""
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    backbone = build(name, image_size=image_size, weights="none")
+    height, width = backbone.model.input_shape[1:3]
+    total = sum(block.macs for block in backbone.blocks) / 1e6
+    table = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        title=f"{backbone.spec.name} at {height} x {width} px: "
+        f"{backbone.model.count_params():,} parameters, {total:,.0f} million multiply-adds",
+        caption="Output, parameters and MMACs (million multiply-adds) are the block's own. Cache "
+        "is what an image takes below it, in float16. A step is that of one image, without and "
+        "with that cache.",
+        title_justify="left",
+        caption_justify="left",
+    )
     for heading in ("unfreeze", "down to", "output", "parameters", "MMACs"):
         table.add_column(heading, justify="left" if heading == "down to" else "right")
     for heading in ("cache, KiB", "step, MMACs", "cached", "faster"):
         table.add_column(heading, justify="right")
-    for row in price_table(name, image_size):
+    for row in prices(backbone):
         table.add_row(
             str(row["depth"]),
             row["block"] or "head alone",

@@ -45,6 +45,7 @@ def test_prices_of_a_step(backbone: Backbone) -> None:
     assert rows[0]["uncached_macs"] == total
     assert (rows[0]["cached_macs"], rows[0]["speedup"]) == (0, None)
     assert rows[-1]["uncached_macs"] == rows[-1]["cached_macs"] == 3 * total
+    assert rows[0]["cut_bytes"] == 2 * backbone.model.output_shape[-1]  # pooled
     assert rows[-1]["cut"] == []
     assert rows[-1]["cut_bytes"] == backbone.spec.image_size**2 * 3
     for depth, row in enumerate(rows[1:-1], start=1):
@@ -68,5 +69,6 @@ def test_tables_for_people_and_for_programs() -> None:
     text = console.export_text()
     assert "expanded_conv_10" in text
     assert "head alone" in text
+    assert "MobileNetV3Small at 64 x 64 px: 939,120 parameters" in text
     for name in backbones.names():
         assert name in text
