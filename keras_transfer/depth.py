@@ -1,9 +1,14 @@
 """How much of a backbone fine-tunes, decided for the data at hand by a short race.
 
 Every depth of ``DEPTHS`` trains for two epochs on half of the training images, on the store that
-the run goes on with, and the one with the lowest calibrated validation NLL is taken. Race and run
-together are planned to cost at most ``LIMIT`` times a run at the default depth: where the winner
-is deep, it trains for fewer epochs.
+the run goes on with, and the one with the lowest calibrated validation NLL is taken. A depth that
+is still behind its own head has had too few steps to be judged, which deep ones need most: where
+the default is behind, it stays, whatever the others show. (Measured on the built-in digits at 32
+px: after forty steps 12 % of the work is just ahead of its head, 35 and 70 % behind theirs; whole
+runs reach accuracies of 0.863, 0.922 and 0.959.)
+
+Race and run together are planned to cost at most ``LIMIT`` times a run at the default depth: where
+the winner is deep, it trains for fewer epochs.
 """
 
 from __future__ import annotations
@@ -88,7 +93,7 @@ def decide(
         rows.append({"unfreeze": depth, "nll": tuned, "head_nll": head, "seconds": seconds})
         progress.note(f"Race: {depth} reaches NLL {tuned:.4f} (its head {head:.4f}).")
     assert measured is not None
-    winner = min(rows, key=lambda row: row["nll"])["unfreeze"]
+    winner = _winner(rows)
 
     def expected(depth: str, epochs: int) -> float:
         wanted = dataclasses.replace(phase, unfreeze=depth, epochs=epochs)
@@ -110,6 +115,14 @@ def decide(
     progress.note(f"Fine-tuning depth: {winner} of the work{fewer}.")
     chosen = dataclasses.replace(phase, unfreeze=winner, epochs=epochs)
     return dataclasses.replace(schedule, fine_tune=chosen), rows
+
+
+def _winner(rows: list[dict[str, Any]]) -> str:
+    """The depth with the lowest NLL; the default where the race was too short to judge it."""
+    default = next(row for row in rows if row["unfreeze"] == DEFAULT)
+    if default["nll"] >= default["head_nll"]:
+        return DEFAULT
+    return str(min(rows, key=lambda row: row["nll"])["unfreeze"])
 
 
 def _half(dataset: ImageDataset) -> ImageDataset:

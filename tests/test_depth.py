@@ -37,7 +37,7 @@ def test_the_winner_of_the_race_is_what_trains(raced):
     config = json.loads((output / "config.json").read_text())
     rows = config["race"]
     assert [row["unfreeze"] for row in rows] == list(depth.DEPTHS)
-    winner = min(rows, key=lambda row: row["nll"])["unfreeze"]
+    winner = depth._winner(rows)
     assert config["schedule"]["fine_tune"]["unfreeze"] == winner
     assert config["requested_schedule"]["fine_tune"]["unfreeze"] == "auto"
     metrics = json.loads((output / "metrics.json").read_text())
@@ -98,6 +98,18 @@ def test_a_deep_winner_trains_for_less(digits_folder, backbone, monkeypatch, win
     assert len(rows) == 3
     np.testing.assert_array_equal(np.array(backbone.model.trainable_variables[0]), before)
     assert backbone.model.layers[-1].trainable
+
+
+def test_the_default_stays_where_the_race_was_too_short_to_judge_it():
+    rows = [
+        {"unfreeze": name, "nll": nll, "head_nll": 0.57}
+        for name, nll in zip(depth.DEPTHS, (0.56, 0.83, 1.08), strict=True)
+    ]
+    assert depth._winner(rows) == depth.DEFAULT
+    rows[1]["nll"] = 0.565
+    assert depth._winner(rows) == "12%"
+    rows[2]["nll"] = 0.5
+    assert depth._winner(rows) == "70%"
 
 
 def test_random_weights_have_no_depth_to_decide():

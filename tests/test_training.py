@@ -9,7 +9,7 @@ from keras_transfer import api, backbones, datasets, evaluation, training
 from keras_transfer.activations import ActivationStore
 from keras_transfer.errors import UsageError
 from keras_transfer.features import Views, mirroring_is_safe
-from keras_transfer.finetune import Suffix, build_optimizer, values_of
+from keras_transfer.finetune import Suffix, values_of
 from keras_transfer.model import (
     LOGITS,
     build_classifier,
@@ -17,6 +17,7 @@ from keras_transfer.model import (
     reseed,
     temperature_of,
 )
+from keras_transfer.optimizers import build_optimizer
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import HeadSpec, Phase, recipe
 
@@ -181,7 +182,7 @@ def test_l2_sp_is_the_stated_penalty():
     mean = -(weight * (y * log_p).sum(1)).sum() / weight.sum()
     pulled = 0.01**2 * start["top_conv/kernel"].size
     head = (start["logits/kernel"] ** 2).sum()
-    loss = float(suffix.compute_loss(x, y, logits, weight))
+    loss = float(suffix.compute_loss(x, y, logits, weight / weight.sum()))
     assert loss == pytest.approx(mean + 0.5 * (pulled + head), rel=1e-3)
 
 
@@ -224,16 +225,16 @@ def test_resuming_gives_what_an_unbroken_run_gives(data, tmp_path, monkeypatch):
     from keras_transfer import finetune
 
     monkeypatch.setattr(finetune, "CHECKPOINT_SECONDS", 0.0)
-    train_epoch = finetune._train_epoch
+    train_epoch = finetune._Loop._epoch
     calls = []
 
-    def dying(*arguments):
+    def dying(loop):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        train_epoch(*arguments)
+        train_epoch(loop)
 
-    monkeypatch.setattr(finetune, "_train_epoch", dying)
+    monkeypatch.setattr(finetune._Loop, "_epoch", dying)
     state = tmp_path / "state"
     state.mkdir()
     with pytest.raises(KeyboardInterrupt):
