@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transfer import backbones, datasets, depth, evaluation, files, report, runs
+from keras_transfer import backbones, datasets, depth, evaluation, files, planner, report, runs
 from keras_transfer import export as exporting
 from keras_transfer._version import __version__
 from keras_transfer.activations import ActivationStore
@@ -135,11 +135,16 @@ def train(
         if not isinstance(data, ImageDataset):
             data = datasets.open_source(data)  # once: it may have to be unpacked
             image_size = image_size or default_image_size(data, row)
+        else:
+            image_size = image_size or int(data.pixels.shape[1]) if data.pixels is not None else 0
+        with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
+            keras.utils.set_random_seed(seed)  # random weights must come back with --resume
+            built = backbones.build(row.name, image_size=image_size, weights=weights)
+        if planned.fine_tune and planned.fine_tune.unfreeze != depth.AUTO:
+            planner.resolve_depth(built.blocks, planned.fine_tune.unfreeze)
         if isinstance(data, ImageDataset):
             dataset = data
-            image_size = image_size or int(data.pixels.shape[1]) if data.pixels is not None else 0
         else:
-            _check_size(row, image_size)
             with clock.stage("decode"):
                 dataset = datasets.load_dataset(
                     data,
@@ -152,9 +157,6 @@ def train(
                     cache=bool(cache),
                 )
         (progress or Progress()).note(repr(dataset))
-        with clock.stage("build"):
-            keras.utils.set_random_seed(seed)  # random weights must come back with --resume
-            built = backbones.build(row.name, image_size=image_size, weights=weights)
         store = ActivationStore(files.cache_folder() / "activations", limit=cache_limit)
         store.on_note((progress or Progress()).note)
     config: dict[str, Any] = {
@@ -352,15 +354,6 @@ def default_image_size(data: Any, row: BackboneSpec) -> int:
         return row.image_size
     enlarged = max(_SMALLEST, -(-2 * int(statistics.median(sides)) // 32) * 32)
     return max(row.min_size, min(row.image_size, enlarged))
-
-
-def _check_size(row: BackboneSpec, image_size: int | None) -> None:
-    """Before an hour of decoding, not after it."""
-    if image_size is not None and image_size < row.min_size:
-        raise UsageError(
-            f"{row.name} needs images of at least {row.min_size} px. Received: {image_size}.",
-            remedy=f"Use --image-size {row.min_size} or more, or another backbone.",
-        )
 
 
 def _full_path(name: str) -> str:

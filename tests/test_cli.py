@@ -207,6 +207,7 @@ def test_wrong_options(run_cli, two_classes, tmp_path, arguments):
         run_cli, "train", two_classes, "--image-size", 32, "--output", tmp_path / "run", *arguments
     )
     assert arguments[1].split(".")[0] in err or arguments[0].strip("-") in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_config_with_an_unknown_setting(run_cli, two_classes, tmp_path):

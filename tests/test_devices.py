@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transfer import cli, devices, distribution, finetune
+from keras_transfer import api, cli, devices, distribution, finetune, runs
 from keras_transfer.engine import keras_engine
 from keras_transfer.errors import UsageError
 from keras_transfer.features import Array
@@ -243,3 +243,41 @@ def check_distributed():
 
 def test_several_devices_learn_as_one_does():
     check_distributed()
+
+
+def test_a_run_in_bfloat16_leaves_a_float32_model(digits_folder):
+    result = api.train(
+        str(digits_folder), image_size=32, effort="quick", precision="mixed_bfloat16", cache=False,
+        split=(0.4, 0.3, 0.3),
+    )  # fmt: skip
+    assert {layer.dtype_policy.name for layer in result.model.layers} == {"float32"}
+    computed = runs.metrics_of(result)["compute"]
+    assert computed["precision"] == {"name": "mixed_bfloat16", "reason": "asked for"}
+    assert computed["jit"]["compilations"] == 1
+    assert not computed["jit"]["compile"]
+    assert 0 < computed["jit"]["seconds"] < result.seconds["total"]
+    assert result.evaluation.accuracy > 0.6
+
+
+@pytest.mark.slow
+def test_a_whole_run_on_two_devices(digits_folder, tmp_path):
+    program = (
+        "import sys, distributed; distributed.divide_processor()\n"
+        "from keras_transfer import cli\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    accuracies = []
+    for devices_asked in ("1", "2"):
+        output = tmp_path / devices_asked
+        done = subprocess.run(
+            [sys.executable, "-c", program, "train", str(digits_folder), "--devices", devices_asked,
+             "--engine", "keras", "--image-size", "32", "--effort", "quick", "--cache", "off",
+             "--batch-size", "auto", "--output", str(output)],
+            capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads((output / "metrics.json").read_text())
+        assert len(metrics["compute"]["devices"]) == int(devices_asked)
+        accuracies.append(metrics["test"]["accuracy"])
+    # Dropout draws for each device apart.
+    assert abs(accuracies[0] - accuracies[1]) < 0.1

@@ -220,7 +220,7 @@ def inspect(
     """Reads and checks every image of a set, and reports.
 
     Args:
-        data: as for ``load_dataset``, and so are ``split``, ``splits_file``, ``seed``, ``cache`` and
+        data: as for ``load_dataset``; so are ``split``, ``splits_file``, ``seed``, ``cache`` and
             ``class_names``.
         image_size: None, unless the pixels are wanted afterwards.
 

@@ -1,0 +1,84 @@
+"""The notebooks run from top to bottom, and what is committed of them is fit to be read."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+_spec = importlib.util.spec_from_file_location("notebooks_build", FOLDER / "build.py")
+build = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(build)
+
+NAMES = build.names()
+QUICK = ("1_quickstart",)
+"""Run by the default suite; the others take minutes each."""
+
+
+def test_there_are_six():
+    assert [name[0] for name in NAMES] == list("123456")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_committed_is_small_complete_and_of_no_machine(name):
+    assert build.problems(name) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_to_other_files_lead_somewhere(name):
+    for cell in build.read(name).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
+                assert "://" in target or (FOLDER / target).exists(), target
+
+
+def test_problems_are_seen(tmp_path, monkeypatch):
+    notebook = build.read(NAMES[0])
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code" and cell.outputs)
+    cell.outputs = [{"output_type": "stream", "name": "stderr", "text": "/home/me/x: Warning"}]
+    cell.execution_count = 99
+    notebook.cells[0].source = "no badge"
+    _write(notebook, tmp_path / f"{NAMES[0]}.ipynb")
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    monkeypatch.setattr(build, "LARGEST", 1000)
+    found = "\n".join(build.problems(NAMES[0]))
+    for sign in ("more than 1,000", "no link", "top to bottom", "warning", "/home/me/x"):
+        assert sign in found
+
+
+def test_it_moves_to_another_repository(tmp_path, monkeypatch):
+    (tmp_path / "a.ipynb").write_text(build.badge("a"))
+    for name in ("build.py", "README.md"):
+        (tmp_path / name).write_text(build.REPOSITORY)
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    monkeypatch.setattr(build, "__file__", str(tmp_path / "build.py"))
+    build.move("me/mine")
+    assert (tmp_path / "a.ipynb").read_text() == build.badge("a", "me/mine")
+    assert (tmp_path / "build.py").read_text() == "me/mine"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
+def test_it_runs_and_says_what_it_said(name):
+    committed, again = build.read(name), build.run(build.read(name))
+    for before, after in zip(committed.cells, again.cells, strict=True):
+        if before.cell_type != "code":
+            continue
+        kinds = [
+            [(output.output_type, sorted(output.get("data", {}))) for output in cell.outputs]
+            for cell in (before, after)
+        ]
+        assert kinds[0] == kinds[1], after.source
+        said = [" ".join(map(build.said, cell.outputs)) for cell in (before, after)]
+        assert "nan" not in said[1].lower().split(), after.source
+        # Figures and verdicts may change from machine to machine; what is spoken of does not.
+        words = [set(re.findall(r"[a-z]{4,}", text.lower())) for text in said]
+        assert len(words[0] & words[1]) >= 0.6 * len(words[0]), (after.source, *said)
+
+
+def _write(notebook, path):
+    import nbformat
+
+    nbformat.write(notebook, path)
