@@ -150,6 +150,8 @@ def start_statistics(model: keras.Model, batch: Any) -> None:
         batch: inputs of the model, at least a dozen that stand for all.
     """
     layers = _batch_norms(model)
+    if not layers:
+        return
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 0.0

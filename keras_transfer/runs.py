@@ -125,6 +125,12 @@ class Run:
 def open_run(path: str | os.PathLike[str]) -> Run:
     """Opens a finished run.
 
+    Args:
+        path: the folder given as ``--output`` or ``output=`` when it was trained.
+
+    Returns:
+        The run, from which model, metrics, predictions and data set are read when asked for.
+
     Raises:
         UsageError: the folder is no run, or one that has not finished, or pieces are missing.
     """

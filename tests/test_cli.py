@@ -10,6 +10,12 @@ from PIL import Image
 
 from keras_transfer import cli
 
+# What a shell starts in the background is deaf to interrupts, and so are its children.
+HEEDING = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from keras_transfer.cli import main; sys.exit(main())"
+)
+
 
 @pytest.fixture
 def run_cli(capsys):
@@ -275,7 +281,7 @@ def test_what_is_no_run(run_cli, tmp_path):
 def test_interrupting_says_how_to_go_on_and_leaves_no_half_files(digits_folder, tmp_path):
     output = tmp_path / "run"
     command = [
-        sys.executable, "-m", "keras_transfer", "train", str(digits_folder), "--image-size", "32",
+        sys.executable, "-c", HEEDING, "train", str(digits_folder), "--image-size", "32",
         "--fine-tune-epochs", "2000", "--output", str(output),
     ]  # fmt: skip
     process = subprocess.Popen(

@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -36,7 +37,8 @@ def test_links_to_other_files_lead_somewhere(name):
 def test_problems_are_seen(tmp_path, monkeypatch):
     notebook = build.read(NAMES[0])
     cell = next(cell for cell in notebook.cells if cell.cell_type == "code" and cell.outputs)
-    cell.outputs = [{"output_type": "stream", "name": "stderr", "text": "/home/me/x: Warning"}]
+    shown = {"output_type": "stream", "name": "stderr", "text": "/home/me/x: Warning"}
+    cell.outputs = [nbformat.from_dict(shown)]
     cell.execution_count = 99
     notebook.cells[0].source = "no badge"
     _write(notebook, tmp_path / f"{NAMES[0]}.ipynb")
@@ -48,14 +50,16 @@ def test_problems_are_seen(tmp_path, monkeypatch):
 
 
 def test_it_moves_to_another_repository(tmp_path, monkeypatch):
-    (tmp_path / "a.ipynb").write_text(build.badge("a"))
-    for name in ("build.py", "README.md"):
-        (tmp_path / name).write_text(build.REPOSITORY)
-    monkeypatch.setattr(build, "FOLDER", tmp_path)
-    monkeypatch.setattr(build, "__file__", str(tmp_path / "build.py"))
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (folder / "a.ipynb").write_text(build.badge("a"))
+    for path in (folder / "build.py", tmp_path / "README.md"):
+        path.write_text(build.REPOSITORY)
+    monkeypatch.setattr(build, "FOLDER", folder)
+    monkeypatch.setattr(build, "__file__", str(folder / "build.py"))
     build.move("me/mine")
-    assert (tmp_path / "a.ipynb").read_text() == build.badge("a", "me/mine")
-    assert (tmp_path / "build.py").read_text() == "me/mine"
+    assert (folder / "a.ipynb").read_text() == build.badge("a", "me/mine")
+    assert (folder / "build.py").read_text() == (tmp_path / "README.md").read_text() == "me/mine"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,4 @@ def test_it_runs_and_says_what_it_said(name):
 
 
 def _write(notebook, path):
-    import nbformat
-
     nbformat.write(notebook, path)

@@ -26,6 +26,13 @@ WASM = os.environ.get("MEDIAPIPE_WASM")
 """A folder node_modules/@mediapipe/tasks-vision, for the test of WebAssembly."""
 
 
+# What a shell starts in the background is deaf to interrupts, and so are its children.
+HEEDING = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from keras_transfer.cli import main; sys.exit(main())"
+)
+
+
 @contextlib.contextmanager
 def serving(folder: Path, **options: object) -> Iterator[Demo]:
     with Demo(folder, **options) as server:
@@ -112,7 +119,7 @@ def test_a_folder_that_cannot_be_served(exported: ExportResult, tmp_path: Path) 
 
 def test_the_command_serves_until_it_is_interrupted(exported: ExportResult) -> None:
     path, names, expected = sample(exported)
-    command = [sys.executable, "-m", "keras_transfer", "demo", str(exported.path)]
+    command = [sys.executable, "-c", HEEDING, "demo", str(exported.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().split("127.0.0.1:")[1].split("/")[0])
