@@ -238,9 +238,10 @@ def ftu(size: Size, precision: str) -> dict[str, Any]:
 def trial(
     suffix: Suffix, source: Examples, batch: int, rate: float, size: Size, precision: str, jit: bool
 ) -> None:
-    phase = Phase("fine_tune", epochs=size.epochs, batch_size=batch, learning_rate=rate)
+    phase = Phase(
+        "fine_tune", epochs=size.epochs, batch_size=batch, learning_rate=rate, penalty="none"
+    )
     working = working_copy(suffix, precision)
-    working.regularise("none", 0.0)
     make = functools.partial(build_optimizer, phase, working, {}, precision=precision)
     train_phase(working, make, phase, source, seed=0, jit=jit)
 

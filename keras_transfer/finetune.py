@@ -219,6 +219,7 @@ def train_phase(
         UsageError: fewer images in a batch than devices, or a single image does not fit.
     """
     with distribution.scope() if distribution else contextlib.nullcontext():
+        suffix.regularise(phase.penalty, phase.penalty_strength)
         loop = _Loop(suffix, optimizer, phase, examples, seed, checkpoint, jit, distribution)
         return loop.run(progress or Progress(), deadline)
 

@@ -693,7 +693,6 @@ class _Run:
         precision = self.computing.name
         working = working_copy(suffix, precision, self.distribution)
         working.inference_mode = suffix.inference_mode
-        working.regularise(phase.penalty, phase.penalty_strength)
         done = train_phase(
             working,
             functools.partial(

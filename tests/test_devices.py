@@ -31,7 +31,6 @@ class Recorder(Progress):
 def train(phase=distributed.PHASE, precision="float32", spoil=None, **options):
     suffix, examples = distributed.problem()
     working = working_copy(suffix, precision)
-    working.regularise(phase.penalty, phase.penalty_strength)
     if spoil:
         spoil(working)
     make = functools.partial(build_optimizer, phase, working, {}, precision=precision)
@@ -207,7 +206,6 @@ def test_waiting_for_slow_inputs_is_seen():
             return super().gather(rows)
 
     suffix, examples = distributed.problem()
-    suffix.regularise("none", 0.0)
     Device(0.001).spoil(suffix)
     slow = Slow(examples.views[0].gather(np.arange(34))[0])
     spoilt = type(examples)([slow], *list(vars(examples).values())[1:])

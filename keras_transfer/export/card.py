@@ -19,9 +19,6 @@ from keras_transfer.types import ImageDataset
 if TYPE_CHECKING:
     import keras
 
-TARGET = 0.95
-"""Precision that the calibrated threshold aims at on the validation images."""
-
 
 class Run(Protocol):
     """What exporting needs of a finished run; ``keras_transfer.runs.Run`` is one."""
@@ -70,8 +67,13 @@ def describe(run: Run, model: keras.Model) -> ModelInfo:
     )
 
 
+def target_precision(run: Run) -> float:
+    """The share of right answers that the threshold aims at; 0.95 by default."""
+    return float(run.config.get("target_precision", 0.95))
+
+
 def threshold(run: Run) -> float:
-    """The least probability from which on ``TARGET`` of the answers on validation were right.
+    """The least probability from which on the wanted share of answers on validation was right.
 
     Returns:
         It, rounded up to four decimals; 0 where every answer may be trusted or none reaches it.
@@ -81,7 +83,7 @@ def threshold(run: Run) -> float:
     if not len(labels):
         return 0.0
     probabilities = calibration.softmax(logits / float(run.config["temperature"]))
-    found = calibration.precision_threshold(probabilities, labels, TARGET)
+    found = calibration.precision_threshold(probabilities, labels, target_precision(run))
     if not found.answered or found.answered == found.images:
         return 0.0
     return float(np.ceil(1e4 * found.threshold) / 1e4)
@@ -115,7 +117,7 @@ def write(
     threshold_row = None
     if info.threshold:
         threshold_row = calibration.apply_threshold(
-            tests.probabilities, tests.labels, info.threshold, TARGET
+            tests.probabilities, tests.labels, info.threshold, target_precision(run)
         )
     values = {
         "version": __version__,
@@ -128,7 +130,7 @@ def write(
         "kept": kept,
         "lite": lite[0] if lite else None,
         "table": proof.table(list(rows.values())),
-        "target": TARGET,
+        "target": target_precision(run),
         "threshold": threshold_row,
     }
     for name in ("README.md", "model_card.md"):

@@ -16,7 +16,16 @@ import pytest
 
 from keras_transfer import cli, runs
 from keras_transfer.errors import DataError, KerasTransferError, UsageError
-from keras_transfer.export import ExportResult, convert, export, exporter, parity, quantise, verify
+from keras_transfer.export import (
+    ExportResult,
+    card,
+    convert,
+    export,
+    exporter,
+    parity,
+    quantise,
+    verify,
+)
 
 
 def test_every_artefact_is_proven_and_the_folder_is_whole(
@@ -390,6 +399,21 @@ def test_readme_and_card_say_what_was_measured(exported: ExportResult, run: runs
         assert f"- {name}\n" in card
     assert "Apache-2.0" in card
     assert str(run.path.parent) not in readme + card
+
+
+def test_the_threshold_is_that_of_the_precision_asked_for(run: runs.Run) -> None:
+    scaled = run.array("validation_logits.npy").astype(float) / run.config["temperature"]
+    odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    confidence = (odds / odds.sum(axis=1, keepdims=True)).max(axis=1)
+    right = scaled.argmax(axis=1) == run.array("validation_labels.npy")
+    assert right.mean() < 1
+    for target in (0.5, 0.99, 1.0):
+        asked = dataclasses.replace(run, config={**run.config, "target_precision": target})
+        found = card.threshold(asked)
+        good = [c for c in confidence if right[confidence >= c].mean() >= target]
+        wanted = 0.0 if min(good) == confidence.min() else min(good)
+        assert wanted <= found < wanted + 1e-4 or found == wanted == 0.0
+    assert found > 0  # with nothing wrong allowed, some answers are not to be trusted
 
 
 def test_the_python_snippet_of_the_readme_runs(exported: ExportResult, tmp_path: Path) -> None:
