@@ -150,7 +150,11 @@ class _Place:
         if path.stat().st_size != math.prod(shape):
             raise ValueError(f"{path} has another length")
         if math.prod(shape) <= IN_MEMORY:
-            return np.fromfile(path, np.uint8).reshape(shape)
+            pixels = np.empty(shape, np.uint8)
+            with open(path, "rb", buffering=0) as stream:  # np.fromfile reads 4 KiB at a time
+                if stream.readinto(pixels.data) != pixels.nbytes:
+                    raise ValueError(f"{path} has another length")
+            return pixels
         return np.memmap(path, np.uint8, "r", shape=shape)
 
 

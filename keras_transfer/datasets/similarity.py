@@ -54,34 +54,46 @@ def near_pairs(thumbnails: np.ndarray) -> np.ndarray:
     cells = thumbnails.reshape(len(thumbnails), -1)
     contrast = cells.std(axis=1, dtype=np.float32)
     brightness = cells.mean(axis=1, dtype=np.float32)
-    pairs = [np.empty((0, 2), np.int64)]
+    count = len(thumbnails)
+    proposed = []
     for band in _bands(thumbnails).T:
         order = np.lexsort((brightness, band))
-        for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
+        for step in range(1, min(NEIGHBOURS, count - 1) + 1):
             left, right = order[:-step], order[step:]
             same = (band[left] == band[right]) & (contrast[left] >= MIN_CONTRAST)
             left, right = left[same], right[same]
-            for start in range(0, len(left), 4096):
-                a, b = left[start : start + 4096], right[start : start + 4096]
-                difference = _greatest_difference(thumbnails[a], thumbnails[b])
-                near = difference <= TOLERANCE * np.minimum(contrast[a], contrast[b])
-                pairs.append(np.sort(np.stack([a[near], b[near]], axis=1), axis=1))
-    return np.unique(np.concatenate(pairs), axis=0)
+            proposed.append(np.minimum(left, right) * count + np.maximum(left, right))
+    # Most pairs share several bands; each is compared once.
+    pairs = np.stack(np.divmod(np.unique(np.concatenate(proposed)), count), axis=1)
+    limits = TOLERANCE * np.minimum(contrast[pairs[:, 0]], contrast[pairs[:, 1]])
+    # 25 of the 196 boxes tell nearly all other images apart, for a tenth of the work.
+    few = thumbnails[:, :15, :15].reshape(count, 5, 3, 5, 3, 3).sum(axis=(2, 4), dtype=np.int16)
+    for boxes in (lambda rows: few[rows], lambda rows: _boxes(thumbnails[rows])):
+        near = np.empty(len(pairs), bool)
+        for start in range(0, len(pairs), 1024):  # what these need stays in a processor's cache
+            these = slice(start, start + 1024)
+            near[these] = _worst(*(boxes(rows) for rows in pairs[these].T)) <= limits[these]
+        pairs, limits = pairs[near], limits[near]
+    return pairs
 
 
-def _greatest_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of each pair the root mean square over colours of 3x3 cells' mean difference, at its worst.
+def _boxes(thumbnails: np.ndarray) -> np.ndarray:
+    """Sums over all boxes of 3x3 cells: int16, shape ``[images, 14, 14, 3]``."""
+    cells = thumbnails.astype(np.int16)
+    rows = cells[:, :-2] + cells[:, 1:-1] + cells[:, 2:]
+    return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+
+
+def _worst(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of each pair the root mean square over colours of boxes' mean difference, at its worst.
 
     Args:
-        first, second: uint8, shape ``[pairs, 16, 16, 3]``.
+        first, second: sums over boxes of 3x3 cells, int16, shape ``[pairs, height, width, 3]``.
 
     Returns:
         Levels, float32, shape ``[pairs]``.
     """
-    difference = np.subtract(first, second, dtype=np.int16)
-    rows = difference[:, :-2] + difference[:, 1:-1] + difference[:, 2:]
-    boxes = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
-    squares = np.square(boxes, dtype=np.float32).mean(axis=3)
+    squares = np.square(first - second, dtype=np.float32).mean(axis=3)
     return np.sqrt(squares.max(axis=(1, 2))) / 9
 
 
