@@ -208,7 +208,9 @@ def _openvino_engine(model: keras.Model, name: str) -> Engine:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if name.endswith("bfloat16") else "f32",
         }
-        compiled = core.compile_model(core.read_model(path), "CPU", settings)
+        converted = core.read_model(path)
+        _keep_outputs(converted, len(model.outputs))
+        compiled = core.compile_model(converted, "CPU", settings)
     request = compiled.create_infer_request()
     dtypes = [np.dtype(keras.backend.standardize_dtype(tensor.dtype)) for tensor in model.inputs]
 
@@ -219,3 +221,23 @@ def _openvino_engine(model: keras.Model, name: str) -> Engine:
         return [np.array(results[output], np.float32) for output in compiled.outputs]
 
     return Engine(name, run, build_seconds=time.perf_counter() - start)
+
+
+def _keep_outputs(converted: Any, count: int) -> None:
+    """Takes away what the conversion makes an output besides the model's own.
+
+    TensorFlow's swish has a gradient of its own, whose node leaves an end that nothing uses; every
+    such activation comes out as a further output, and is computed in full.
+
+    Raises:
+        RuntimeError: the model's own outputs cannot be told from others.
+    """
+    own = [f"Identity_{number}:0" if number else "Identity:0" for number in range(count)]
+    results = {result.get_friendly_name(): result for result in converted.get_results()}
+    if len(results) == count:
+        return
+    if not results.keys() >= set(own):
+        raise RuntimeError(f"of {len(results)} outputs, {count} should be the model's")
+    for name, result in results.items():
+        if name not in own:
+            converted.remove_result(result)

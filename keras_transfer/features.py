@@ -14,6 +14,7 @@ from PIL import Image
 
 from keras_transfer import pipeline
 from keras_transfer.activations import ActivationKey, ActivationStore, iterate
+from keras_transfer.backbones.graph import tensors
 from keras_transfer.batches import Inputs, prefetch
 from keras_transfer.distribution import Distribution
 from keras_transfer.engine import BATCH, Engine, build_engine
@@ -150,7 +151,7 @@ class FrozenPart:
     def engine(self) -> Engine:
         """Runs uint8 pixels to the cuts' tensors and, last, the pooled features."""
         name, images, sample = self._request
-        outputs = [self._model.get_layer(layer).output for layer in (*self._names, POOL)]
+        outputs = tensors(self._model, (*self._names, POOL))
         frozen = keras.Model(self._model.input, outputs)
         return build_engine(frozen, name, images=images, sample=sample, **self._computing)
 
@@ -158,7 +159,7 @@ class FrozenPart:
     def at_cut(self) -> Engine:
         """Runs uint8 pixels to the cut's tensors alone, for training without a cache."""
         name, images, sample = self._request
-        outputs = [self._model.get_layer(layer).output for layer in self.cut]
+        outputs = tensors(self._model, self.cut)
         return build_engine(
             keras.Model(self._model.input, outputs),
             name,
@@ -199,7 +200,7 @@ class FrozenPart:
     @functools.cached_property
     def _dtype(self) -> str:
         """float16, unless a sample of the activations comes near its range."""
-        outputs = [self._model.get_layer(layer).output for layer in (*self._names, POOL)]
+        outputs = tensors(self._model, (*self._names, POOL))
         values = build_engine(keras.Model(self._model.input, outputs), "keras").run(
             self._request[2][:8]
         )
@@ -210,7 +211,7 @@ class FrozenPart:
     def _weights_digest(self, cut: tuple[str, ...]) -> str:
         if cut in self._digests:
             return self._digests[cut]
-        outputs = [self._model.get_layer(layer).output for layer in cut]
+        outputs = tensors(self._model, cut)
         hashed = hashlib.sha256()
         for variable in keras.Model(self._model.input, outputs).weights:
             value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))

@@ -17,6 +17,7 @@ import numpy as np
 from keras_transfer import calibration, evaluation, files, heads, planner
 from keras_transfer.activations import DEFAULT_SHARE, ActivationStore, StoreCounts
 from keras_transfer.backbones import rate_groups, split
+from keras_transfer.backbones.graph import tensors
 from keras_transfer.batches import Examples, Inputs
 from keras_transfer.devices import devices as list_devices
 from keras_transfer.devices import jit_policy, precision_policy
@@ -585,8 +586,7 @@ class _Run:
         """Runs the layers from a lower cut, or from the pixels, to an upper one."""
         if base:
             return build_engine(split(self.model, base, outputs=cut)[1], "keras")
-        outputs = [self.model.get_layer(layer).output for layer in cut]
-        return build_engine(keras.Model(self.model.input, outputs), "keras")
+        return build_engine(keras.Model(self.model.input, tensors(self.model, cut)), "keras")
 
     def _may_mirror(self) -> bool:
         data, schedule = self.dataset, self.schedule

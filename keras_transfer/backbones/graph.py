@@ -68,6 +68,17 @@ def trace(model: keras.Model) -> Graph:
     )
 
 
+def tensors(model: keras.Model, names: Sequence[str]) -> list[keras.KerasTensor]:
+    """The outputs of a functional model's layers and operations, which ``get_layer`` leaves out.
+
+    Args:
+        model: as for :func:`trace`.
+        names: such as those of a cut.
+    """
+    outputs = trace(model).outputs
+    return [outputs[name] for name in names]
+
+
 @dataclasses.dataclass(frozen=True)
 class Cut:
     """A place to split: the layers whose outputs are alive, and all that is computed below.

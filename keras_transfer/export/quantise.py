@@ -59,6 +59,8 @@ class Activation:
 def float16(content: bytes) -> bytes:
     """Stores the larger weights as float16; the runtime widens them again when it loads the file.
 
+    Weights beyond the range of float16, or so small that it hardly resolves them, stay as they are.
+
     Args:
         content: a float32 file.
     """
@@ -72,9 +74,14 @@ def float16(content: bytes) -> bytes:
     for wide in range(len(graph.tensors)):
         if not (model.is_constant(wide) and model.is_float(wide)) or model.size(wide) < SMALLEST:
             continue
+        values = model.values(wide)
+        with np.errstate(over="ignore"):
+            half = values.astype("<f2")
+        if not np.linalg.norm(half - values) <= 1e-3 * np.linalg.norm(values):
+            continue
         narrow = copy.copy(graph.tensors[wide])
         narrow.type, narrow.name = schema.TensorType.FLOAT16, bytes(narrow.name) + b"/float16"
-        narrow.buffer = model.add_buffer(model.values(wide).astype("<f2").tobytes())
+        narrow.buffer = model.add_buffer(half.tobytes())
         graph.tensors.append(narrow)
         graph.tensors[wide].buffer = 0
         operator = schema.OperatorT()

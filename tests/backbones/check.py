@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from keras_transfer import backbones
+from keras_transfer.features import FrozenPart
 from keras_transfer.model import build_classifier, start_statistics, train_batch_norm
 from keras_transfer.types import Backbone
 
@@ -86,6 +87,7 @@ def check(name: str, size: tuple[int, int], *, tflite: bool) -> None:
     gc.collect()
     if tflite:
         check_tflite(backbone, pixels)
+        check_frozen(backbone, pixels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         expected = save(backbone, pixels, path)
@@ -95,6 +97,21 @@ def check(name: str, size: tuple[int, int], *, tflite: bool) -> None:
         loaded = keras.models.load_model(path)
     np.testing.assert_array_equal(np.asarray(loaded(pixels, training=False)), expected)
     assert backbones.block_map(loaded, spec) == blocks
+
+
+def check_frozen(backbone: Backbone, pixels: np.ndarray) -> None:
+    """OpenVINO gives what Keras gives below a cut, and nothing else."""
+    model = build_classifier(backbone, 3)
+    cut = backbone.blocks[-2].cut
+    found = {}
+    for name in ("keras", "openvino"):
+        part = FrozenPart(model, backbone, cut, engine=name, images=2, sample=pixels)
+        found[name] = part.engine.run(pixels)
+        assert part.engine.name == name
+    assert len(found["openvino"]) == len(cut) + 1
+    for mine, expected in zip(found["openvino"], found["keras"], strict=True):
+        assert mine.shape == expected.shape
+        assert np.linalg.norm(mine - expected) <= 1e-3 * np.linalg.norm(expected)
 
 
 def check_graph(backbone: Backbone) -> None:

@@ -65,6 +65,18 @@ def test_float16_weights_are_the_rounded_float32_ones(exported: ExportResult) ->
         np.testing.assert_array_equal(np.frombuffer(data, np.float16), expected)
 
 
+@pytest.mark.parametrize("factor", [1e9, 1e-9])
+def test_weights_that_float16_cannot_hold_stay(exported: ExportResult, factor: float) -> None:
+    whole = LiteModel(_content(exported, "model.tflite"))
+    kernels = [op.inputs[1] for op in whole.graph.operators if whole.code(op) == "CONV_2D"]
+    whole.set_values(kernels[3], whole.values(kernels[3]) * np.float32(factor))
+    half = LiteModel(quantise.float16(whole.content()))
+    kept = {bytes(row.name): row for row in half.graph.tensors if row.buffer}
+    names = [bytes(whole.graph.tensors[i].name) for i in kernels[2:5]]
+    assert [name in kept for name in names] == [False, True, False]
+    assert kept[names[1]].type == half.schema.TensorType.FLOAT32
+
+
 def test_weights_lie_where_runtimes_may_read_them_in_place(exported: ExportResult) -> None:
     schema = LiteModel(_content(exported, "model.tflite")).schema
     content = _content(exported, "model.tflite")
