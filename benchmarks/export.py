@@ -198,8 +198,8 @@ def verdicts() -> None:
         "builtin:digits at 96 px, a linear head on frozen features. Each cell: the verdict, and on "
         "how many percent of the test images the artefact gives the trained model's answer. "
         "`random` weights, with BatchNorm's statistics from digits, stand in where the published "
-        "ones cannot be had without a download; what they show is that the graph survives, not what "
-        "it loses with real weights."
+        "ones cannot be had without a download; what they show is that the graph survives, not "
+        "what it loses with real weights."
     )
     record("export_verdicts", "python benchmarks/export.py verdicts", rows, text)
 
