@@ -29,7 +29,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "decay": ("cosine", "constant"),
     "penalty": ("none", "l2", "l2-sp"),
     "batch_norm": ("auto", "frozen", "adapt", "train"),
-    "dropout": ("on", "off"),
+    "dropout": ("auto", "on", "off"),
 }
 
 
@@ -68,7 +68,9 @@ class Phase:
             ``frozen`` for pretrained weights and ``train`` for random ones, whose statistics mean
             nothing, see :func:`settle`.
         dropout: whether Dropout and stochastic depth act in unfrozen blocks while they train; in
-            frozen ones they never do.
+            frozen ones they never do. ``auto`` is ``off`` for pretrained weights, where few epochs
+            leave little to regularise (see :func:`recipe`), and ``on`` where BatchNorm trains or
+            the head has Dropout of its own.
 
     >>> phase = Phase("fine_tune", learning_rate=0.001, warmup=0.5)
     >>> [round(phase.rate(step, 4), 6) for step in range(4)]
@@ -80,7 +82,7 @@ class Phase:
     unfreeze: int | str = "none"
     epochs: int = 8
     batch_size: int = 32
-    learning_rate: float = 4e-4
+    learning_rate: float = 7e-4
     warmup: float = 0.1
     decay: str = "cosine"
     rate_decay: float = 1.0
@@ -94,7 +96,7 @@ class Phase:
     cutmix: float = 0.0
     patience: int = 0
     batch_norm: str = "auto"
-    dropout: str = "on"
+    dropout: str = "auto"
 
     def __post_init__(self) -> None:
         for field, allowed in _CHOICES.items():
@@ -287,7 +289,7 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
     >>> recipe("quick").fine_tune.unfreeze, recipe("quick").views
     ('12%', 2)
     """
-    numbers = {"quick": ("12%", 4, 2), "default": ("35%", 8, 4), "high": ("70%", 12, 8)}
+    numbers = {"quick": ("12%", 4, 2), "default": ("35%", 10, 4), "high": ("70%", 16, 8)}
     if effort not in numbers:
         raise UsageError(
             f"Unknown effort {effort!r}.{closest(str(effort), list(EFFORTS))}",
@@ -316,6 +318,9 @@ def settle(schedule: Schedule, *, pretrained: bool) -> Schedule:
     settled: dict[str, Any] = {}
     if phase.batch_norm == "auto":
         settled["batch_norm"] = "frozen" if pretrained else "train"
+    if phase.dropout == "auto":
+        trains = settled.get("batch_norm", phase.batch_norm) == "train"
+        settled["dropout"] = "on" if trains or schedule.head_spec.dropout else "off"
     if not pretrained:
         settled["rate_decay"] = 1.0
         settled["penalty"] = "l2" if phase.penalty == "l2-sp" else phase.penalty

@@ -53,8 +53,16 @@ def test_random_weights_have_nothing_to_keep():
     assert (random.batch_norm, random.penalty, random.rate_decay) == ("train", "l2", 1.0)
     known = settle(pulled, pretrained=True).fine_tune
     assert (known.batch_norm, known.penalty, known.rate_decay) == ("frozen", "l2-sp", 0.5)
+    assert (random.dropout, known.dropout) == ("on", "off")
     with pytest.raises(UsageError, match="inference mode"):
         Phase("fine_tune", batch_norm="train", dropout="off")
+
+
+def test_a_head_with_dropout_has_it_in_the_second_phase_too():
+    schedule = dataclasses.replace(
+        recipe(), head=Phase("head"), head_spec=HeadSpec("hidden", dropout=0.2)
+    )
+    assert settle(schedule, pretrained=True).fine_tune.dropout == "on"
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,14 @@ choices = ["12%", "35%", "70%"]
 default = "35%"
 
 [fine_tune_lr]      # peak learning rate of fine-tuning
-low = 1e-4
-high = 2e-3
+low = 2e-4
+high = 3e-3
 scale = "log"
-default = 4e-4
+default = 7e-4
 
 [epochs]            # of fine-tuning; with --tuner hyperband the largest is the longest rung
-choices = [4, 8, 12]
-default = 8
+choices = [5, 10, 15]
+default = 10
 
 [rate_decay]        # factor on the rate for each block further down
 low = 0.5
