@@ -280,6 +280,11 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
         pretrained: False for a backbone of random weights: everything trains, at 1e-3, since
             random layers are not worth keeping.
 
+    Where the numbers of the default come from: over two sets of emoji, one of them with 20 images a
+    class too, and digits, three seeds each, it gains 3.2 ± 0.4 points of test accuracy over its own
+    head alone, and 1.1 ± 0.3 over eight epochs at 4e-4 with stochastic depth (paired, with standard
+    errors; ``python benchmarks/recipe.py``, 27 November 2026, ``benchmarks/results/recipe.md``).
+
     Returns:
         A schedule that can be printed, changed with ``dataclasses.replace`` and passed in.
 
