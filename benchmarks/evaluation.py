@@ -20,8 +20,8 @@ from common import SHARED, record
 
 def many_classes(folder: Path) -> None:
     """3,765 images in 50 class folders, as links."""
-    images = sorted(SHARED.glob("emoji-*/*/*.png"))
-    for i, path in enumerate(sorted(images, key=lambda path: path.name)):
+    images = sorted(SHARED.glob("emoji-*/*/*.png"), key=lambda path: (path.name, path))
+    for i, path in enumerate(images):
         place = folder / f"class {i * 50 // len(images):02d}"
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{i:04d}.png").symlink_to(path)

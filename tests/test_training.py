@@ -43,7 +43,8 @@ def lite():
 
 def short(**changes):
     schedule = recipe("quick")
-    tuned = dataclasses.replace(schedule.fine_tune, unfreeze=2, epochs=2)
+    # A low rate: in two epochs a higher one magnifies rounding.
+    tuned = dataclasses.replace(schedule.fine_tune, unfreeze=2, epochs=2, learning_rate=4e-4)
     return dataclasses.replace(schedule, fine_tune=tuned, **changes)
 
 
@@ -117,8 +118,7 @@ def test_the_same_recipe_without_a_cache_agrees_within_rounding(cached, data):
     bare = training.train(data, lite(), short(), store=None, engine="keras")
     assert bare.cache.bytes == 0
     assert not bare.plan.cached
-    first = result.history[0]["train_loss"]
-    assert bare.history[0]["train_loss"] == pytest.approx(first, rel=0.02)
+    assert abs(bare.history[0]["train_loss"] - result.history[0]["train_loss"]) < 0.02
     disagree = bare.test_probabilities.argmax(1) != result.test_probabilities.argmax(1)
     assert disagree.mean() < 0.1
 
