@@ -52,7 +52,7 @@ TURNS = {
 
 SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 
-CHUNK = 16  # images a task: enough to hide what a task costs, few enough to share the work
+CHUNKS = (4, 16)  # images a task, at least and at most: enough to hide what a task costs
 
 ROTATION = 10.0  # degrees either way
 ZOOM = 0.12  # log-scale range either way
@@ -322,11 +322,15 @@ def in_threads(function: Callable[[int], None], count: int) -> None:
     Worth it where the work releases Python's lock, as Pillow, hashing and reading do.
     """
 
+    least, most = CHUNKS
+    # With sixteen tasks a thread, the last ones do not keep the other threads waiting for long.
+    chunk = max(least, min(most, count // (16 * threads())))
+
     def several(start: int) -> None:
-        for i in range(start, min(start + CHUNK, count)):
+        for i in range(start, min(start + chunk, count)):
             function(i)
 
-    if count <= CHUNK:
+    if count <= least:
         several(0)
         return
     # Freeing a large block teaches glibc to keep memory, rather than to give the buffers of every
@@ -334,7 +338,7 @@ def in_threads(function: Callable[[int], None], count: int) -> None:
     del bytearray(2**24)[:]
     pool = ThreadPoolExecutor(threads())
     try:
-        for _ in pool.map(several, range(0, count, CHUNK)):
+        for _ in pool.map(several, range(0, count, chunk)):
             pass
     finally:
         pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all that is queued
