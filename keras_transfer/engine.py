@@ -72,6 +72,7 @@ def build_engine(
     sample: np.ndarray | None = None,
     precision: str = "float32",
     distribution: Distribution | None = None,
+    native_seconds: float = 0.0,
 ) -> Engine:
     """Makes a model ready to run forward, in inference mode.
 
@@ -82,6 +83,7 @@ def build_engine(
             for by name.
         images: how many images will be run.
         sample: a batch to measure on, at least one image.
+        native_seconds: what an image takes in Keras, where that is known; measured otherwise.
 
     Raises:
         UsageError: the engine is unknown, or not to be had here.
@@ -101,10 +103,12 @@ def build_engine(
     if accelerators() or precision != "float32":
         what = "an accelerator runs" if accelerators() else f"{precision} is for"
         return dataclasses.replace(native, reason=f"{what} Keras")
-    return _choose(model, images, sample)
+    return _choose(model, images, sample, native_seconds)
 
 
-def _choose(model: keras.Model, images: int, sample: np.ndarray | None) -> Engine:
+def _choose(
+    model: keras.Model, images: int, sample: np.ndarray | None, native_seconds: float
+) -> Engine:
     """OpenVINO where there is work enough to pay for its conversion, unless it proves slower.
 
     What is enough is counted, not timed: the same run must choose the same engine each time, or
@@ -124,7 +128,7 @@ def _choose(model: keras.Model, images: int, sample: np.ndarray | None) -> Engin
         why = str(error).splitlines()[0]
         return dataclasses.replace(native, reason=f"OpenVINO cannot run this model: {why}")
     batch = np.resize(sample[:BATCH], (BATCH, *sample.shape[1:]))
-    rates = [seconds_per_image(one, batch) for one in (native, other)]
+    rates = [native_seconds or seconds_per_image(native, batch), seconds_per_image(other, batch)]
     said = f"OpenVINO runs at {rates[0] / rates[1]:.1f} times Keras's rate here"
     if rates[1] > _CLEARLY_SLOWER * rates[0]:
         return dataclasses.replace(native, seconds_per_image=rates[0], reason=said)

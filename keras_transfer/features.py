@@ -124,6 +124,7 @@ class FrozenPart:
         also: further cuts that the same pass stores, for later runs.
         precision: a Keras dtype policy, for Keras as the engine.
         distribution: devices that share every batch, for Keras as the engine.
+        native_seconds: what an image takes in Keras, where that is known.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class FrozenPart:
         also: Sequence[tuple[str, ...]] = (),
         precision: str = "float32",
         distribution: Distribution | None = None,
+        native_seconds: float = 0.0,
     ) -> None:
         self.cut = cut
         self._cuts = [one for one in (cut, *also) if one]
@@ -145,6 +147,7 @@ class FrozenPart:
         self._computing: dict[str, Any] = {"precision": precision, "distribution": distribution}
         self._model, self._backbone = model, backbone
         self._request = (engine, images, sample)
+        self._native_seconds = native_seconds
         self._digests: dict[tuple[str, ...], str] = {}
 
     @functools.cached_property
@@ -153,7 +156,14 @@ class FrozenPart:
         name, images, sample = self._request
         outputs = tensors(self._model, (*self._names, POOL))
         frozen = keras.Model(self._model.input, outputs)
-        return build_engine(frozen, name, images=images, sample=sample, **self._computing)
+        return build_engine(
+            frozen,
+            name,
+            images=images,
+            sample=sample,
+            native_seconds=self._native_seconds,
+            **self._computing,
+        )
 
     @functools.cached_property
     def at_cut(self) -> Engine:

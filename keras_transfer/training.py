@@ -514,6 +514,7 @@ class _Run:
             sample=self.sample,
             precision=self.computing.name,
             distribution=self.distribution,
+            native_seconds=self.measured.forward if self.measured else 0.0,
         )
 
     def _measure(self) -> planner.Measured:

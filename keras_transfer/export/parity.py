@@ -97,8 +97,8 @@ def mobile_resize(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
     Output pixel i is interpolated at i times the step, where antialiased filters look around
     (i + 0.5) times the step: the picture moves by up to half a pixel, and what lies between the
-    sampled points is lost. Measured against MediaPipe 1.2.3: probabilities agree to 0.005 on
-    average, where those of Pillow's resizing differ by 0.05.
+    sampled points is lost. As in OpenCV's warps, which it uses, positions are multiples of 1/32.
+    Held against MediaPipe 1.2.3 through a model that gives its input back: every level is the same.
 
     Args:
         pixels: uint8 ``[height, width, 3]``.
@@ -106,7 +106,7 @@ def mobile_resize(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """
     levels, weights, near = pixels.astype(np.float32), [], []
     for length, wanted in zip(pixels.shape[:2], size, strict=True):
-        at = np.arange(wanted) * length / wanted
+        at = np.rint(32 * np.arange(wanted) * (length / wanted)) / 32
         near.append(at.astype(int))
         weights.append((at - near[-1]).astype(np.float32))
     top, left = near
@@ -114,7 +114,7 @@ def mobile_resize(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     down, across = weights[0][:, None, None], weights[1][None, :, None]
     above = levels[top][:, left] * (1 - across) + levels[top][:, right] * across
     below = levels[bottom][:, left] * (1 - across) + levels[bottom][:, right] * across
-    return np.rint(above * (1 - down) + below * down).astype(np.uint8)
+    return np.floor(above * (1 - down) + below * down + 0.5).astype(np.uint8)
 
 
 def spread(values: np.ndarray, count: int) -> np.ndarray:

@@ -86,14 +86,16 @@ def test_converting_says_nothing(
     assert zipfile.is_zipfile(tmp_path / "model.tflite")
 
 
-def test_mobile_resizing_samples_at_whole_steps() -> None:
+def test_mobile_resizing_samples_at_steps_of_a_thirty_second() -> None:
     """Held against scipy's interpolation at the same points."""
     from scipy.ndimage import map_coordinates
 
     levels = np.random.default_rng(0).integers(0, 256, (23, 31, 3), np.uint8)
     for size in ((8, 12), (23, 31), (64, 48)):
         y, x = np.meshgrid(
-            np.arange(size[0]) * 23 / size[0], np.arange(size[1]) * 31 / size[1], indexing="ij"
+            np.round(32 * np.arange(size[0]) * 23 / size[0]) / 32,
+            np.round(32 * np.arange(size[1]) * 31 / size[1]) / 32,
+            indexing="ij",
         )
         expected = np.stack(
             [
