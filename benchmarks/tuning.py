@@ -2,6 +2,7 @@
 
     python benchmarks/tuning.py [--configurations 12] [--epochs 8] [--image-size 128] [--views 4]
                                 [--data DIR] [--memory-trials 60] [--skip-memory]
+    python benchmarks/tuning.py --search [--tuners bayesian hyperband] [--seeds 0 1 2] [--trials 30]
 
 Both train the same configurations, depths by rates, by the same recipe with the same seed, each in
 a process of its own from an empty store. Recipe: solve the head on frozen features of all views,
@@ -10,20 +11,27 @@ plain side holds nothing between epochs or trials: a step costs about T + 2R the
 T the backbone's forward pass and R that of its unfrozen part, and their ratio over the mix of
 depths is the bound for fine-tuning that stands beside the figure. Memory is that of a process after
 many tiny trials.
+
+``--search`` takes the plain side from the results of the first form: how soon whole searches from
+an empty store, with the default space, come to the best validation NLL of all its configurations,
+on the same splits; and what so many trials cost in uncached default runs, one of which it times.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import datetime
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from common import SHARED, python, record
+from common import RESULTS, SHARED, python, record
 
 # This file has the name of the package that it measures, and its folder comes first.
 sys.path.append(sys.path.pop(0))
@@ -69,7 +77,9 @@ def ours(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def plain(options: argparse.Namespace) -> list[dict[str, Any]]:
+def plain(
+    options: argparse.Namespace, wanted: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """KerasTuner's grid search over a model that is built, compiled and run whole each time."""
     import keras
     import keras_tuner
@@ -141,15 +151,26 @@ def plain(options: argparse.Namespace) -> list[dict[str, Any]]:
             return best
 
     space = keras_tuner.HyperParameters()
-    wanted = configurations(options.configurations)
+    wanted = wanted or configurations(options.configurations)
     depths = list(dict.fromkeys(one["unfreeze"] for one in wanted))
     rates = list(dict.fromkeys(one["fine_tune_lr"] for one in wanted))
-    space.Choice("depth", depths)
+    space.Choice("depth", depths) if len(depths) > 1 else space.Fixed("depth", depths[0])
     space.Choice("rate", rates) if len(rates) > 1 else space.Fixed("rate", rates[0])
     with tempfile.TemporaryDirectory() as folder:
         Whole(hypermodel=None, hyperparameters=space,
               max_trials=len(wanted), directory=folder).search(verbose=0)  # fmt: skip
     return rows
+
+
+def default(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One plain run of the default recipe."""
+    from keras_transfer.schedule import recipe
+
+    schedule = recipe()
+    phase = schedule.fine_tune
+    assert phase is not None
+    options.epochs, options.views = phase.epochs, schedule.views
+    return plain(options, [{"unfreeze": phase.unfreeze, "fine_tune_lr": phase.learning_rate}])
 
 
 def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -183,7 +204,76 @@ def bound(image_size: int, wanted: list[dict[str, Any]]) -> float:
     return sum(whole + 2 * r for r in above) / sum(3 * r for r in above)
 
 
-PARTS = {"ours": ours, "plain": plain, "memory": memory}
+PARTS = {"ours": ours, "plain": plain, "default": default, "memory": memory}
+
+
+def part_of(part: str, arguments: list[str]) -> tuple[list[dict[str, Any]], float]:
+    """What one side found in a process of its own, and the seconds of that process."""
+    with tempfile.TemporaryDirectory() as cache:
+        # Decoded pixels and converted weights belong to both sides alike.
+        shared = os.environ.get("KERAS_TRANSFER_CACHE", cache)
+        done = python(__file__, *arguments, "--part", part, KERAS_TRANSFER_CACHE=shared)
+    line = next(text for text in done["output"].splitlines() if text.startswith("RESULT "))
+    print(f"{part}: {done['seconds']:.1f} s", flush=True)
+    found: list[dict[str, Any]] = json.loads(line.removeprefix("RESULT "))
+    return found, done["seconds"]
+
+
+def searches(options: argparse.Namespace) -> None:
+    """Whole searches by the command line, against the plain trials that are on record."""
+    from keras_transfer.datasets import load_dataset, write_splits
+
+    held = json.loads((RESULTS / "tuning.json").read_text())
+    aim = min(row["plain NLL"] for row in held["rows"])
+    took = sum(row["plain, s"] for row in held["rows"])
+    whole = part_of("default", ["--image-size", str(options.image_size)])[0][0]["seconds"]
+    rows = []
+    for tuner in options.tuners:
+        for seed in options.seeds:
+            with tempfile.TemporaryDirectory() as name:
+                splits, study = Path(name) / "splits.csv", Path(name) / "study"
+                write_splits(load_dataset(options.data, cache=False), splits)
+                begun = datetime.datetime.now(datetime.UTC)
+                python(
+                    "-m", "tuning", "search", options.data, "--tuner", tuner, "--quiet",
+                    "--image-size", str(options.image_size), "--trials", str(options.trials),
+                    "--seed", str(seed), "--splits", str(splits), "--output", str(study),
+                    KERAS_TRANSFER_CACHE=str(Path(name) / "cache"),
+                )  # fmt: skip
+                with open(study / "trials.csv", newline="") as stream:
+                    trials = [row for row in csv.DictReader(stream) if row["nll"]]
+            ended = [
+                (datetime.datetime.fromisoformat(row["finished"]) - begun).total_seconds()
+                for row in trials
+            ]
+            there = [t for t, row in zip(ended, trials, strict=True) if float(row["nll"]) <= aim]
+            rows.append(
+                {
+                    "tuner": tuner,
+                    "seed": seed,
+                    "trials": len(trials),
+                    "all trials, s": round(max(ended)),
+                    "in uncached default runs": round(max(ended) / whole, 2),
+                    "best NLL": round(min(float(row["nll"]) for row in trials), 4),
+                    "plain's best reached after, s": round(min(there)) if there else "never",
+                    "times sooner": round(took / min(there), 1) if there else "",
+                }
+            )
+            print(rows[-1], flush=True)
+    said = [
+        f"Plain: best validation NLL {aim:.4f} of {len(held['rows'])} trials in {took:.0f} s "
+        f"(`tuning.md`); one uncached default run {whole:.0f} s."
+    ]
+    for tuner in options.tuners:
+        mine = [row for row in rows if row["tuner"] == tuner]
+        sooner = [float(row["times sooner"] or 0) for row in mine]
+        share = statistics.median(float(row["in uncached default runs"]) for row in mine)
+        said.append(
+            f"{tuner}: reached {statistics.median(sooner):.1f} times sooner, {options.trials} "
+            f"trials cost {share:.1f} default runs (medians of {len(mine)} seeds)."
+        )
+    command = " ".join(["python benchmarks/tuning.py", *sys.argv[1:]])
+    record("tuning_search", command, rows, "\n".join(said))
 
 
 def main() -> None:
@@ -195,11 +285,18 @@ def main() -> None:
     parser.add_argument("--configurations", type=int, default=12)
     parser.add_argument("--memory-trials", type=int, default=60)
     parser.add_argument("--skip-memory", action="store_true")
+    parser.add_argument("--search", action="store_true", help="whole searches")
+    parser.add_argument("--tuners", nargs="+", default=["bayesian", "hyperband"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--part", choices=tuple(PARTS), help="one side alone, as JSON")
     options = parser.parse_args()
     if options.part:
         found = PARTS[options.part](options)
         print("RESULT " + json.dumps(found))
+        return
+    if options.search:
+        searches(options)
         return
     given = [word for word in sys.argv[1:] if word != "--skip-memory"]
     scale = " ".join(["python benchmarks/tuning.py", *sys.argv[1:]])
@@ -207,14 +304,7 @@ def main() -> None:
     walls: dict[str, float] = {}
 
     def run(part: str) -> list[dict[str, Any]]:
-        with tempfile.TemporaryDirectory() as cache:
-            # Decoded pixels and converted weights belong to both sides alike.
-            shared = os.environ.get("KERAS_TRANSFER_CACHE", cache)
-            done = python(__file__, *given, "--part", part, KERAS_TRANSFER_CACHE=shared)
-        line = next(text for text in done["output"].splitlines() if text.startswith("RESULT "))
-        found: list[dict[str, Any]] = json.loads(line.removeprefix("RESULT "))
-        walls[part] = done["seconds"]
-        print(f"{part}: {done['seconds']:.1f} s", flush=True)
+        found, walls[part] = part_of(part, given)
         return found
 
     mine, theirs = run("ours"), run("plain")
