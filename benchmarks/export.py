@@ -3,20 +3,23 @@
 python benchmarks/export.py latency      # minutes; wants a quiet machine
 python benchmarks/export.py accuracy     # EfficientNet-Lite0 on emoji-noto, seeds 0 to 2
 python benchmarks/export.py verdicts     # all formats for six networks on builtin:digits
+python benchmarks/export.py verdicts --networks ConvNeXtTiny    # its row anew, the others kept
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from common import SHARED, record
+from common import RESULTS, SHARED, record
 
 FORMATS = ("saved_model", "tflite", "tflite-float16", "tflite-dynamic", "tflite-int8")
 NETWORKS = {
@@ -148,13 +151,16 @@ def accuracy() -> None:
     record("export_accuracy", "python benchmarks/export.py accuracy", rows, text)
 
 
-def verdicts() -> None:
+def verdicts(networks: Sequence[str]) -> None:
     from keras_transfer import backbones
     from keras_transfer.export import FORMATS as every
     from keras_transfer.export import export
 
-    rows = []
-    for backbone, weights in NETWORKS.items():
+    kept = RESULTS / "export_verdicts.json"
+    held = json.loads(kept.read_text())["rows"] if len(networks) < len(NETWORKS) else []
+    rows = {row["network"]: row for row in held}
+    for backbone in networks:
+        weights = NETWORKS[backbone]
         with tempfile.TemporaryDirectory() as folder:
             run = _trained(
                 "builtin:digits",
@@ -176,17 +182,23 @@ def verdicts() -> None:
             row[name] = found["verdict"] + share
             if found["reason"]:
                 print(f"{backbone}: {name}: {found['reason']}")
-        rows.append(row)
+        rows[backbone] = row
     text = (
         "builtin:digits at the smallest size, 32 px or more, by the default recipe: the top blocks "
         "of pretrained weights train, or everything from random ones, where the published ones "
         "cannot be had without a download. Each cell: the verdict, and on how many percent of the "
         "test images the artefact gives the trained model's answer."
     )
-    record("export_verdicts", "python benchmarks/export.py verdicts", rows, text)
+    command = "python benchmarks/export.py verdicts"
+    record("export_verdicts", command, [rows[name] for name in NETWORKS if name in rows], text)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("latency", "accuracy", "verdicts"))
-    {"latency": latency, "accuracy": accuracy, "verdicts": verdicts}[parser.parse_args().what]()
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    options = parser.parse_args()
+    if options.what == "verdicts":
+        verdicts(options.networks)
+    else:
+        {"latency": latency, "accuracy": accuracy}[options.what]()

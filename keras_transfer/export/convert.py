@@ -201,20 +201,28 @@ def write_onnx(model: keras.Model, path: Path, info: ModelInfo) -> None:
     what it is.
     """
     import onnx
+    import tensorflow as tf
     import tf2onnx
     from tensorflow.python.framework import convert_to_constants
 
     module = _serving_module(model)
+    # Keras wraps grouped convolutions (ConvNeXt) in functions for XLA, which tf2onnx cannot open;
+    # with this they are traced as part of the whole.
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        traced = module.scores.get_concrete_function()
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
     # Frozen first: tf2onnx would turn captured constants into inputs that nobody feeds.
-    frozen = convert_to_constants.convert_variables_to_constants_v2(
-        module.scores.get_concrete_function()
-    )
+    frozen = convert_to_constants.convert_variables_to_constants_v2(traced)
     names = {frozen.inputs[0].name: "image", frozen.outputs[0].name: "scores"}
     proto, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(),
         input_names=[frozen.inputs[0].name],
         output_names=[frozen.outputs[0].name],
         opset=17,
+        custom_op_handlers={"Erfc": (_erfc, [])},
     )
     for value in (*proto.graph.input, *proto.graph.output):
         value.name = names.get(value.name, value.name)
@@ -224,3 +232,23 @@ def write_onnx(model: keras.Model, path: Path, info: ModelInfo) -> None:
     said = {"description": info.description, "licence": info.licence, "author": info.author}
     onnx.helper.set_model_props(proto, {"labels": "\n".join(info.class_names), **said})
     path.write_bytes(proto.SerializeToString())
+
+
+def _erfc(graph: Any, node: Any, name: str, _: Any) -> None:
+    """Writes erfc(x) as 1 - erf(x), which ONNX has; TensorFlow's exact gelu is made of it."""
+    kept, shape, dtype = (
+        node.output,
+        graph.get_shape(node.output[0]),
+        graph.get_dtype(node.output[0]),
+    )
+    one = graph.make_const(f"{name}_one", np.float32(1).reshape(()))
+    erf = graph.make_node("Erf", node.input, shapes=[shape], dtypes=[dtype])
+    graph.remove_node(node.name)
+    graph.make_node(
+        "Sub",
+        [one.output[0], erf.output[0]],
+        name=name,
+        outputs=kept,
+        shapes=[shape],
+        dtypes=[dtype],
+    )

@@ -5,6 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -17,7 +18,6 @@ INFO = metadata.ModelInfo("small", "Tells three things apart", ("a", "b", "c"), 
 @pytest.fixture(scope="module")
 def small():
     """A model with a Normalization layer, whose constants converters are known to lose."""
-    import keras
 
     keras.utils.set_random_seed(0)
     entry = keras.Input((16, 16, 3), dtype="uint8", name="image")
@@ -57,6 +57,20 @@ def test_onnx_files_carry_their_labels(small, pixels: np.ndarray, tmp_path: Path
     assert properties["labels"].splitlines() == ["a", "b", "c"]
     assert [row.name for row in model.graph.input] == ["image"]
     assert [row.name for row in model.graph.output] == ["scores"]
+
+
+def test_onnx_takes_what_convnext_is_made_of(pixels: np.ndarray, tmp_path: Path) -> None:
+    """Keras compiles grouped convolutions apart; TensorFlow writes gelu with an op ONNX lacks."""
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("onnxruntime")
+    image = keras.Input((16, 16, 3), dtype="uint8", name="image")
+    x = keras.layers.Conv2D(8, 3, activation="gelu")(keras.layers.Rescaling(1 / 255)(image))
+    x = keras.layers.Conv2D(8, 7, groups=8, padding="same", activation="gelu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax", name="scores")(x))
+    Converter(model, INFO, lambda: pixels).write(FORMATS["onnx"], tmp_path / "model.onnx")
+    predict = proof.OPENERS["onnx"](tmp_path / "model.onnx", 1)
+    np.testing.assert_allclose(predict(pixels), model.predict(pixels, verbose=0), atol=1e-5)
 
 
 def test_a_missing_extra_is_named(
