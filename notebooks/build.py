@@ -29,6 +29,8 @@ LARGEST = 1_500_000
 
 _PATHS = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work|usr|content|Users)/[\w.\-/]+|\b[A-Z]:\\\\")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# What TensorFlow says of the processor when it is imported, which no setting holds back.
+_BANNER = re.compile(r"^(?:WARNING: All log messages before absl|I0000 ).*\n?", re.M)
 _TIMINGS = re.compile(r"^(.*): (\d+)/(\d+) .*$", re.M)
 
 
@@ -88,7 +90,7 @@ def clean(notebook: Any) -> Any:
             continue
         count += 1
         cell.execution_count = count
-        cell.outputs = _merged(cell.outputs)
+        cell.outputs = [output for output in _merged(cell.outputs) if not _is_banner(output)]
         for output in cell.outputs:
             output.pop("metadata", None)
             if output.output_type == "stream":
@@ -104,6 +106,14 @@ def clean(notebook: Any) -> Any:
             elif "text/plain" in data:
                 data["text/plain"] = _ADDRESS.sub("", data["text/plain"])
     return notebook
+
+
+def _is_banner(output: Any) -> bool:
+    """Whether an output is TensorFlow's greeting alone; what else there is stays."""
+    if output.output_type != "stream" or output.name != "stderr":
+        return False
+    output.text = _BANNER.sub("", output.text)
+    return not output.text.strip()
 
 
 def _merged(outputs: list[Any]) -> list[Any]:

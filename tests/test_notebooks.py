@@ -49,6 +49,19 @@ def test_problems_are_seen(tmp_path, monkeypatch):
         assert sign in found
 
 
+def test_the_greeting_of_tensorflow_is_left_out_and_warnings_are_not():
+    greeting = (
+        "WARNING: All log messages before absl::InitializeLog()\nI0000 00:00:1.2 7 port.cc:1] on\n"
+    )
+    streams = [
+        {"output_type": "stream", "name": name, "text": text}
+        for name, text in (("stderr", greeting), ("stdout", greeting), ("stderr", "Warning: x\n"))
+    ]
+    cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.from_dict(one) for one in streams])
+    outputs = build.clean(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
+    assert [output.text for output in outputs] == [greeting, "Warning: x\n"]
+
+
 def test_it_moves_to_another_repository(tmp_path, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
