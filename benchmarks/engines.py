@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    command = "python benchmarks/engines.py"
+    command = " ".join(["python benchmarks/engines.py", *sys.argv[1:]])
     lines = [compare_engines(*which, options) for which in BACKBONES]
     record("engines", command, lines, "Milliseconds an image; batches of 32 but for LiteRT.")
     keras.utils.clear_session()

@@ -90,7 +90,7 @@ def clean(notebook: Any) -> Any:
             continue
         count += 1
         cell.execution_count = count
-        cell.outputs = [output for output in _merged(cell.outputs) if not _is_banner(output)]
+        cell.outputs = _without_banner(_merged(cell.outputs))
         for output in cell.outputs:
             output.pop("metadata", None)
             if output.output_type == "stream":
@@ -108,12 +108,16 @@ def clean(notebook: Any) -> Any:
     return notebook
 
 
-def _is_banner(output: Any) -> bool:
-    """Whether an output is TensorFlow's greeting alone; what else there is stays."""
-    if output.output_type != "stream" or output.name != "stderr":
-        return False
-    output.text = _BANNER.sub("", output.text)
-    return not output.text.strip()
+def _without_banner(outputs: list[Any]) -> list[Any]:
+    """The outputs less TensorFlow's greeting, and without those that were nothing else."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            output.text = _BANNER.sub("", output.text)
+            if not output.text.strip():
+                continue
+        kept.append(output)
+    return kept
 
 
 def _merged(outputs: list[Any]) -> list[Any]:
