@@ -57,6 +57,7 @@ SETTINGS: dict[str, Callable[[Schedule], Schedule]] = {
     "70 % unfrozen": second(unfreeze="70%"),
     "label smoothing 0.1": second(label_smoothing=0.1),
     "rates decay 0.8 a block": second(rate_decay=0.8),
+    "depth by a race": second(unfreeze="auto"),
     "quick": lambda schedule: recipe("quick"),
     "high": lambda schedule: recipe("high"),
 }
@@ -66,7 +67,9 @@ def one(task: str, seed: int, names: list[str], store: Path) -> Any:
     """Yields a row for each setting of a task and a seed."""
     import keras
 
-    from keras_transfer import activations, backbones, datasets, training
+    from keras_transfer import activations, backbones, datasets, depth, training
+    from keras_transfer.progress import Progress
+    from keras_transfer.steps import Steps
 
     data, few, size, split = TASKS[task]
     held = datasets.load_dataset(data, image_size=size, seed=seed, per_class=few, split=split)
@@ -74,13 +77,16 @@ def one(task: str, seed: int, names: list[str], store: Path) -> Any:
         keras.utils.clear_session()
         backbone = backbones.build("EfficientNetLite0", image_size=size, weights="offline")
         begun = time.perf_counter()
+        schedule, shared = SETTINGS[name](recipe("default")), Steps()
+        held_rows = activations.ActivationStore(store)
+        if schedule.fine_tune and schedule.fine_tune.unfreeze == depth.AUTO:
+            schedule, _ = depth.decide(
+                held, backbone, schedule, store=held_rows, steps=shared, progress=Progress(),
+                seed=seed,
+            )  # fmt: skip
         result = training.train(
-            held,
-            backbone,
-            SETTINGS[name](recipe("default")),
-            seed=seed,
-            store=activations.ActivationStore(store),
-        )
+            held, backbone, schedule, seed=seed, store=held_rows, steps=shared
+        )  # fmt: skip
         yield {
             "task": task,
             "seed": seed,
@@ -89,6 +95,7 @@ def one(task: str, seed: int, names: list[str], store: Path) -> Any:
             "nll": result.evaluation.nll,
             "validation_nll": result.candidates[0].nll,
             "kept": result.candidates[0].name,
+            "unfrozen": schedule.fine_tune.unfreeze if schedule.fine_tune else "none",
             "seconds": time.perf_counter() - begun,
         }
 

@@ -17,7 +17,7 @@ from keras_transfer.activations import ActivationKey, ActivationStore, iterate
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.batches import Inputs, prefetch
 from keras_transfer.distribution import Distribution
-from keras_transfer.engine import BATCH, Engine, build_engine
+from keras_transfer.engine import BATCH, Engine, build_engine, computes_bfloat16
 from keras_transfer.model import POOL
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Schedule
@@ -25,6 +25,8 @@ from keras_transfer.types import Backbone, ImageDataset
 
 # Beyond this float16 overflows; such a cut is stored in float32.
 _FLOAT16_SAFE = 6e4
+# How far bfloat16 may move an image's features, as a share of the way to its nearest neighbour.
+_AGREEMENT = 0.2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -166,6 +168,34 @@ class FrozenPart:
         )
 
     @functools.cached_property
+    def rapid(self) -> Engine:
+        """Runs training images: in bfloat16 where the engine was left to us and it agrees.
+
+        It does if it moves the features of the sample by less than ``_AGREEMENT`` of the distance
+        between an image and its nearest neighbour, both as medians.
+        """
+        exact = self.engine
+        if self._request[0] != "auto" or exact.rounded is None:
+            return exact
+        other, sample = exact.rounded(), self._request[2]
+        here, there = (one.run(sample)[-1] for one in (exact, other))
+        apart = np.linalg.norm(here[:, None] - here[None], axis=-1)
+        np.fill_diagonal(apart, np.inf)
+        moved = float(np.median(np.linalg.norm(here - there, axis=-1)))
+        share = moved / float(np.median(apart.min(axis=1)))
+        said = f"bfloat16 moves features by {share:.0%} of the way to the nearest other image"
+        if share < _AGREEMENT:
+            return dataclasses.replace(other, reason=f"Training images in bfloat16: {said}.")
+        return dataclasses.replace(exact, reason=f"All images in float32: {said}.")
+
+    @property
+    def may_round(self) -> bool:
+        """Whether training images may come from bfloat16."""
+        alone = self._computing["distribution"] is None
+        float32 = self._computing["precision"] == "float32"
+        return self._request[0] == "auto" and alone and float32 and computes_bfloat16()
+
+    @functools.cached_property
     def at_cut(self) -> Engine:
         """Runs uint8 pixels to the cut's tensors alone, for training without a cache."""
         name, images, sample = self._request
@@ -178,7 +208,9 @@ class FrozenPart:
             **self._computing,
         )
 
-    def keys(self, view: int, schedule_views: Views) -> list[ActivationKey]:
+    def keys(
+        self, view: int, schedule_views: Views, precision: str | None = None
+    ) -> list[ActivationKey]:
         """The store's keys of a view: the pooled features, and the cuts where there are any."""
         drawn = view > 0
         cuts = [(POOL,), *self._cuts]
@@ -191,7 +223,7 @@ class FrozenPart:
                 preprocessing=self._backbone.spec.preprocessing,
                 image_size=(int(size[0]), int(size[1])),
                 dtype=self._dtype,
-                precision=self._precision,
+                precision=precision or self._precision,
                 view=view,
                 view_seed=schedule_views.seed if drawn else 0,
                 strength=schedule_views.strength if drawn else 0.0,
@@ -211,9 +243,8 @@ class FrozenPart:
     def _dtype(self) -> str:
         """float16, unless a sample of the activations comes near its range."""
         outputs = tensors(self._model, (*self._names, POOL))
-        values = build_engine(keras.Model(self._model.input, outputs), "keras").run(
-            self._request[2][:8]
-        )
+        some = self._request[2][:8]
+        values = build_engine(keras.Model(self._model.input, outputs), "keras", images=8).run(some)
         return (
             "float32" if max(float(np.abs(v).max()) for v in values) > _FLOAT16_SAFE else "float16"
         )
@@ -231,13 +262,20 @@ class FrozenPart:
         return self._digests[cut]
 
     def compute(
-        self, views: Views, rows: np.ndarray, view: int, progress: Progress, name: str
+        self,
+        views: Views,
+        rows: np.ndarray,
+        view: int,
+        progress: Progress,
+        name: str,
+        engine: Engine | None = None,
     ) -> Iterator[list[np.ndarray]]:
         """Yields batch by batch the pooled features and then the cut's tensors."""
+        run = (engine or self.engine).run
         batches = prefetch(views.pixels(part, view) for part in iterate(rows, BATCH))
         with progress.step(name, len(rows)) as advance:
             for batch in batches:
-                *tensors, pooled = self.engine.run(batch)
+                *tensors, pooled = run(batch)
                 advance(len(batch))
                 yield [pooled, *tensors]
 
@@ -249,6 +287,8 @@ def features_of_view(
     rows: np.ndarray,
     view: int,
     progress: Progress,
+    *,
+    exact: bool = True,
 ) -> tuple[np.ndarray, Inputs]:
     """Pooled features and the inputs at the cut of one view of some images.
 
@@ -259,6 +299,8 @@ def features_of_view(
         rows: positions in the data set.
         view: the view's number.
         progress: where to report.
+        exact: False for images to train on, which may come from bfloat16, see
+            :attr:`FrozenPart.rapid`.
 
     Returns:
         float32 ``[rows, features]``, and the inputs of the second phase for the same rows.
@@ -269,10 +311,22 @@ def features_of_view(
         below = frozen.at_cut if frozen.cut else None
         return np.concatenate(parts), Recomputed(views, rows, view, below)
     digests = [views.dataset.digests[row] for row in rows]
+    keys, engine = frozen.keys(view, views), None
+    if not exact and frozen.may_round:
+        rounded = frozen.keys(view, views, "bfloat16")
+        # What is held was found to agree when it was computed; nothing need be made ready for it.
+        if store.holds(rounded, digests):
+            keys = rounded
+        else:
+            first = "rapid" not in vars(frozen)
+            engine = frozen.rapid
+            keys = rounded if engine.name.endswith("bfloat16") else keys
+            if first and frozen.engine.rounded is not None:
+                progress.note(engine.reason)
     held = store.ensure(
-        frozen.keys(view, views),
+        keys,
         digests,
-        lambda missing: frozen.compute(views, rows[missing], view, progress, name),
+        lambda missing: frozen.compute(views, rows[missing], view, progress, name, engine),
     )
     pooled = held[0].gather(np.arange(len(rows)))[0].astype(np.float32)
     return pooled, held[1] if frozen.cut else Recomputed(views, rows, view, None)

@@ -16,7 +16,8 @@ from keras import ops
 
 from keras_transfer import calibration, files
 from keras_transfer.batches import Examples, Inputs, batches, prefetch
-from keras_transfer.devices import out_of_memory
+from keras_transfer.depthwise import cheap
+from keras_transfer.devices import accelerators, out_of_memory
 from keras_transfer.distribution import Distribution, place
 from keras_transfer.engine import Engine, keras_engine
 from keras_transfer.errors import UsageError
@@ -44,6 +45,7 @@ class Suffix(keras.Model):
     replicas = 1
     compile_seconds = 0.0
     _traced = 0
+    _cheap = False
     penalty_strength: Any = None
     _penalty = ""
     _prepared: tuple[int, bool] | None = None
@@ -56,7 +58,25 @@ class Suffix(keras.Model):
     def train_step(self, *arguments: Any) -> Any:
         """Keras's own step; its Python runs when the step is traced, and only then."""
         self._traced += 1
-        return super().train_step(*arguments)
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        self._cheap = on_tensorflow and not self.jit_compile and not accelerators()
+        try:
+            return super().train_step(*arguments)
+        finally:
+            self._cheap = False
+
+    def _run_through_graph(
+        self, inputs: Any, operation_fn: Any = lambda operation: operation, call_fn: Any = None
+    ) -> Any:
+        """Keras's own walk through the layers; in a step some have a gradient that costs less."""
+        if not self._cheap:
+            return super()._run_through_graph(inputs, operation_fn, call_fn)
+
+        def chosen(operation: Any) -> Any:
+            other = cheap(operation)
+            return operation_fn(operation) if other is operation else other
+
+        return super()._run_through_graph(inputs, chosen, call_fn)
 
     def step(self, x: Any, y: Any, shares: Any) -> float:
         """Takes one step, or a part of one, and returns its loss; see :meth:`compute_loss`."""

@@ -58,7 +58,38 @@ class _BlockRates:
             average.assign(momentum * average + (1.0 - momentum) * variable)
 
 
-class _Adam(_BlockRates, keras.optimizers.Adam):
+class _FusedAdam(keras.optimizers.Adam):
+    """Adam whose update is one pass over the weights where TensorFlow has a kernel for that.
+
+    Keras's own is a dozen passes over arrays that no cache holds, and on a CPU takes a third longer
+    with clipping and averaging included. The formula is the same.
+    """
+
+    fused = False
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if not self.fused:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        import tensorflow as tf
+
+        index = self._get_variable_index(variable)
+        step = ops.cast(self.iterations + 1, "float32")
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=ops.power(self.beta_1, step),
+            beta2_power=ops.power(self.beta_2, step),
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
+class _Adam(_BlockRates, _FusedAdam):
     pass
 
 
@@ -101,6 +132,7 @@ def build_optimizer(
             optimizer: Any = _SGD(momentum=0.9, nesterov=True, **common)
         else:
             optimizer = _Adam(**common)
+            optimizer.fused = keras.backend.backend() == "tensorflow" and distribution is None
         optimizer.set_rates(
             [phase.rate_decay ** depths.get(v.path.split("/")[0], 0) for v in variables],
             ["kernel" in v.path.rsplit("/", 1)[-1] for v in variables],

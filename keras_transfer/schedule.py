@@ -49,6 +49,7 @@ class Phase:
         learning_rate: peak rate.
         warmup: share of the steps over which the rate rises linearly from 0.
         decay: how the rate falls afterwards: ``cosine`` to 0, or ``constant``.
+        decay_from: share of the steps until which the rate stays at its peak before it falls.
         rate_decay: factor on the rate for every block below the topmost one; 1 is one rate for all.
         weight_decay: decoupled weight decay, as in AdamW, of kernels (not of biases).
         penalty: R(w) in the loss (see the module's docstring).
@@ -85,6 +86,7 @@ class Phase:
     learning_rate: float = 7e-4
     warmup: float = 0.1
     decay: str = "cosine"
+    decay_from: float = 0.0
     rate_decay: float = 1.0
     weight_decay: float = 1e-4
     penalty: str = "none"
@@ -112,6 +114,7 @@ class Phase:
             "batch_size": (1, 1_000_000),
             "learning_rate": (0.0, 100.0),
             "warmup": (0.0, 1.0),
+            "decay_from": (0.0, 1.0),
             "rate_decay": (0.0, 1.0),
             "weight_decay": (0.0, 10.0),
             "penalty_strength": (0.0, 1e6),
@@ -148,7 +151,8 @@ class Phase:
             return self.learning_rate * (step + 1) / rising
         if self.decay == "constant":
             return self.learning_rate
-        progress = (step - rising) / max(1, steps - rising)
+        level = max(rising, round(self.decay_from * steps))
+        progress = max(0, step - level) / max(1, steps - level)
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

@@ -432,7 +432,7 @@ class _Run:
         with self.clock.stage("evaluate"):
             test = data.indices("test")
             assert data.pixels is not None
-            probabilities = predict_probabilities(self.model, data.pixels[test])
+            probabilities = self._probabilities(data.pixels[test], temperature)
             judged = evaluation.evaluate(probabilities, data.labels[test], data.class_names)
         size = self.model.input_shape[1:3]
         return TransferResult(
@@ -458,6 +458,18 @@ class _Run:
             cache=self.store.counts if self.store else StoreCounts(),
             compute=self._compute(),
         )
+
+    def _probabilities(self, pixels: np.ndarray, temperature: float) -> np.ndarray:
+        """What the trained model answers, the part that never trained on the engine it ran on.
+
+        Where that is Keras, or rounds to bfloat16, or everything trained, the whole model is asked.
+        """
+        whole = self.plan.unfreeze and not self.frozen.cut
+        if whole or self.frozen.engine.name != "openvino":
+            return predict_probabilities(self.model, pixels)
+        *tensors, pooled = self.frozen.engine.predict(pixels)
+        logits = predict_logits(self.top, Array(*(tensors if self.plan.unfreeze else [pooled])))
+        return calibration.softmax(logits / temperature).astype(np.float32)
 
     def _compute(self) -> dict[str, Any]:
         names = self.distribution.devices if self.distribution else list_devices()[:1]
@@ -542,7 +554,8 @@ class _Run:
 
     def _images(self) -> int:
         """How many images the frozen part sees."""
-        return len(self.labels["train"]) * self.schedule.views + len(self.labels["val"])
+        asked = (self.dataset.splits != "train").sum()
+        return len(self.labels["train"]) * self.schedule.views + int(asked)
 
     def _kept_schedule(self) -> Schedule | None:
         """What a killed run had decided: its time budget must not be applied twice."""
@@ -562,24 +575,23 @@ class _Run:
         data, schedule = self.dataset, self.schedule
         train, validation = data.indices("train"), data.indices("val")
         views = views_for(data, schedule, self._may_mirror())
-        features, inputs = self._view(views, np.concatenate([train, validation]), 0)
-        split_at = len(train)
-        self.validation_features = features[split_at:]
-        self.features = [features[:split_at]]
-        self.inputs: list[Inputs] = [_Rows(inputs, np.arange(split_at))]
-        self.validation_inputs: Inputs = _Rows(inputs, np.arange(split_at, len(features)))
-        for view in range(1, schedule.views):
-            if self.random and self.plan.unfreeze and not self.frozen.cut:
+        self.validation_features, self.validation_inputs = self._view(views, validation, 0)
+        self.features: list[np.ndarray] = []
+        self.inputs: list[Inputs] = []
+        for view in range(schedule.views):
+            if view and self.random and self.plan.unfreeze and not self.frozen.cut:
                 # Features of random weights are not worth a pass over every view.
                 self.inputs.append(Recomputed(views, train, view, None))
                 continue
-            features, inputs = self._view(views, train, view)
+            features, inputs = self._view(views, train, view, exact=False)
             self.features.append(features)
             self.inputs.append(inputs)
 
-    def _view(self, views: Views, rows: np.ndarray, view: int) -> tuple[np.ndarray, Inputs]:
+    def _view(
+        self, views: Views, rows: np.ndarray, view: int, *, exact: bool = True
+    ) -> tuple[np.ndarray, Inputs]:
         features, inputs = features_of_view(
-            self.frozen, self.store, views, rows, view, self.progress
+            self.frozen, self.store, views, rows, view, self.progress, exact=exact
         )
         return features, inputs if self.raised is None else Raised(inputs, self.raised)
 
@@ -722,8 +734,8 @@ class _Run:
         phase = self.schedule.fine_tune
         if phase is None or not self.plan.unfreeze or not phase.epochs:
             suffix = Suffix(self.model.get_layer(POOL).output, self.model.get_layer(LOGITS).output)
-            runner = build_engine(suffix, "keras")
-            logits = predict_logits(runner, Array(self.validation_features))
+            self.top = build_engine(suffix, "keras")
+            logits = predict_logits(self.top, Array(self.validation_features))
             _, candidates = choose([], {}, lambda weights: logits, self.labels["val"])
             return None, candidates, logits
         begun = time.monotonic()
@@ -766,7 +778,7 @@ class _Run:
     def _choose(
         self, suffix: Suffix, start: list[np.ndarray], done: PhaseState
     ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
-        runner = build_engine(suffix, "keras")
+        self.top = build_engine(suffix, "keras")
         ends: dict[str, Any] = {"last epoch": done.current}
         if done.best is not None and done.best_epoch != done.epoch:
             ends["best epoch"] = done.best
@@ -775,23 +787,10 @@ class _Run:
 
         def logits_of(weights: Any) -> np.ndarray:
             assign(suffix.learned, weights)
-            return predict_logits(runner, self.validation_inputs)
+            return predict_logits(self.top, self.validation_inputs)
 
         weights, candidates = choose(start, ends, logits_of, self.labels["val"])
         return weights, candidates, logits_of(weights)
-
-
-class _Rows:
-    """Some rows of other inputs."""
-
-    def __init__(self, inputs: Inputs, rows: np.ndarray) -> None:
-        self._inputs, self._rows = inputs, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def gather(self, rows: np.ndarray) -> list[np.ndarray]:
-        return self._inputs.gather(self._rows[rows])
 
 
 def _verdict(candidates: tuple[Candidate, ...]) -> str:

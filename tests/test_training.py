@@ -207,6 +207,38 @@ def test_lower_blocks_train_at_decayed_rates():
     assert steps["block7a_project_conv"] == pytest.approx(0.1 * steps["top_conv"], rel=1e-3)
 
 
+def test_steps_of_adamw_are_those_computed_by_hand():
+    draw = np.random.default_rng(0)
+    images = keras.Input((6,))
+    suffix = Suffix(images, keras.layers.Dense(4, name="logits")(images))
+    phase = Phase("fine_tune", learning_rate=0.1, rate_decay=0.5, weight_decay=0.3, clip_norm=0.5,
+                  ema=0.9)  # fmt: skip
+    optimizer = build_optimizer(phase, suffix, {"logits": 1})
+    assert optimizer.fused == (keras.backend.backend() == "tensorflow")
+    weights = [np.asarray(v, np.float64) for v in suffix.trainable_variables]
+    averages, first, second = ([np.zeros_like(w) for w in weights] for _ in range(3))
+    for number in range(1, 6):
+        slopes = [draw.normal(size=w.shape).astype(np.float32) for w in weights]
+        optimizer.apply([keras.ops.convert_to_tensor(slope) for slope in slopes])
+        norm = np.sqrt(sum((slope**2).sum() for slope in slopes))
+        for i, slope in enumerate(slopes):
+            g, rate = slope * min(1, 0.5 / norm), 0.1 * 0.5
+            # Kernels decay, biases do not.
+            weights[i] = weights[i] * (1 - rate * 0.3 * (weights[i].ndim > 1))
+            first[i] = 0.9 * first[i] + 0.1 * g
+            second[i] = 0.999 * second[i] + 0.001 * g**2
+            # The second form of the update in section 2 of the paper (Kingma and Ba, 2015).
+            rate *= np.sqrt(1 - 0.999**number) / (1 - 0.9**number)
+            weights[i] = weights[i] - rate * first[i] / (np.sqrt(second[i]) + 1e-7)
+            share = 0.0 if number == 1 else 0.9
+            averages[i] = share * averages[i] + (1 - share) * weights[i]
+    for found, expected in zip(suffix.trainable_variables, weights, strict=True):
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-4, atol=1e-5)
+    optimizer.finalize_variable_values(suffix.trainable_variables)
+    for found, expected in zip(suffix.trainable_variables, averages, strict=True):
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_time_budget_is_kept_and_said(data, tmp_path):
     said = Recorder()
     result = training.train(

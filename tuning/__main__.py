@@ -95,7 +95,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-time", type=cli._duration, metavar="1h", help="begin no trial after that long"
     )
-    parser.add_argument("--tuner", choices=_TUNERS, default="bayesian")
+    parser.add_argument("--tuner", choices=_TUNERS, default="hyperband")
     parser.add_argument(
         "--objective",
         choices=_OBJECTIVES,

@@ -261,23 +261,27 @@ class Workbench:
 
 
 def trial_schedule(values: Mapping[str, Any]) -> Schedule:
-    """The schedule of a trial; that of a Hyperband rung has a constant rate.
+    """The schedule of a trial; a Hyperband rung's rate does not fall before the bracket's last.
 
     A rung continues the one before, so the rate must not depend on where fine-tuning will end: it
     is constant after a warm-up of a tenth of an epoch, and the moving average of the weights stands
-    in for its decay. Training by the last rung's schedule from the beginning comes to the same
-    weights.
+    in for its decay. In a bracket's last rung it falls to 0 as it always does, so that the trials
+    which a study ends with are comparable with the default. Training by a rung's schedule from the
+    beginning comes to the same weights.
     """
     schedule = schedule_of(values)
-    epochs = values.get("tuner/epochs")
-    if epochs is None or schedule.fine_tune is None:
+    if values.get("tuner/epochs") is None or schedule.fine_tune is None:
         return schedule
-    phase = dataclasses.replace(
-        schedule.fine_tune,
-        epochs=int(epochs),
-        decay="constant",
-        warmup=min(1.0, schedule.fine_tune.warmup / int(epochs)),
-    )
+    epochs, before = int(values["tuner/epochs"]), int(values.get("tuner/initial_epoch") or 0)
+    last = bool(values.get("tuner/last"))
+    phase = dataclasses.replace(schedule.fine_tune, epochs=epochs)
+    if before or not last:
+        phase = dataclasses.replace(
+            phase,
+            decay=phase.decay if last else "constant",
+            decay_from=before / epochs if last else 0.0,
+            warmup=min(1.0, phase.warmup / epochs),
+        )
     return dataclasses.replace(schedule, fine_tune=phase)
 
 

@@ -97,7 +97,13 @@ class _Bayesian(_OfStudy, keras_tuner.oracles.BayesianOptimizationOracle):
 
 
 class _Hyperband(_OfStudy, keras_tuner.oracles.HyperbandOracle):
-    pass
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """The settings of the next rung, with word whether it is the last of its trial."""
+        found = super().populate_space(trial_id)
+        values = found.get("values") or {}
+        if "tuner/epochs" in values:
+            values["tuner/last"] = values["tuner/epochs"] == self.max_epochs
+        return found
 
 
 class Tuner(keras_tuner.Tuner):

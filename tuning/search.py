@@ -39,7 +39,7 @@ def search(
     *,
     trials: int = _DEFAULT_TRIALS,
     max_time: float | None = None,
-    tuner: str = "bayesian",
+    tuner: str = "hyperband",
     objective: str = "nll",
     space: Space | None = None,
     resume: bool = False,

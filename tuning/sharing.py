@@ -121,9 +121,9 @@ class Sharing:
             sample=data.pixels[train[:BATCH]],
         )
         drawn = views_for(data, schedule, schedule.flip == "on")
+        features_of_view(frozen, bench.store, drawn, validation, 0, Progress())
         for view in range(schedule.views):
-            rows = train if view else np.concatenate([train, validation])
-            features_of_view(frozen, bench.store, drawn, rows, view, Progress())
+            features_of_view(frozen, bench.store, drawn, train, view, Progress(), exact=False)
 
     def base(self, built: Backbone, schedule: Schedule) -> tuple[str, ...] | None:
         """The stored cut from which a trial goes on; None where that is its own."""

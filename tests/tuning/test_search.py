@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from studies import SPACE, rows_of
 
-from keras_transfer import api, backbones, cli, config, training
+from keras_transfer import api, backbones, cli, config, schedule, training
 from keras_transfer.activations import ActivationStore
 from keras_transfer.errors import KerasTransferError, UsageError
 from keras_transfer.progress import Progress
@@ -202,7 +202,8 @@ def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
     setup = Setup(str(digits_folder), image_size=SIZE, split=SPLIT)
     bench = Workbench(setup, tmp_path / "heads", ActivationStore(tmp_path / "store"))
     base = {"unfreeze": "1", "views": 1, "fine_tune_lr": 1e-3}
-    short, full = ({**base, "tuner/epochs": epochs} for epochs in (1, 2))
+    short = {**base, "tuner/epochs": 1}
+    full = {**base, "tuner/epochs": 2, "tuner/initial_epoch": 1, "tuner/last": True}
     first = bench.run(short, trial_schedule(short), tmp_path / "0", None)
     second = bench.run(full, trial_schedule(full), tmp_path / "1", tmp_path / "0")
     alone = bench.run(full, trial_schedule(full), tmp_path / "2", None)
@@ -393,7 +394,14 @@ def test_hyperband_hands_on_the_trial_that_it_continues(quick):
         past = results.read_record(study, int(Path(earlier).name))
         assert record.values["fine_tune_lr"] == past.values["fine_tune_lr"]
         assert record.values["tuner/epochs"] > past.values["tuner/epochs"]
-        assert record.settings["schedule"]["fine_tune"]["decay"] == "constant"
+        here, there = (
+            schedule.Phase(**one.settings["schedule"]["fine_tune"]) for one in (record, past)
+        )
+        # What the earlier rung did is the beginning of what the later one would do alone.
+        steps = 10 * past.values["tuner/epochs"]
+        rates = [here.rate(step, 10 * here.epochs) for step in range(10 * here.epochs)]
+        assert rates[:steps] == [there.rate(step, steps) for step in range(steps)]
+        assert (rates[-1] < 0.1 * max(rates)) == (here.epochs == 4)
 
 
 def test_the_objective_decides_which_is_best(quick):

@@ -1,0 +1,95 @@
+"""bfloat16 for training images alone, and only where it agrees."""
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_transfer import backbones, datasets, engine, features
+from keras_transfer.activations import ActivationStore
+from keras_transfer.features import FrozenPart, Views, features_of_view
+from keras_transfer.model import build_classifier
+from keras_transfer.progress import Progress
+
+pytestmark = pytest.mark.skipif(
+    not engine.computes_bfloat16(), reason="this processor has no instructions for bfloat16"
+)
+
+
+class Notes(Progress):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return datasets.load_dataset("builtin:digits", image_size=64, per_class=12)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return backbones.build("EfficientNetLite0", image_size=64, weights="offline")
+
+
+def part(backbone, data, name="auto"):
+    sample = data.pixels[data.indices("train")[:32]]
+    model = build_classifier(backbone, 10)
+    return FrozenPart(model, backbone, ("block6d_add",), engine=name, images=10**9, sample=sample)
+
+
+def extracted(frozen, store, data, **options):
+    rows, progress = data.indices("train"), options.pop("progress", Progress())
+    return features_of_view(frozen, store, Views(data), rows, 0, progress, **options)[0]
+
+
+def stored(store):
+    return sorted(
+        json.loads(path.read_text())["precision"] for path in store.folder.glob("*/key.json")
+    )
+
+
+def test_training_images_alone_are_rounded(backbone, data, tmp_path):
+    notes = Notes()
+    with ActivationStore(tmp_path) as store:
+        frozen = part(backbone, data)
+        rounded = extracted(frozen, store, data, exact=False, progress=notes)
+        assert stored(store) == ["bfloat16"] * 2
+        exact = extracted(frozen, store, data)
+        assert stored(store) == ["bfloat16"] * 2 + ["float32"] * 2
+    off = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 1e-3 < off < 0.1
+    (said,) = notes.notes
+    share = float(said.split(" by ")[1].split("%")[0]) / 100
+    # Of the sample's 32 images, which are those that come first.
+    first, other = exact[:32].astype(np.float64), rounded[:32].astype(np.float64)
+    apart = [np.linalg.norm(np.delete(first, i, 0) - first[i], axis=1).min() for i in range(32)]
+    moved = np.linalg.norm(first - other, axis=1)
+    assert share == pytest.approx(np.median(moved) / np.median(apart), abs=0.02)
+
+
+def test_what_disagrees_stays_in_float32(backbone, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_AGREEMENT", 0.0)
+    notes = Notes()
+    with ActivationStore(tmp_path) as store:
+        extracted(part(backbone, data), store, data, exact=False, progress=notes)
+        assert stored(store) == ["float32"] * 2
+    assert notes.notes[0].startswith("All images in float32")
+
+
+def test_an_engine_that_is_named_is_what_runs(backbone, data, tmp_path):
+    with ActivationStore(tmp_path) as store:
+        extracted(part(backbone, data, "openvino"), store, data, exact=False)
+        assert stored(store) == ["float32"] * 2
+
+
+def test_a_second_run_makes_no_engine_ready(backbone, data, tmp_path, monkeypatch):
+    with ActivationStore(tmp_path) as store:
+        before = extracted(part(backbone, data), store, data, exact=False)
+        monkeypatch.setattr(features, "build_engine", None)
+        again = part(backbone, data)
+        vars(again)["_dtype"] = "float16"
+        np.testing.assert_array_equal(before, extracted(again, store, data, exact=False))
+        assert "engine" not in vars(again)
