@@ -196,7 +196,7 @@ def keras_engine(
                 placed = (distribution.place if distribution else place)(padded)
                 outputs = model.predict_on_batch(placed if len(placed) > 1 else placed[0])
         elif traced:
-            outputs = model.predict_on_batch(batch)
+            outputs = frozen_graph.run(model, batch)
         else:
             outputs = model(batch, training=False)
         arrays = outputs if isinstance(outputs, (list, tuple)) else [outputs]

@@ -26,7 +26,8 @@ from keras_transfer.types import Backbone, ImageDataset
 # Beyond this float16 overflows; such a cut is stored in float32.
 _FLOAT16_SAFE = 6e4
 # How far bfloat16 may move an image's features, as a share of the way to its nearest neighbour.
-_AGREEMENT = 0.2
+# At 4 % nothing is lost on emoji; at 11 %, on digits, the second phase ends 0.02 nats worse.
+_AGREEMENT = 0.05
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,6 +128,7 @@ class FrozenPart:
         precision: a Keras dtype policy, for Keras as the engine.
         distribution: devices that share every batch, for Keras as the engine.
         native_seconds: what an image takes in Keras, where that is known.
+        known: types of activations found before, by their weights; more are added.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class FrozenPart:
         precision: str = "float32",
         distribution: Distribution | None = None,
         native_seconds: float = 0.0,
+        known: dict[Any, str] | None = None,
     ) -> None:
         self.cut = cut
         self._cuts = [one for one in (cut, *also) if one]
@@ -151,6 +154,7 @@ class FrozenPart:
         self._request = (engine, images, sample)
         self._native_seconds = native_seconds
         self._digests: dict[tuple[str, ...], str] = {}
+        self._known = {} if known is None else known
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -242,12 +246,13 @@ class FrozenPart:
     @functools.cached_property
     def _dtype(self) -> str:
         """float16, unless a sample of the activations comes near its range."""
-        outputs = tensors(self._model, (*self._names, POOL))
-        some = self._request[2][:8]
-        values = build_engine(keras.Model(self._model.input, outputs), "keras", images=8).run(some)
-        return (
-            "float32" if max(float(np.abs(v).max()) for v in values) > _FLOAT16_SAFE else "float16"
-        )
+        key = (self._model.input_shape, self._names, self._weights_digest((POOL,)))
+        if str(key) not in self._known:
+            outputs = tensors(self._model, (*self._names, POOL))
+            native = build_engine(keras.Model(self._model.input, outputs), "keras", images=8)
+            largest = max(float(np.abs(value).max()) for value in native.run(self._request[2][:8]))
+            self._known[str(key)] = "float32" if largest > _FLOAT16_SAFE else "float16"
+        return self._known[str(key)]
 
     def _weights_digest(self, cut: tuple[str, ...]) -> str:
         if cut in self._digests:

@@ -1,18 +1,59 @@
-"""A model as a TensorFlow graph with its weights in it, which OpenVINO reads without Python.
-
-OpenVINO's way from Keras looks every variable up from Python and takes three times as long; the
-network it arrives at gives the same answers to the last bit.
-"""
+"""A model's inference as a TensorFlow graph: to run, or to hand to OpenVINO."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
+
+# The attribute of a model that keeps its graph, which refers to the model's variables.
+_KEPT = "_keras_transfer_inference"
+
+
+def run(model: keras.Model, batch: np.ndarray | Sequence[np.ndarray]) -> list[Any]:
+    """Runs a model on a batch by its graph, traced at the first call, for any number of rows.
+
+    Keras's ``predict_on_batch`` traces again for other numbers of rows, and TensorFlow warns of it.
+
+    Args:
+        model: a functional model on the TensorFlow backend.
+        batch: one array an input.
+
+    Returns:
+        The outputs, in order, as tensors.
+    """
+    import tensorflow as tf
+
+    arrays = batch if isinstance(batch, (list, tuple)) else [batch]
+    if _KEPT not in vars(model):
+        # Past Keras, which would take it for a part of the model to be saved.
+        vars(model)[_KEPT] = _traced(model)
+    tensors = [
+        tf.convert_to_tensor(np.asarray(array, tensor.dtype))
+        for array, tensor in zip(arrays, model.inputs, strict=True)
+    ]
+    return list(vars(model)[_KEPT](*tensors))
+
+
+def _traced(model: keras.Model) -> Any:
+    import tensorflow as tf
+
+    def infer(*tensors: Any) -> list[Any]:
+        outputs = model(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
+        return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+    inputs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
+    return tf.function(infer, autograph=False).get_concrete_function(*inputs)
 
 
 def write(model: keras.Model, path: Path) -> None:
-    """Writes the graph of a model's inference.
+    """Writes the graph with the weights in it, which OpenVINO reads without Python.
+
+    OpenVINO's own way from Keras looks every variable up from Python and takes three times as long;
+    the network it arrives at gives the same answers to the last bit.
 
     Args:
         model: a functional model on the TensorFlow backend.
@@ -20,13 +61,7 @@ def write(model: keras.Model, path: Path) -> None:
     """
     import tensorflow as tf
 
-    inputs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
-
-    def infer(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        outputs = model(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
-        return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-    traced = tf.function(infer, autograph=False).get_concrete_function(*inputs)
+    traced = _traced(model)
     graph = traced.graph.as_graph_def()
     if graph.library.function:
         # Variables are read within functions, which TensorFlow's slower way takes apart.

@@ -19,11 +19,16 @@ from keras_transfer.types import Backbone
 
 
 class Steps:
-    """What runs of the same backbones share; one for as many runs as wish to."""
+    """What runs of the same backbones share; one for as many runs as wish to.
+
+    Attributes:
+        known: see ``features.FrozenPart``.
+    """
 
     def __init__(self) -> None:
         self._models: dict[Any, tuple[keras.Model, list[Any]]] = {}
         self._suffixes: dict[Any, Suffix] = {}
+        self.known: dict[Any, str] = {}
 
     def classifier(
         self, backbone: Backbone, classes: int, head: HeadSpec, seed: int

@@ -527,6 +527,7 @@ class _Run:
             precision=self.computing.name,
             distribution=self.distribution,
             native_seconds=self.measured.forward if self.measured else 0.0,
+            known=self.steps.known,
         )
 
     def _measure(self) -> planner.Measured:
