@@ -319,10 +319,10 @@ def features_of_view(
     keys, engine = frozen.keys(view, views), None
     if not exact and frozen.may_round:
         rounded = frozen.keys(view, views, "bfloat16")
-        # What is held was found to agree when it was computed; nothing need be made ready for it.
+        # What is held was found to agree, or not to, when it was computed.
         if store.holds(rounded, digests):
             keys = rounded
-        else:
+        elif not store.holds(keys, digests):
             first = "rapid" not in vars(frozen)
             engine = frozen.rapid
             keys = rounded if engine.name.endswith("bfloat16") else keys

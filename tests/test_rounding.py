@@ -94,7 +94,9 @@ def test_an_engine_that_is_named_is_what_runs(backbone, data, tmp_path):
         assert stored(store) == ["float32"] * 2
 
 
-def test_a_second_run_makes_no_engine_ready(backbone, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("agreement", [0.5, 0.0])
+def test_a_second_run_makes_no_engine_ready(backbone, data, tmp_path, monkeypatch, agreement):
+    monkeypatch.setattr(features, "_AGREEMENT", agreement)
     with ActivationStore(tmp_path) as store:
         before = extracted(part(backbone, data), store, data, exact=False)
         monkeypatch.setattr(features, "build_engine", None)
