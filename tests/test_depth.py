@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from keras_transfer import cli, datasets, depth, planner, training
 from keras_transfer.errors import UsageError
@@ -70,7 +71,12 @@ class Fake:
         head = training.Candidate("head", 1.0, nll=0.6, accuracy=0.5)
         tuned = training.Candidate("last epoch", 1.0, nll=nll, accuracy=0.5)
         measured = planner.Measured(0.01, 0.005, 1024, 1280, "keras", "a test")
-        return training.Fitted(None, (), (head, tuned), 1.0, np.zeros((1, 1)), measured)
+        # Every image's loss is about that score: the true class's logit among nine of zero.
+        labels = data.labels[data.indices("val")]
+        spread = np.random.default_rng(0).normal(0, 0.01, len(labels))
+        logits = np.zeros((len(labels), 10))
+        logits[np.arange(len(labels)), labels] = np.log(9 / np.expm1(nll + spread))
+        return training.Fitted(None, (), (tuned, head), 1.0, logits, measured)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +87,12 @@ def backbone():
 
 
 @pytest.mark.parametrize("winner", depth.DEPTHS)
-def test_a_deep_winner_trains_for_less(digits_folder, backbone, monkeypatch, winner):
+def test_a_sure_winner_is_taken(digits_folder, backbone, monkeypatch, winner):
     data = datasets.load_dataset(str(digits_folder), image_size=32, split=(0.6, 0.2, 0.2))
     scores = {name: 0.5 - 0.1 * (name == winner) for name in depth.DEPTHS}
+    base = recipe()
     monkeypatch.setattr(depth, "fit", Fake(scores, backbone))
     before = np.array(backbone.model.trainable_variables[0])
-    base = recipe()
     asked = training.dataclasses.replace(
         base, fine_tune=training.dataclasses.replace(base.fine_tune, unfreeze="auto")
     )
@@ -94,22 +100,33 @@ def test_a_deep_winner_trains_for_less(digits_folder, backbone, monkeypatch, win
         data, backbone, asked, store=None, steps=Steps(), progress=Progress(), seed=0
     )
     assert found.fine_tune.unfreeze == winner
-    assert (found.fine_tune.epochs < base.fine_tune.epochs) == (winner == "70%")
+    assert found.fine_tune.epochs == base.fine_tune.epochs
     assert len(rows) == 3
+    for row in rows:
+        lead = scores[depth.DEFAULT] - scores[row["unfreeze"]]
+        assert row["sure"] == 0 if not lead else row["sure"] * lead > 9 * abs(lead)
     np.testing.assert_array_equal(np.array(backbone.model.trainable_variables[0]), before)
     assert backbone.model.layers[-1].trainable
 
 
-def test_the_default_stays_where_the_race_was_too_short_to_judge_it():
+def test_the_lead_is_counted_in_standard_errors_of_the_pairs():
+    draw = np.random.default_rng(0)
+    default = draw.normal(1.0, 0.5, 400)
+    other = default - draw.normal(0.05, 0.4, 400)
+    lead = scipy.stats.ttest_rel(default, other).statistic
+    assert depth._ahead(other, default) == pytest.approx(lead, abs=1e-3)
+    assert depth._ahead(None, default) == depth._ahead(other, None) == 0
+
+
+@pytest.mark.parametrize(
+    ("sure", "winner"), [((2.9, 0.0, 0.0), "70%"), ((3.1, 1.0, 0.0), "12%"), ((4, 3.5, 0), "35%")]
+)
+def test_the_default_stays_unless_another_is_surely_better(sure, winner):
     rows = [
-        {"unfreeze": name, "nll": nll, "head_nll": 0.57}
-        for name, nll in zip(depth.DEPTHS, (0.56, 0.83, 1.08), strict=True)
+        {"unfreeze": name, "nll": nll, "sure": lead}
+        for name, nll, lead in zip(depth.DEPTHS, (0.56, 0.5, 0.7), sure, strict=True)
     ]
-    assert depth._winner(rows) == depth.DEFAULT
-    rows[1]["nll"] = 0.565
-    assert depth._winner(rows) == "12%"
-    rows[2]["nll"] = 0.5
-    assert depth._winner(rows) == "70%"
+    assert depth._winner(rows) == winner
 
 
 def test_random_weights_have_no_depth_to_decide():

@@ -49,14 +49,14 @@ def test_the_cut_lies_below_the_blocks_that_train():
 
 
 def test_the_price_of_a_step_is_t_plus_2r_against_3r():
-    made, _ = plan()  # 35 % of ten equal blocks are four
-    assert made.unfreeze == 4
-    assert made.step_ratio == pytest.approx((10 + 2 * 4) / (3 * 4), abs=1e-3)
+    made, _ = plan()  # 70 % of ten equal blocks are seven
+    assert made.unfreeze == 7
+    assert made.step_ratio == pytest.approx((10 + 2 * 7) / (3 * 7), abs=1e-3)
 
 
 def test_bytes_are_counted_from_the_cut_and_the_features():
     made, _ = plan()
-    row = 2 * 16 * 16 * (64 - 4 * 5) + 2 * 1280
+    row = 2 * 16 * 16 * (64 - 4 * 2) + 2 * 1280
     assert made.cached
     assert made.bytes == row * (1000 * 4 + 200)
 
@@ -80,7 +80,7 @@ def test_a_time_budget_shortens_step_by_step_until_it_fits():
     half = full.seconds["total"] / 2
     shorter, schedule = plan(time_budget=half)
     assert shorter.seconds["total"] <= half
-    assert schedule.fine_tune.epochs < 8
+    assert schedule.fine_tune.epochs < 6
     assert "To fit the time" in str(shorter)
     least, schedule = plan(time_budget=0.001)
     assert schedule.fine_tune is None
