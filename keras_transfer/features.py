@@ -176,7 +176,8 @@ class FrozenPart:
         """Runs training images: in bfloat16 where the engine was left to us and it agrees.
 
         It does if it moves the features of the sample by less than ``_AGREEMENT`` of the distance
-        between an image and its nearest neighbour, both as medians.
+        between an image and its nearest neighbour, both as medians. A single image, or copies of
+        one, say nothing, and float32 it is.
         """
         exact = self.engine
         if self._request[0] != "auto" or exact.rounded is None:
@@ -186,7 +187,8 @@ class FrozenPart:
         apart = np.linalg.norm(here[:, None] - here[None], axis=-1)
         np.fill_diagonal(apart, np.inf)
         moved = float(np.median(np.linalg.norm(here - there, axis=-1)))
-        share = moved / float(np.median(apart.min(axis=1)))
+        nearest = float(np.median(apart.min(axis=1)))
+        share = moved / nearest if 0 < nearest < np.inf else np.inf
         said = f"bfloat16 moves features by {share:.0%} of the way to the nearest other image"
         if share < _AGREEMENT:
             return dataclasses.replace(other, reason=f"Training images in bfloat16: {said}.")

@@ -88,6 +88,15 @@ def test_what_disagrees_stays_in_float32(backbone, data, tmp_path, monkeypatch):
     assert notes.notes[0].startswith("All images in float32")
 
 
+@pytest.mark.parametrize("rows", [[0], [0] * 32])
+def test_a_sample_that_says_nothing_is_no_agreement(backbone, data, rows):
+    frozen = FrozenPart(
+        build_classifier(backbone, 10), backbone, (), engine="auto", images=10**9,
+        sample=data.pixels[rows], native_seconds=1.0,
+    )  # fmt: skip
+    assert frozen.rapid.name == "openvino"
+
+
 def test_an_engine_that_is_named_is_what_runs(backbone, data, tmp_path):
     with ActivationStore(tmp_path) as store:
         extracted(part(backbone, data, "openvino"), store, data, exact=False)
