@@ -246,6 +246,7 @@ def _core() -> Any:
     return openvino.Core()
 
 
+@functools.cache
 def computes_bfloat16() -> bool:
     """Whether this processor has instructions for bfloat16, and OpenVINO is there to use them."""
     try:

@@ -248,13 +248,13 @@ class FrozenPart:
     @functools.cached_property
     def _dtype(self) -> str:
         """float16, unless a sample of the activations comes near its range."""
-        key = (self._model.input_shape, self._names, self._weights_digest((POOL,)))
-        if str(key) not in self._known:
+        key = (self._model.input_shape, tuple(self._names), self._weights_digest((POOL,)))
+        if key not in self._known:
             outputs = tensors(self._model, (*self._names, POOL))
             native = build_engine(keras.Model(self._model.input, outputs), "keras", images=8)
             largest = max(float(np.abs(value).max()) for value in native.run(self._request[2][:8]))
-            self._known[str(key)] = "float32" if largest > _FLOAT16_SAFE else "float16"
-        return self._known[str(key)]
+            self._known[key] = "float32" if largest > _FLOAT16_SAFE else "float16"
+        return self._known[key]
 
     def _weights_digest(self, cut: tuple[str, ...]) -> str:
         if cut in self._digests:
