@@ -9,6 +9,7 @@ import distributed
 import keras
 import numpy as np
 import pytest
+from recorder import Recorder
 
 from keras_transfer import api, cli, devices, distribution, finetune, runs
 from keras_transfer.engine import keras_engine
@@ -17,15 +18,6 @@ from keras_transfer.features import Array
 from keras_transfer.finetune import train_phase, values_of
 from keras_transfer.model import working_copy
 from keras_transfer.optimizers import build_optimizer
-from keras_transfer.progress import Progress
-
-
-class Recorder(Progress):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def train(phase=distributed.PHASE, precision="float32", spoil=None, **options):

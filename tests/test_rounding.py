@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from recorder import Recorder
 
 from keras_transfer import backbones, datasets, engine, features
 from keras_transfer.activations import ActivationStore
@@ -20,14 +21,6 @@ pytestmark = pytest.mark.skipif(
 def lenient(monkeypatch):
     """Digits are so alike that bfloat16 would never do for them."""
     monkeypatch.setattr(features, "_AGREEMENT", 0.5)
-
-
-class Notes(Progress):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +54,7 @@ def stored(store):
 
 
 def test_training_images_alone_are_rounded(backbone, data, tmp_path):
-    notes = Notes()
+    notes = Recorder()
     with ActivationStore(tmp_path) as store:
         frozen = part(backbone, data)
         rounded = extracted(frozen, store, data, exact=False, progress=notes)
@@ -81,7 +74,7 @@ def test_training_images_alone_are_rounded(backbone, data, tmp_path):
 
 def test_what_disagrees_stays_in_float32(backbone, data, tmp_path, monkeypatch):
     monkeypatch.undo()
-    notes = Notes()
+    notes = Recorder()
     with ActivationStore(tmp_path) as store:
         extracted(part(backbone, data), store, data, exact=False, progress=notes)
         assert stored(store) == ["float32"] * 2

@@ -4,6 +4,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from recorder import Recorder
 
 from keras_transfer import api, backbones, datasets, evaluation, training
 from keras_transfer.activations import ActivationStore
@@ -18,18 +19,9 @@ from keras_transfer.model import (
     temperature_of,
 )
 from keras_transfer.optimizers import build_optimizer
-from keras_transfer.progress import Progress
 from keras_transfer.schedule import HeadSpec, Phase, recipe
 
 SIZE = 64
-
-
-class Recorder(Progress):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")

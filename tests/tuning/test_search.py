@@ -12,26 +12,18 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pytest
+from recorder import Recorder
 from studies import SPACE, rows_of
 
 from keras_transfer import api, backbones, cli, config, schedule, training
 from keras_transfer.activations import ActivationStore
 from keras_transfer.errors import KerasTransferError, UsageError
-from keras_transfer.progress import Progress
 from tuning import results, search, space, space_file
 from tuning.__main__ import main
 from tuning.objective import Outcome, Setup, Workbench, trial_schedule
 from tuning.sharing import Sharing
 
 SIZE, SPLIT = 32, (0.6, 0.2, 0.2)
-
-
-class Recorder(Progress):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 # A real study, killed and resumed ---------------------------------------------------------------

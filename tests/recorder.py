@@ -1,0 +1,11 @@
+from keras_transfer.progress import Progress
+
+
+class Recorder(Progress):
+    """Keeps what is noted, in order, and shows nothing."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
