@@ -35,10 +35,13 @@ class Precision:
         name: a Keras dtype policy, one of ``PRECISIONS``. Variables, the head and the loss are
             float32 in all of them.
         reason: one sentence for the log and for ``metrics.json``.
+        rounded: whether the factors of convolutions' gradients may be rounded to bfloat16 where
+            layers compute in float32, see ``gradients.py``.
     """
 
     name: str
     reason: str
+    rounded: bool = False
 
     @property
     def compute(self) -> str:
@@ -106,13 +109,15 @@ def jit_policy(choice: str = "auto", *, distributed: bool = False) -> JitPolicy:
     return JitPolicy(False, "no accelerator; XLA slows convolutions on a CPU")
 
 
-def precision_policy(choice: str = "auto") -> Precision:
+def precision_policy(choice: str = "auto", *, multiplies_bfloat16: bool = False) -> Precision:
     """Decides in which type layers compute.
 
     Args:
         choice: one of ``PRECISIONS``, or ``auto``: on a GPU or TPU ``mixed_bfloat16``, which needs
             no loss scaling, or ``mixed_float16`` where a GPU has no units for bfloat16; on a CPU
-            ``float32``, since most processors only emulate the others.
+            ``float32``, since most processors only emulate the others, with gradients rounded
+            where this one does not.
+        multiplies_bfloat16: whether the CPU has instructions for bfloat16.
 
     Returns:
         The decision. float16 on a CPU becomes float32, with a warning: it is emulated there.
@@ -132,6 +137,9 @@ def precision_policy(choice: str = "auto") -> Precision:
     if found:
         name = "mixed_bfloat16" if has_bfloat16(found[0]) else "mixed_float16"
         return Precision(name, f"the default on {found[0]}")
+    if multiplies_bfloat16 and keras.backend.backend() == "tensorflow":
+        reason = "the default on a CPU; this one multiplies bfloat16, which serves for gradients"
+        return Precision("float32", reason, rounded=True)
     return Precision("float32", "the default on a CPU")
 
 

@@ -16,11 +16,11 @@ from keras import ops
 
 from keras_transfer import calibration, files
 from keras_transfer.batches import Examples, Inputs, batches, prefetch
-from keras_transfer.depthwise import cheap
 from keras_transfer.devices import accelerators, out_of_memory
 from keras_transfer.distribution import Distribution, place
 from keras_transfer.engine import Engine, keras_engine
 from keras_transfer.errors import UsageError
+from keras_transfer.gradients import cheap_calls
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Phase
 
@@ -37,18 +37,20 @@ class Suffix(keras.Model):
     Attributes:
         inference_mode: whether Dropout and stochastic depth are off, and BatchNorm's statistics
             left alone, in training too.
+        rounded: whether gradients may be rounded, see ``devices.Precision``.
         replicas: how many parts of a batch a step computes apart and adds up.
         compile_seconds: what the steps took that were traced, the steps themselves included.
     """
 
     inference_mode = False
+    rounded = False
     replicas = 1
     compile_seconds = 0.0
     _traced = 0
-    _cheap = False
+    _calls: dict[int, Callable[..., Any]] | None = None
     penalty_strength: Any = None
     _penalty = ""
-    _prepared: tuple[int, bool] | None = None
+    _prepared: tuple[int, bool, bool] | None = None
 
     @property
     def compilations(self) -> int:
@@ -59,22 +61,23 @@ class Suffix(keras.Model):
         """Keras's own step; its Python runs when the step is traced, and only then."""
         self._traced += 1
         on_tensorflow = keras.backend.backend() == "tensorflow"
-        self._cheap = on_tensorflow and not self.jit_compile and not accelerators()
+        if on_tensorflow and not self.jit_compile and not accelerators():
+            self._calls = cheap_calls(self, rounded=self.rounded)
         try:
             return super().train_step(*arguments)
         finally:
-            self._cheap = False
+            self._calls = None
 
     def _run_through_graph(
         self, inputs: Any, operation_fn: Any = lambda operation: operation, call_fn: Any = None
     ) -> Any:
-        """Keras's own walk through the layers; in a step some have a gradient that costs less."""
-        if not self._cheap:
+        """Keras's own walk through the layers; in a step some are called in a cheaper way."""
+        calls = self._calls
+        if not calls:
             return super()._run_through_graph(inputs, operation_fn, call_fn)
 
         def chosen(operation: Any) -> Any:
-            other = cheap(operation)
-            return operation_fn(operation) if other is operation else other
+            return calls.get(id(operation)) or operation_fn(operation)
 
         return super()._run_through_graph(inputs, chosen, call_fn)
 
@@ -143,11 +146,12 @@ class Suffix(keras.Model):
             The optimiser of the step.
         """
         fresh = make(parts)
-        if self._prepared == (parts, jit):
+        compiled = parts, jit, self.rounded
+        if self._prepared == compiled:
             assign(self.optimizer.variables, values_of(fresh.variables))
             return self.optimizer
         self.compile(optimizer=fresh, jit_compile=jit)
-        self._prepared = (parts, jit)
+        self._prepared = compiled
         return fresh
 
     def compute_loss(

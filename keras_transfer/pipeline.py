@@ -52,7 +52,7 @@ TURNS = {
 
 SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 
-CHUNKS = (4, 16)  # images a task, at least and at most: enough to hide what a task costs
+CHUNKS = (2, 16)  # images a task, at least and at most: enough to hide what a task costs
 
 ROTATION = 10.0  # degrees either way
 ZOOM = 0.12  # log-scale range either way
@@ -323,8 +323,8 @@ def in_threads(function: Callable[[int], None], count: int) -> None:
     """
 
     least, most = CHUNKS
-    # With sixteen tasks a thread, the last ones do not keep the other threads waiting for long.
-    chunk = max(least, min(most, count // (16 * threads())))
+    # With fifty tasks a thread, the last ones do not keep the other threads waiting for long.
+    chunk = max(least, min(most, count // (50 * threads())))
 
     def several(start: int) -> None:
         for i in range(start, min(start + chunk, count)):

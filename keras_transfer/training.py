@@ -22,7 +22,14 @@ from keras_transfer.batches import Examples, Inputs
 from keras_transfer.devices import devices as list_devices
 from keras_transfer.devices import jit_policy, precision_policy
 from keras_transfer.distribution import distribute
-from keras_transfer.engine import BATCH, Engine, build_engine, seconds_per_image, worth_converting
+from keras_transfer.engine import (
+    BATCH,
+    Engine,
+    build_engine,
+    computes_bfloat16,
+    seconds_per_image,
+    worth_converting,
+)
 from keras_transfer.errors import DataError, UsageError
 from keras_transfer.evaluation import plots
 from keras_transfer.features import (
@@ -402,7 +409,7 @@ class _Run:
         reseed(self.model, self.seed)
         self.distribution = distribute(self.devices, list_devices())
         self.policy = jit_policy(self.jit, distributed=self.distribution is not None)
-        self.computing = precision_policy(self.precision)
+        self.computing = precision_policy(self.precision, multiplies_bfloat16=computes_bfloat16())
         self.compiled: list[PhaseState] = []
         self._plan()
         with self.clock.stage("extract"):
@@ -479,7 +486,7 @@ class _Run:
                 "compilations": sum(state.compilations for state in self.compiled),
                 "seconds": round(sum(state.compile_seconds for state in self.compiled), 3),
             },
-            "precision": dataclasses.asdict(self.computing),
+            "precision": {"name": self.computing.name, "reason": self.computing.reason},
             "devices": list(names),
         }
 
@@ -707,6 +714,7 @@ class _Run:
         precision = self.computing.name
         working = working_copy(suffix, precision, self.distribution)
         working.inference_mode = suffix.inference_mode
+        working.rounded = self.computing.rounded
         done = train_phase(
             working,
             functools.partial(
