@@ -57,6 +57,7 @@ SETTINGS: dict[str, Callable[[Schedule], Schedule]] = {
     "rate 1e-3": second(learning_rate=1e-3),
     "stochastic depth": second(dropout="on"),
     "12 % unfrozen": second(unfreeze="12%"),
+    "35 % unfrozen": second(unfreeze="35%"),
     "label smoothing 0.1": second(label_smoothing=0.1),
     "rates decay 0.8 a block": second(rate_decay=0.8),
     "quick": lambda schedule: recipe("quick"),
