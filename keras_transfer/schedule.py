@@ -287,7 +287,7 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
     Where the numbers of the default come from: over two sets of emoji, one of them with 20 images a
     class too, and digits, three seeds each, it gains 3.2 ± 0.7 points of test accuracy over its own
     head alone, 2.0 ± 0.6 over training 12 % of the network, and 0.5 ± 0.5 over 35 %, with 0.036 ±
-    0.006 nats less (paired, with standard errors; ``python benchmarks/recipe.py``, 27 November 2026,
+    0.006 nats less (paired, with standard errors; ``python benchmarks/recipe.py``, November 2026,
     ``benchmarks/results/recipe.md``).
 
     Returns:
