@@ -115,8 +115,8 @@ def precision_policy(choice: str = "auto", *, multiplies_bfloat16: bool = False)
     Args:
         choice: one of ``PRECISIONS``, or ``auto``: on a GPU or TPU ``mixed_bfloat16``, which needs
             no loss scaling, or ``mixed_float16`` where a GPU has no units for bfloat16; on a CPU
-            ``float32``, since most processors only emulate the others, with gradients rounded
-            where this one does not.
+            ``float32``, since most processors only emulate the others; where this one does not
+            emulate bfloat16, gradients may be rounded to it.
         multiplies_bfloat16: whether the CPU has instructions for bfloat16.
 
     Returns:
