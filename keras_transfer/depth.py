@@ -9,9 +9,9 @@ standard errors of the paired difference in calibrated validation NLL; and it st
 yet passed its own head, which is too soon to judge it.
 
 No depth is deeper than the default, so that a run costs no more than its own time and that of the
-race, a quarter to a half of it. Nor is any much shallower: 12 % ends 0.088 ± 0.010 nats and 2.0 ± 0.6
-points of test accuracy behind the default (`benchmarks/results/recipe.md`), and would be another
-third of the race.
+race, a quarter to a half of it. Nor is any much shallower: 12 % ends 0.088 ± 0.010 nats and
+2.0 ± 0.6 points of test accuracy behind the default (`benchmarks/results/recipe.md`), and would be
+another third of the race.
 """
 
 from __future__ import annotations
