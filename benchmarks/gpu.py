@@ -1,7 +1,7 @@
 """Training steps on an accelerator: precision, XLA and the cache; and a replica of Nautilus's FTU.
 
     KERAS_BACKEND=jax python benchmarks/gpu.py
-    python benchmarks/gpu.py --tiny        # seconds on a processor, so that it always runs
+    python benchmarks/gpu.py --tiny        # under a minute on a processor: it always runs
 
 Needs TensorFlow or JAX with CUDA and no network: images and weights are random, which changes no
 rate. Without a GPU nothing is recorded. FTU (Nautilus, SIGMOD 2022): ResNet-50 under 4 freeze
@@ -12,6 +12,7 @@ every epoch) against one extraction a depth into the shared store.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import os
@@ -29,13 +30,14 @@ from common import record, table
 
 from keras_transfer import backbones, devices, planner
 from keras_transfer.activations import ActivationStore
-from keras_transfer.batches import Examples, Inputs, batches, prefetch
+from keras_transfer.batches import Examples, Inputs, batches, epoch, prefetch
 from keras_transfer.distribution import place
 from keras_transfer.features import Array, FrozenPart, Views, features_of_view
-from keras_transfer.finetune import Suffix, train_phase
+from keras_transfer.finetune import Stepping, Suffix, assign, train_phase, values_of
 from keras_transfer.model import LOGITS, build_classifier, freeze_batch_norm, working_copy
 from keras_transfer.optimizers import build_optimizer
 from keras_transfer.progress import Progress
+from keras_transfer.resident import Resident
 from keras_transfer.schedule import Phase
 from keras_transfer.types import Backbone, ImageDataset
 
@@ -57,11 +59,12 @@ class Size:
     batches: tuple[int, ...]
     rates: tuple[float, ...]
     epochs: int
+    ftu_images: int
 
 
 FULL = Size(("ResNet50", "EfficientNetB0"), 224, 2048, 64, 50, 8192, "25%",
-            (1, 3, 6, 9), (16, 32), (5e-5, 3e-5, 2e-5), 5)  # fmt: skip
-TINY = Size(("ResNet50",), 32, 16, 4, 2, 256, "1%", (1, 2), (8,), (5e-5,), 2)
+            (1, 3, 6, 9), (16, 32), (5e-5, 3e-5, 2e-5), 5, 2048)  # fmt: skip
+TINY = Size(("ResNet50",), 32, 16, 4, 2, 256, "1%", (1, 2), (8,), (5e-5,), 2, 16)
 
 
 def card() -> str:
@@ -124,37 +127,58 @@ def endless(source: Examples, phase: Phase) -> Iterator[Any]:
         epoch += 1
 
 
-def steps(suffix: Suffix, source: Examples, size: Size, precision: str, jit: bool) -> dict:
+def steps(
+    suffix: Suffix, source: Examples, size: Size, precision: str, jit: bool, feed: str
+) -> dict[str, Any]:
     """Images a second of warm steps, what compiling took, and the share of time without input."""
     phase = Phase("fine_tune", batch_size=size.batch, learning_rate=1e-4)
     working = working_copy(suffix, precision)
     working.regularise("none", 0.0)
-    optimizer = build_optimizer(phase, working, {}, precision=precision)
-    working.compile(optimizer=optimizer, jit_compile=jit)
-    ahead = prefetch(endless(source, phase))
-    working.step(*next(ahead))
-    waited, begun = 0.0, time.perf_counter()
-    for _ in range(size.steps):
-        asked = time.perf_counter()
-        batch = next(ahead)
-        waited += time.perf_counter() - asked
-        working.step(*batch)
-    seconds = time.perf_counter() - begun
-    ahead.close()
+    make = functools.partial(build_optimizer, phase, working, {}, precision=precision)
+    working.prepare(make, 1, jit)
+    waited, count = 0.0, size.steps if jit or keras.backend.backend() != "jax" else 3
+    with contextlib.closing(prefetch(endless(source, phase))) as ahead, Stepping(working) as warm:
+        if feed == "device":
+            held, (rows, targets, shares) = Resident(source.views[0]), epoch(source, phase, [0])
+            whole = (held, np.full(len(rows), 1e-4, np.float32), rows, targets, shares)
+            warm.take_all(*whole)
+            epochs = -(-count // len(rows))
+            begun, count = time.perf_counter(), epochs * len(rows)
+            for _ in range(epochs):
+                warm.take_all(*whole)
+        else:
+            warm.take(1e-4, *next(ahead))
+            begun = time.perf_counter()
+            for _ in range(count):
+                asked = time.perf_counter()
+                batch = next(ahead)
+                waited += time.perf_counter() - asked
+                warm.take(1e-4, *batch)
+        warm.wait()
+        seconds = time.perf_counter() - begun
     return {
-        "images a second": round(size.batch * size.steps / seconds, 1),
+        "images a second": round(size.batch * count / seconds, 1),
         "to compile, s": round(working.compile_seconds, 1),
         "waited for input": f"{waited / seconds:.0%}",
-        "compilations": working.compilations,
     }
 
 
-def throughput(size: Size, tiny: bool) -> list[dict[str, Any]]:
+def throughput(size: Size, tiny: bool) -> Iterator[tuple[list[dict[str, Any]], str]]:
+    """A row for each network, way, precision and compilation, and the card's own rates.
+
+    Yields all rows so far: a lent card may be gone before the last.
+    """
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (size.images, size.image, size.image, 3), np.uint8)
     labels = draw.integers(0, CLASSES, size.images)
     kinds = {"float32": "float32", "mixed_bfloat16": "bfloat16"}
     matrix = {name: matrix_rate(kind, size.matrix) for name, kind in kinds.items()}
+    rates = [f"{2e-12 * rate:.1f} TFLOP/s in {name}" for name, rate in matrix.items()]
+    text = (
+        f"On {card()}, Keras on {keras.backend.backend()}. {size.image} px, batches of "
+        f"{size.batch}, the top {size.depth} of the network. Products of {size.matrix} squared: "
+        f"{', '.join(rates)}."
+    )
     rows = []
     for network in size.networks:
         blocks = backbones.build(network, image_size=size.image, weights="none").blocks
@@ -164,18 +188,25 @@ def throughput(size: Size, tiny: bool) -> list[dict[str, Any]]:
         cached = Array(draw.normal(size=(size.images, *shape)).astype(np.float16))
         whole = sum(block.macs for block in blocks)
         above = sum(block.macs for block in blocks[len(blocks) - depth :])
-        for way, below, source, work in (
-            ("uncached", (), Array(pixels), whole + 2 * above),
-            ("cached", cut, cached, 3 * above),
+        on_jax = keras.backend.backend() == "jax"
+        for way, below, source, work, feed in (
+            ("uncached", (), Array(pixels), whole + 2 * above, "host"),
+            ("cached, streamed", cut, cached, 3 * above, "host"),
+            ("cached, on the device", cut, cached, 3 * above, "device"),
         ):
+            if feed == "device" and not on_jax:
+                continue
             for precision in kinds:
                 for jit in (False, True):
-                    if keras.backend.backend() == "jax" and not jit:
-                        continue  # with JAX everything is XLA
+                    first = (network, way, precision) == (size.networks[0], "uncached", "float32")
+                    if on_jax and not jit and not first:
+                        continue  # every operation compiled by itself: measured once
+                    if way == "cached, streamed" and precision == "float32" and not tiny:
+                        continue
                     if tiny and way == "uncached" and (jit or precision != "float32"):
                         continue
                     suffix = part(model, below)
-                    found = steps(suffix, examples(source, labels), size, precision, jit)
+                    found = steps(suffix, examples(source, labels), size, precision, jit, feed)
                     share = found["images a second"] * work / matrix[precision]
                     rows.append(
                         {"network": network, "way": way, "precision": precision,
@@ -183,84 +214,110 @@ def throughput(size: Size, tiny: bool) -> list[dict[str, Any]]:
                          "share of the matrix rate": f"{share:.1%}"}
                     )  # fmt: skip
                     print(rows[-1], flush=True)
-    for name, rate in matrix.items():
-        print(f"{name}: {2e-12 * rate:.1f} TFLOP/s in products of {size.matrix} squared")
-    return rows
+                    yield rows, text
 
 
-def ftu(size: Size, precision: str) -> dict[str, Any]:
-    """Seconds of all trials, by common practice and with one extraction a depth."""
+def ftu(size: Size, precision: str) -> list[dict[str, Any]]:
+    """Seconds of all trials, by common practice and with one extraction a depth.
+
+    Both compile a step once for a depth and a size of batch, as a search here does and common
+    practice does not.
+    """
     draw = np.random.default_rng(1)
-    pixels = draw.integers(0, 256, (size.images, size.image, size.image, 3), np.uint8)
-    labels = draw.integers(0, CLASSES, size.images)
-    names = tuple(str(number) for number in range(size.images))
+    pixels = draw.integers(0, 256, (size.ftu_images, size.image, size.image, 3), np.uint8)
+    labels = draw.integers(0, CLASSES, len(pixels))
+    names = tuple(map(str, range(len(pixels))))
     data = ImageDataset(
-        "random", names, labels, tuple(map(str, range(CLASSES))), np.full(size.images, "train"),
+        "random", names, labels, tuple(map(str, range(CLASSES))), np.full(len(pixels), "train"),
         names, (), lambda row: b"", pixels,
     )  # fmt: skip
     jit = devices.jit_policy().compile
-    seconds = {"common practice": 0.0, "extraction": 0.0, "cached": 0.0}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         store = ActivationStore(Path(folder), limit=10**12)
         for depth in size.depths:
             backbone, model, cut = made("ResNet50", size, depth)
             begun = time.perf_counter()
-            frozen = FrozenPart(model, backbone, cut, engine="keras", images=size.images,
+            frozen = FrozenPart(model, backbone, cut, engine="keras", images=len(pixels),
                                 sample=pixels[:32], precision=precision)  # fmt: skip
-            rows = np.arange(size.images)
-            _, held = features_of_view(frozen, store, Views(data), rows, 0, Progress())
-            seconds["extraction"] += time.perf_counter() - begun
-            for way, below, source in (
-                ("common practice", (), Array(pixels)),
-                ("cached", cut, held),
-            ):
-                for batch in size.batches:
-                    for rate in size.rates:
-                        begun = time.perf_counter()
-                        suffix = part(model, below)
-                        trial(suffix, examples(source, labels), batch, rate, size, precision, jit)
-                        seconds[way] += time.perf_counter() - begun
-        stored = store.counts.bytes
-    ours = seconds["extraction"] + seconds["cached"]
-    trials = len(size.depths) * len(size.batches) * len(size.rates)
-    return {
-        "trials": trials,
-        "epochs": size.epochs,
-        "precision": precision,
-        "common practice, s": round(seconds["common practice"], 1),
-        "with the store, s": round(ours, 1),
-        "of that extraction, s": round(seconds["extraction"], 1),
-        "stored, GiB": round(stored / 2**30, 2),
-        "times faster": round(seconds["common practice"] / ours, 2),
+            everything = np.arange(len(pixels))
+            _, held = features_of_view(frozen, store, Views(data), everything, 0, Progress())
+            extraction = time.perf_counter() - begun
+            common, common_compiling = trials(part(model, ()), Array(pixels), labels, size,
+                                              precision, jit)  # fmt: skip
+            cached, compiling = trials(part(model, cut), held, labels, size, precision, jit)
+            rows.append(
+                {
+                    "unfrozen blocks": depth,
+                    "common practice, s": round(common, 1),
+                    "of that compiling": round(common_compiling, 1),
+                    "extraction, s": round(extraction, 1),
+                    "cached, s": round(cached, 1),
+                    "of that compiling, s": round(compiling, 1),
+                    "times faster": round(common / (extraction + cached), 2),
+                    "without compiling": round(
+                        (common - common_compiling) / (extraction + cached - compiling), 2
+                    ),
+                }
+            )
+            print(rows[-1], flush=True)
+        print(f"{store.counts.bytes / 2**30:.2f} GiB stored")
+    columns = [[row[name] for row in rows] for name in rows[0]]
+    total = dict(zip(rows[0], [round(sum(column), 1) for column in columns], strict=True))
+    common, common_compiling, extraction, cached, compiling = list(total.values())[1:6]
+    total |= {
+        "unfrozen blocks": "all",
+        "times faster": round(common / (extraction + cached), 2),
+        "without compiling": round(
+            (common - common_compiling) / (extraction + cached - compiling), 2
+        ),
     }
+    return [*rows, total]
 
 
-def trial(
-    suffix: Suffix, source: Examples, batch: int, rate: float, size: Size, precision: str, jit: bool
-) -> None:
-    phase = Phase(
-        "fine_tune", epochs=size.epochs, batch_size=batch, learning_rate=rate, penalty="none"
-    )
+def trials(
+    suffix: Suffix, source: Inputs, labels: np.ndarray, size: Size, precision: str, jit: bool
+) -> tuple[float, float]:
+    """Seconds of a trial for each size of batch and rate, and how many of them are compiling."""
+    begun = time.perf_counter()
     working = working_copy(suffix, precision)
-    make = functools.partial(build_optimizer, phase, working, {}, precision=precision)
-    train_phase(working, make, phase, source, seed=0, jit=jit)
+    start = values_of(working.learned)
+    for batch in size.batches:
+        for rate in size.rates:
+            phase = Phase("fine_tune", epochs=size.epochs, batch_size=batch, learning_rate=rate,
+                          penalty="none")  # fmt: skip
+            make = functools.partial(build_optimizer, phase, working, {}, precision=precision)
+            assign(working.learned, start)
+            train_phase(working, make, phase, examples(source, labels), seed=0, jit=jit)
+    return time.perf_counter() - begun, working.compile_seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("part", nargs="?", choices=("rates", "ftu", "both"), default="both")
     parser.add_argument("--tiny", action="store_true", help="check that it runs; record nothing")
     options = parser.parse_args()
     size = TINY if options.tiny else FULL
-    rows = throughput(size, options.tiny)
-    replica = ftu(size, devices.precision_policy().name)
-    backend = f"{card()}, Keras on {keras.backend.backend()}"
-    text = f"On {backend}. The FTU workload of Nautilus (published: 2.83 times):\n\n" + table(
-        [replica]
-    )
-    if options.tiny or not devices.accelerators():
+    recorded = bool(devices.accelerators()) and not options.tiny
+    backend = keras.backend.backend()
+    if options.part != "ftu":
+        for rows, text in throughput(size, options.tiny):
+            if recorded:
+                record(f"gpu_{backend}", "python benchmarks/gpu.py rates", rows, text)
         print(f"{table(rows)}\n\n{text}")
-    else:
-        record(f"gpu_{keras.backend.backend()}", "python benchmarks/gpu.py", rows, text)
+    if options.part != "rates":
+        precision = devices.precision_policy().name
+        rows = ftu(size, precision)
+        trials = len(size.batches) * len(size.rates)
+        text = (
+            f"On {card()}, Keras on {backend}, {precision}. ResNet50 at {size.image} px, "
+            f"{size.ftu_images} images, {trials} trials of {size.epochs} epochs a depth; "
+            "Nautilus's published factor is 2.83."
+        )
+        if recorded:
+            record(f"gpu_ftu_{backend}", "python benchmarks/gpu.py ftu", rows, text)
+        else:
+            print(f"{table(rows)}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -50,11 +50,13 @@ def steps(name: str, share: str) -> tuple[str, list[Any]]:
         shares = np.full(BATCH, 1 / BATCH, np.float32)
         if kind == "Keras's own":
             finetune.cheap_calls = lambda model, rounded: {}
+        stepping = finetune.Stepping(suffix)
         try:
-            suffix.step(inputs, targets, shares)
+            stepping.take(phase.learning_rate, inputs, targets, shares)
         finally:
             finetune.cheap_calls = own
-        made.append(lambda s=suffix, given=(inputs, targets, shares): s.step(*given))
+        given = (phase.learning_rate, inputs, targets, shares)
+        made.append(lambda s=stepping, g=given: s.take(*g))
     return cut, made
 
 

@@ -95,6 +95,8 @@ class Activations:
         shards: for rows on disk, the files of every shard, one for each tensor.
     """
 
+    held = True
+
     def __init__(
         self,
         tensors: list[np.ndarray] | None,

@@ -16,6 +16,10 @@ from keras_transfer.schedule import Phase
 class Inputs(Protocol):
     """What a phase trains on: the tensors at the cut of any images, by position."""
 
+    @property
+    def held(self) -> bool:
+        """Whether they lie in memory or on disk, rather than being computed when asked for."""
+
     def __len__(self) -> int: ...
 
     def gather(self, rows: np.ndarray) -> list[np.ndarray]:
@@ -59,8 +63,38 @@ def batches(
         add up to 1.
     """
     draw = np.random.default_rng(seed)
-    order = draw.permutation(len(examples.targets))
     filled = -(-phase.batch_size // multiple) * multiple
+    for rows, shares in _drawn(draw, examples, phase):
+        tensors, targets = view.gather(rows), examples.targets[rows]
+        if phase.mixup or phase.cutmix:
+            tensors, targets = _mix(draw, tensors, targets, phase)
+        if filled > len(rows):
+            more = np.arange(filled - len(rows)) % len(rows)
+            tensors = [np.concatenate([tensor, tensor[more]]) for tensor in tensors]
+            targets = np.concatenate([targets, targets[more]])
+            shares = np.concatenate([shares, np.zeros(len(more), np.float32)])
+        yield tensors, targets, shares
+
+
+def epoch(
+    examples: Examples, phase: Phase, seed: list[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What :func:`batches` yields without mixing, for all batches at once.
+
+    Returns:
+        The positions of the images int32 ``[batches, size]``, the targets
+        ``[batches, size, classes]``, and the shares ``[batches, size]``.
+    """
+    drawn = list(_drawn(np.random.default_rng(seed), examples, phase))
+    rows = np.stack([rows for rows, _ in drawn]).astype(np.int32)
+    return rows, examples.targets[rows], np.stack([shares for _, shares in drawn])
+
+
+def _drawn(
+    draw: np.random.Generator, examples: Examples, phase: Phase
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions of the images of each full batch, and their shares in its loss."""
+    order = draw.permutation(len(examples.targets))
     for start in range(0, len(order), phase.batch_size):
         rows = order[start : start + phase.batch_size]
         weight = examples.weights[rows].astype(np.float32)
@@ -69,16 +103,7 @@ def batches(
             missing = phase.batch_size - len(rows)
             weight = np.concatenate([weight, np.zeros(missing, np.float32)])
             rows = np.concatenate([rows, np.resize(order, missing)])
-        tensors, targets = view.gather(rows), examples.targets[rows]
-        if phase.mixup or phase.cutmix:
-            tensors, targets = _mix(draw, tensors, targets, phase)
-        shares = weight / max(float(weight.sum()), 1e-6)
-        if filled > len(rows):
-            more = np.arange(filled - len(rows)) % len(rows)
-            tensors = [np.concatenate([tensor, tensor[more]]) for tensor in tensors]
-            targets = np.concatenate([targets, targets[more]])
-            shares = np.concatenate([shares, np.zeros(len(more), np.float32)])
-        yield tensors, targets, shares
+        yield rows, weight / max(float(weight.sum()), 1e-6)
 
 
 def _mix(

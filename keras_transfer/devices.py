@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 
 import keras
 
@@ -141,6 +142,25 @@ def precision_policy(choice: str = "auto", *, multiplies_bfloat16: bool = False)
         reason = "the default on a CPU; this one multiplies bfloat16, which serves for gradients"
         return Precision("float32", reason, rounded=True)
     return Precision("float32", "the default on a CPU")
+
+
+def keep_compiled(folder: Path) -> None:
+    """Lets JAX keep what it compiles for an accelerator, and find it again in later processes.
+
+    A GPU's compiler tries out ways to compute each convolution, which takes longer than training
+    on a few thousand images does. Nothing happens on a CPU, with TensorFlow, or where the user has
+    given JAX a folder; the least recently used entries go when they fill 2 GiB.
+
+    Args:
+        folder: what is in it is run: it must be as trusted as the code.
+    """
+    if keras.backend.backend() != "jax" or not accelerators():
+        return
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_max_size", 2 << 30)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def out_of_memory(error: BaseException) -> bool:

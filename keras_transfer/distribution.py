@@ -151,5 +151,6 @@ def clone(
             new.set_weights(old.get_weights())
             generator = getattr(old, "seed_generator", None)
             if generator is not None:
-                new.seed_generator.state.assign(generator.state)
+                # By value: JAX would share the array, and a step gives its inputs away.
+                new.seed_generator.state.assign(np.array(generator.state))
     return made

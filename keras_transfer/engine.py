@@ -19,9 +19,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transfer import frozen_graph
+from keras_transfer import files, frozen_graph
 from keras_transfer.backbones import graph
-from keras_transfer.devices import accelerators
+from keras_transfer.devices import accelerators, keep_compiled
 from keras_transfer.distribution import Distribution, place
 from keras_transfer.errors import UsageError, closest
 from keras_transfer.model import working_copy
@@ -184,6 +184,7 @@ def keras_engine(
     compiled = bool(accelerators()) or keras.backend.backend() == "jax" or distribution is not None
     share = len(distribution) if distribution else 1
     static = 0
+    keep_compiled(files.cache_folder() / "compiled")
 
     def run(batch: Batch) -> list[np.ndarray]:
         nonlocal static

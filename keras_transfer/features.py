@@ -61,6 +61,8 @@ class Views:
 class Array:
     """Inputs held in memory: one array ``[images, ...]`` for each tensor."""
 
+    held = True
+
     def __init__(self, *tensors: np.ndarray) -> None:
         self._tensors = tensors
 
@@ -82,6 +84,8 @@ class Recomputed:
         frozen: runs the part below the cut; None where the cut is at the pixels.
     """
 
+    held = False
+
     def __init__(self, views: Views, rows: np.ndarray, view: int, frozen: Engine | None) -> None:
         self._views, self._rows, self._view, self._frozen = views, rows, view, frozen
 
@@ -101,6 +105,8 @@ class Raised:
         below: the inputs at the lower cut.
         engine: runs the layers between.
     """
+
+    held = False
 
     def __init__(self, below: Inputs, engine: Engine) -> None:
         self._below, self._engine = below, engine

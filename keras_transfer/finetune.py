@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import numpy as np
 from keras import ops
 
 from keras_transfer import calibration, files
-from keras_transfer.batches import Examples, Inputs, batches, prefetch
+from keras_transfer.batches import Examples, Inputs, batches, epoch, prefetch
 from keras_transfer.devices import accelerators, out_of_memory
 from keras_transfer.distribution import Distribution, place
 from keras_transfer.engine import Engine, keras_engine
 from keras_transfer.errors import UsageError
 from keras_transfer.gradients import cheap_calls
 from keras_transfer.progress import Progress
+from keras_transfer.resident import Resident, free_room, resident
 from keras_transfer.schedule import Phase
 
 # How long a killed run may have to do again: writing after every short epoch would cost more.
@@ -51,6 +52,7 @@ class Suffix(keras.Model):
     penalty_strength: Any = None
     _penalty = ""
     _prepared: tuple[int, bool, bool] | None = None
+    _whole: tuple[Any, Callable[..., Any]] | None = None
 
     @property
     def compilations(self) -> int:
@@ -81,13 +83,34 @@ class Suffix(keras.Model):
 
         return super()._run_through_graph(inputs, chosen, call_fn)
 
-    def step(self, x: Any, y: Any, shares: Any) -> float:
-        """Takes one step, or a part of one, and returns its loss; see :meth:`compute_loss`."""
-        begun, traced = time.perf_counter(), self._traced
-        loss = self.train_on_batch(x, y, sample_weight=shares)
-        if self._traced > traced:
-            self.compile_seconds += time.perf_counter() - begun
-        return float(np.atleast_1d(loss)[0])
+    def epoch_function(self, rate: int) -> Callable[..., Any]:
+        """All steps of an epoch as one function for JAX, compiled once for a number of steps.
+
+        Args:
+            rate: place of the learning rate among the optimiser's variables.
+
+        Returns:
+            A function of the state that Keras's ``train_step`` takes, which it gives away, of the
+            tensors of all images, and of rates, rows, targets and shares, ``[steps, ...]`` each;
+            it returns the mean loss and the new state.
+        """
+        import jax
+
+        if self._whole is None or self._whole[0] is not self.optimizer:
+
+            def whole(state: Any, tensors: list[Any], batches: Any) -> tuple[Any, Any]:
+                def one(state: Any, batch: Any) -> tuple[Any, Any]:
+                    at, rows, y, shares = batch
+                    state[2][rate] = at
+                    x = [ops.take(tensor, rows, axis=0) for tensor in tensors]
+                    logs, state = self.train_step(state, (x if len(x) > 1 else x[0], y, shares))
+                    return tuple(map(list, state)), logs["loss"]
+
+                state, losses = jax.lax.scan(one, state, batches)
+                return losses[-1], state
+
+            self._whole = self.optimizer, jax.jit(whole, donate_argnums=0)
+        return self._whole[1]
 
     def adapt_batch_norm(self) -> None:
         """Lets BatchNorm's scale and offset train; its statistics stay, as do all other layers'.
@@ -173,6 +196,114 @@ class Suffix(keras.Model):
             pulled = ops.sum(ops.square(variable - start))
             loss = loss + self.penalty_strength / self.replicas * pulled
         return loss
+
+
+class Stepping:
+    """The steps of an epoch, as a context; the weights are the model's again after its end.
+
+    With JAX weights and optimiser stay in the device's memory as a step returned them, until the
+    context ends: Keras's ``train_on_batch`` takes them apart and waits for the device in every
+    step, which for ResNet50 is ten milliseconds of Python, more than a step takes on a GPU.
+
+    Args:
+        suffix: a model that is compiled.
+
+    Attributes:
+        loss: mean loss of the steps, once the context has ended.
+    """
+
+    # Steps that are handed to a device before the first of them must be done: their inputs lie in
+    # its memory.
+    _AHEAD = 2
+
+    def __init__(self, suffix: Suffix) -> None:
+        self.suffix, self.loss = suffix, float("nan")
+        self._held = keras.backend.backend() == "jax"
+        self._losses: list[Any] = []
+        self._variables: list[list[Any]] = []
+        self._state: tuple[list[Any], ...] = ()
+        self._rate = 0
+
+    def __enter__(self) -> Stepping:
+        return self
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        # Where a step failed, JAX may have given the values away; the variables are as before.
+        if kind is not None or not self._losses:
+            return
+        if self._held:
+            # Keras's own mean over the steps since its metrics were reset.
+            self.loss = float(self._losses[-1])
+            for variables, values in zip(self._variables, self._state, strict=True):
+                assign(variables, values)
+        else:
+            self.loss = float(np.mean(self._losses))
+
+    def take(self, rate: float, x: Any, y: Any, shares: Any) -> None:
+        """Takes one step, or a part of one, at a learning rate; see ``Suffix.compute_loss``."""
+        suffix = self.suffix
+        with self._timed():
+            if self._held:
+                self._hold((x, y, shares))
+                suffix.make_train_function()
+                self._state[2][self._rate] = ops.convert_to_tensor(rate, "float32")
+                logs, self._state = suffix.train_function(self._state, iter([(x, y, shares)]))
+                self._losses.append(logs["loss"])
+                if len(self._losses) > self._AHEAD:
+                    np.asarray(self._losses[-1 - self._AHEAD])
+            else:
+                suffix.optimizer.learning_rate.assign(rate)
+                loss = suffix.train_on_batch(x, y, sample_weight=shares)
+                self._losses.append(float(np.atleast_1d(loss)[0]))
+
+    def take_all(
+        self, view: Resident, rates: np.ndarray, rows: np.ndarray, y: np.ndarray, shares: np.ndarray
+    ) -> None:
+        """Takes all steps of an epoch in one call of the device; with JAX alone.
+
+        Args:
+            view: the inputs of all images.
+            rates: the learning rates float32 ``[steps]``.
+            rows: the images of each step int32 ``[steps, batch]``.
+            y: their targets float32 ``[steps, batch, classes]``.
+            shares: their shares float32 ``[steps, batch]``.
+        """
+        suffix, tensors = self.suffix, view.tensors
+        with self._timed():
+            few = [ops.take(tensor, rows[0], axis=0) for tensor in tensors]
+            self._hold((few if len(few) > 1 else few[0], y[0], shares[0]))
+            whole = suffix.epoch_function(self._rate)
+            loss, self._state = whole(self._state, tensors, (rates, rows, y, shares))
+            self._losses.append(loss)
+
+    def wait(self) -> None:
+        """Returns when the last step is done."""
+        np.asarray(self._losses[-1])
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        suffix = self.suffix
+        begun, traced = time.perf_counter(), suffix._traced
+        yield
+        if suffix._traced > traced:
+            self.wait()
+            suffix.compile_seconds += time.perf_counter() - begun
+
+    def _hold(self, batch: tuple[Any, Any, Any]) -> None:
+        """Takes the values over from the variables, once."""
+        if self._variables:
+            return
+        suffix, optimizer = self.suffix, self.suffix.optimizer
+        suffix._symbolic_build(data_batch=batch)
+        suffix.reset_metrics()
+        self._variables = [
+            list(suffix.trainable_variables),
+            list(suffix.non_trainable_variables),
+            list(optimizer.variables),
+            list(suffix.metrics_variables),
+        ]
+        self._state = tuple([one.value for one in group] for group in self._variables)
+        self._rate = [one is optimizer.learning_rate for one in optimizer.variables].index(True)
 
 
 @dataclasses.dataclass
@@ -272,6 +403,9 @@ class _Loop:
                 remedy=f"Use --batch-size {devices} or more, or fewer --devices.",
             )
         suffix.replicas = distribution.replicas if distribution else 1
+        mixed = phase.mixup or phase.cutmix
+        room = 0 if mixed or distribution else free_room()
+        self._views = resident(examples.views, room)
         self._before = suffix.compilations, suffix.compile_seconds
         self._begin()
 
@@ -351,35 +485,47 @@ class _Loop:
     def _epoch(self) -> None:
         phase, state, examples = self.phase, self.state, self.examples
         # The clean view comes last in the round: with fewer epochs than views, more is seen.
-        view = examples.views[(state.epoch + 1) % len(examples.views)]
+        view = self._views[(state.epoch + 1) % len(self._views)]
+        seed = [self.seed, state.epoch]
         steps = -(-len(examples.targets) // phase.batch_size)
-        send = self.distribution.place if self.distribution else place
-        multiple = self._parts * (len(self.distribution) if self.distribution else 1)
-        drawn = batches(view, examples, phase, [self.seed, state.epoch], multiple)
-        losses, rate, waited, begun = [], 0.0, 0.0, time.perf_counter()
-        ahead = prefetch(send(_divide(batch, self._parts)) for batch in drawn)
-        with contextlib.closing(ahead):
-            while True:
-                asked = time.perf_counter()
-                parts = next(ahead, None)
-                waited += time.perf_counter() - asked
-                if parts is None:
-                    break
-                rate = phase.rate(state.steps, steps * phase.epochs)
-                self.optimizer.learning_rate.assign(rate)
-                losses.append(np.mean([self.suffix.step(*part) for part in parts]))
-                state.steps += 1
+        rates = [phase.rate(state.steps + i, steps * phase.epochs) for i in range(steps)]
+        begun = time.perf_counter()
+        with Stepping(self.suffix) as stepping:
+            if isinstance(view, Resident) and self._parts == 1:
+                stepping.take_all(view, np.array(rates, np.float32), *epoch(examples, phase, seed))
+                waited = 0.0
+            else:
+                waited = self._stream(stepping, view, rates, seed)
+        state.steps += steps
         state.epoch += 1
         state.history.append(
             {
                 "phase": phase.name,
                 "epoch": state.epoch,
                 "step": state.steps,
-                "learning_rate": rate,
-                "train_loss": float(np.mean(losses)),
+                "learning_rate": rates[-1],
+                "train_loss": stepping.loss,
                 "input_wait": round(waited / max(time.perf_counter() - begun, 1e-9), 4),
             }
         )
+
+    def _stream(
+        self, stepping: Stepping, view: Inputs, rates: list[float], seed: list[int]
+    ) -> float:
+        """Takes an epoch's steps on batches prepared meanwhile; the seconds that it waited."""
+        send = self.distribution.place if self.distribution else place
+        multiple = self._parts * (len(self.distribution) if self.distribution else 1)
+        drawn = batches(view, self.examples, self.phase, seed, multiple)
+        waited = 0.0
+        ahead = prefetch(send(_divide(batch, self._parts)) for batch in drawn)
+        with contextlib.closing(ahead):
+            for rate in rates:
+                asked = time.perf_counter()
+                parts = next(ahead)
+                waited += time.perf_counter() - asked
+                for part in parts:
+                    stepping.take(rate, *part)
+        return waited
 
 
 def _divide(batch: tuple[list[np.ndarray], Any, Any], parts: int) -> list[tuple[Any, Any, Any]]:

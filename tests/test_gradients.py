@@ -7,7 +7,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 from keras_transfer import backbones, gradients, planner  # noqa: E402
-from keras_transfer.finetune import Suffix  # noqa: E402
+from keras_transfer.finetune import Stepping, Suffix  # noqa: E402
 from keras_transfer.model import freeze_batch_norm  # noqa: E402
 
 
@@ -107,8 +107,9 @@ def step(name, share, size, monkeypatch, calls, *, rounded=False, rate=1e-2):
     before = [np.array(variable) for variable in suffix.trainable_variables]
     targets = np.eye(3, dtype=np.float32)[draw.integers(0, 3, 4)]
     pixels = draw.integers(0, 256, (4, size, size, 3), np.uint8)
-    loss = suffix.step(np.asarray(below(pixels)), targets, np.full(4, 0.25, np.float32))
-    return loss, [np.array(variable) for variable in suffix.trainable_variables], before
+    with Stepping(suffix) as stepping:
+        stepping.take(rate, np.asarray(below(pixels)), targets, np.full(4, 0.25, np.float32))
+    return stepping.loss, [np.array(variable) for variable in suffix.trainable_variables], before
 
 
 # Folded, pre-activated, shared by many layers, with bias and without BatchNorm.

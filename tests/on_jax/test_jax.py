@@ -4,11 +4,13 @@
 hold what the two backends make of the same images to each other.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,17 @@ if os.environ.get("KERAS_BACKEND") != "jax" or importlib.util.find_spec("jax") i
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+import distributed  # noqa: E402
+import jax  # noqa: E402
+import keras  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
+from recorder import Recorder  # noqa: E402
 from test_devices import check_distributed, train  # noqa: E402
 
-from keras_transfer import api, cli, runs  # noqa: E402
+from keras_transfer import api, cli, devices, finetune, runs  # noqa: E402
+from keras_transfer.features import Array  # noqa: E402
+from keras_transfer.model import working_copy  # noqa: E402
+from keras_transfer.resident import Resident, resident  # noqa: E402
 
 SETTINGS = {"image_size": 32, "effort": "quick", "seed": 3, "split": (0.6, 0.2, 0.2)}
 
@@ -121,22 +131,128 @@ def test_parts_of_a_batch_add_up():
         """As jaxlib names it."""
 
     def spoil(working):
-        step = working.train_on_batch
+        make = working.make_train_function
 
-        def limited(x, y, sample_weight):
-            if len(y) > 5:
-                for variable in working.variables:  # a failed step has given them away
-                    variable.value.delete()
-                raise XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-            return step(x, y, sample_weight=sample_weight)
+        def make_limited(force=False):
+            make(force)
+            step = working.train_function
 
-        working.train_on_batch = limited
+            def limited(state, batches):
+                batch = next(batches)
+                if len(batch[1]) > 5:
+                    for array in chain(*state):  # a failed step has given them away
+                        array.delete()
+                    raise XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+                return step(state, iter([batch]))
 
-    done, weights = train(spoil=spoil, jit=True)
+            working.train_function = limited
+
+        working.make_train_function = make_limited
+
+    said = Recorder()
+    done, weights = train(spoil=spoil, jit=True, progress=said)
+    assert any(note.startswith("Out of memory") for note in said.notes)
     whole, expected = train(jit=True)
     for mine, theirs in zip([*weights, *done.average], [*expected, *whole.average], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
     assert done.compilations == 1
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Lets the CPU pass for an accelerator with room for all views."""
+    monkeypatch.setattr(finetune, "free_room", lambda: 10**9)
+
+
+def same(one, other):
+    done, weights = one
+    whole, expected = other
+    losses = [[row["train_loss"] for row in phase.history] for phase in (done, whole)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    for mine, theirs in zip([*weights, *done.average], [*expected, *whole.average], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_an_epoch_in_one_call_ends_where_its_steps_would(precision, monkeypatch):
+    streamed = train(jit=True, precision=precision)
+    calls = []
+    monkeypatch.setattr(finetune, "free_room", lambda: 10**9)
+    own = finetune.Stepping.take_all
+    monkeypatch.setattr(
+        finetune.Stepping, "take_all", lambda *given: calls.append(1) or own(*given)
+    )
+    held = train(jit=True, precision=precision)
+    assert len(calls) == len(held[0].history) > 1
+    assert held[0].compilations == 1
+    same(held, streamed)
+
+
+def test_what_is_compiled_is_kept(tmp_path, monkeypatch):
+    changed = "dir", "max_size"
+    before = {name: getattr(jax.config, f"jax_compilation_cache_{name}") for name in changed}
+    devices.keep_compiled(tmp_path)
+    assert jax.config.jax_compilation_cache_dir == before["dir"]  # on a CPU nothing is kept
+    monkeypatch.setattr(devices, "accelerators", lambda: ["gpu:0"])
+    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    try:
+        devices.keep_compiled(tmp_path)
+        jax.jit(lambda x: jax.numpy.sin(x) @ x)(np.eye(3, dtype=np.float32))
+        assert list(tmp_path.glob("*cache*"))
+        devices.keep_compiled(tmp_path / "other")
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+        for name, value in before.items():
+            jax.config.update(f"jax_compilation_cache_{name}", value)
+        compilation_cache.reset_cache()
+
+
+def test_the_original_of_a_copy_outlives_its_steps():
+    inputs = keras.Input((4,))
+    logits = keras.layers.Dense(3, name="logits")(keras.layers.Dropout(0.5)(inputs))
+    original = finetune.Suffix(inputs, logits)
+    copied = working_copy(original, "mixed_bfloat16")
+    copied.regularise("none", 0.0)
+    copied.prepare(lambda parts: keras.optimizers.Adam(), 1, jit=True)
+    targets = np.eye(3, dtype=np.float32)
+    with finetune.Stepping(copied) as stepping:
+        stepping.take(1e-3, np.ones((3, 4)), targets, np.full(3, 1 / 3, np.float32))
+    working_copy(original, "mixed_bfloat16")
+    for model in (original, copied):
+        finetune.values_of(finetune._changing(model))
+
+
+def test_an_epoch_that_does_not_fit_is_taken_in_parts(memory):
+    def spoil(working):
+        def failing(rate):
+            def whole(state, *rest):
+                for array in chain(*state):
+                    array.delete()
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+            return whole
+
+        working.epoch_function = failing
+
+    said = Recorder()
+    held = train(spoil=spoil, jit=True, progress=said)
+    assert "2 parts of 5" in said.notes[-1]
+    same(held, train(jit=True))
+
+
+def test_views_without_room_or_that_are_mixed_stay_where_they_are(monkeypatch):
+    views = [Array(np.zeros((4, 2), np.float32))] * 2
+    assert resident(views, 63) is views
+    assert all(isinstance(view, Resident) for view in resident(views, 64))
+    computed = Array(np.zeros((4, 2), np.float32))
+    computed.held = False
+    assert resident([*views, computed], 10**6)[0] is views[0]
+    asked = []
+    monkeypatch.setattr(finetune, "free_room", lambda: asked.append(1) or 10**9)
+    train(jit=True, phase=dataclasses.replace(distributed.PHASE, epochs=1, mixup=0.2))
+    assert not asked
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
