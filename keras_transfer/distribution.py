@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_transfer.backbones import unset_weights
 from keras_transfer.errors import UsageError
 
 
@@ -143,7 +144,8 @@ def clone(
             settings["dtype"] = dtype(layer.name)
         return type(layer).from_config(settings)
 
-    with distribution.scope() if distribution else contextlib.nullcontext():
+    scope = distribution.scope() if distribution else contextlib.nullcontext()
+    with scope, unset_weights():
         graph = keras.Model(model.input, model.output)
         copied = keras.models.clone_model(graph, clone_function=layer_like)
         made = type(model)(copied.input, copied.output, name=model.name)

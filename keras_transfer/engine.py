@@ -183,7 +183,8 @@ def keras_engine(
     """
     compiled = bool(accelerators()) or keras.backend.backend() == "jax" or distribution is not None
     share = len(distribution) if distribution else 1
-    static = 0
+    # A compiler of a GPU takes ten seconds for a shape; rows too many cost it nothing.
+    static = -(-BATCH // share) * share if accelerators() else 0
     keep_compiled(files.cache_folder() / "compiled")
 
     def run(batch: Batch) -> list[np.ndarray]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 from PIL import Image
 
+from keras_transfer.engine import keras_engine
 from keras_transfer.errors import UsageError
 from keras_transfer.model import LOGITS, POOL
 
@@ -59,14 +60,14 @@ def grad_cam(
             remedy="Pass layer= with the name of a layer that gives [batch, height, width, "
             "channels].",
         )
-    below = keras.Model(model.input, feature_map)
-    above = keras.Model(feature_map, model.get_layer(LOGITS).output)
+    below = _runner(keras.Model(model.input, feature_map))
+    above = _runner(keras.Model(feature_map, model.get_layer(LOGITS).output))
     maps = []
     for start in range(0, len(pixels), batch_size):
         batch = slice(start, start + batch_size)
-        features = _array(below(pixels[batch], training=False))
+        features = below(pixels[batch])
         if classes is None:
-            chosen = _array(above(features, training=False)).argmax(axis=1)
+            chosen = above(features).argmax(axis=1)
         else:
             chosen = np.asarray(classes)[batch]
         maps += [_importance(above, *pair) for pair in zip(features, chosen, strict=True)]
@@ -101,7 +102,9 @@ def overlay(pixels: np.ndarray, maps: np.ndarray, strength: float = 0.6) -> np.n
     return result
 
 
-def _importance(above: keras.Model, features: np.ndarray, chosen: int) -> np.ndarray:
+def _importance(
+    above: Callable[[np.ndarray], np.ndarray], features: np.ndarray, chosen: int
+) -> np.ndarray:
     """The map of one image, from its features ``[height, width, channels]``."""
     height, width, channels = features.shape
     directions = features.reshape(-1, channels)
@@ -115,7 +118,7 @@ def _importance(above: keras.Model, features: np.ndarray, chosen: int) -> np.nda
         part = slice(start, start + rows)
         moves = (steps[part, None] * directions[part])[:, None, None, :]
         both = np.concatenate([features + moves, features - moves]).astype(features.dtype)
-        scores = _array(above(both, training=False))[:, chosen]
+        scores = above(both)[:, chosen]
         ahead, behind = np.split(scores, 2)
         # A difference that rounding alone could leave is no evidence.
         rounding = 4.0 * np.finfo(np.float32).eps * np.abs(scores).max()
@@ -127,5 +130,7 @@ def _importance(above: keras.Model, features: np.ndarray, chosen: int) -> np.nda
     return (slopes / peak).reshape(height, width).astype(np.float32)
 
 
-def _array(tensor: object) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(tensor), dtype=np.float32)
+def _runner(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    # A few images are not worth a graph; XLA is, which would else compile every operation.
+    run = keras_engine(model, traced=False).run
+    return lambda batch: run(batch)[0]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from keras_transfer.backbones import registry
 from keras_transfer.backbones.blocks import block_map
@@ -33,6 +37,8 @@ MODES: dict[str, tuple[bool, tuple[float, ...], tuple[float, ...]]] = {
     ),
     "caffe": (True, (1.0,), (-103.939, -116.779, -123.68)),
 }
+
+_BUILDING = threading.Lock()
 
 
 def build(
@@ -61,7 +67,8 @@ def build(
     row = registry.spec(name)
     size = _checked_size(row, image_size)
     source = resolve(row, weights)
-    model = construct(row, size)
+    with contextlib.nullcontext() if source is None else unset_weights():
+        model = construct(row, size)
     if source is not None:
         assign(model, source, row)
     return Backbone(
@@ -71,6 +78,37 @@ def build(
         weights=weights,
         weights_digest=digest(model),
     )
+
+
+@contextlib.contextmanager
+def unset_weights() -> Iterator[None]:
+    """Layers that this thread makes within the block begin with zeros: their weights follow.
+
+    Drawing random ones takes a third of the time to build EfficientNet-Lite0 with TensorFlow, and
+    nine tenths of it with JAX, which compiles a function for every shape.
+    """
+    import keras
+
+    here = threading.get_ident()
+
+    def add_weight(
+        self: Any, shape: Any = None, initializer: Any = None, *rest: Any, **options: Any
+    ) -> Any:
+        if threading.get_ident() == here:
+            initializer = _zeros
+        return own(self, shape, initializer, *rest, **options)
+
+    with _BUILDING:
+        own = keras.layers.Layer.add_weight
+        keras.layers.Layer.add_weight = add_weight
+        try:
+            yield
+        finally:
+            keras.layers.Layer.add_weight = own
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return np.zeros(shape, dtype)
 
 
 def construct(row: BackboneSpec, size: tuple[int, int]) -> keras.Model:
