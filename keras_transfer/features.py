@@ -133,8 +133,10 @@ class FrozenPart:
         also: further cuts that the same pass stores, for later runs.
         precision: a Keras dtype policy, for Keras as the engine.
         distribution: devices that share every batch, for Keras as the engine.
-        native_seconds: what an image takes in Keras, where that is known.
         known: types of activations found before, by their weights; more are added.
+
+    Attributes:
+        native_seconds: what an image takes in Keras, once that is known; 0 before.
     """
 
     def __init__(
@@ -149,7 +151,6 @@ class FrozenPart:
         also: Sequence[tuple[str, ...]] = (),
         precision: str = "float32",
         distribution: Distribution | None = None,
-        native_seconds: float = 0.0,
         known: dict[Any, str] | None = None,
     ) -> None:
         self.cut = cut
@@ -158,22 +159,30 @@ class FrozenPart:
         self._computing: dict[str, Any] = {"precision": precision, "distribution": distribution}
         self._model, self._backbone = model, backbone
         self._request = (engine, images, sample)
-        self._native_seconds = native_seconds
+        self.native_seconds = 0.0
         self._digests: dict[tuple[str, ...], str] = {}
         self._known = {} if known is None else known
+
+    @functools.cached_property
+    def _network(self) -> keras.Model:
+        # One object for all engines: its graph is traced once.
+        return keras.Model(self._model.input, tensors(self._model, (*self._names, POOL)))
+
+    @functools.cached_property
+    def native(self) -> Engine:
+        """As :attr:`engine`, by Keras in float32 on one device."""
+        return build_engine(self._network, "keras")
 
     @functools.cached_property
     def engine(self) -> Engine:
         """Runs uint8 pixels to the cuts' tensors and, last, the pooled features."""
         name, images, sample = self._request
-        outputs = tensors(self._model, (*self._names, POOL))
-        frozen = keras.Model(self._model.input, outputs)
         return build_engine(
-            frozen,
+            self._network,
             name,
             images=images,
             sample=sample,
-            native_seconds=self._native_seconds,
+            native_seconds=self.native_seconds,
             **self._computing,
         )
 
@@ -256,9 +265,8 @@ class FrozenPart:
         """float16, unless a sample of the activations comes near its range."""
         key = (self._model.input_shape, tuple(self._names), self._weights_digest((POOL,)))
         if key not in self._known:
-            outputs = tensors(self._model, (*self._names, POOL))
-            native = build_engine(keras.Model(self._model.input, outputs), "keras", images=8)
-            largest = max(float(np.abs(value).max()) for value in native.run(self._request[2][:8]))
+            few = np.resize(self._request[2], (BATCH, *self._request[2].shape[1:]))
+            largest = max(float(np.abs(value).max()) for value in self.native.run(few))
             self._known[key] = "float32" if largest > _FLOAT16_SAFE else "float16"
         return self._known[key]
 

@@ -28,17 +28,16 @@ def run(model: keras.Model, batch: np.ndarray | Sequence[np.ndarray]) -> list[An
     import tensorflow as tf
 
     arrays = batch if isinstance(batch, (list, tuple)) else [batch]
-    if _KEPT not in vars(model):
-        # Past Keras, which would take it for a part of the model to be saved.
-        vars(model)[_KEPT] = _traced(model)
     tensors = [
         tf.convert_to_tensor(np.asarray(array, tensor.dtype))
         for array, tensor in zip(arrays, model.inputs, strict=True)
     ]
-    return list(vars(model)[_KEPT](*tensors))
+    return list(_traced(model)(*tensors))
 
 
 def _traced(model: keras.Model) -> Any:
+    if _KEPT in vars(model):
+        return vars(model)[_KEPT]
     import tensorflow as tf
 
     def infer(*tensors: Any) -> list[Any]:
@@ -46,7 +45,10 @@ def _traced(model: keras.Model) -> Any:
         return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
     inputs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
-    return tf.function(infer, autograph=False).get_concrete_function(*inputs)
+    traced = tf.function(infer, autograph=False).get_concrete_function(*inputs)
+    # Past Keras, which would take it for a part of the model to be saved.
+    vars(model)[_KEPT] = traced
+    return traced
 
 
 def write(model: keras.Model, path: Path) -> None:

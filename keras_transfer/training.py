@@ -495,6 +495,10 @@ class _Run:
         blocks = self.backbone.blocks
         self.history: list[dict[str, Any]] = []
         self.sample = self._sample()
+        phase = self.schedule.fine_tune
+        depth = planner.resolve_depth(blocks, phase.unfreeze) if phase else 0
+        self.frozen = self._frozen_part(self.base or planner.cut_below(blocks, depth))
+        asked = self.frozen.cut, self._images()
         self.measured = self.measured or self._measure()
         allowed = None if self.store is None else allowed_bytes(self.store)
         left = None if self.deadline is None else self.deadline - time.monotonic()
@@ -517,7 +521,10 @@ class _Run:
             self.progress.note(f"Each batch is shared by {', '.join(self.distribution.devices)}.")
         cut = self.plan.cut if self.plan.unfreeze else ()
         self.raised = self._between(self.base, cut) if self.base is not None and cut else None
-        self.frozen = self._frozen_part(cut if self.raised is None else self.base or ())
+        cut = cut if self.raised is None else self.base or ()
+        if asked != (cut, self._images()):
+            self.frozen = self._frozen_part(cut)
+        self.frozen.native_seconds = self.measured.forward
 
     def _sample(self) -> np.ndarray:
         assert self.dataset.pixels is not None
@@ -533,16 +540,13 @@ class _Run:
             sample=self.sample,
             precision=self.computing.name,
             distribution=self.distribution,
-            native_seconds=self.measured.forward if self.measured else 0.0,
             known=self.steps.known,
         )
 
     def _measure(self) -> planner.Measured:
         """Seconds an image where it would train, and on the engine of the frozen part."""
-        pooled = self.model.get_layer(POOL).output
         batch = np.resize(self.sample, (BATCH, *self.sample.shape[1:]))
-        native = build_engine(keras.Model(self.model.input, pooled), "keras")
-        forward = seconds_per_image(native, batch)
+        forward = seconds_per_image(self.frozen.native, batch)
         name, reason = self.engine, "asked for"
         if name == "auto" and (self.distribution or self.computing.name != "float32"):
             name, reason = "keras", "asked for with the precision or the devices"
@@ -555,7 +559,7 @@ class _Run:
             forward=forward,
             extract=forward if name == "keras" else forward / 2,
             pixels=int(np.prod(self.model.input_shape[1:3])),
-            features=int(pooled.shape[-1]),
+            features=int(self.model.get_layer(POOL).output.shape[-1]),
             engine=name,
             reason=reason,
         )
