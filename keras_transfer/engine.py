@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -236,8 +236,9 @@ def _openvino_engine(model: keras.Model, name: str) -> Engine:
 
 
 def _core() -> Any:
-    # OpenVINO reports usage over the network unless told not to, before it is imported.
-    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
+    # OpenVINO reports over the network that it is imported, and what it converts, from a process
+    # of its own, unless this package cannot be found. No variable of the environment stops it.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError:

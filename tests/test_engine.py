@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -70,3 +73,21 @@ def test_work_is_counted_by_hand(model):
 def test_unknown_engine_is_named_with_a_near_one(model):
     with pytest.raises(UsageError, match="openvino"):
         engine.build_engine(model, "openvno")
+
+
+def test_openvino_reports_nothing_to_anybody():
+    # It would from a process of its own; in another Python, where nobody has imported it yet.
+    script = (
+        "import multiprocessing.process as processes\n"
+        "processes.BaseProcess.start = lambda process: print('started', process)\n"
+        "import keras\n"
+        "from keras_transfer import engine\n"
+        "model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(1, 2)])\n"
+        "print(engine.build_engine(model, 'openvino').name)\n"
+        "from concurrent.futures import thread\n"
+        "thread._python_exit()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["openvino"]

@@ -17,47 +17,128 @@ from keras_transfer.errors import WeightsError
 
 # Width and depth multipliers (Tan and Le 2019, table 1, as the Lite networks use them).
 _SCALING = {
-    "EfficientNetLite0": (1.0, 1.0, 224),
-    "EfficientNetLite1": (1.0, 1.1, 240),
-    "EfficientNetLite2": (1.1, 1.2, 260),
+    "EfficientNetLite0": (1.0, 1.0),
+    "EfficientNetLite1": (1.0, 1.1),
+    "EfficientNetLite2": (1.1, 1.2),
 }
+# Kernel, blocks, filters, expansion and stride of each stage (the same table).
+_STAGES = (
+    (3, 1, 16, 1, 1),
+    (3, 2, 24, 6, 2),
+    (5, 2, 40, 6, 2),
+    (3, 3, 80, 6, 2),
+    (5, 3, 112, 6, 1),
+    (5, 4, 192, 6, 2),
+    (3, 1, 320, 6, 1),
+)
+_STEM, _TOP = 32, 1280
+# The last block is dropped with this probability, those below in proportion.
+_DROP = 0.2
 
 
 def EfficientNetLite0(**arguments: Any) -> Any:
-    """Builds EfficientNet-Lite0; takes the arguments of ``keras.applications.EfficientNetB0``."""
+    """Builds EfficientNet-Lite0 on ``input_tensor``, its top left off, with random weights."""
     return _build("EfficientNetLite0", **arguments)
 
 
 def EfficientNetLite1(**arguments: Any) -> Any:
-    """Builds EfficientNet-Lite1; takes the arguments of ``keras.applications.EfficientNetB0``."""
+    """Builds EfficientNet-Lite1, as :func:`EfficientNetLite0`."""
     return _build("EfficientNetLite1", **arguments)
 
 
 def EfficientNetLite2(**arguments: Any) -> Any:
-    """Builds EfficientNet-Lite2; takes the arguments of ``keras.applications.EfficientNetB0``."""
+    """Builds EfficientNet-Lite2, as :func:`EfficientNetLite0`."""
     return _build("EfficientNetLite2", **arguments)
 
 
-def _build(name: str, **arguments: Any) -> Any:
-    from keras.src.applications import efficientnet
+def _build(
+    name: str, *, input_tensor: Any, include_top: bool = False, weights: str | None = None
+) -> Any:
+    """Built here, since Keras's constructor puts a preprocessing of its own into every graph."""
+    import keras
 
-    width, depth, size = _SCALING[name]
-    stages = []
-    for index, stage in enumerate(efficientnet.DEFAULT_BLOCKS_ARGS):
-        ends = index in (0, len(efficientnet.DEFAULT_BLOCKS_ARGS) - 1)
-        stages.append(
-            {
-                **stage,
-                "se_ratio": 0,
-                "repeats": stage["repeats"] if ends else math.ceil(depth * stage["repeats"]),
-                "filters_in": _scaled(stage["filters_in"], 1.0 if index == 0 else width),
-                "filters_out": _scaled(stage["filters_out"], width),
-            }
-        )
-    arguments = {"weights": None, "name": name.lower(), **arguments}
-    return efficientnet.EfficientNet(
-        1.0, 1.0, size, activation="relu6", blocks_args=stages, **arguments
-    )
+    assert not include_top
+    assert weights is None
+    names = iter(_block_names(name))
+    count, width = len(_block_names(name)), _SCALING[name][0]
+    x = _norm(_convolution(_pad(input_tensor, 3, "stem_conv"), _STEM, "stem_conv", 3, 2), "stem_bn")
+    x = keras.layers.Activation("relu6", name="stem_activation")(x)
+    number = 0
+    for stage, (kernel, _, filters, expansion, stride) in enumerate(_STAGES):
+        for first in [True] + [False] * (_repeats(name)[stage] - 1):
+            x = _block(
+                x, next(names), kernel, _scaled(filters, width), expansion,
+                stride if first else 1, _DROP * number / count,
+            )  # fmt: skip
+            number += 1
+    x = _norm(_convolution(x, _TOP, "top_conv"), "top_bn")
+    x = keras.layers.Activation("relu6", name="top_activation")(x)
+    return keras.Model(keras.utils.get_source_inputs(input_tensor)[0], x, name=name.lower())
+
+
+def _block(
+    inputs: Any, name: str, kernel: int, filters: int, expansion: int, stride: int, drop: float
+) -> Any:
+    """An inverted residual block (Sandler et al. 2018)."""
+    from keras import layers
+
+    x = inputs
+    if expansion > 1:
+        wide = expansion * inputs.shape[-1]
+        x = _norm(_convolution(x, wide, f"{name}_expand_conv"), f"{name}_expand_bn")
+        x = layers.Activation("relu6", name=f"{name}_expand_activation")(x)
+    if stride > 1:
+        x = _pad(x, kernel, f"{name}_dwconv")
+    x = layers.DepthwiseConv2D(
+        kernel,
+        strides=stride,
+        padding="valid" if stride > 1 else "same",
+        use_bias=False,
+        depthwise_initializer=_initial(),
+        name=f"{name}_dwconv",
+    )(x)
+    x = layers.Activation("relu6", name=f"{name}_activation")(_norm(x, f"{name}_bn"))
+    x = _norm(_convolution(x, filters, f"{name}_project_conv"), f"{name}_project_bn")
+    if stride > 1 or filters != inputs.shape[-1]:
+        return x
+    if drop:
+        x = layers.Dropout(drop, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
+    return layers.Add(name=f"{name}_add")([x, inputs])
+
+
+def _convolution(x: Any, filters: int, name: str, kernel: int = 1, stride: int = 1) -> Any:
+    from keras import layers
+
+    return layers.Conv2D(
+        filters,
+        kernel,
+        strides=stride,
+        padding="valid" if stride > 1 else "same",
+        use_bias=False,
+        kernel_initializer=_initial(),
+        name=name,
+    )(x)
+
+
+def _norm(x: Any, name: str) -> Any:
+    from keras import layers
+
+    return layers.BatchNormalization(axis=3, name=name)(x)
+
+
+def _pad(x: Any, kernel: int, name: str) -> Any:
+    """What TensorFlow's own padding would add before a stride of 2: more at the end."""
+    from keras import layers
+
+    half = kernel // 2
+    sides = tuple((half - 1 + (side or 0) % 2, half) for side in x.shape[1:3])
+    return layers.ZeroPadding2D(sides, name=f"{name}_pad")(x)
+
+
+def _initial() -> Any:
+    import keras
+
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal")
 
 
 def _scaled(filters: int, width: float, divisor: int = 8) -> int:
@@ -116,10 +197,14 @@ def from_torch(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, list[n
 
 
 def _block_names(name: str) -> list[str]:
-    depth = _SCALING[name][1]
-    repeats = [1, *(math.ceil(depth * count) for count in (2, 2, 3, 3, 4)), 1]
     return [
         f"block{stage}{chr(ord('a') + index)}"
-        for stage, count in enumerate(repeats, start=1)
+        for stage, count in enumerate(_repeats(name), start=1)
         for index in range(count)
     ]
+
+
+def _repeats(name: str) -> list[int]:
+    counts = [count for _, count, *_ in _STAGES]
+    deep = [math.ceil(_SCALING[name][1] * count) for count in counts[1:-1]]
+    return [counts[0], *deep, counts[-1]]
