@@ -9,8 +9,9 @@ the backbone kept in the inference mode that it asks for, which is another thing
 `guide.py`). Each is judged by the better of its two stages on test, seed by seed. ``--accuracy``
 runs everything to its end and may share the machine. ``--times`` wants the machine for itself; of
 the guide it times three head epochs and two of fine-tuning, and adds up 20 and 10 of them, since
-its later epochs are alike. Rows are kept in a file, so that a stopped benchmark goes on; the tables
-join both kinds. Its rounds take turns, ours and the guide's, and count by their median. ``--only guide`` leaves our own efforts out, ``--only ours`` the guide and P.
+its later epochs are alike. Its rounds take turns, ours and the guide's, and
+count by their medians. Rows are kept in a file, so that a stopped benchmark goes on; the tables
+join both kinds. ``--only guide`` leaves our own efforts out, ``--only ours`` the guide and P.
 """
 
 from __future__ import annotations
@@ -196,7 +197,8 @@ def report(kept: list[dict[str, Any]], efforts: list[str]) -> None:
     by_seed = " ".join(f"{row['P']:.3f}" for row in theirs[False])
     text = (
         f"Times from seed {seeds}, medians of {len(theirs[True])} rounds of the guide and "
-        f"{counts[0]} to {counts[-1]} of ours. P {p:.4f} ({by_seed} by seed). The guide as written: `guide.md`."
+        f"{counts[0]} to {counts[-1]} of ours. P {p:.4f} ({by_seed} by seed). The guide as "
+        "written: `guide.md`."
     )
     record("two_phase", COMMAND, rows, text)
 
