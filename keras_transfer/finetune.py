@@ -203,7 +203,7 @@ class Stepping:
 
     With JAX weights and optimiser stay in the device's memory as a step returned them, until the
     context ends: Keras's ``train_on_batch`` takes them apart and waits for the device in every
-    step, which for ResNet50 is ten milliseconds of Python, more than a step takes on a GPU.
+    step, which for a deep network is more Python than a step takes on a GPU.
 
     Args:
         suffix: a model that is compiled.

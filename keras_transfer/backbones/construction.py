@@ -84,8 +84,8 @@ def build(
 def unset_weights() -> Iterator[None]:
     """Layers that this thread makes within the block begin with zeros: their weights follow.
 
-    Drawing random ones takes a third of the time to build EfficientNet-Lite0 with TensorFlow, and
-    nine tenths of it with JAX, which compiles a function for every shape.
+    Drawing random ones takes much of the time to build a network, and with JAX, which compiles a
+    function for every shape, most of it.
     """
     import keras
 

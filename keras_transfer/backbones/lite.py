@@ -59,18 +59,19 @@ def _build(
 
     assert not include_top
     assert weights is None
-    names = iter(_block_names(name))
-    count, width = len(_block_names(name)), _SCALING[name][0]
+    width, names = _SCALING[name][0], _block_names(name)
+    blocks = iter(enumerate(names))
     x = _norm(_convolution(_pad(input_tensor, 3, "stem_conv"), _STEM, "stem_conv", 3, 2), "stem_bn")
     x = keras.layers.Activation("relu6", name="stem_activation")(x)
-    number = 0
-    for stage, (kernel, _, filters, expansion, stride) in enumerate(_STAGES):
-        for first in [True] + [False] * (_repeats(name)[stage] - 1):
+    for (kernel, _, filters, expansion, stride), repeats in zip(
+        _STAGES, _repeats(name), strict=True
+    ):
+        for index in range(repeats):
+            number, block = next(blocks)
             x = _block(
-                x, next(names), kernel, _scaled(filters, width), expansion,
-                stride if first else 1, _DROP * number / count,
+                x, block, kernel, _scaled(filters, width), expansion,
+                1 if index else stride, _DROP * number / len(names),
             )  # fmt: skip
-            number += 1
     x = _norm(_convolution(x, _TOP, "top_conv"), "top_bn")
     x = keras.layers.Activation("relu6", name="top_activation")(x)
     return keras.Model(keras.utils.get_source_inputs(input_tensor)[0], x, name=name.lower())

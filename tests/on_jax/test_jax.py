@@ -126,6 +126,15 @@ def test_accuracy_is_that_of_tensorflow(other, jax_run):
     assert low <= jax_run.metrics["test"]["accuracy"] <= high
 
 
+def same(one, other):
+    done, weights = one
+    whole, expected = other
+    losses = [[row["train_loss"] for row in phase.history] for phase in (done, whole)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    for mine, theirs in zip([*weights, *done.average], [*expected, *whole.average], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
 def test_parts_of_a_batch_add_up():
     class XlaRuntimeError(RuntimeError):
         """As jaxlib names it."""
@@ -152,9 +161,7 @@ def test_parts_of_a_batch_add_up():
     said = Recorder()
     done, weights = train(spoil=spoil, jit=True, progress=said)
     assert any(note.startswith("Out of memory") for note in said.notes)
-    whole, expected = train(jit=True)
-    for mine, theirs in zip([*weights, *done.average], [*expected, *whole.average], strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+    same((done, weights), train(jit=True))
     assert done.compilations == 1
 
 
@@ -162,15 +169,6 @@ def test_parts_of_a_batch_add_up():
 def memory(monkeypatch):
     """Lets the CPU pass for an accelerator with room for all views."""
     monkeypatch.setattr(finetune, "free_room", lambda: 10**9)
-
-
-def same(one, other):
-    done, weights = one
-    whole, expected = other
-    losses = [[row["train_loss"] for row in phase.history] for phase in (done, whole)]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
-    for mine, theirs in zip([*weights, *done.average], [*expected, *whole.average], strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
