@@ -58,6 +58,20 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout.strip() == "set()"
 
 
+def test_what_importing_keras_makes_is_never_looked_through_for_garbage():
+    script = (
+        "import gc\nfrom keras_transfer import cli\n"
+        "passes = gc.get_stats()[2]['collections']\ncli._load_keras()\n"
+        "print(gc.get_stats()[2]['collections'] - passes, gc.isenabled(), len(gc.get_objects()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    passes, enabled, watched = done.stdout.split()
+    assert (passes, enabled) == ("0", "True")
+    assert int(watched) < 1000
+
+
 def test_evaluate_repeats_the_run_s_own_figures(run_cli, digits_run):
     code, out, _ = run_cli("evaluate", digits_run, "--json")
     assert code == 0
