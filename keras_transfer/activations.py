@@ -26,6 +26,7 @@ import uuid
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -417,14 +418,23 @@ class _ShardWriter:
 def _extract(
     writers: list[_ShardWriter], digests: list[str], batches: Iterable[list[np.ndarray]]
 ) -> None:
-    done = 0
-    for outputs in batches:
-        names = digests[done : done + len(outputs[0])]
-        done += len(names)
+    def add(names: list[str], outputs: list[np.ndarray]) -> None:
         start = 0
         for writer in writers:
             writer.add(names, outputs[start : start + writer.tensors])
             start += writer.tensors
+
+    done, written = 0, None
+    # What a batch gave is converted and written while the engine computes the next one.
+    with ThreadPoolExecutor(1) as pool:
+        for outputs in batches:
+            if written is not None:
+                written.result()
+            names = digests[done : done + len(outputs[0])]
+            done += len(names)
+            written = pool.submit(add, names, outputs)
+        if written is not None:
+            written.result()
     for writer in writers:
         writer.flush()
 
