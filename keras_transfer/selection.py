@@ -37,7 +37,7 @@ def choose(
     ends: dict[str, Sequence[np.ndarray]],
     logits_of: Callable[[Sequence[np.ndarray]], np.ndarray],
     labels: np.ndarray,
-) -> tuple[list[np.ndarray], tuple[Candidate, ...]]:
+) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
     """Chooses weights by validation NLL after fitting a temperature to each candidate.
 
     Raw NLL would punish the over-confidence of fine-tuned weights, which the shipped temperature
@@ -52,9 +52,9 @@ def choose(
         labels: validation labels, int64 ``[images]``.
 
     Returns:
-        The chosen weights, and all candidates, the chosen one first.
+        The chosen weights; all candidates, the chosen one first; and its logits.
     """
-    judged: list[tuple[Candidate, list[np.ndarray]]] = []
+    judged: list[tuple[Candidate, list[np.ndarray], np.ndarray]] = []
 
     def judge(name: str, weights: Sequence[np.ndarray]) -> None:
         logits = logits_of(weights)
@@ -65,15 +65,16 @@ def choose(
             nll=calibration.nll(logits, labels, temperature),
             accuracy=float((logits.argmax(axis=1) == labels).mean()),
         )
-        judged.append((candidate, list(weights)))
+        judged.append((candidate, list(weights), logits))
 
     judge("head", start)
     for name, weights in ends.items():
         judge(name, weights)
     if ends:
-        best, weights = min(judged[1:], key=lambda pair: pair[0].nll)
+        best, weights, _ = min(judged[1:], key=lambda one: one[0].nll)
         for share in LINE:
             judge(f"{share} to {best.name}", between(start, weights, share))
     # Equal NLLs keep the earlier candidate: the head, which changed least.
-    judged.sort(key=lambda pair: pair[0].nll)
-    return judged[0][1], tuple(candidate for candidate, _ in judged)
+    judged.sort(key=lambda one: one[0].nll)
+    _, weights, logits = judged[0]
+    return list(weights), tuple(one[0] for one in judged), logits

@@ -749,7 +749,7 @@ class _Run:
             suffix = Suffix(self.model.get_layer(POOL).output, self.model.get_layer(LOGITS).output)
             self.top = build_engine(suffix, "keras")
             logits = predict_logits(self.top, Array(self.validation_features))
-            _, candidates = choose([], {}, lambda weights: logits, self.labels["val"])
+            _, candidates, _ = choose([], {}, lambda weights: logits, self.labels["val"])
             return None, candidates, logits
         begun = time.monotonic()
         suffix = self.steps.suffix(self.model, self.plan.cut, phase)
@@ -802,8 +802,7 @@ class _Run:
             assign(suffix.learned, weights)
             return predict_logits(self.top, self.validation_inputs)
 
-        weights, candidates = choose(start, ends, logits_of, self.labels["val"])
-        return weights, candidates, logits_of(weights)
+        return choose(start, ends, logits_of, self.labels["val"])
 
 
 def _verdict(candidates: tuple[Candidate, ...]) -> str:
