@@ -239,7 +239,7 @@ def measure(root: Path, only: set[str], share: int) -> list[dict[str, Any]]:
             what = f"500 px JPEG to batches of 224 px, {phase} epoch"
             rows.append(_row(what, phase, found["ours"], found["keras"]))
     if "large" in only:
-        make_once(make_jpegs, root / "large", 200 // share, 3000)
+        make_once(make_jpegs, root / "large", 600 // share, 3000)
         found = compare(("ours_large", "turbo"), root / "large", repeats)
         what = "3,000 px JPEG to 224 px, against the decoder alone"
         rows.append(_row(what, "first", found["ours_large"], found["turbo"]))

@@ -4,14 +4,12 @@ Every depth of ``DEPTHS`` trains for two epochs on half of the training images, 
 the run goes on with. Few steps favour shallow depths, since deep ones first lose what they later
 gain more than back (measured on the built-in digits at 32 px: after forty steps 12 % of the work is
 just ahead of its head, 35 and 70 % behind theirs; whole runs reach accuracies of 0.863, 0.922 and
-0.959). So the default stays unless another depth is better beyond doubt, by more than three
-standard errors of the paired difference in calibrated validation NLL; and it stays where it has not
-yet passed its own head, which is too soon to judge it.
+0.959). So the deepest is taken unless another is better beyond doubt, by more than three standard
+errors of the paired difference in calibrated validation NLL; and it is taken where it has not yet
+passed its own head, which is too soon to judge it.
 
-No depth is deeper than the default, so that a run costs no more than its own time and that of the
-race, a quarter to a half of it. Nor is any much shallower: 12 % ends 0.088 ± 0.010 nats and
-2.0 ± 0.6 points of test accuracy behind the default (`benchmarks/results/recipe.md`), and would be
-another third of the race.
+The default recipe's depth is the shallower of the two, which costs half as much to train; nothing
+shallower takes part, since 12 % ends further behind (`benchmarks/results/recipe.md`).
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from keras_transfer.training import fit
 from keras_transfer.types import Backbone, ImageDataset
 
 AUTO = "auto"
-DEPTHS, DEFAULT = ("35%", "70%"), "70%"
+DEPTHS, DEEPEST = ("35%", "70%"), "70%"
 _EPOCHS, _VIEWS = 2, 2
 _SURE = 3.0
 
@@ -63,8 +61,8 @@ def decide(
 
     Returns:
         The schedule, and one row a depth: ``unfreeze``, ``nll`` of its best weights, ``head_nll``
-        of the head alone, ``sure`` (by how many standard errors it is ahead of the default; 0 where
-        the default is still at its head), ``seconds``.
+        of the head alone, ``sure`` (by how many standard errors it is ahead of the deepest; 0 where
+        that is still at its head), ``seconds``.
 
     Raises:
         UsageError: the backbone's weights are random.
@@ -101,7 +99,7 @@ def decide(
         rows.append({"unfreeze": depth, "nll": kept.nll, "head_nll": head, "seconds": seconds})
         progress.note(f"Race: {depth} reaches NLL {kept.nll:.4f} (its head {head:.4f}).")
     for row in rows:
-        row["sure"] = _ahead(losses.get(row["unfreeze"]), losses.get(DEFAULT))
+        row["sure"] = _ahead(losses.get(row["unfreeze"]), losses.get(DEEPEST))
     winner = _winner(rows)
 
     progress.note(f"Fine-tuning depth: {winner} of the work.")
@@ -109,19 +107,19 @@ def decide(
     return dataclasses.replace(schedule, fine_tune=chosen), rows
 
 
-def _ahead(losses: np.ndarray | None, default: np.ndarray | None) -> float:
+def _ahead(losses: np.ndarray | None, deepest: np.ndarray | None) -> float:
     """By how many standard errors of their paired difference the first are below the second."""
-    if losses is None or default is None:
+    if losses is None or deepest is None:
         return 0.0
-    gained = default - losses
+    gained = deepest - losses
     error = float(gained.std(ddof=1)) / np.sqrt(len(gained))
     return round(float(gained.mean()) / error, 3) if error else 0.0
 
 
 def _winner(rows: list[dict[str, Any]]) -> str:
-    """The depth with the lowest NLL of those surely ahead of the default; else the default."""
+    """The depth with the lowest NLL of those surely ahead of the deepest; else the deepest."""
     ahead = [row for row in rows if row["sure"] > _SURE]
-    return str(min(ahead, key=lambda row: row["nll"])["unfreeze"]) if ahead else DEFAULT
+    return str(min(ahead, key=lambda row: row["nll"])["unfreeze"]) if ahead else DEEPEST
 
 
 def _half(dataset: ImageDataset) -> ImageDataset:

@@ -103,7 +103,7 @@ def test_a_sure_winner_is_taken(digits_folder, backbone, monkeypatch, winner):
     assert found.fine_tune.epochs == base.fine_tune.epochs
     assert len(rows) == len(depth.DEPTHS)
     for row in rows:
-        lead = scores[depth.DEFAULT] - scores[row["unfreeze"]]
+        lead = scores[depth.DEEPEST] - scores[row["unfreeze"]]
         assert row["sure"] == 0 if not lead else row["sure"] * lead > 9 * abs(lead)
     np.testing.assert_array_equal(np.array(backbone.model.trainable_variables[0]), before)
     assert backbone.model.layers[-1].trainable
@@ -121,7 +121,7 @@ def test_the_lead_is_counted_in_standard_errors_of_the_pairs():
 @pytest.mark.parametrize(
     ("sure", "winner"), [((2.9, 0.0, 0.0), "70%"), ((3.1, 1.0, 0.0), "12%"), ((4, 3.5, 0), "35%")]
 )
-def test_the_default_stays_unless_another_is_surely_better(sure, winner):
+def test_the_deepest_stays_unless_another_is_surely_better(sure, winner):
     rows = [
         {"unfreeze": name, "nll": nll, "sure": lead}
         for name, nll, lead in zip(("12%", "35%", "70%"), (0.56, 0.5, 0.7), sure, strict=True)

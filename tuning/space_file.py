@@ -22,7 +22,7 @@ DEFAULT = """\
 
 [unfreeze]          # what fine-tunes: blocks from the top, a block's name, or a share of the work
 choices = ["12%", "35%", "70%"]
-default = "70%"
+default = "35%"
 
 [fine_tune_lr]      # peak learning rate of fine-tuning
 low = 2e-4
@@ -31,8 +31,8 @@ scale = "log"
 default = 7e-4
 
 [epochs]            # of fine-tuning; with --tuner hyperband the largest is the longest rung
-choices = [4, 6, 10]
-default = 6
+choices = [4, 8, 12]
+default = 8
 
 [rate_decay]        # factor on the rate for each block further down
 low = 0.5
