@@ -31,7 +31,7 @@ scale = "log"
 default = 7e-4
 
 [epochs]            # of fine-tuning; with --tuner hyperband the largest is the longest rung
-choices = [4, 8, 12]
+choices = [4, 6, 8]
 default = 8
 
 [rate_decay]        # factor on the rate for each block further down
