@@ -207,7 +207,7 @@ def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
         np.testing.assert_allclose(ends[1][name], ends[2][name], rtol=1e-3, atol=1e-4)
         moved = max(moved, float(np.abs(ends[1][name] - ends[0][name]).max()))
     assert moved > 1e-3
-    wrong = space_file.parse('[unfreeze]\nchoices = ["70%", "99"]', "space.toml")
+    wrong = space_file.parse('[unfreeze]\nchoices = ["35%", "99"]', "space.toml")
     with pytest.raises(UsageError, match=r"space.toml, line 2: .* depth 99 "):
         bench.check(wrong)
 
