@@ -41,17 +41,20 @@ class Suffix(keras.Model):
         rounded: whether gradients may be rounded, see ``devices.Precision``.
         replicas: how many parts of a batch a step computes apart and adds up.
         compile_seconds: what the steps took that were traced, the steps themselves included.
+        prepared: the parts of a batch, XLA and rounding that the step is compiled for, if it is.
+        reported: the compilations, and their seconds, that a phase has reported already.
     """
 
     inference_mode = False
     rounded = False
     replicas = 1
     compile_seconds = 0.0
+    reported = (0, 0.0)
     _traced = 0
     _calls: dict[int, Callable[..., Any]] | None = None
     penalty_strength: Any = None
     _penalty = ""
-    _prepared: tuple[int, bool, bool] | None = None
+    prepared: tuple[int, bool, bool] | None = None
     _whole: tuple[Any, Callable[..., Any]] | None = None
 
     @property
@@ -170,11 +173,11 @@ class Suffix(keras.Model):
         """
         fresh = make(parts)
         compiled = parts, jit, self.rounded
-        if self._prepared == compiled:
+        if self.prepared == compiled:
             assign(self.optimizer.variables, values_of(fresh.variables))
             return self.optimizer
         self.compile(optimizer=fresh, jit_compile=jit)
-        self._prepared = compiled
+        self.prepared = compiled
         return fresh
 
     def compute_loss(
@@ -379,6 +382,39 @@ def train_phase(
         return loop.run(progress or Progress(), deadline)
 
 
+def trace_step(
+    suffix: Suffix, optimizer: Callable[[int], Any], phase: Phase, examples: Examples
+) -> None:
+    """Traces what :func:`train_phase` will run on a CPU, its step and inference, beforehand.
+
+    Tracing holds one core for seconds, so it is worth doing while something else holds the other:
+    one step is taken at a rate of 0, and all that it changes is put back. A suffix whose step
+    exists is left alone, and so is one for JAX, which compiles a whole epoch.
+
+    Args:
+        suffix: as in :func:`train_phase`, as the next three.
+        optimizer: makes the optimiser.
+        phase: what is compiled into the step.
+        examples: of which a batch is taken.
+    """
+    on_cpu = keras.backend.backend() == "tensorflow" and not accelerators()
+    if suffix.prepared or not on_cpu:
+        return
+    suffix.regularise(phase.penalty, phase.penalty_strength)
+    suffix.prepare(optimizer, 1, jit=False)
+    before = values_of(_changing(suffix))
+    batch = next(batches(examples.views[0], examples, phase, [0, 0], 1))
+    try:
+        with Stepping(suffix) as stepping:
+            stepping.take(0.0, *_divide(place(batch), 1)[0])
+        keras_engine(suffix).run(batch[0] if len(batch[0]) > 1 else batch[0][0])
+    except Exception as error:
+        # The phase itself will find smaller parts.
+        if not out_of_memory(error):
+            raise
+    assign(_changing(suffix), before)
+
+
 class _Loop:
     """A phase under way; the arguments are those of :func:`train_phase`."""
 
@@ -406,7 +442,6 @@ class _Loop:
         mixed = phase.mixup or phase.cutmix
         room = 0 if mixed or distribution else free_room()
         self._views = resident(examples.views, room)
-        self._before = suffix.compilations, suffix.compile_seconds
         self._begin()
 
     def _begin(self) -> None:
@@ -450,7 +485,8 @@ class _Loop:
             self.optimizer.finalize_variable_values(suffix.trainable_variables)
             state.average = values_of(suffix.learned)
             assign(suffix.learned, state.current)
-        compilations, seconds = self._before
+        compilations, seconds = suffix.reported
+        suffix.reported = suffix.compilations, suffix.compile_seconds
         state.compilations = suffix.compilations - compilations
         state.compile_seconds = suffix.compile_seconds - seconds
         return state

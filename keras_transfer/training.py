@@ -7,7 +7,8 @@ import dataclasses
 import functools
 import html
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ from keras_transfer.finetune import (
     Suffix,
     assign,
     predict_logits,
+    trace_step,
     train_phase,
     values_of,
 )
@@ -586,8 +588,15 @@ class _Run:
         """All views of the training images and the clean validation images, up to the cut."""
         data, schedule = self.dataset, self.schedule
         train, validation = data.indices("train"), data.indices("val")
-        views = views_for(data, schedule, self._may_mirror())
-        self.validation_features, self.validation_inputs = self._view(views, validation, 0)
+        # Thumbnails and the conversion for an engine hold one core each.
+        with ThreadPoolExecutor(1) as aside:
+            mirroring = aside.submit(self._may_mirror)
+            clean = Views(data)
+            self.validation_features, self.validation_inputs = self._view(clean, validation, 0)
+            mirror, said = mirroring.result()
+        if said:
+            self.progress.note(said)
+        views = views_for(data, schedule, mirror)
         self.features: list[np.ndarray] = []
         self.inputs: list[Inputs] = []
         for view in range(schedule.views):
@@ -613,19 +622,18 @@ class _Run:
             return build_engine(split(self.model, base, outputs=cut)[1], "keras")
         return build_engine(keras.Model(self.model.input, tensors(self.model, cut)), "keras")
 
-    def _may_mirror(self) -> bool:
+    def _may_mirror(self) -> tuple[bool, str]:
+        """Whether augmentation mirrors, and why where the data decides."""
         data, schedule = self.dataset, self.schedule
         if schedule.flip != "auto":
-            return schedule.flip == "on"
+            return schedule.flip == "on", ""
         if schedule.views == 1 or not schedule.strength:
-            return False
+            return False, ""
         assert data.pixels is not None
         train, validation = data.indices("train"), data.indices("val")
-        safe, said = mirroring_is_safe(
+        return mirroring_is_safe(
             data.pixels[train], self.labels["train"], data.pixels[validation], self.labels["val"]
         )
-        self.progress.note(said)
-        return safe
 
     def _class_weights(self) -> np.ndarray:
         labels = self.labels["train"]
@@ -653,7 +661,11 @@ class _Run:
             details: dict[str, Any] = {"resumed": True}
             epochs = 0
         elif phase.solver == "lbfgs":
-            details, epochs = self._solve_head(phase, views)
+            # The solver and the tracing of a step hold one core each.
+            with ThreadPoolExecutor(1) as aside:
+                solving = aside.submit(self._solve_head, phase, views)
+                self._trace_fine_tuning()
+                details, epochs = self._keep_head(solving.result())
         else:
             details, epochs = self._train_head(phase)
         if kept and not kept.exists():
@@ -669,8 +681,8 @@ class _Run:
     def _head_variables(self) -> list[Any]:
         return [variable for layer in head_layers(self.model) for variable in layer.variables]
 
-    def _solve_head(self, phase: Phase, views: int) -> tuple[dict[str, Any], int]:
-        solved = heads.solve_linear_head(
+    def _solve_head(self, phase: Phase, views: int) -> heads.LinearHead:
+        return heads.solve_linear_head(
             stack_views(self.features[:views]),
             np.tile(self.labels["train"], views),
             len(self.dataset.class_names),
@@ -679,6 +691,8 @@ class _Run:
             sample_weights=np.tile(self._class_weights(), views),
             label_smoothing=phase.label_smoothing,
         )
+
+    def _keep_head(self, solved: heads.LinearHead) -> tuple[dict[str, Any], int]:
         self.model.get_layer(LOGITS).set_weights([solved.kernel, solved.bias])
         self.progress.note(f"Head: penalty {solved.penalty:.2g}, {len(solved.path)} tried.")
         for number, (penalty, loss, _) in enumerate(solved.path, 1):
@@ -715,20 +729,12 @@ class _Run:
     def _gradient_phase(
         self, suffix: Suffix, phase: Phase, examples: Examples, checkpoint: str
     ) -> PhaseState:
-        precision = self.computing.name
-        working = working_copy(suffix, precision, self.distribution)
+        working = working_copy(suffix, self.computing.name, self.distribution)
         working.inference_mode = suffix.inference_mode
         working.rounded = self.computing.rounded
         done = train_phase(
             working,
-            functools.partial(
-                build_optimizer,
-                phase,
-                working,
-                rate_groups(self.backbone.blocks),
-                precision=precision,
-                distribution=self.distribution,
-            ),
+            self._optimizer(working, phase),
             phase,
             examples,
             seed=self.seed,
@@ -742,6 +748,37 @@ class _Run:
         self.history += done.history
         return done
 
+    def _optimizer(self, suffix: Suffix, phase: Phase) -> Callable[[int], Any]:
+        return functools.partial(
+            build_optimizer,
+            phase,
+            suffix,
+            rate_groups(self.backbone.blocks),
+            precision=self.computing.name,
+            distribution=self.distribution,
+        )
+
+    def _suffix(self, phase: Phase) -> Suffix:
+        """The part that the second phase trains, in the mode in which it trains."""
+        suffix = self.steps.suffix(self.model, self.plan.cut, phase)
+        suffix.inference_mode = phase.dropout == "off"
+        if phase.batch_norm == "adapt":
+            suffix.adapt_batch_norm()
+        if phase.batch_norm == "train":
+            train_batch_norm(suffix)
+        return suffix
+
+    def _trace_fine_tuning(self) -> None:
+        """Traces the step of the second phase where it is to be the model's own, uncompiled."""
+        phase = self.schedule.fine_tune
+        copied = self.computing.name != "float32" or self.distribution is not None
+        if phase is None or not self.plan.unfreeze or not phase.epochs or copied or self.random:
+            return
+        suffix = self._suffix(phase)
+        suffix.rounded = self.computing.rounded
+        examples = self._examples(phase, self.inputs, self.validation_inputs)
+        trace_step(suffix, self._optimizer(suffix, phase), phase, examples)
+
     def _fine_tune(self) -> tuple[PhaseReport | None, tuple[Candidate, ...], np.ndarray]:
         """Trains the top blocks and keeps what validation prefers."""
         phase = self.schedule.fine_tune
@@ -752,12 +789,7 @@ class _Run:
             _, candidates, _ = choose([], {}, lambda weights: logits, self.labels["val"])
             return None, candidates, logits
         begun = time.monotonic()
-        suffix = self.steps.suffix(self.model, self.plan.cut, phase)
-        suffix.inference_mode = phase.dropout == "off"
-        if phase.batch_norm == "adapt":
-            suffix.adapt_batch_norm()
-        if phase.batch_norm == "train":
-            train_batch_norm(suffix)
+        suffix = self._suffix(phase)
         start = values_of(suffix.learned)
         if self.random:
             # A head solved on random features misleads the layers that begin to learn.

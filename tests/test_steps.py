@@ -7,7 +7,7 @@ import pytest
 
 from keras_transfer import backbones, datasets, training
 from keras_transfer.activations import ActivationStore
-from keras_transfer.finetune import assign, values_of
+from keras_transfer.finetune import assign, trace_step, values_of
 from keras_transfer.schedule import Phase, Schedule
 from keras_transfer.steps import Steps
 
@@ -52,3 +52,22 @@ def test_what_is_compiled_into_a_step_is_not_shared(fit):
     fit(FIRST, steps)
     for other in ({"penalty": "none"}, {"solver": "sgd"}, {"unfreeze": 2}):
         assert fit(dataclasses.replace(FIRST, epochs=1, **other), steps).compilations == 1
+
+
+def test_a_step_traced_beforehand_is_traced_once_and_changes_nothing(fit, monkeypatch):
+    """Stochastic depth draws anew in each step: one that was not put back would show."""
+    phase = dataclasses.replace(FIRST, unfreeze=3, dropout="on")
+    traced = []
+
+    def watched(suffix, *rest):
+        trace_step(suffix, *rest)
+        traced.append(suffix.compilations)
+
+    monkeypatch.setattr(training, "trace_step", watched)
+    ahead = fit(phase)
+    monkeypatch.setattr(training, "trace_step", lambda *arguments: None)
+    alone = fit(phase)
+    assert traced == [1]
+    assert ahead.compilations == alone.compilations == 1
+    ends = [{c.name: c.nll for c in one.candidates}["last epoch"] for one in (ahead, alone)]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-4)
