@@ -2,7 +2,8 @@
 
 The price of a fine-tuning step, with T the forward cost of the backbone and R that of its unfrozen
 part: about T + 2R without a cache (one forward pass of everything, and a backward pass that costs
-twice the unfrozen part's forward pass), and 3R with one.
+twice the unfrozen part's forward pass), and 3R with one. Where gradients are products in bfloat16,
+which take half the time, a step with a cache costs about 2R.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Measured:
         features: number of pooled features.
         engine: name of that engine.
         reason: why that engine.
+        step: forward passes of what trains that a training step above a cache costs.
     """
 
     forward: float
@@ -93,6 +95,7 @@ class Measured:
     features: int
     engine: str
     reason: str
+    step: float = 3.0
 
 
 def resolve_depth(blocks: Sequence[Block], unfreeze: int | str) -> int:
@@ -184,7 +187,9 @@ def _price(
     notes = [f"Frozen layers run on {measured.engine}: {measured.reason}."]
     cached = _decide_cache(measured, share, depth, rows * row_bytes, row_bytes, cache_bytes, notes)
     frozen = (1 - share) * measured.extract
-    step = 3 * share * measured.forward + (row_bytes * _READ_SECONDS if cached else frozen)
+    step = measured.step * share * measured.forward + (
+        row_bytes * _READ_SECONDS if cached else frozen
+    )
     augment = _AUGMENT_SECONDS * measured.pixels / 128**2 * train * (schedule.views - 1)
     seconds = {
         "extract": rows * measured.extract + augment,

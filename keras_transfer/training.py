@@ -564,6 +564,7 @@ class _Run:
             features=int(self.model.get_layer(POOL).output.shape[-1]),
             engine=name,
             reason=reason,
+            step=2.0 if self.computing.rounded else 3.0,
         )
 
     def _images(self) -> int:

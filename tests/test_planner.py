@@ -54,6 +54,16 @@ def test_the_price_of_a_step_is_t_plus_2r_against_3r():
     assert made.step_ratio == pytest.approx((10 + 2 * 4) / (3 * 4), abs=1e-3)
 
 
+def test_cheaper_steps_are_cheaper_in_the_plan():
+    dear, cheap = (
+        plan(measured=dataclasses.replace(MEASURED, step=step))[0].seconds for step in (3.0, 2.0)
+    )
+    # Eight epochs of a thousand images, each two fifths of a forward pass less.
+    saved = 8 * 1000 * 0.4 * MEASURED.forward
+    assert dear["fine_tune"] - cheap["fine_tune"] == pytest.approx(saved, abs=0.02)
+    assert [dear[name] for name in ("extract", "head")] == [cheap["extract"], cheap["head"]]
+
+
 def test_bytes_are_counted_from_the_cut_and_the_features():
     made, _ = plan()
     row = 2 * 16 * 16 * (64 - 4 * 5) + 2 * 1280
