@@ -403,11 +403,12 @@ def trace_step(
     suffix.regularise(phase.penalty, phase.penalty_strength)
     suffix.prepare(optimizer, 1, jit=False)
     before = values_of(_changing(suffix))
-    batch = next(batches(examples.views[0], examples, phase, [0, 0], 1))
+    batch = next(batches(examples.views[0], examples, phase, [0, 0]))
+    x, *rest = _divide(place(batch), 1)[0]
     try:
         with Stepping(suffix) as stepping:
-            stepping.take(0.0, *_divide(place(batch), 1)[0])
-        keras_engine(suffix).run(batch[0] if len(batch[0]) > 1 else batch[0][0])
+            stepping.take(0.0, x, *rest)
+        keras_engine(suffix).run(x)
     except Exception as error:
         # The phase itself will find smaller parts.
         if not out_of_memory(error):

@@ -773,7 +773,9 @@ class _Run:
         """Traces the step of the second phase where it is to be the model's own, uncompiled."""
         phase = self.schedule.fine_tune
         copied = self.computing.name != "float32" or self.distribution is not None
-        if phase is None or not self.plan.unfreeze or not phase.epochs or copied or self.random:
+        if phase is None or not self.plan.unfreeze or not phase.epochs:
+            return
+        if copied or self.policy.compile or self.random:
             return
         suffix = self._suffix(phase)
         suffix.rounded = self.computing.rounded

@@ -26,10 +26,10 @@ def fit(digits_folder, tmp_path_factory):
     pretrained = values_of(built.model.variables)
     store = ActivationStore(tmp_path_factory.mktemp("store"))
 
-    def run(phase, steps=None):
+    def run(phase, steps=None, **options):
         assign(built.model.variables, pretrained)
         schedule = Schedule(Phase("head", solver="lbfgs"), phase, views=1)
-        return training.fit(data, built, schedule, store=store, steps=steps)
+        return training.fit(data, built, schedule, store=store, steps=steps, **options)
 
     return run
 
@@ -71,3 +71,7 @@ def test_a_step_traced_beforehand_is_traced_once_and_changes_nothing(fit, monkey
     assert ahead.compilations == alone.compilations == 1
     ends = [{c.name: c.nll for c in one.candidates}["last epoch"] for one in (ahead, alone)]
     assert ends[0] == pytest.approx(ends[1], abs=1e-4)
+
+
+def test_a_step_for_xla_is_traced_by_its_phase_alone(fit):
+    assert fit(dataclasses.replace(FIRST, epochs=1), jit="on").compilations == 1
