@@ -17,7 +17,13 @@ from keras_transfer.activations import ActivationKey, ActivationStore, iterate
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.batches import Inputs, prefetch
 from keras_transfer.distribution import Distribution
-from keras_transfer.engine import BATCH, Engine, build_engine, computes_bfloat16
+from keras_transfer.engine import (
+    BATCH,
+    Engine,
+    build_engine,
+    computes_bfloat16,
+    seconds_per_image,
+)
 from keras_transfer.model import POOL
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Schedule
@@ -265,10 +271,23 @@ class FrozenPart:
         """float16, unless a sample of the activations comes near its range."""
         key = (self._model.input_shape, tuple(self._names), self._weights_digest((POOL,)))
         if key not in self._known:
-            few = np.resize(self._request[2], (BATCH, *self._request[2].shape[1:]))
-            largest = max(float(np.abs(value).max()) for value in self.native.run(few))
-            self._known[key] = "float32" if largest > _FLOAT16_SAFE else "float16"
+            self._known[key] = "float32" if self._largest > _FLOAT16_SAFE else "float16"
         return self._known[key]
+
+    @functools.cached_property
+    def _batch(self) -> np.ndarray:
+        sample = self._request[2]
+        return np.resize(sample, (BATCH, *sample.shape[1:]))
+
+    @functools.cached_property
+    def _largest(self) -> float:
+        """The largest magnitude of a batch's activations; Keras's first run of the network."""
+        return max(float(np.abs(value).max()) for value in self.native.run(self._batch))
+
+    def native_rate(self) -> float:
+        """Seconds an image of the network, in Keras."""
+        _ = self._largest  # what has to run once runs before it is timed
+        return seconds_per_image(self.native, self._batch, warm=True)
 
     def _weights_digest(self, cut: tuple[str, ...]) -> str:
         if cut in self._digests:

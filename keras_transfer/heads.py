@@ -15,6 +15,9 @@ from keras_transfer import calibration
 
 # From nearly no fit to nearly separable data, in factors of about 3 (lambda, see schedule.py).
 PENALTIES: tuple[float, ...] = tuple(float(x) for x in 10.0 ** np.arange(0.0, -6.1, -0.5))
+# Relative decrease of the loss at which L-BFGS stops: loose to tell penalties apart, tight for the
+# solution that is kept.
+_LOOSE, _TIGHT = 1e-5, 1e-7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,8 +61,8 @@ def solve_linear_head(
     Minimises ``sum_i s_i l_i(w) / sum_i s_i + lambda ||w||^2`` over the weights w of standardised
     features (the bias is not penalised), for each lambda from the strongest to the weakest, each
     solve starting where the one before ended. The lambda with the lowest validation NLL wins; the
-    path ends early once two lambdas in a row are worse. Standardisation is folded into the returned
-    kernel and bias, exactly.
+    path ends early once two lambdas in a row are worse, and the best is solved more tightly then.
+    Standardisation is folded into the returned kernel and bias, exactly.
 
     Args:
         features: float ``[n, d]`` frozen features of the training images, all views of them.
@@ -77,18 +80,24 @@ def solve_linear_head(
     deviation[deviation < 1e-6 * max(float(deviation.max()), 1e-30)] = np.inf
     standard = (features.astype(np.float32) - mean) / deviation
     validation = (validation_features.astype(np.float32) - mean) / deviation
-    basis, variances = _principal_axes(standard)
-    rotated, rotated_validation = standard @ basis, validation @ basis
-    del standard, validation
-    objective = _objective(rotated, labels, classes, sample_weights, label_smoothing)
+    # The solution has no part where the features do not vary: fewer images than features span as
+    # many dimensions as there are images, and L2 does not change under rotation.
+    basis = np.linalg.qr(standard.T)[0] if len(standard) < standard.shape[1] else None
+    if basis is not None:
+        standard, validation = standard @ basis, validation @ basis
+    objective = _objective(standard, labels, classes, sample_weights, label_smoothing)
+    gram = (standard.T @ standard).astype(np.float64) / len(standard)
 
-    matrix = np.zeros((rotated.shape[1] + 1, classes))
+    def judge(matrix: np.ndarray) -> float:
+        return calibration.nll(validation @ matrix[:-1] + matrix[-1], validation_labels)
+
+    matrix = np.zeros((standard.shape[1] + 1, classes))
     best: tuple[float, float, np.ndarray] | None = None
     path: list[tuple[float, float, int]] = []
     worse = 0
     for penalty in penalties:
-        matrix, iterations = _solve(objective, matrix, variances, penalty)
-        loss = calibration.nll(rotated_validation @ matrix[:-1] + matrix[-1], validation_labels)
+        matrix, iterations = _solve(objective, matrix, gram, penalty, _LOOSE)
+        loss = judge(matrix)
         path.append((penalty, loss, iterations))
         if best is None or loss < best[0]:
             best, worse = (loss, penalty, matrix), 0
@@ -97,61 +106,61 @@ def solve_linear_head(
             if worse == 2:
                 break
     assert best is not None
-    folded = basis @ best[2][:-1] / deviation[:, None]
+    _, penalty, matrix = best
+    matrix, more = _solve(objective, matrix, gram, penalty, _TIGHT)
+    path = [
+        (tried, judge(matrix), iterations + more) if tried == penalty else (tried, loss, iterations)
+        for tried, loss, iterations in path
+    ]
+    weights = matrix[:-1] if basis is None else basis @ matrix[:-1]
+    folded = weights / deviation[:, None]
     return LinearHead(
         kernel=folded.astype(np.float32),
-        bias=(best[2][-1] - mean @ folded).astype(np.float32),
-        penalty=best[1],
-        validation_nll=best[0],
+        bias=(matrix[-1] - mean @ folded).astype(np.float32),
+        penalty=penalty,
+        validation_nll=judge(matrix),
         path=tuple(path),
     )
-
-
-def _principal_axes(standard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal axes of the features, float32 ``[d, r]``, and the variance along each.
-
-    L2 does not change under rotation, and the solution has no part where the features do not vary,
-    so solving along these axes is the same problem, in at most min(n, d) dimensions.
-    """
-    count, width = standard.shape
-    wide = width > count
-    gram = (standard @ standard.T if wide else standard.T @ standard).astype(np.float64) / count
-    variances, axes = scipy.linalg.eigh(gram, overwrite_a=True, driver="evd")
-    kept = variances > 1e-7 * max(float(variances[-1]), 1e-30)
-    variances, axes = variances[kept], axes[:, kept].astype(np.float32)
-    if wide:
-        axes = standard.T @ axes
-        axes /= np.linalg.norm(axes, axis=0)
-    return axes, variances
 
 
 def _solve(
     objective: Callable[[np.ndarray, float], tuple[float, np.ndarray]],
     start: np.ndarray,
-    variances: np.ndarray,
+    gram: np.ndarray,
     penalty: float,
+    tolerance: float,
 ) -> tuple[np.ndarray, int]:
-    """Minimises from ``start``; returns the weights ``[r + 1, classes]`` and the iterations.
+    """Minimises from ``start``; returns the weights ``[d + 1, classes]`` and the iterations.
 
-    Along an axis of variance v the loss curves by about v p (1 - p) and the penalty by 2 lambda.
-    Dividing each weight by the root of that leaves a problem that is nearly round, which L-BFGS
-    solves in tens of iterations instead of hundreds.
+    The loss curves by about p (1 - p) times the features' second moments, ``gram``, and the penalty
+    by 2 lambda. In coordinates in which that is the identity, which the Cholesky factor of the sum
+    gives, the problem is nearly round, and L-BFGS solves it in tens of iterations instead of
+    hundreds.
     """
-    scale = 1.0 / np.sqrt(np.append(variances, 1.0) * 0.05 + 2.0 * penalty)[:, None]
-    scale[-1] = 1.0 / np.sqrt(0.05)
+    curvature = 0.05 * gram
+    curvature[np.diag_indices_from(curvature)] += 2.0 * penalty + 1e-7 * curvature.max(initial=1e-9)
+    factor = scipy.linalg.cholesky(curvature, overwrite_a=True, check_finite=False)
+    level = 0.05**-0.5
 
-    def scaled(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, slope = objective(flat.reshape(start.shape) * scale, penalty)
-        return loss, (slope * scale).ravel()
+    def weights_of(flat: np.ndarray) -> np.ndarray:
+        matrix = flat.reshape(start.shape)
+        kernel = scipy.linalg.solve_triangular(factor, matrix[:-1], check_finite=False)
+        return np.vstack([kernel, level * matrix[-1:]])
+
+    def rounded(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        loss, slope = objective(weights_of(flat), penalty)
+        slope[:-1] = scipy.linalg.solve_triangular(factor, slope[:-1], trans=1, check_finite=False)
+        slope[-1] *= level
+        return loss, slope.ravel()
 
     solution = scipy.optimize.minimize(
-        scaled,
-        (start / scale).ravel(),
+        rounded,
+        np.vstack([factor @ start[:-1], start[-1:] / level]).ravel(),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": 300, "maxcor": 12, "ftol": 1e-6, "gtol": 1e-5},
+        options={"maxiter": 300, "maxcor": 12, "ftol": tolerance, "gtol": 1e-5},
     )
-    return solution.x.reshape(start.shape) * scale, int(solution.nit)
+    return weights_of(solution.x), int(solution.nit)
 
 
 def _objective(
@@ -169,7 +178,7 @@ def _objective(
 
     def loss_and_gradient(matrix: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
         kernel, bias = matrix[:-1].astype(np.float32), matrix[-1]
-        logits = (standard @ kernel).astype(np.float64) + bias
+        logits = (kernel.T @ standard.T).T.astype(np.float64) + bias
         log_p = logits - scipy.special.logsumexp(logits, axis=1, keepdims=True)
         loss = -float((shares * targets * log_p).sum())
         error = (shares * (np.exp(log_p) - targets)).astype(np.float32)

@@ -312,31 +312,39 @@ def augment(
     def draw(i: int) -> None:
         drawn[i] = _view(pixels[i], _uniforms(digests[i], view, seed), strength, flip)
 
-    in_threads(draw, len(pixels))
+    # Half of the cores: the others compute what views are drawn for. Pillow holds Python's lock for
+    # much of a small view, so that two threads on two cores gain nothing and delay the network.
+    in_threads(draw, len(pixels), max(1, threads() // 2))
     return drawn
 
 
-def in_threads(function: Callable[[int], None], count: int) -> None:
-    """Calls ``function`` with 0 to ``count - 1``, on every core, and gives up at the first error.
+def in_threads(function: Callable[[int], None], count: int, workers: int = 0) -> None:
+    """Calls ``function`` with 0 to ``count - 1``, and gives up at the first error.
 
-    Worth it where the work releases Python's lock, as Pillow, hashing and reading do.
+    Worth it where the work releases Python's lock, as decoding, hashing and reading do.
+
+    Args:
+        function: what is called.
+        count: how often.
+        workers: the number of threads; one for each core by default.
     """
-
+    workers = workers or threads()
     least, most = CHUNKS
     # With fifty tasks a thread, the last ones do not keep the other threads waiting for long.
-    chunk = max(least, min(most, count // (50 * threads())))
+    chunk = max(least, min(most, count // (50 * workers)))
 
     def several(start: int) -> None:
         for i in range(start, min(start + chunk, count)):
             function(i)
 
-    if count <= least:
-        several(0)
+    if workers == 1 or count <= least:
+        for i in range(count):
+            function(i)
         return
     # Freeing a large block teaches glibc to keep memory, rather than to give the buffers of every
     # image back to the system and meet a page fault for each 4 KiB of the next one.
     del bytearray(2**24)[:]
-    pool = ThreadPoolExecutor(threads())
+    pool = ThreadPoolExecutor(workers)
     try:
         for _ in pool.map(several, range(0, count, chunk)):
             pass

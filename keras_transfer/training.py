@@ -28,7 +28,6 @@ from keras_transfer.engine import (
     Engine,
     build_engine,
     computes_bfloat16,
-    seconds_per_image,
     worth_converting,
 )
 from keras_transfer.errors import DataError, UsageError
@@ -547,8 +546,7 @@ class _Run:
 
     def _measure(self) -> planner.Measured:
         """Seconds an image where it would train, and on the engine of the frozen part."""
-        batch = np.resize(self.sample, (BATCH, *self.sample.shape[1:]))
-        forward = seconds_per_image(self.frozen.native, batch)
+        forward = self.frozen.native_rate()
         name, reason = self.engine, "asked for"
         if name == "auto" and (self.distribution or self.computing.name != "float32"):
             name, reason = "keras", "asked for with the precision or the devices"

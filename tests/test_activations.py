@@ -157,9 +157,25 @@ def test_rows_are_read_from_disk_where_memory_does_not_hold_them(tmp_path, monke
     assert read(ActivationStore(tmp_path), names(7, 3, 39)) == 0
 
 
-def test_values_beyond_float16_are_refused_rather_than_stored_as_infinity(tmp_path):
+def test_what_is_stored_in_float16_is_rounded_as_ieee_asks_small_numbers_too(tmp_path):
+    random = np.random.default_rng(0)
+    scales = 10.0 ** random.uniform(-9, 4, (40, 500))
+    values = (random.normal(size=scales.shape) * scales).astype(np.float32)
+    values = np.clip(values, -65504, 65504)
+
     def compute(rows):
-        yield [np.full((len(rows), 2), 1e6, np.float32)]
+        yield [values[rows]]
+
+    (held,) = ActivationStore(tmp_path).ensure([KEY], names(*range(40)), compute)
+    (found,) = held.gather(np.arange(40))
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found.view(np.uint16), values.astype(np.float16).view(np.uint16))
+
+
+@pytest.mark.parametrize("value", [1e6, -1e6, np.inf, np.nan])
+def test_values_beyond_float16_are_refused_rather_than_stored_as_infinity(tmp_path, value):
+    def compute(rows):
+        yield [np.full((len(rows), 2), value, np.float32)]
 
     with pytest.raises(FloatingPointError):
         ActivationStore(tmp_path).ensure([KEY], names(1), compute)

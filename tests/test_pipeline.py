@@ -170,6 +170,7 @@ def test_thumbnail_does_not_depend_on_the_size():
 
 
 def test_view_depends_on_digest_view_seed_and_nothing_else(photos, monkeypatch):
+    monkeypatch.setattr(pipeline, "threads", lambda: 8)
     drawn = pipeline.augment(photos, digests(40), view=1, seed=0)
     monkeypatch.setattr(pipeline, "threads", lambda: 1)
     order = np.random.default_rng(0).permutation(40)
@@ -237,7 +238,8 @@ def test_augment_refuses_what_does_not_fit(photos):
         pipeline.augment(photos, digests(40), view=1, seed=0, strength=9)
 
 
-def test_threads_stop_at_the_first_error():
+@pytest.mark.parametrize("workers", [1, 2])
+def test_threads_stop_at_the_first_error(workers):
     done = []
 
     def work(i: int) -> None:
@@ -246,7 +248,7 @@ def test_threads_stop_at_the_first_error():
         done.append(hashlib.sha256(bytes(100_000)))
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.in_threads(work, 20_000)
+        pipeline.in_threads(work, 20_000, workers)
     assert len(done) < 10_000
 
 
