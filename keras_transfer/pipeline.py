@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from keras_transfer.errors import ImageError, UsageError
 
@@ -183,6 +183,9 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError(f"over {MAX_SCANS} scans", kind="bomb")
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}x{height}: over {MAX_PIXELS:,} pixels", kind="bomb")
+    if image.format in ("JPEG", "MPO") and isinstance(image, ImageFile.ImageFile):
+        # The bytes are in memory: to hand them over in pieces of 64 KiB would only copy them.
+        image.decodermaxblock = max(len(data), ImageFile.MAXBLOCK)
     return image
 
 

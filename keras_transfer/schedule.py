@@ -55,7 +55,11 @@ class Phase:
         penalty: R(w) in the loss (see the module's docstring).
         penalty_strength: lambda.
         clip_norm: bound on the global norm of the gradient; 0 for none.
-        ema: momentum of the exponential moving average of the weights; 0 for none.
+        ema: bound of the momentum of the moving average of the weights; 0 for none. At step t the
+            momentum is (t - 1) / (t + 2) where that is lower: an average over about the last third
+            of the steps so far, which the first weights do not weigh down where steps are few
+            (polynomial decay, Shamir and Zhang, 2013, "Stochastic gradient descent for non-smooth
+            optimization").
         label_smoothing: share of the target spread evenly over the classes, in [0, 1).
         mixup: alpha of the Beta distribution of MixUp (Zhang et al., 2018); 0 for none. It mixes
             the activations at the cut, since those are the phase's inputs.
