@@ -417,7 +417,7 @@ class _ShardWriter:
 
 
 def _cast(tensor: np.ndarray, dtype: str) -> np.ndarray:
-    """The tensor in another type, by the backend: NumPy rounds small numbers 150 times slower.
+    """The tensor in another type, by the backend: NumPy takes many times as long.
 
     In float16 what is below 6e-5 has fewer digits, and NumPy's own cast raises a flag for each.
     """

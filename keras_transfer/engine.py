@@ -32,7 +32,7 @@ BATCH = 32
 Batch = np.ndarray | list[np.ndarray]
 
 # Images that OpenVINO is given at a time. What the layers of more hand to each other does not stay
-# in a processor's cache: 32 take 7 to 17 % longer at 224 px, 2 to 6 % at 128 px.
+# in a processor's cache: on two cores 32 take 12 to 17 % longer at 224 px, 2 to 14 % at 128 px.
 _OPENVINO_ROWS = 8
 
 # Multiply-adds that take as long in Keras as a conversion to OpenVINO, one to two seconds,

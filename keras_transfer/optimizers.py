@@ -48,7 +48,7 @@ class _BlockRates:
         """Averages after whole batches, as ``Phase.ema`` says.
 
         Keras would do so after every part of a batch, and at one momentum: after forty steps at
-        0.98 half of the average were still the weights of the first.
+        0.98 nearly half of the average would still be the weights after the first.
         """
         parts = self.gradient_accumulation_steps or 1  # type: ignore[attr-defined]
         number = self._iterations + 1  # type: ignore[attr-defined]
