@@ -30,7 +30,9 @@ CHECKPOINT_SECONDS = 10.0
 
 
 class Suffix(keras.Model):
-    """The part of a classifier above a cut, logits out, with the textbook objective.
+    """The part of a classifier above a cut, with the textbook objective.
+
+    Its first output is the logits, or they are the only one.
 
     ``loss = sum_i s_i l_i(w) / sum_i s_i + lambda R(w)`` over a batch, in the letters of
     ``schedule.py``. ``lambda`` is a variable, so that another value needs no new compilation.
@@ -127,7 +129,7 @@ class Suffix(keras.Model):
                 layer.trainable = True
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
-        """The logits of a batch of inputs at the cut."""
+        """The outputs for a batch of inputs at the cut."""
         if self.inference_mode:
             training = False
         return super().call(inputs, training=training, mask=mask, **kwargs)
@@ -190,10 +192,11 @@ class Suffix(keras.Model):
     ) -> Any:
         """Scalar loss of a batch, or of one replica's part of it.
 
-        ``y`` are target distributions, ``y_pred`` logits, and ``sample_weight`` each image's share
-        ``s_i / sum_i s_i`` of the whole batch's loss, so that parts add up.
+        ``y`` are target distributions, ``y_pred`` the outputs, and ``sample_weight`` each image's
+        share ``s_i / sum_i s_i`` of the whole batch's loss, so that parts add up.
         """
-        losses = ops.categorical_crossentropy(y, ops.cast(y_pred, "float32"), from_logits=True)
+        logits = y_pred[0] if isinstance(y_pred, (list, tuple)) else y_pred
+        losses = ops.categorical_crossentropy(y, ops.cast(logits, "float32"), from_logits=True)
         loss = ops.sum(losses * sample_weight)
         for variable, start in self.penalised:
             pulled = ops.sum(ops.square(variable - start))
@@ -597,14 +600,19 @@ def _validate(
         state.best = values_of(suffix.learned)
 
 
-def predict_logits(engine: Engine, inputs: Inputs, batch_size: int = 64) -> np.ndarray:
+def predict_logits(engine: Engine, inputs: Inputs) -> np.ndarray:
     """Logits float32 ``[images, classes]`` of all inputs, in order."""
+    return predict(engine, inputs)[0]
+
+
+def predict(engine: Engine, inputs: Inputs, batch_size: int = 64) -> list[np.ndarray]:
+    """The outputs float32 ``[images, ...]`` for all inputs, in order."""
     rows = np.arange(len(inputs))
     parts = []
     for start in range(0, len(rows), batch_size):
         batch = inputs.gather(rows[start : start + batch_size])
-        parts.append(engine.run(batch if len(batch) > 1 else batch[0])[0])
-    return np.concatenate(parts)
+        parts.append(engine.run(batch if len(batch) > 1 else batch[0]))
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def values_of(variables: Sequence[Any]) -> list[np.ndarray]:

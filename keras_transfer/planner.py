@@ -14,6 +14,7 @@ from typing import Any
 
 from keras_transfer import backbones
 from keras_transfer.schedule import Schedule
+from keras_transfer.selection import new_head_views
 from keras_transfer.types import Block
 
 # What reading cached activations costs, seconds a byte: a conservative SSD.
@@ -191,12 +192,16 @@ def _price(
         row_bytes * _READ_SECONDS if cached else frozen
     )
     augment = _AUGMENT_SECONDS * measured.pixels / 128**2 * train * (schedule.views - 1)
+    solve = measured.features / 1280 * _HEAD_SECONDS
     seconds = {
         "extract": rows * measured.extract + augment,
-        "head": train * schedule.views * measured.features / 1280 * _HEAD_SECONDS,
-        "fine_tune": epochs * (train * step + validation * share * measured.forward)
-        + (depth * _TRACE_SECONDS if epochs else 0.0),
+        "head": train * schedule.views * solve,
+        "fine_tune": epochs * (train * step + validation * share * measured.forward),
     }
+    if epochs:
+        again = train * new_head_views(train, schedule.views)
+        seconds["fine_tune"] += depth * _TRACE_SECONDS
+        seconds["fine_tune"] += again * (share * measured.forward + solve)
     seconds["total"] = sum(seconds.values())
     return Plan(
         unfreeze=depth,

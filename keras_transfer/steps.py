@@ -13,7 +13,7 @@ import keras
 
 from keras_transfer.backbones import split
 from keras_transfer.finetune import Suffix, assign, values_of
-from keras_transfer.model import LOGITS, build_classifier, head_layers, set_temperature
+from keras_transfer.model import LOGITS, POOL, build_classifier, head_layers, set_temperature
 from keras_transfer.schedule import HeadSpec, Phase
 from keras_transfer.types import Backbone
 
@@ -51,7 +51,7 @@ class Steps:
         return model
 
     def suffix(self, model: keras.Model, cut: tuple[str, ...], phase: Phase) -> Suffix:
-        """The part of a classifier above a cut, for a phase.
+        """The part of a classifier above a cut, for a phase; it returns logits and pooled features.
 
         Args:
             model: from :meth:`classifier`.
@@ -62,9 +62,11 @@ class Steps:
 
         def build() -> Suffix:
             if not cut:
-                return Suffix(model.input, model.get_layer(LOGITS).output)
-            upper = split(model, cut, outputs=[LOGITS])[1]
-            return Suffix(upper.inputs if len(upper.inputs) > 1 else upper.input, upper.output)
+                return Suffix(
+                    model.input, [model.get_layer(name).output for name in (LOGITS, POOL)]
+                )
+            upper = split(model, cut, outputs=[LOGITS, POOL])[1]
+            return Suffix(upper.inputs if len(upper.inputs) > 1 else upper.input, upper.outputs)
 
         return self.keep(model, cut, phase, build)
 

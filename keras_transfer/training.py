@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import html
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ from keras_transfer.finetune import (
     PhaseState,
     Suffix,
     assign,
+    predict,
     predict_logits,
     trace_step,
     train_phase,
@@ -66,7 +67,7 @@ from keras_transfer.model import (
 from keras_transfer.optimizers import build_optimizer
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Phase, Schedule, recipe, settle
-from keras_transfer.selection import Candidate, choose
+from keras_transfer.selection import Candidate, NewHead, choose, new_head_views
 from keras_transfer.steps import Steps
 from keras_transfer.types import Backbone, ImageDataset
 
@@ -662,7 +663,9 @@ class _Run:
         elif phase.solver == "lbfgs":
             # The solver and the tracing of a step hold one core each.
             with ThreadPoolExecutor(1) as aside:
-                solving = aside.submit(self._solve_head, phase, views)
+                solving = aside.submit(
+                    self._solve_head, self.features[:views], self.validation_features
+                )
                 self._trace_fine_tuning()
                 details, epochs = self._keep_head(solving.result())
         else:
@@ -680,15 +683,15 @@ class _Run:
     def _head_variables(self) -> list[Any]:
         return [variable for layer in head_layers(self.model) for variable in layer.variables]
 
-    def _solve_head(self, phase: Phase, views: int) -> heads.LinearHead:
+    def _solve_head(self, views: list[np.ndarray], validation: np.ndarray) -> heads.LinearHead:
         return heads.solve_linear_head(
-            stack_views(self.features[:views]),
-            np.tile(self.labels["train"], views),
+            stack_views(views),
+            np.tile(self.labels["train"], len(views)),
             len(self.dataset.class_names),
-            self.validation_features,
+            validation,
             self.labels["val"],
-            sample_weights=np.tile(self._class_weights(), views),
-            label_smoothing=phase.label_smoothing,
+            sample_weights=np.tile(self._class_weights(), len(views)),
+            label_smoothing=self.schedule.head.label_smoothing,
         )
 
     def _keep_head(self, solved: heads.LinearHead) -> tuple[dict[str, Any], int]:
@@ -835,7 +838,32 @@ class _Run:
             assign(suffix.learned, weights)
             return predict_logits(self.top, self.validation_inputs)
 
-        return choose(start, ends, logits_of, self.labels["val"])
+        with ThreadPoolExecutor(1) as aside:
+            linear = self.schedule.head.solver == "lbfgs"
+            new_head = functools.partial(self._new_head, suffix, aside) if linear else None
+            return choose(start, ends, logits_of, self.labels["val"], new_head)
+
+    def _new_head(
+        self, suffix: Suffix, aside: ThreadPoolExecutor, weights: Sequence[np.ndarray]
+    ) -> Callable[[], NewHead]:
+        """Begins to solve the head again on the features of fine-tuned weights."""
+        assign(suffix.learned, weights)
+        views = new_head_views(len(self.labels["train"]), len(self.inputs))
+        features = [predict(self.top, inputs)[1] for inputs in self.inputs[:views]]
+        validation = predict(self.top, self.validation_inputs)[1]
+        solving = aside.submit(self._solve_head, features, validation)
+
+        def wait() -> NewHead:
+            solved = solving.result()
+            head = self._head_variables()
+            new = dict(zip(map(id, head), (solved.kernel, solved.bias), strict=True))
+            replaced = [
+                new.get(id(variable), value)
+                for variable, value in zip(suffix.learned, weights, strict=True)
+            ]
+            return replaced, solved.logits(validation)
+
+        return wait
 
 
 def _verdict(candidates: tuple[Candidate, ...]) -> str:

@@ -54,6 +54,13 @@ def test_the_price_of_a_step_is_t_plus_2r_against_3r():
     assert made.step_ratio == pytest.approx((10 + 2 * 4) / (3 * 4), abs=1e-3)
 
 
+def test_the_plan_counts_the_head_that_is_solved_again():
+    # Of 1,000 images two views each pass through what trains, of 1,024 one.
+    some, more = (plan(train=train)[0].seconds["fine_tune"] for train in (1000, 1024))
+    steps = 8 * 24 * 3 * 0.4 * MEASURED.forward
+    assert some - more == pytest.approx(976 * (0.4 * MEASURED.forward + 6e-4) - steps, rel=0.05)
+
+
 def test_cheaper_steps_are_cheaper_in_the_plan():
     dear, cheap = (
         plan(measured=dataclasses.replace(MEASURED, step=step))[0].seconds for step in (3.0, 2.0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_transfer import calibration
-from keras_transfer.selection import choose
+from keras_transfer.selection import choose, new_head_views
 
 LABELS = np.arange(200) % 4
 CLEAN = np.eye(4)[LABELS]
@@ -69,3 +69,58 @@ def test_candidates_report_accuracy_at_the_weights_they_name():
         signal = 2 + share
         right = (logits_of(weigh(signal, 1, 1)).argmax(1) == LABELS).mean()
         assert candidate.accuracy == pytest.approx(right)
+
+
+def sharper(seen):
+    """What stands for a head solved again: more of the truth in it, and less of it told."""
+
+    def new_head(weights):
+        seen.append(weights)
+        solved = [*weights[:1], np.float64(0.2), np.float64(1)]
+        return lambda: (solved, logits_of(solved))
+
+    return new_head
+
+
+def test_a_new_head_of_the_best_fine_tuned_weights_can_win():
+    seen = []
+    ends = {"last epoch": weigh(2.2, 1, 1), "average": weigh(2.5, 1, 1)}
+    weights, candidates, logits = choose(weigh(2, 1, 1), ends, logits_of, LABELS, sharper(seen))
+    assert seen == [ends["average"]]
+    assert candidates[0].name == "average, new head"
+    assert weights == weigh(2.5, 0.2, 1)
+    np.testing.assert_array_equal(logits, logits_of(weights))
+
+
+def test_a_mean_of_both_heads_can_win():
+    # Heads that err in different images; the logits of a linear head lie on a line.
+    draw = np.random.default_rng(2)
+    errors = draw.normal(size=(2, *CLEAN.shape))
+
+    def linear(weights):
+        body, *head = weights
+        return body * CLEAN + sum(part * error for part, error in zip(head, errors, strict=True))
+
+    solved = weigh(2, 0, 1.5)
+    weights, candidates, logits = choose(
+        weigh(1, 1.5, 0), {"last epoch": weigh(2, 1.5, 0)}, linear, LABELS,
+        lambda weights: lambda: (solved, linear(solved)),
+    )  # fmt: skip
+    assert candidates[0].name == "last epoch, 0.5 to new head"
+    assert weights == weigh(2, 0.75, 0.75)
+    np.testing.assert_allclose(logits, linear(weights))
+
+
+def test_a_head_alone_is_not_solved_again():
+    seen = []
+    _, candidates, _ = choose(weigh(2, 1, 1), {}, logits_of, LABELS, sharper(seen))
+    assert [candidate.name for candidate in candidates] == ["head"]
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("images", "views", "used"),
+    [(5000, 8, 1), (1024, 4, 1), (1023, 4, 2), (180, 4, 4), (180, 8, 6), (10, 1, 1)],
+)
+def test_few_images_are_given_several_views_each(images, views, used):
+    assert new_head_views(images, views) == used

@@ -5,14 +5,17 @@ import keras
 import numpy as np
 import pytest
 from recorder import Recorder
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
-from keras_transfer import api, backbones, datasets, evaluation, training
+from keras_transfer import api, backbones, calibration, datasets, evaluation, heads, training
 from keras_transfer.activations import ActivationStore
 from keras_transfer.errors import UsageError
 from keras_transfer.features import Views, mirroring_is_safe
 from keras_transfer.finetune import Suffix, values_of
 from keras_transfer.model import (
     LOGITS,
+    POOL,
     build_classifier,
     freeze_batch_norm,
     reseed,
@@ -20,6 +23,7 @@ from keras_transfer.model import (
 )
 from keras_transfer.optimizers import build_optimizer
 from keras_transfer.schedule import HeadSpec, Phase, recipe
+from keras_transfer.selection import choose
 
 SIZE = 64
 
@@ -80,6 +84,41 @@ def test_validation_logits_are_those_of_the_returned_weights(cached, data):
     exact = np.asarray(logits(data.pixels[data.indices("val")], training=False))
     # The run saw activations rounded to float16.
     np.testing.assert_allclose(exact, result.validation_logits, atol=0.1)
+
+
+def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, monkeypatch):
+    def last_with_new_head(start, ends, logits_of, labels, new_head):
+        _, candidates, _ = choose(start, ends, logits_of, labels, new_head)
+        weights, logits = new_head(ends["last epoch"])()
+        return list(weights), candidates, logits
+
+    monkeypatch.setattr(training, "choose", last_with_new_head)
+    result = training.train(data, lite(), short(views=1), engine="keras")
+    assert any(candidate.name.endswith(", new head") for candidate in result.candidates)
+
+    layers = [result.model.get_layer(name).output for name in (POOL, LOGITS)]
+    both = keras.Model(result.model.input, layers)
+    train, validation = (data.indices(split) for split in ("train", "val"))
+    features = np.asarray(both(data.pixels[train], training=False)[0])
+    held, logits = (np.asarray(part) for part in both(data.pixels[validation], training=False))
+    np.testing.assert_allclose(logits, result.validation_logits, atol=0.1)
+    found = calibration.softmax(logits)
+    scaler = StandardScaler().fit(features)
+    differences = []
+    for penalty in heads.PENALTIES[:9]:
+        model = LogisticRegression(C=1 / (2 * len(train) * penalty), tol=1e-6, max_iter=5000)
+        model.fit(scaler.transform(features), data.labels[train])
+        differences.append(np.abs(model.predict_proba(scaler.transform(held)) - found).max())
+    assert min(differences) < 0.02  # the run saw activations rounded to float16
+
+
+def test_a_head_trained_by_gradient_is_not_solved_again(data):
+    head = Phase("head", solver="adamw", epochs=1, learning_rate=1e-3)
+    schedule = short(head=head, head_spec=HeadSpec("cosine"), views=1)
+    result = training.train(data, lite(), schedule, engine="keras")
+    names = [candidate.name for candidate in result.candidates]
+    assert "last epoch" in names
+    assert not [name for name in names if "new head" in name]
 
 
 def test_a_warm_store_gives_the_same_result_without_extracting(cached, data):
