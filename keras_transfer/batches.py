@@ -114,16 +114,20 @@ def _mix(
     cut = phase.cutmix > 0 and (phase.mixup == 0 or draw.random() < 0.5)
     alpha = phase.cutmix if cut else phase.mixup
     share = float(draw.beta(alpha, alpha))
-    if not cut or any(tensor.ndim != 4 for tensor in tensors):
-        mixed = [
-            (share * tensor.astype(np.float32) + (1 - share) * tensor[partner]).astype(np.float32)
-            for tensor in tensors
-        ]
-        return mixed, share * targets + (1 - share) * targets[partner]
+
+    def blend(tensor: np.ndarray) -> np.ndarray:
+        whole = share * tensor.astype(np.float32) + (1 - share) * tensor[partner]
+        return whole.astype(np.float32)
+
+    if not cut or all(tensor.ndim != 4 for tensor in tensors):
+        return [blend(one) for one in tensors], share * targets + (1 - share) * targets[partner]
     side = np.sqrt(1 - share)
     centre = draw.random(2)
     mixed = []
     for tensor in tensors:
+        if tensor.ndim != 4:  # means of lower maps, of which a box covers the same share
+            mixed.append(blend(tensor))
+            continue
         height, width = tensor.shape[1:3]
         top, bottom = _span(centre[0], side, height)
         left, right = _span(centre[1], side, width)

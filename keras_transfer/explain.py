@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from keras_transfer.engine import keras_engine
 from keras_transfer.errors import UsageError
-from keras_transfer.model import LOGITS, POOL
+from keras_transfer.model import LEVELS, LOGITS, POOL
 
 _STEP = 0.02
 """Length of a finite difference relative to the feature map: far above float32's rounding, far
@@ -52,7 +54,7 @@ def grad_cam(
     Raises:
         UsageError: there is no map with height and width at ``layer``.
     """
-    feature_map = model.get_layer(layer).output if layer else model.get_layer(POOL).input
+    feature_map = model.get_layer(layer).output if layer else _topmost(model)
     if len(feature_map.shape) != 4:
         raise UsageError(
             f"{layer or 'The backbone'} gives features of shape {tuple(feature_map.shape)}, "
@@ -60,17 +62,19 @@ def grad_cam(
             remedy="Pass layer= with the name of a layer that gives [batch, height, width, "
             "channels].",
         )
-    below = _runner(keras.Model(model.input, feature_map))
-    above = _runner(keras.Model(feature_map, model.get_layer(LOGITS).output))
+    inputs, logits = _with_levels(model, feature_map)
+    below = keras_engine(keras.Model(model.input, inputs), traced=False).run
+    above = keras_engine(keras.Model(inputs, logits), traced=False).run
     maps = []
     for start in range(0, len(pixels), batch_size):
-        batch = slice(start, start + batch_size)
-        features = below(pixels[batch])
+        features, *levels = below(pixels[start : start + batch_size])
         if classes is None:
-            chosen = above(features).argmax(axis=1)
+            chosen = above([features, *levels] if levels else features)[0].argmax(axis=1)
         else:
-            chosen = np.asarray(classes)[batch]
-        maps += [_importance(above, *pair) for pair in zip(features, chosen, strict=True)]
+            chosen = np.asarray(classes)[start : start + batch_size]
+        for i, one in enumerate(chosen):
+            held = [level[i] for level in levels]
+            maps.append(_importance(functools.partial(_above, above, held), features[i], one))
     height, width = feature_map.shape[1:3]
     return np.stack(maps) if maps else np.zeros((0, height or 0, width or 0), np.float32)
 
@@ -130,7 +134,30 @@ def _importance(
     return (slopes / peak).reshape(height, width).astype(np.float32)
 
 
-def _runner(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    # A few images are not worth a graph; XLA is, which would else compile every operation.
-    run = keras_engine(model, traced=False).run
-    return lambda batch: run(batch)[0]
+def _above(run: Callable[..., list[np.ndarray]], levels: list[np.ndarray], maps: Any) -> Any:
+    """The logits of many maps of one image; what lies below them stays as it is."""
+    held = [np.repeat(level[None], len(maps), axis=0) for level in levels]
+    return run([maps, *held] if held else maps)[0]
+
+
+def _topmost(model: keras.Model) -> Any:
+    """The map below the pooling, the topmost one where the head sees several."""
+    pooled = model.get_layer(POOL).input
+    return pooled[-1]._keras_history.operation.input if isinstance(pooled, list) else pooled
+
+
+def _with_levels(model: keras.Model, feature_map: Any) -> tuple[Any, Any]:
+    """The map, or a list of it and of the lower levels that the head sees; and the logits."""
+    levels = [layer.output for layer in model.layers if layer.name.startswith(LEVELS)]
+    logits = model.get_layer(LOGITS).output
+    # The lowest that will do: a higher one would hide a part of the map's own influence.
+    for inputs in (feature_map, *([feature_map, level] for level in levels)):
+        try:
+            keras.Model(inputs, logits)
+        except ValueError:
+            continue
+        return inputs, logits
+    raise UsageError(
+        f"The map {feature_map.name!r} is not the only tensor alive at its place.",
+        remedy="Pass layer= with the name of a layer at which a block ends.",
+    )

@@ -294,6 +294,11 @@ class FrozenPart:
             return self._digests[cut]
         outputs = tensors(self._model, cut)
         hashed = hashlib.sha256()
+        if cut == (POOL,):
+            # What is pooled may lie on several levels, which have no weights of their own.
+            below = self._model.get_layer(POOL).input
+            if isinstance(below, list):
+                hashed.update(below[0]._keras_history.operation.name.encode())
         for variable in keras.Model(self._model.input, outputs).weights:
             value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
             hashed.update(f"{value.shape}{value.dtype}".encode())

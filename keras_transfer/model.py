@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_transfer.distribution import Distribution, clone
 from keras_transfer.schedule import HeadSpec
-from keras_transfer.types import Backbone
+from keras_transfer.types import Backbone, Block
 
 POOL, LOGITS, TEMPERATURE, PROBABILITIES = "avg_pool", "logits", "temperature", "probabilities"
 
+# The means of one map, and those of all maps so far.
+_MEANS, LEVELS = f"{POOL}_", "levels_"
+
+_NORM, _NOTHING = "head_norm", 1e12  # the layer, and the variance of a feature that is left out
+
 # Layers that compute in float32 whatever the precision: pixels in, means and the head out.
-_FLOAT32 = frozenset(
-    {"preprocessing", POOL, "head_hidden", "head_dropout", "head_unit", "head_cosine", LOGITS}
-    | {TEMPERATURE, PROBABILITIES}
-)
+_FLOAT32 = ("preprocessing", POOL, LEVELS, "head_", LOGITS, TEMPERATURE, PROBABILITIES)
 
 
 def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = None) -> keras.Model:
@@ -33,17 +39,24 @@ def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = N
         are ``avg_pool``, ``logits``, ``temperature`` (the division by the fitted temperature, 1
         until :func:`set_temperature`) and ``probabilities``.
 
+    A network's topmost features were made to tell ImageNet's classes apart. With ``head.levels``,
+    ``avg_pool`` joins to them the means of the last map of every larger size, which know more of
+    colours, strokes and textures (after Head2Toe, Evci et al., 2022, "Head2Toe: Utilizing
+    intermediate representations for better transfer learning"). Levels differ in scale, so the
+    head then sees them standardised, see :func:`standardise`.
+
     >>> from keras_transfer import build
     >>> model = build_classifier(build("MobileNetV3Small", image_size=64, weights="none"), 5)
     >>> model.input_shape, model.output_shape
     ((None, 64, 64, 3), (None, 5))
     """
     head = head or HeadSpec()
-    features = backbone.model.output
-    if len(features.shape) == 4:
-        features = keras.layers.GlobalAveragePooling2D(name=POOL)(features)
-    else:
-        features = keras.layers.Activation("linear", name=POOL)(features)
+    features = _pooled(backbone, levels_of(backbone.blocks) if head.levels else [])
+    if head.levels:
+        features = keras.layers.BatchNormalization(
+            center=False, scale=False, epsilon=1e-12, trainable=False, dtype="float32",
+            name=_NORM,
+        )(features)  # fmt: skip
     if head.kind == "hidden":
         features = keras.layers.Dense(head.hidden, activation="relu", name="head_hidden")(features)
     if head.dropout:
@@ -65,6 +78,52 @@ def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = N
     return keras.Model(backbone.model.input, probabilities, name="classifier")
 
 
+def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:
+    """The features that the head sees: the means of each level, then those of the topmost map."""
+    top, mean = backbone.model.output, keras.layers.GlobalAveragePooling2D
+    if not levels and len(top.shape) == 4:
+        return mean(name=POOL)(top)
+    if not levels:
+        return keras.layers.Activation("linear", name=POOL)(top)
+    below: Any = None
+    for number in levels:
+        block = backbone.blocks[number]
+        level = backbone.model.get_layer(block.cut[0]).output
+        if below is None:
+            below = mean(name=LEVELS + block.name)(level)
+        else:
+            # Joined one by one: a cut above has one tensor more, however many lie below.
+            means = mean(name=_MEANS + block.name)(level)
+            below = keras.layers.Concatenate(name=LEVELS + block.name)([below, means])
+    topmost = mean(name=f"{_MEANS}top")(top) if len(top.shape) == 4 else top
+    return keras.layers.Concatenate(name=POOL)([below, topmost])
+
+
+def levels_of(blocks: Sequence[Block]) -> list[int]:
+    """The blocks whose means a head with levels sees: the last of each size but the smallest."""
+    sizes = [block.output_shapes[0][:-1] for block in blocks]
+    return [
+        number
+        for number, (size, following) in enumerate(itertools.pairwise(sizes))
+        if len(size) == len(following) == 2 and size != following
+    ]
+
+
+def cut_blocks(blocks: Sequence[Block], head: HeadSpec) -> tuple[Block, ...]:
+    """A backbone's blocks as a classifier has them: at its cuts the levels below are alive too."""
+    if not head.levels:
+        return tuple(blocks)
+    levels, held, features, found = levels_of(blocks), "", 0, []
+    for number, block in enumerate(blocks):
+        if number in levels:
+            held, features = LEVELS + block.name, features + block.output_shapes[0][-1]
+        if held and number < len(blocks) - 1:
+            cut, shapes = (*block.cut, held), (*block.output_shapes, (features,))
+            block = dataclasses.replace(block, cut=cut, output_shapes=shapes)
+        found.append(block)
+    return tuple(found)
+
+
 def set_temperature(model: keras.Model, temperature: float) -> None:
     """Makes the shipped graph divide its logits by ``temperature`` (Guo et al., 2017).
 
@@ -78,6 +137,36 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
 def temperature_of(model: keras.Model) -> float:
     """The temperature by which a classifier's graph divides its logits."""
     return 1.0 / float(model.get_layer(TEMPERATURE).scale)
+
+
+def standardise(model: keras.Model, features: np.ndarray) -> None:
+    """Sets the statistics by which a head with levels standardises what it sees.
+
+    Otherwise a step of the same length in each weight would move the logits most by way of the
+    features that happen to be large. Features that vary by less than 1 % of their mean are left
+    out: what float16 and bfloat16 round away would be most of what they say.
+
+    Args:
+        model: a classifier; one whose head has no levels is left alone.
+        features: float ``[images, features]``, the pooled features of training images.
+    """
+    if _norm(model) is None:
+        return
+    mean, variance = (part(features, axis=0, dtype=np.float64) for part in (np.mean, np.var))
+    said = variance > np.maximum(1e-4 * mean**2, 1e-12 * variance.max())
+    _norm(model).set_weights([mean, np.where(said, variance, _NOTHING)])
+
+
+def head_inputs(model: keras.Model, features: np.ndarray) -> np.ndarray:
+    """What the head's first weights see, float32, of pooled features ``[images, features]``."""
+    if _norm(model) is None:
+        return features
+    mean, variance = _norm(model).get_weights()
+    return (features.astype(np.float32) - mean) / np.sqrt(variance)
+
+
+def _norm(model: keras.Model) -> Any:
+    return next((layer for layer in model.layers if layer.name == _NORM), None)
 
 
 def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -103,7 +192,11 @@ def working_copy(
     """
     if precision == "float32" and distribution is None:
         return model
-    return clone(model, lambda name: "float32" if name in _FLOAT32 else precision, distribution)
+    return clone(
+        model,
+        lambda name: "float32" if name.startswith(_FLOAT32) else precision,
+        distribution,
+    )
 
 
 def reseed(model: keras.Model, seed: int) -> None:
@@ -118,7 +211,7 @@ def reseed(model: keras.Model, seed: int) -> None:
 
 
 def freeze_batch_norm(model: keras.Model) -> None:
-    """Puts every BatchNormalization into inference mode, its scale and offset frozen too.
+    """Puts the backbone's BatchNormalization into inference mode, its scale and offset frozen too.
 
     In Keras a BatchNormalization with ``trainable=False`` uses its moving statistics even when
     called with ``training=True``; batches of a fine-tuning run are too small and too unlike
@@ -162,4 +255,4 @@ def start_statistics(model: keras.Model, batch: Any) -> None:
 
 def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     kind = keras.layers.BatchNormalization
-    return [layer for layer in model.layers if isinstance(layer, kind)]
+    return [one for one in model.layers if isinstance(one, kind) and one.name != _NORM]

@@ -170,6 +170,8 @@ class HeadSpec:
         hidden: units of the hidden layer.
         dropout: rate of Dropout before the logits, in training by gradient only.
         scale: factor on the cosines.
+        levels: whether the head sees, beside the pooled features of the topmost map, the means of
+            the last map of every larger size; see :func:`~keras_transfer.model.build_classifier`.
 
     >>> HeadSpec("cosine").scale
     16.0
@@ -179,6 +181,7 @@ class HeadSpec:
     hidden: int = 256
     dropout: float = 0.0
     scale: float = 16.0
+    levels: bool = False
 
     def __post_init__(self) -> None:
         kinds = ("linear", "hidden", "cosine")
@@ -319,7 +322,7 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
     tuned = Phase("fine_tune", unfreeze=unfreeze, epochs=epochs, learning_rate=rate)
     if not pretrained:
         tuned = dataclasses.replace(tuned, unfreeze="all", learning_rate=1e-3)
-    return Schedule(Phase("head", solver="lbfgs"), tuned, views=views)
+    return Schedule(Phase("head", solver="lbfgs"), tuned, HeadSpec(levels=pretrained), views=views)
 
 
 def settle(schedule: Schedule, *, pretrained: bool) -> Schedule:

@@ -56,10 +56,13 @@ from keras_transfer.finetune import (
 from keras_transfer.model import (
     LOGITS,
     POOL,
+    cut_blocks,
     freeze_batch_norm,
+    head_inputs,
     head_layers,
     reseed,
     set_temperature,
+    standardise,
     start_statistics,
     train_batch_norm,
     working_copy,
@@ -494,7 +497,7 @@ class _Run:
 
     def _plan(self) -> None:
         """Measures a few batches, decides, and says so."""
-        blocks = self.backbone.blocks
+        blocks = cut_blocks(self.backbone.blocks, self.schedule.head_spec)
         self.history: list[dict[str, Any]] = []
         self.sample = self._sample()
         phase = self.schedule.fine_tune
@@ -661,6 +664,7 @@ class _Run:
             details: dict[str, Any] = {"resumed": True}
             epochs = 0
         elif phase.solver == "lbfgs":
+            standardise(self.model, self.features[0])
             # The solver and the tracing of a step hold one core each.
             with ThreadPoolExecutor(1) as aside:
                 solving = aside.submit(
@@ -669,6 +673,7 @@ class _Run:
                 self._trace_fine_tuning()
                 details, epochs = self._keep_head(solving.result())
         else:
+            standardise(self.model, self.features[0])
             details, epochs = self._train_head(phase)
         if kept and not kept.exists():
             values = values_of(self._head_variables())
@@ -685,10 +690,10 @@ class _Run:
 
     def _solve_head(self, views: list[np.ndarray], validation: np.ndarray) -> heads.LinearHead:
         return heads.solve_linear_head(
-            stack_views(views),
+            head_inputs(self.model, stack_views(views)),
             np.tile(self.labels["train"], len(views)),
             len(self.dataset.class_names),
-            validation,
+            head_inputs(self.model, validation),
             self.labels["val"],
             sample_weights=np.tile(self._class_weights(), len(views)),
             label_smoothing=self.schedule.head.label_smoothing,
@@ -855,13 +860,13 @@ class _Run:
 
         def wait() -> NewHead:
             solved = solving.result()
-            head = self._head_variables()
+            head = self.model.get_layer(LOGITS).variables
             new = dict(zip(map(id, head), (solved.kernel, solved.bias), strict=True))
             replaced = [
                 new.get(id(variable), value)
                 for variable, value in zip(suffix.learned, weights, strict=True)
             ]
-            return replaced, solved.logits(validation)
+            return replaced, solved.logits(head_inputs(self.model, validation))
 
         return wait
 

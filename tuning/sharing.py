@@ -10,6 +10,7 @@ import numpy as np
 from keras_transfer import planner, training
 from keras_transfer.engine import BATCH, keras_engine, seconds_per_image
 from keras_transfer.features import FrozenPart, features_of_view, views_for
+from keras_transfer.model import cut_blocks
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Schedule
 from keras_transfer.types import Backbone, ImageDataset
@@ -80,7 +81,8 @@ class Sharing:
         with bench.backbone(values) as built:
             sample = np.resize(data.pixels[train[:BATCH]], (BATCH, *data.pixels.shape[1:]))
             forward = seconds_per_image(keras_engine(built.model), sample)
-            cuts = cuts_of(built.blocks, [str(depth) for depth in depths], passes)
+            blocks = cut_blocks(built.blocks, schedule.head_spec)
+            cuts = cuts_of(blocks, [str(depth) for depth in depths], passes)
         self._plans[bench.backbone_name(values), bench.image_size(values)] = plan(
             cuts,
             rows=len(train) * schedule.views + len(data.indices("val")),
@@ -131,7 +133,8 @@ class Sharing:
         if planned is None or schedule.fine_tune is None:
             return None
         depth = planner.resolve_depth(built.blocks, schedule.fine_tune.unfreeze)
-        wanted = planner.cut_below(built.blocks, depth) if depth else ()
+        blocks = cut_blocks(built.blocks, schedule.head_spec)
+        wanted = planner.cut_below(blocks, depth) if depth else ()
         for cut, base in zip(planned.cuts, planned.base, strict=True):
             if cut.layers == wanted and base is not cut:
                 return base.layers if base is not None else ()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Patterns = tuple[tuple[str, str], ...]
 HEAD = "avg_pool"  # the layer with which a classification head starts
+_TOP = "avg_pool_top"  # the means of the topmost map, where that layer joins several levels
 
 
 def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]:
@@ -38,7 +39,7 @@ def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]
     >>> [block.name for block in block_map(backbone.model, "MobileNetV3Small")][:3]
     ['conv', 'expanded_conv', 'expanded_conv_1']
     """
-    graph = graphs.trace(model)
+    graph = graphs.trace(_without_levels(model))
     family = registry.family(registry.spec(spec).name if isinstance(spec, str) else spec.name)
     end = graph.parents[HEAD][0] if HEAD in graph.parents else graph.order[-1]
     found = graphs.cuts(graph, pairs=family.pairs, end=end)
@@ -59,6 +60,17 @@ def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]
         )
         done = cut.below
     return tuple(blocks)
+
+
+def _without_levels(model: keras.Model) -> keras.Model:
+    """The model up to its topmost map, where its head sees lower ones too; else the model."""
+    import keras
+
+    names = [layer.name for layer in model.layers]
+    joined = model.get_layer(HEAD).input if HEAD in names else None
+    if not isinstance(joined, list):
+        return model
+    return keras.Model(model.input, model.get_layer(_TOP).input if _TOP in names else joined[-1])
 
 
 def _ends(cuts: Sequence[graphs.Cut], patterns: Patterns) -> list[tuple[str, graphs.Cut]]:
