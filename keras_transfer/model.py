@@ -19,6 +19,8 @@ POOL, LOGITS, TEMPERATURE, PROBABILITIES = "avg_pool", "logits", "temperature", 
 # The means of one map, and those of all maps so far.
 _MEANS, LEVELS = f"{POOL}_", "levels_"
 
+_MOST_LEVELS = 10
+
 _NORM, _NOTHING = "head_norm", 1e12  # the layer, and the variance of a feature that is left out
 
 # Layers that compute in float32 whatever the precision: pixels in, means and the head out.
@@ -40,7 +42,7 @@ def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = N
         until :func:`set_temperature`) and ``probabilities``.
 
     A network's topmost features were made to tell ImageNet's classes apart. With ``head.levels``,
-    ``avg_pool`` joins to them the means of the last map of every larger size, which know more of
+    ``avg_pool`` joins to them the means of the last map of every shape below, which know more of
     colours, strokes and textures (after Head2Toe, Evci et al., 2022, "Head2Toe: Utilizing
     intermediate representations for better transfer learning"). Levels differ in scale, so the
     head then sees them standardised, see :func:`standardise`.
@@ -100,13 +102,20 @@ def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:
 
 
 def levels_of(blocks: Sequence[Block]) -> list[int]:
-    """The blocks whose means a head with levels sees: the last of each size but the smallest."""
-    sizes = [block.output_shapes[0][:-1] for block in blocks]
-    return [
-        number
-        for number, (size, following) in enumerate(itertools.pairwise(sizes))
-        if len(size) == len(following) == 2 and size != following
-    ]
+    """The blocks whose means a head with levels sees: the last of each shape below the top.
+
+    Where every block has a shape of its own, as in DenseNets, the last of each size instead.
+    """
+    for kept in (3, 2):
+        shapes = [block.output_shapes[0][:kept] for block in blocks]
+        found = [
+            number
+            for number, (shape, following) in enumerate(itertools.pairwise(shapes))
+            if len(blocks[number].output_shapes[0]) == 3 and shape != following
+        ]
+        if len(found) <= _MOST_LEVELS:
+            break
+    return found
 
 
 def cut_blocks(blocks: Sequence[Block], head: HeadSpec) -> tuple[Block, ...]:

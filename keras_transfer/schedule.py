@@ -171,7 +171,7 @@ class HeadSpec:
         dropout: rate of Dropout before the logits, in training by gradient only.
         scale: factor on the cosines.
         levels: whether the head sees, beside the pooled features of the topmost map, the means of
-            the last map of every larger size; see :func:`~keras_transfer.model.build_classifier`.
+            the last map of every shape below; see :func:`~keras_transfer.model.build_classifier`.
 
     >>> HeadSpec("cosine").scale
     16.0

@@ -25,6 +25,7 @@ from keras_transfer.devices import jit_policy, precision_policy
 from keras_transfer.distribution import distribute
 from keras_transfer.engine import (
     BATCH,
+    Batch,
     Engine,
     build_engine,
     computes_bfloat16,
@@ -621,9 +622,18 @@ class _Run:
 
     def _between(self, base: tuple[str, ...], cut: tuple[str, ...]) -> Engine:
         """Runs the layers from a lower cut, or from the pixels, to an upper one."""
-        if base:
-            return build_engine(split(self.model, base, outputs=cut)[1], "keras")
-        return build_engine(keras.Model(self.model.input, tensors(self.model, cut)), "keras")
+        if not base:
+            return build_engine(keras.Model(self.model.input, tensors(self.model, cut)), "keras")
+        new = [name for name in cut if name not in base]
+        engine = build_engine(split(self.model, base, outputs=new)[1], "keras")
+
+        def run(batch: Batch) -> list[np.ndarray]:
+            # What is alive at both cuts passes by.
+            held = dict(zip(base, batch if isinstance(batch, list) else [batch], strict=True))
+            held |= zip(new, engine.run(batch), strict=True)
+            return [held[name] for name in cut]
+
+        return dataclasses.replace(engine, run=run)
 
     def _may_mirror(self) -> tuple[bool, str]:
         """Whether augmentation mirrors, and why where the data decides."""

@@ -138,6 +138,8 @@ def full_integer(content: bytes, seen: dict[int, Activation]) -> bytes:
     # Pixels reach from 0 to 255 whatever the sample held, so that their scale is exactly 1.
     ranges = {tensor: _range(activation) for tensor, activation in seen.items()}
     ranges |= dict.fromkeys(_drop_cast(model), (0.0, 255.0))
+    for tensor in _head(model) & ranges.keys():
+        del ranges[tensor]  # what has no range stays in float
     for tensor, (low, high) in ranges.items():
         row = model.graph.tensors[tensor]
         row.quantization = row.quantization or model.schema.QuantizationParametersT()
@@ -275,6 +277,21 @@ def _drop_cast(model: LiteModel) -> set[int]:
         old, new = cast.outputs[0], cast.inputs[0]
         operator.inputs = np.where(operator.inputs == old, new, operator.inputs).astype(np.int32)
     return pixels
+
+
+def _head(model: LiteModel) -> set[int]:
+    """The tensors between the means of the maps and the probabilities, both included."""
+    makers = {tensor: op for op in model.graph.operators for tensor in op.outputs}
+    found: set[int] = set()
+    waiting = list(model.graph.outputs)
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in found or tensor not in makers or len(model.graph.tensors[tensor].shape) > 2:
+            continue
+        found.add(tensor)
+        if model.code(makers[tensor]) != "MEAN":
+            waiting += [one for one in makers[tensor].inputs if one >= 0]
+    return found
 
 
 def _range(activation: Activation) -> tuple[float, float]:
