@@ -104,15 +104,19 @@ def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:
 def levels_of(blocks: Sequence[Block]) -> list[int]:
     """The blocks whose means a head with levels sees: the last of each shape below the top.
 
-    Where every block has a shape of its own, as in DenseNets, the last of each size instead.
+    Left out are maps larger than a quarter of the first block's, of few channels that tell little
+    and many positions that cost time. Where every block has a shape of its own, as in DenseNets,
+    the last of each size counts instead.
     """
+    largest = blocks[0].output_shapes[0][0] // 4
     for kept in (3, 2):
         shapes = [block.output_shapes[0][:kept] for block in blocks]
         found = [
             number
             for number, (shape, following) in enumerate(itertools.pairwise(shapes))
             if len(blocks[number].output_shapes[0]) == 3 and shape != following
-        ]
+            and shape[0] <= largest
+        ]  # fmt: skip
         if len(found) <= _MOST_LEVELS:
             break
     return found

@@ -310,7 +310,7 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
     # Twelve epochs at 4e-4 are worth sixteen at 7e-4, six at 4e-4 less than six at 7e-4.
     numbers: dict[str, tuple[str, int, int, float]] = {
         "quick": ("12%", 2, 2, 7e-4),
-        "default": ("35%", 8, 4, 7e-4),
+        "default": ("35%", 7, 4, 7e-4),
         "high": ("70%", 12, 8, 4e-4),
     }
     if effort not in numbers:

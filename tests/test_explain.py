@@ -62,6 +62,40 @@ def test_with_any_other_head_it_agrees_with_backpropagation(photos, head, lite):
     np.testing.assert_allclose(maps, scaled(expected), atol=0.03)
 
 
+@pytest.mark.parametrize("layer", ["block7a_project_bn", "block5c_add", None])
+def test_with_levels_it_agrees_with_backpropagation(photos, layer, lite):
+    import tensorflow as tf
+
+    built = classifier(lite, HeadSpec(levels=True))
+    model.standardise(built, np.random.default_rng(0).normal(size=(9, 2096)))
+    logits = built.get_layer("logits")
+    # Through a variable added to the map: what lies beside the map keeps its values.
+    name = layer or "avg_pool_top"
+    place = built.get_layer(name).output if layer else built.get_layer(name).input
+    maps = keras.Model(built.input, place)(photos, training=False)
+    change = tf.Variable(tf.zeros_like(maps))
+
+    class Added(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs + change
+
+    maker = place._keras_history.operation
+    shifted = keras.models.clone_model(
+        keras.Model(built.input, logits.output),
+        call_function=lambda one, *args, **kwargs: (
+            Added()(one(*args, **kwargs)) if one.name == maker.name else one(*args, **kwargs)
+        ),
+        clone_function=lambda one: one,
+    )
+    with tf.GradientTape() as tape:
+        score = tf.reduce_sum(tf.reduce_max(shifted(photos, training=False), axis=1))
+    weights = tf.reduce_mean(tape.gradient(score, change), axis=(1, 2))
+    expected = tf.einsum("nhwd,nd->nhw", maps, weights).numpy()
+    found = explain.grad_cam(built, photos, layer=layer)
+    # Above lower maps the finite steps bend a little.
+    np.testing.assert_allclose(found, scaled(expected), atol=0.03 if layer is None else 0.1)
+
+
 def test_the_predicted_class_is_explained_unless_another_is_named(photos, lite):
     built = classifier(lite)
     predicted = np.asarray(built.predict_on_batch(photos)).argmax(axis=1)

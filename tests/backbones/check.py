@@ -19,8 +19,17 @@ from sklearn.datasets import load_sample_images
 
 from keras_transfer import backbones
 from keras_transfer.features import FrozenPart
-from keras_transfer.model import build_classifier, start_statistics, train_batch_norm
+from keras_transfer.model import (
+    build_classifier,
+    cut_blocks,
+    levels_of,
+    start_statistics,
+    train_batch_norm,
+)
+from keras_transfer.schedule import HeadSpec
 from keras_transfer.types import Backbone
+
+LEVELS = HeadSpec(levels=True)
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -82,6 +91,7 @@ def check(name: str, size: tuple[int, int], *, tflite: bool) -> None:
     check_preprocessing(backbone, pixels)
     check_blocks(backbone)
     check_cuts(backbone, pixels)
+    check_levels(backbone, pixels)
     gc.collect()  # a giant must be held once only: models lie in cycles
     check_training(backbone, pixels)
     gc.collect()
@@ -101,8 +111,8 @@ def check(name: str, size: tuple[int, int], *, tflite: bool) -> None:
 
 def check_frozen(backbone: Backbone, pixels: np.ndarray) -> None:
     """OpenVINO gives what Keras gives below a cut, and nothing else."""
-    model = build_classifier(backbone, 3)
-    cut = backbone.blocks[-2].cut
+    model = build_classifier(backbone, 3, LEVELS)
+    cut = cut_blocks(backbone.blocks, LEVELS)[-2].cut
     found = {}
     for name in ("keras", "openvino"):
         part = FrozenPart(model, backbone, cut, engine=name, images=2, sample=pixels)
@@ -160,6 +170,26 @@ def check_cuts(backbone: Backbone, pixels: np.ndarray) -> None:
         assert {id(w) for part in (prefix, suffix) for w in part.weights} <= weights
 
 
+def check_levels(backbone: Backbone, pixels: np.ndarray) -> None:
+    """A head that sees lower maps: at every cut one tensor more, and nothing else changes."""
+    model, blocks = build_classifier(backbone, 3, LEVELS), cut_blocks(backbone.blocks, LEVELS)
+    levels = levels_of(backbone.blocks)
+    assert 2 <= len(levels) <= 10
+    pooled = keras.Model(model.input, model.get_layer("avg_pool").output)
+    joined = np.asarray(pooled(pixels, training=False))
+    maps = [backbone.model.get_layer(backbone.blocks[n].cut[0]).output for n in levels]
+    found = keras.Model(model.input, [*maps, backbone.model.output])(pixels, training=False)
+    expected = np.concatenate([np.asarray(one).mean(axis=(1, 2)) for one in found], axis=1)
+    np.testing.assert_allclose(joined, expected, rtol=1e-4, atol=1e-4)
+    whole = np.asarray(model(pixels, training=False))
+    for index in {levels[0], levels[-1], len(blocks) // 2, len(blocks) - 2}:
+        prefix, suffix = backbones.split(model, blocks[index].cut)
+        cut = prefix(pixels, training=False)
+        assert np.abs(np.asarray(suffix(cut, training=False)) - whole).max() == 0.0
+        tensors = cut if isinstance(cut, list) else [cut]
+        assert tuple(tuple(t.shape[1:]) for t in tensors) == blocks[index].output_shapes
+
+
 def check_training(backbone: Backbone, pixels: np.ndarray) -> None:
     rows = backbones.prices(backbone)
     assert [row["depth"] for row in rows] == list(range(len(backbone.blocks) + 1))
@@ -197,7 +227,7 @@ def fingerprint(weight: keras.Variable) -> bytes:
 def save(backbone: Backbone, pixels: np.ndarray, path: Path) -> np.ndarray:
     """Saves a classifier of 1,001 classes, and returns its answer."""
     assert build_classifier(backbone, 2).output_shape == (None, 2)
-    classifier = build_classifier(backbone, 1001)
+    classifier = build_classifier(backbone, 1001, LEVELS)
     assert classifier.output_shape == (None, 1001)
     classifier.save(path)
     return np.asarray(classifier(pixels, training=False))

@@ -8,6 +8,7 @@ import pytest
 from keras_transfer import backbones
 from keras_transfer.errors import UsageError
 from keras_transfer.model import build_classifier
+from keras_transfer.schedule import HeadSpec
 from keras_transfer.types import Backbone
 
 
@@ -31,8 +32,9 @@ def test_bytes_at_a_cut_are_float16(mobile: Backbone) -> None:
 
 
 def test_the_head_is_not_in_the_map(mobile: Backbone) -> None:
-    classifier = build_classifier(mobile, 3)
-    assert backbones.block_map(classifier, mobile.spec) == mobile.blocks
+    for head in (HeadSpec(), HeadSpec(levels=True)):
+        classifier = build_classifier(mobile, 3, head)
+        assert backbones.block_map(classifier, mobile.spec) == mobile.blocks
 
 
 @pytest.mark.parametrize(

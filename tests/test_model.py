@@ -1,0 +1,96 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_transfer import backbones, datasets
+from keras_transfer.batches import Examples, batches
+from keras_transfer.features import Array, FrozenPart, Views
+from keras_transfer.model import build_classifier, cut_blocks, head_inputs, levels_of, standardise
+from keras_transfer.schedule import HeadSpec, Phase
+from keras_transfer.types import Block
+
+LEVELS = HeadSpec(levels=True)
+
+
+@pytest.fixture(scope="module")
+def mobile():
+    return backbones.build("MobileNetV3Small", image_size=64, weights="none")
+
+
+def blocks(*shapes):
+    return [Block(f"b{i}", (), 0, 1, (f"l{i}",), (shape,)) for i, shape in enumerate(shapes)]
+
+
+def test_levels_end_where_the_shape_changes_and_leave_the_top_out():
+    named = blocks((8, 8, 4), (8, 8, 4), (8, 8, 6), (4, 4, 6), (4, 4, 9))
+    assert levels_of(named) == [1, 2, 3]
+    held = cut_blocks(named, LEVELS)
+    assert [one.cut for one in held] == [
+        ("l0",), ("l1", "levels_b1"), ("l2", "levels_b2"), ("l3", "levels_b3"), ("l4",),
+    ]  # fmt: skip
+    assert [one.output_shapes[1:] for one in held[1:4]] == [((4,),), ((10,),), ((16,),)]
+    assert cut_blocks(named, HeadSpec()) == tuple(named)
+
+
+def test_where_every_block_has_its_own_shape_the_sizes_count():
+    grown = [(16, 16, 8 + i) for i in range(8)] + [(8, 8, 20 + i) for i in range(8)]
+    assert levels_of(blocks(*grown, (4, 4, 99))) == [7, 15]
+
+
+def test_a_head_with_levels_sees_standardised_features(mobile):
+    draw = np.random.default_rng(0)
+    model = build_classifier(mobile, 3, LEVELS)
+    count = model.get_layer("avg_pool").output.shape[-1]
+    assert count == 576 + sum(
+        mobile.blocks[i].output_shapes[0][-1] for i in levels_of(mobile.blocks)
+    )
+    features = draw.normal(5, draw.uniform(0.1, 30, count), (500, count)).astype(np.float32)
+    features[:, 3] = 7
+    features[:, 4] = 100 + 0.1 * draw.normal(size=500)  # less than bfloat16 can tell
+    standardise(model, features)
+    above = keras.Model(model.get_layer("avg_pool").output, model.get_layer("logits").input)
+    seen = np.asarray(above(features, training=False))
+    np.testing.assert_allclose(seen, head_inputs(model, features), atol=1e-4)
+    silent = np.isin(np.arange(count), (3, 4))
+    np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(seen[:, ~silent].std(axis=0), 1, rtol=1e-3)
+    assert np.abs(seen[:, silent]).max() < 1e-4
+
+
+def test_a_head_without_levels_is_left_alone(mobile):
+    model, features = build_classifier(mobile, 3), np.ones((4, 576), np.float32)
+    standardise(model, features)
+    assert head_inputs(model, features) is features
+
+
+def test_features_with_and_without_levels_have_their_own_keys(mobile, digits_folder):
+    data = datasets.load_dataset(str(digits_folder), image_size=64)
+    keys = []
+    for head in (HeadSpec(), LEVELS):
+        model = build_classifier(mobile, 3, head)
+        part = FrozenPart(
+            model, mobile, (), engine="keras", images=4, sample=np.zeros((4, 64, 64, 3), np.uint8)
+        )
+        keys.append(part.keys(0, Views(data))[0])
+    assert keys[0].cut == keys[1].cut
+    assert keys[0] != keys[1]
+
+
+def test_cutmix_mixes_levels_by_the_share_of_the_box():
+    maps = np.arange(4, dtype=np.float32)[:, None, None, None] * np.ones((4, 6, 6, 2), np.float32)
+    means = maps.mean(axis=(1, 2))
+    targets = np.eye(4, dtype=np.float32)
+
+    class Both(Array):
+        def gather(self, rows):
+            return [maps[rows], means[rows]]
+
+    examples = Examples([Both(means)], targets, np.ones(4), Array(means), np.arange(4))
+    phase = Phase("fine_tune", batch_size=4, cutmix=1.0)
+    shares = []
+    for seed in range(20):
+        (mixed, levels), answers, _ = next(batches(examples.views[0], examples, phase, [seed, 0]))
+        np.testing.assert_allclose(mixed.mean(axis=(1, 2)), levels, atol=1e-4)
+        np.testing.assert_allclose(levels[:, 0], answers @ np.arange(4), atol=1e-4)
+        shares.append(answers.max())
+    assert min(shares) < 0.8
