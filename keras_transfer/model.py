@@ -19,8 +19,6 @@ POOL, LOGITS, TEMPERATURE, PROBABILITIES = "avg_pool", "logits", "temperature", 
 # The means of one map, and those of all maps so far.
 _MEANS, LEVELS = f"{POOL}_", "levels_"
 
-_MOST_LEVELS = 10
-
 _NORM, _NOTHING = "head_norm", 1e12  # the layer, and the variance of a feature that is left out
 
 # Layers that compute in float32 whatever the precision: pixels in, means and the head out.
@@ -42,8 +40,8 @@ def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = N
         until :func:`set_temperature`) and ``probabilities``.
 
     A network's topmost features were made to tell ImageNet's classes apart. With ``head.levels``,
-    ``avg_pool`` joins to them the means of the last map of every shape below, which know more of
-    colours, strokes and textures (after Head2Toe, Evci et al., 2022, "Head2Toe: Utilizing
+    ``avg_pool`` joins to them the means of lower maps, which know more of colours, strokes and
+    textures (after Head2Toe, Evci et al., 2022, "Head2Toe: Utilizing
     intermediate representations for better transfer learning"). Levels differ in scale, so the
     head then sees them standardised, see :func:`standardise`.
 
@@ -53,7 +51,7 @@ def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = N
     ((None, 64, 64, 3), (None, 5))
     """
     head = head or HeadSpec()
-    features = _pooled(backbone, levels_of(backbone.blocks) if head.levels else [])
+    features = _pooled(backbone, levels_of(backbone.blocks, head.levels))
     if head.levels:
         features = keras.layers.BatchNormalization(
             center=False, scale=False, epsilon=1e-12, trainable=False, dtype="float32",
@@ -101,24 +99,35 @@ def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:
     return keras.layers.Concatenate(name=POOL)([below, topmost])
 
 
-def levels_of(blocks: Sequence[Block]) -> list[int]:
-    """The blocks whose means a head with levels sees: the last of each shape below the top.
+def levels_of(blocks: Sequence[Block], share: float) -> list[int]:
+    """The blocks below the top whose means a head with levels sees.
 
-    Left out are maps larger than a quarter of the first block's, of few channels that tell little
-    and many positions that cost time. Where every block has a shape of its own, as in DenseNets,
-    the last of each size counts instead.
+    All of them; or where that gives too many features, the last of each shape, of each size, or
+    the upper ones of these. Maps of more than four times the topmost's side are left out: they have
+    few channels, which tell little, and many positions, which cost time.
+
+    Args:
+        blocks: the backbone's, bottom to top.
+        share: how many features they may have for each one of the topmost map.
     """
-    largest = blocks[0].output_shapes[0][0] // 4
-    for kept in (3, 2):
-        shapes = [block.output_shapes[0][:kept] for block in blocks]
+    shapes = [block.output_shapes[0] for block in blocks]
+    fit = [len(shape) == len(shapes[-1]) == 3 and shape[0] <= 4 * shapes[-1][0] for shape in shapes]
+    room = share * shapes[-1][-1]
+
+    def features(levels: list[int]) -> int:
+        return sum(shapes[number][-1] for number in levels)
+
+    found: list[int] = []
+    for kept in (0, 3, 2):
         found = [
             number
             for number, (shape, following) in enumerate(itertools.pairwise(shapes))
-            if len(blocks[number].output_shapes[0]) == 3 and shape != following
-            and shape[0] <= largest
-        ]  # fmt: skip
-        if len(found) <= _MOST_LEVELS:
-            break
+            if fit[number] and (not kept or shape[:kept] != following[:kept])
+        ]
+        if features(found) <= room:
+            return found
+    while features(found) > room:
+        found = found[1:]
     return found
 
 
@@ -126,7 +135,8 @@ def cut_blocks(blocks: Sequence[Block], head: HeadSpec) -> tuple[Block, ...]:
     """A backbone's blocks as a classifier has them: at its cuts the levels below are alive too."""
     if not head.levels:
         return tuple(blocks)
-    levels, held, features, found = levels_of(blocks), "", 0, []
+    levels = levels_of(blocks, head.levels)
+    held, features, found = "", 0, []
     for number, block in enumerate(blocks):
         if number in levels:
             held, features = LEVELS + block.name, features + block.output_shapes[0][-1]

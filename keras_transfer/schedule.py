@@ -170,8 +170,8 @@ class HeadSpec:
         hidden: units of the hidden layer.
         dropout: rate of Dropout before the logits, in training by gradient only.
         scale: factor on the cosines.
-        levels: whether the head sees, beside the pooled features of the topmost map, the means of
-            the last map of every shape below; see :func:`~keras_transfer.model.build_classifier`.
+        levels: how many means of lower maps the head may see for each feature of the topmost one,
+            in [0, 10]; see :func:`~keras_transfer.model.build_classifier`.
 
     >>> HeadSpec("cosine").scale
     16.0
@@ -181,7 +181,7 @@ class HeadSpec:
     hidden: int = 256
     dropout: float = 0.0
     scale: float = 16.0
-    levels: bool = False
+    levels: float = 0.0
 
     def __post_init__(self) -> None:
         kinds = ("linear", "hidden", "cosine")
@@ -190,6 +190,11 @@ class HeadSpec:
                 f"The head must be one of {', '.join(kinds)}. Received: {self.kind!r}."
                 f"{closest(str(self.kind), list(kinds))}",
                 remedy="Choose one of these heads.",
+            )
+        if not 0.0 <= self.levels <= 10.0:
+            raise UsageError(
+                f"Levels must lie between 0 and 10. Received: {self.levels!r}.",
+                remedy="Give a number in that range, 0 for the topmost features alone.",
             )
         if not 0.0 <= self.dropout < 1.0:
             raise UsageError(
@@ -308,21 +313,21 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
     ('12%', 2)
     """
     # Twelve epochs at 4e-4 are worth sixteen at 7e-4, six at 4e-4 less than six at 7e-4.
-    numbers: dict[str, tuple[str, int, int, float]] = {
-        "quick": ("12%", 2, 2, 7e-4),
-        "default": ("35%", 7, 4, 7e-4),
-        "high": ("70%", 12, 8, 4e-4),
+    numbers: dict[str, tuple[str, int, int, float, float]] = {
+        "quick": ("12%", 2, 2, 7e-4, 1.0),
+        "default": ("35%", 7, 4, 7e-4, 1.0),
+        "high": ("70%", 12, 8, 4e-4, 1.5),
     }
     if effort not in numbers:
         raise UsageError(
             f"Unknown effort {effort!r}.{closest(str(effort), list(EFFORTS))}",
             remedy=f"Choose one of {', '.join(EFFORTS)}.",
         )
-    unfreeze, epochs, views, rate = numbers[effort]
+    unfreeze, epochs, views, rate, levels = numbers[effort]
     tuned = Phase("fine_tune", unfreeze=unfreeze, epochs=epochs, learning_rate=rate)
     if not pretrained:
-        tuned = dataclasses.replace(tuned, unfreeze="all", learning_rate=1e-3)
-    return Schedule(Phase("head", solver="lbfgs"), tuned, HeadSpec(levels=pretrained), views=views)
+        tuned, levels = dataclasses.replace(tuned, unfreeze="all", learning_rate=1e-3), 0.0
+    return Schedule(Phase("head", solver="lbfgs"), tuned, HeadSpec(levels=levels), views=views)
 
 
 def settle(schedule: Schedule, *, pretrained: bool) -> Schedule:

@@ -66,8 +66,8 @@ def test_with_any_other_head_it_agrees_with_backpropagation(photos, head, lite):
 def test_with_levels_it_agrees_with_backpropagation(photos, layer, lite):
     import tensorflow as tf
 
-    built = classifier(lite, HeadSpec(levels=True))
-    model.standardise(built, np.random.default_rng(0).normal(size=(9, 2096)))
+    built = classifier(lite, HeadSpec(levels=1.0))
+    model.standardise(built, np.random.default_rng(0).normal(size=(9, 2024)))
     logits = built.get_layer("logits")
     # Through a variable added to the map: what lies beside the map keeps its values.
     name = layer or "avg_pool_top"

@@ -9,7 +9,7 @@ from keras_transfer.model import build_classifier, cut_blocks, head_inputs, leve
 from keras_transfer.schedule import HeadSpec, Phase
 from keras_transfer.types import Block
 
-LEVELS = HeadSpec(levels=True)
+LEVELS = HeadSpec(levels=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -21,29 +21,33 @@ def blocks(*shapes):
     return [Block(f"b{i}", (), 0, 1, (f"l{i}",), (shape,)) for i, shape in enumerate(shapes)]
 
 
-def test_levels_end_where_the_shape_changes_and_leave_the_top_out():
-    named = blocks((8, 8, 4), (8, 8, 4), (8, 8, 6), (4, 4, 6), (4, 4, 9))
-    assert levels_of(named) == [1, 2, 3]
-    held = cut_blocks(named, LEVELS)
+SHAPES = [(32, 32, 9), (16, 16, 8), (8, 8, 4), (8, 8, 4), (8, 8, 6), (4, 4, 6), (2, 2, 20)]
+
+
+@pytest.mark.parametrize(
+    ("share", "levels"),
+    [(1.0, [2, 3, 4, 5]), (0.9, [3, 4, 5]), (0.7, [4, 5]), (0.5, [5]), (0.2, []), (0.0, [])],
+)
+def test_levels_are_as_many_as_fit_beside_the_top(share, levels):
+    assert levels_of(blocks(*SHAPES), share) == levels
+
+
+def test_a_cut_carries_the_levels_below_it():
+    held = cut_blocks(blocks(*SHAPES), HeadSpec(levels=0.9))
     assert [one.cut for one in held] == [
-        ("l0",), ("l1", "levels_b1"), ("l2", "levels_b2"), ("l3", "levels_b3"), ("l4",),
+        ("l0",), ("l1",), ("l2",), ("l3", "levels_b3"), ("l4", "levels_b4"), ("l5", "levels_b5"),
+        ("l6",),
     ]  # fmt: skip
-    assert [one.output_shapes[1:] for one in held[1:4]] == [((4,),), ((10,),), ((16,),)]
-    assert cut_blocks(named, HeadSpec()) == tuple(named)
-
-
-def test_where_every_block_has_its_own_shape_the_sizes_count():
-    grown = [(16, 16, 8 + i) for i in range(8)] + [(8, 8, 20 + i) for i in range(8)]
-    assert levels_of(blocks(*grown, (4, 4, 99))) == [7, 15]
+    assert [one.output_shapes[1:] for one in held[3:6]] == [((4,),), ((10,),), ((16,),)]
+    assert cut_blocks(blocks(*SHAPES), HeadSpec()) == tuple(blocks(*SHAPES))
 
 
 def test_a_head_with_levels_sees_standardised_features(mobile):
     draw = np.random.default_rng(0)
     model = build_classifier(mobile, 3, LEVELS)
     count = model.get_layer("avg_pool").output.shape[-1]
-    assert count == 576 + sum(
-        mobile.blocks[i].output_shapes[0][-1] for i in levels_of(mobile.blocks)
-    )
+    levels = levels_of(mobile.blocks, 1.0)
+    assert count == 576 + sum(mobile.blocks[i].output_shapes[0][-1] for i in levels)
     features = draw.normal(5, draw.uniform(0.1, 30, count), (500, count)).astype(np.float32)
     features[:, 3] = 7
     features[:, 4] = 100 + 0.1 * draw.normal(size=500)  # less than bfloat16 can tell

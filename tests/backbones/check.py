@@ -29,7 +29,7 @@ from keras_transfer.model import (
 from keras_transfer.schedule import HeadSpec
 from keras_transfer.types import Backbone
 
-LEVELS = HeadSpec(levels=True)
+LEVELS = HeadSpec(levels=1.0)
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -173,8 +173,8 @@ def check_cuts(backbone: Backbone, pixels: np.ndarray) -> None:
 def check_levels(backbone: Backbone, pixels: np.ndarray) -> None:
     """A head that sees lower maps: at every cut one tensor more, and nothing else changes."""
     model, blocks = build_classifier(backbone, 3, LEVELS), cut_blocks(backbone.blocks, LEVELS)
-    levels = levels_of(backbone.blocks)
-    assert 2 <= len(levels) <= 10
+    levels = levels_of(backbone.blocks, LEVELS.levels)
+    assert levels
     pooled = keras.Model(model.input, model.get_layer("avg_pool").output)
     joined = np.asarray(pooled(pixels, training=False))
     maps = [backbone.model.get_layer(backbone.blocks[n].cut[0]).output for n in levels]

@@ -32,7 +32,7 @@ def test_bytes_at_a_cut_are_float16(mobile: Backbone) -> None:
 
 
 def test_the_head_is_not_in_the_map(mobile: Backbone) -> None:
-    for head in (HeadSpec(), HeadSpec(levels=True)):
+    for head in (HeadSpec(), HeadSpec(levels=1.0)):
         classifier = build_classifier(mobile, 3, head)
         assert backbones.block_map(classifier, mobile.spec) == mobile.blocks
 
