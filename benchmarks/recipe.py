@@ -21,7 +21,7 @@ from typing import Any
 
 from common import SHARED, record
 
-from keras_transfer.schedule import Phase, Schedule, recipe
+from keras_transfer.schedule import HeadSpec, Phase, Schedule, recipe
 
 EMOJI, DIGITS = (0.6, 0.1, 0.3), (0.3, 0.1, 0.6)
 TASKS: dict[str, tuple[str, int | None, int, tuple[float, float, float]]] = {
@@ -49,15 +49,19 @@ def second(**changes: Any) -> Callable[[Schedule], Schedule]:
 SETTINGS: dict[str, Callable[[Schedule], Schedule]] = {
     "default": second(),
     "head alone": lambda schedule: dataclasses.replace(schedule, fine_tune=None),
-    "six epochs of 70 %": second(unfreeze="70%", epochs=6),
+    "no levels": lambda schedule: dataclasses.replace(schedule, head_spec=HeadSpec()),
+    "head alone, no levels": lambda schedule: dataclasses.replace(
+        schedule, fine_tune=None, head_spec=HeadSpec()
+    ),
+    "eight epochs": second(epochs=8),
+    "five epochs of 70 %": second(unfreeze="70%"),
     "depth by a race": second(unfreeze="auto"),
     "four epochs": second(epochs=4),
-    "ten epochs": second(epochs=10),
     "rate 5e-4": second(learning_rate=5e-4),
     "rate 1e-3": second(learning_rate=1e-3),
     "stochastic depth": second(dropout="on"),
     "12 % unfrozen": second(unfreeze="12%"),
-    "five epochs of 50 %": second(unfreeze="50%", epochs=5),
+    "four epochs of 50 %": second(unfreeze="50%", epochs=4),
     "label smoothing 0.1": second(label_smoothing=0.1),
     "rates decay 0.8 a block": second(rate_decay=0.8),
     "quick": lambda schedule: recipe("quick"),
