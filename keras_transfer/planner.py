@@ -14,7 +14,6 @@ from typing import Any
 
 from keras_transfer import backbones
 from keras_transfer.schedule import Schedule
-from keras_transfer.selection import new_head_views
 from keras_transfer.types import Block
 
 # What reading cached activations costs, seconds a byte: a conservative SSD.
@@ -23,6 +22,8 @@ _READ_SECONDS = 1 / 500e6
 _AUGMENT_SECONDS = 4e-4
 # Solving the head, seconds for each training view and 1,280 features over the whole path.
 _HEAD_SECONDS = 6e-4
+# Rows of features on which the head is solved again: where images are few, several views of each.
+_NEW_HEAD_ROWS = 1024
 # Tracing and compiling a step, seconds a block that trains.
 _TRACE_SECONDS = 0.35
 
@@ -124,6 +125,11 @@ def _depth_of_share(blocks: Sequence[Block], share: float) -> int:
         if reached >= share * total:
             return depth
     return len(blocks)
+
+
+def new_head_views(images: int, views: int) -> int:
+    """How many views of each training image the head is solved on again: one of a thousand."""
+    return min(views, -(-_NEW_HEAD_ROWS // images))
 
 
 def cut_below(blocks: Sequence[Block], depth: int) -> tuple[str, ...]:

@@ -13,9 +13,6 @@ from keras_transfer.finetune import between
 # Points on the line from the head-only weights (0) to the fine-tuned ones (1), as in WiSE-FT.
 LINE = (0.25, 0.5, 0.75)
 
-# Rows of features on which a head is solved again: where images are few, several views of each.
-_NEW_HEAD_ROWS = 1024
-
 NewHead = tuple[Sequence[np.ndarray], np.ndarray]
 
 
@@ -36,11 +33,6 @@ class Candidate:
     temperature: float
     nll: float
     accuracy: float
-
-
-def new_head_views(images: int, views: int) -> int:
-    """How many views of each training image the head is solved on again: one of a thousand."""
-    return min(views, -(-_NEW_HEAD_ROWS // images))
 
 
 def choose(

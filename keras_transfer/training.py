@@ -71,7 +71,7 @@ from keras_transfer.model import (
 from keras_transfer.optimizers import build_optimizer
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Phase, Schedule, recipe, settle
-from keras_transfer.selection import Candidate, NewHead, choose, new_head_views
+from keras_transfer.selection import Candidate, NewHead, choose
 from keras_transfer.steps import Steps
 from keras_transfer.types import Backbone, ImageDataset
 
@@ -863,7 +863,7 @@ class _Run:
     ) -> Callable[[], NewHead]:
         """Begins to solve the head again on the features of fine-tuned weights."""
         assign(suffix.learned, weights)
-        views = new_head_views(len(self.labels["train"]), len(self.inputs))
+        views = planner.new_head_views(len(self.labels["train"]), len(self.inputs))
         features = [predict(self.top, inputs)[1] for inputs in self.inputs[:views]]
         validation = predict(self.top, self.validation_inputs)[1]
         solving = aside.submit(self._solve_head, features, validation)

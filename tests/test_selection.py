@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from keras_transfer import calibration
-from keras_transfer.selection import choose, new_head_views
+from keras_transfer.planner import new_head_views
+from keras_transfer.selection import choose
 
 LABELS = np.arange(200) % 4
 CLEAN = np.eye(4)[LABELS]
