@@ -18,7 +18,6 @@ PENALTIES: tuple[float, ...] = tuple(float(x) for x in 10.0 ** np.arange(0.0, -6
 # Relative decrease of the loss at which L-BFGS stops: loose to tell penalties apart, tight for the
 # solution that is kept.
 _LOOSE, _TIGHT = 1e-5, 1e-7
-_GRAM_ROWS = 2048
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,9 +86,7 @@ def solve_linear_head(
     if basis is not None:
         standard, validation = standard @ basis, validation @ basis
     objective = _objective(standard, labels, classes, sample_weights, label_smoothing)
-    # It only shapes the search, for which a sample of the rows will do.
-    some = standard[:: max(1, len(standard) // max(_GRAM_ROWS, standard.shape[1]))]
-    gram = (some.T @ some) / np.float32(len(some))
+    gram = (standard.T @ standard).astype(np.float64) / len(standard)
 
     def judge(matrix: np.ndarray) -> float:
         return calibration.nll(validation @ matrix[:-1] + matrix[-1], validation_labels)
@@ -139,25 +136,18 @@ def _solve(
     hundreds.
     """
     curvature = 0.05 * gram
-    # The second term is what float32 needs to stay positive.
-    floor = 1e-5 * curvature.max(initial=1e-9)
-    curvature[np.diag_indices_from(curvature)] += 2.0 * penalty + floor
-    try:
-        factor = scipy.linalg.cholesky(curvature, check_finite=False)
-    except scipy.linalg.LinAlgError:
-        factor = scipy.linalg.cholesky(curvature.astype(np.float64), check_finite=False)
+    curvature[np.diag_indices_from(curvature)] += 2.0 * penalty + 1e-7 * curvature.max(initial=1e-9)
+    factor = scipy.linalg.cholesky(curvature, overwrite_a=True, check_finite=False)
     level = 0.05**-0.5
 
     def weights_of(flat: np.ndarray) -> np.ndarray:
         matrix = flat.reshape(start.shape)
-        single = matrix[:-1].astype(np.float32)
-        kernel = scipy.linalg.solve_triangular(factor, single, check_finite=False)
+        kernel = scipy.linalg.solve_triangular(factor, matrix[:-1], check_finite=False)
         return np.vstack([kernel, level * matrix[-1:]])
 
     def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
         loss, slope = objective(weights_of(flat), penalty)
-        single = slope[:-1].astype(np.float32)
-        slope[:-1] = scipy.linalg.solve_triangular(factor, single, trans=1, check_finite=False)
+        slope[:-1] = scipy.linalg.solve_triangular(factor, slope[:-1], trans=1, check_finite=False)
         slope[-1] *= level
         return loss, slope.ravel()
 

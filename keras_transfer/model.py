@@ -166,7 +166,7 @@ def standardise(model: keras.Model, features: np.ndarray) -> None:
     """Sets the statistics by which a head with levels standardises what it sees.
 
     Otherwise a step of the same length in each weight would move the logits most by way of the
-    features that happen to be large. Features that vary by less than 1 % of their mean are left
+    features that happen to be large. Features that vary by less than 3 % of their mean are left
     out: what float16 and bfloat16 round away would be most of what they say.
 
     Args:
@@ -176,7 +176,7 @@ def standardise(model: keras.Model, features: np.ndarray) -> None:
     if _norm(model) is None:
         return
     mean, variance = (part(features, axis=0, dtype=np.float64) for part in (np.mean, np.var))
-    said = variance > np.maximum(1e-4 * mean**2, 1e-12 * variance.max())
+    said = variance > np.maximum(1e-3 * mean**2, 1e-12 * variance.max())
     _norm(model).set_weights([mean, np.where(said, variance, _NOTHING)])
 
 

@@ -31,8 +31,8 @@ scale = "log"
 default = 7e-4
 
 [epochs]            # of fine-tuning; with --tuner hyperband the largest is the longest rung
-choices = [4, 6, 8]
-default = 8
+choices = [3, 5, 8]
+default = 5
 
 [rate_decay]        # factor on the rate for each block further down
 low = 0.5

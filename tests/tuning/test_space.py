@@ -86,7 +86,7 @@ def test_a_missing_default_is_the_recipes():
         ("[epochs]\nchoices = []", 2, "no choices"),
         ("[epochs]\nchoices = [8, 8]", 2, "twice"),
         ("[epochs]\nchoices = [4, 8.5]", 2, "whole numbers"),
-        ("[epochs]\nchoices = [2, 3]", 1, "the recipe's value, 8"),
+        ("[epochs]\nchoices = [2, 3]", 1, "the recipe's value, 5"),
         ("[epochs]\nchoices = [2, 3]\ndefault = 5", 3, "outside"),
         ("[epochs]\nlow = 2", 1, "lacks high"),
         ("\nbatch_size = 'many'", 2, "takes whole numbers"),
