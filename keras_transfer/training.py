@@ -668,13 +668,13 @@ class _Run:
         kept = self.state / "head.npz" if self.state else None
         row_bytes = self.features[0].nbytes
         views = max(1, min(len(self.features), _HEAD_BYTES // max(1, row_bytes)))
+        standardise(self.model, self.features[0])
         if kept and kept.exists():
             with np.load(kept) as arrays:
                 assign(self._head_variables(), [arrays[name] for name in sorted(arrays.files)])
             details: dict[str, Any] = {"resumed": True}
             epochs = 0
         elif phase.solver == "lbfgs":
-            standardise(self.model, self.features[0])
             # The solver and the tracing of a step hold one core each.
             with ThreadPoolExecutor(1) as aside:
                 solving = aside.submit(
@@ -683,7 +683,6 @@ class _Run:
                 self._trace_fine_tuning()
                 details, epochs = self._keep_head(solving.result())
         else:
-            standardise(self.model, self.features[0])
             details, epochs = self._train_head(phase)
         if kept and not kept.exists():
             values = values_of(self._head_variables())
