@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_transfer.backbones.graph import tensors
 from keras_transfer.distribution import Distribution, clone
 from keras_transfer.schedule import HeadSpec
 from keras_transfer.types import Backbone, Block
@@ -86,9 +87,9 @@ def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:
     if not levels:
         return keras.layers.Activation("linear", name=POOL)(top)
     below: Any = None
-    for number in levels:
-        block = backbone.blocks[number]
-        level = backbone.model.get_layer(block.cut[0]).output
+    blocks = [backbone.blocks[number] for number in levels]
+    maps = tensors(backbone.model, [block.cut[0] for block in blocks])
+    for block, level in zip(blocks, maps, strict=True):
         if below is None:
             below = mean(name=LEVELS + block.name)(level)
         else:

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from keras_transfer import backbones
+from keras_transfer.backbones.graph import tensors
 from keras_transfer.features import FrozenPart
 from keras_transfer.model import (
     build_classifier,
@@ -177,7 +178,7 @@ def check_levels(backbone: Backbone, pixels: np.ndarray) -> None:
     assert levels
     pooled = keras.Model(model.input, model.get_layer("avg_pool").output)
     joined = np.asarray(pooled(pixels, training=False))
-    maps = [backbone.model.get_layer(backbone.blocks[n].cut[0]).output for n in levels]
+    maps = tensors(backbone.model, [backbone.blocks[n].cut[0] for n in levels])
     found = keras.Model(model.input, [*maps, backbone.model.output])(pixels, training=False)
     expected = np.concatenate([np.asarray(one).mean(axis=(1, 2)) for one in found], axis=1)
     np.testing.assert_allclose(joined, expected, rtol=1e-4, atol=1e-4)
@@ -186,8 +187,8 @@ def check_levels(backbone: Backbone, pixels: np.ndarray) -> None:
         prefix, suffix = backbones.split(model, blocks[index].cut)
         cut = prefix(pixels, training=False)
         assert np.abs(np.asarray(suffix(cut, training=False)) - whole).max() == 0.0
-        tensors = cut if isinstance(cut, list) else [cut]
-        assert tuple(tuple(t.shape[1:]) for t in tensors) == blocks[index].output_shapes
+        parts = cut if isinstance(cut, list) else [cut]
+        assert tuple(tuple(t.shape[1:]) for t in parts) == blocks[index].output_shapes
 
 
 def check_training(backbone: Backbone, pixels: np.ndarray) -> None:
