@@ -192,7 +192,7 @@ class ActivationStore:
         Args:
             keys: what is stored, one key for each cut; several cuts that one forward pass gives
                 are computed together.
-            digests: SHA-256 of each image's bytes, in the order wanted.
+            digests: one content digest an image, in the order wanted.
             compute: given positions in ``digests``, yields batch by batch, in that order, the
                 tensors of the first key's cut, then those of the second's, and so on.
 

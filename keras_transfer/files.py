@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from blake3 import blake3
+
+LARGE = 2**18
+"""Bytes from which on a file's content is identified by BLAKE3."""
 
 _CHOSEN: contextvars.ContextVar[Path | None] = contextvars.ContextVar("cache", default=None)
 
@@ -41,6 +45,16 @@ def cache_folder() -> Path:
 def sha256(data: bytes) -> str:
     """The SHA-256 digest of ``data`` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def content_digest(data: bytes) -> str:
+    """What a file of images is known by: 64 hexadecimal digits that depend on its bytes alone.
+
+    SHA-256, which any tool can repeat, up to 256 KiB, where decoding takes twenty times as long.
+    JPEGs above are decoded at a fraction of their size, and SHA-256 is 6 % of that at 3,000 px:
+    these are known by BLAKE3, as safe against two files of one digest and four times as fast.
+    """
+    return blake3(data).hexdigest() if len(data) > LARGE else sha256(data)
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -36,7 +36,7 @@ SCALED_SIDE = 224
 """Sizes below this do not make the DCT scale a JPEG down further, so that up to this size one
 decoding serves both the pixels and a thumbnail that does not depend on the size asked for."""
 
-POLICY_VERSION = 3
+POLICY_VERSION = 4
 """Raised whenever the same bytes may give other pixels or fingerprints: a key of every cache."""
 
 TURNS = {
@@ -122,7 +122,7 @@ def examine(data: bytes, image_size: Size | None = None) -> Examined:
         pixels = np.asarray(decoded.upright(size, Image.Resampling.BILINEAR, 2.0))
     if decoded.scale != _dct_scale(image, (width, height), SCALED_SIDE):
         decoded = _load(_open(data), SCALED_SIDE)
-    thumbnail = np.asarray(decoded.upright((16, 16), Image.Resampling.BILINEAR, 4.0))
+    thumbnail = np.asarray(decoded.reduced().upright((16, 16), Image.Resampling.BILINEAR, None))
     format = "JPEG" if image.format == "MPO" else image.format or ""
     return Examined(pixels, thumbnail, format, width, height)
 
@@ -140,13 +140,25 @@ class _Decoded:
     scale: int
     box: tuple[float, float, float, float]
 
+    def reduced(self) -> _Decoded:
+        """The means of squares of 2 to 5 pixels, where at least 40 squares a side are left.
+
+        These are the sizes of squares for which Pillow has loops of their own.
+        """
+        side = min(5, min(self.image.size) // 40)
+        if side < 2:
+            return self
+        left, top, right, bottom = self.box
+        box = (left / side, top / side, right / side, bottom / side)
+        return dataclasses.replace(self, image=self.image.reduce(side), box=box)
+
     def upright(
-        self, size: tuple[int, int] | None, resampling: Image.Resampling, gap: float
+        self, size: tuple[int, int] | None, resampling: Image.Resampling, gap: float | None
     ) -> Image.Image:
         """The image turned, and squashed to (height, width) where that is asked for.
 
         Args:
-            gap: how many times ``size`` a fast first reduction must leave.
+            gap: how many times ``size`` a fast first reduction must leave; None for no reduction.
         """
         image = self.image
         if size is not None:

@@ -44,7 +44,7 @@ class ImageDataset:
         labels: int64, shape ``[images]``: indices into ``class_names``.
         class_names: the classes, in the order of the model's outputs.
         splits: the split of each image, shape ``[images]``, values ``train``, ``val``, ``test``.
-        digests: SHA-256 of each image's encoded bytes.
+        digests: ``files.content_digest`` of each image's encoded bytes.
         findings: what the inspection noticed, files left out among them.
         read: returns the encoded bytes of image ``i``.
         pixels: uint8, shape ``[images, height, width, 3]``: every image decoded and resized, memory

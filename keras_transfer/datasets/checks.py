@@ -30,7 +30,7 @@ class Records:
     """What is known of each item, in the source's order.
 
     Attributes:
-        digests: SHA-256 of the bytes; empty where they could not be read.
+        digests: ``files.content_digest`` of the bytes; empty where they could not be read.
         faults: (kind, reason) where there is no image, else None.
         formats: Pillow's name of the format.
         sizes: int32, shape ``[items, 2]``: width and height in pixels.

@@ -203,7 +203,7 @@ def _reader(source: Source, paths: Sequence[str], digests: Sequence[str]) -> Cal
             encoded = source.read(paths[i])
         except ImageError as error:
             raise DataError(f"{paths[i]}: {error.message}", remedy="Open the set again.") from None
-        if files.sha256(encoded) != digests[i]:
+        if files.content_digest(encoded) != digests[i]:
             raise DataError(
                 f"{paths[i]} has changed since the set was opened.", remedy="Open the set again."
             )

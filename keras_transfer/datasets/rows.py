@@ -64,9 +64,18 @@ class FileRows:
 
     def put(self, i: int, pixels: np.ndarray) -> None:
         """Stores one image; called from several threads."""
-        with self._lock:
-            self._stream.seek(i * self._stride)
-            self._stream.write(np.ascontiguousarray(pixels).data)
+        row = np.ascontiguousarray(pixels).data.cast("B")
+        place = i * self._stride
+        while row:  # a disk that is nearly full takes a part, and refuses the rest with an error
+            written = self._write(row, place)
+            row, place = row[written:], place + written
+
+    def _write(self, data: memoryview, place: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._stream.fileno(), data, place)
+        with self._lock:  # Windows, where all threads share one position
+            self._stream.seek(place)
+            return self._stream.write(data)
 
     def keep(self, rows: np.ndarray) -> None:
         """Drops all rows but some, given in ascending order."""

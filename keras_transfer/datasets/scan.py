@@ -61,7 +61,7 @@ def _decode_all(source: Source, image_size: pipeline.Size | None, place: _Place 
         def examine(i: int) -> None:
             try:
                 data = source.read(items[i].path)
-                records.digests[i] = files.sha256(data)
+                records.digests[i] = files.content_digest(data)
                 examined = pipeline.examine(data, image_size)
             except ImageError as error:
                 records.faults[i] = (error.kind, error.message)
@@ -164,7 +164,7 @@ def _hash_all(source: Source) -> list[str]:
 
     def digest(i: int) -> None:
         with contextlib.suppress(ImageError):
-            digests[i] = files.sha256(source.read(source.items[i].path))
+            digests[i] = files.content_digest(source.read(source.items[i].path))
 
     pipeline.in_threads(digest, len(digests))
     return digests

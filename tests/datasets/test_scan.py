@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -182,3 +183,39 @@ def test_one_bad_file_costs_one_row(tmp_path, pictures, cache):
     for pixels, path in zip(data.pixels, data.paths, strict=True):
         assert np.array_equal(pixels, pipeline.decode_image((root / path).read_bytes(), 16))
     assert [(one.path, one.kind) for one in data.findings] == [("cat/0005.jpg", "truncated")]
+
+
+def test_small_files_are_known_by_sha256_and_large_ones_by_blake3(monkeypatch):
+    # The 102,400 bytes of BLAKE3's own test vectors (0 to 250, again and again).
+    data = (bytes(range(251)) * 408)[:102_400]
+    assert files.content_digest(data) == hashlib.sha256(data).hexdigest()
+    monkeypatch.setattr(files, "LARGE", len(data) - 1)
+    assert files.content_digest(data) == (
+        "bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085"
+    )
+
+
+def test_a_large_photo_that_changes_later_is_noticed(folder, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 10)
+    data = load_dataset(folder, image_size=24)
+    path = folder / data.paths[3]
+    encoded = path.read_bytes()
+    assert data.read(3) == encoded
+    path.write_bytes(encoded[:-1] + b"?")
+    with pytest.raises(DataError, match="changed"):
+        data.read(3)
+
+
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="this system has no pwrite")
+def test_rows_that_the_disk_takes_in_parts_are_whole(tmp_path, monkeypatch):
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, place: write(handle, data[:100], place))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    path = tmp_path / "rows"
+    path.touch()
+    store = rows.FileRows(path, pixels.shape)
+    for i in (3, 0, 4, 1, 2):
+        store.put(i, pixels[i])
+    store.keep(np.arange(5))
+    store.close()
+    assert path.read_bytes() == pixels.tobytes()
