@@ -24,7 +24,7 @@ from keras_transfer.engine import (
     computes_bfloat16,
     seconds_per_image,
 )
-from keras_transfer.model import POOL
+from keras_transfer.model import LEVELS, POOL
 from keras_transfer.progress import Progress
 from keras_transfer.schedule import Schedule
 from keras_transfer.types import Backbone, ImageDataset
@@ -293,13 +293,12 @@ class FrozenPart:
         if cut in self._digests:
             return self._digests[cut]
         outputs = tensors(self._model, cut)
+        below = keras.Model(self._model.input, outputs)
         hashed = hashlib.sha256()
-        if cut == (POOL,):
-            # What is pooled may lie on several levels, which have no weights of their own.
-            below = self._model.get_layer(POOL).input
-            if isinstance(below, list):
-                hashed.update(below[0]._keras_history.operation.name.encode())
-        for variable in keras.Model(self._model.input, outputs).weights:
+        # Which levels were joined has no weights of its own, and the last one's name says not all.
+        joined = [layer.name for layer in below.layers if layer.name.startswith(LEVELS)]
+        hashed.update(" ".join(joined).encode())
+        for variable in below.weights:
             value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
             hashed.update(f"{value.shape}{value.dtype}".encode())
             hashed.update(value.tobytes())

@@ -67,17 +67,23 @@ def test_a_head_without_levels_is_left_alone(mobile):
     assert head_inputs(model, features) is features
 
 
-def test_features_with_and_without_levels_have_their_own_keys(mobile, digits_folder):
-    data = datasets.load_dataset(str(digits_folder), image_size=64)
-    keys = []
-    for head in (HeadSpec(), LEVELS):
-        model = build_classifier(mobile, 3, head)
+def test_whatever_the_head_sees_has_its_own_keys(mobile, digits_folder):
+    views = Views(datasets.load_dataset(str(digits_folder), image_size=64))
+    found = {}
+    for share in (0.0, 0.1, 0.5, 1.0):
+        head = HeadSpec(levels=share)
+        model, cut = build_classifier(mobile, 3, head), cut_blocks(mobile.blocks, head)[-2].cut
         part = FrozenPart(
-            model, mobile, (), engine="keras", images=4, sample=np.zeros((4, 64, 64, 3), np.uint8)
-        )
-        keys.append(part.keys(0, Views(data))[0])
-    assert keys[0].cut == keys[1].cut
-    assert keys[0] != keys[1]
+            model, mobile, cut, engine="keras", images=4, sample=np.zeros((4, 64, 64, 3), np.uint8)
+        )  # fmt: skip
+        found[share] = [*levels_of(mobile.blocks, share)], part.keys(0, views)
+    levels, keys = zip(*found.values(), strict=True)
+    assert len({tuple(one) for one in levels}) == 4
+    # The case that names alone do not tell apart: the same level on top, fewer below it.
+    assert levels[2][-1] == levels[3][-1]
+    assert len({pooled.cut for pooled, _ in keys}) == 1
+    assert keys[2][1].cut == keys[3][1].cut
+    assert len({pooled for pooled, _ in keys}) == len({at_cut for _, at_cut in keys}) == 4
 
 
 def test_cutmix_mixes_levels_by_the_share_of_the_box():
