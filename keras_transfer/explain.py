@@ -10,9 +10,10 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_transfer.backbones.blocks import topmost
 from keras_transfer.engine import keras_engine
 from keras_transfer.errors import UsageError
-from keras_transfer.model import LEVELS, LOGITS, POOL
+from keras_transfer.model import LEVELS, LOGITS
 
 _STEP = 0.02
 """Length of a finite difference relative to the feature map: far above float32's rounding, far
@@ -54,7 +55,7 @@ def grad_cam(
     Raises:
         UsageError: there is no map with height and width at ``layer``.
     """
-    feature_map = model.get_layer(layer).output if layer else _topmost(model)
+    feature_map = model.get_layer(layer).output if layer else topmost(model)
     if len(feature_map.shape) != 4:
         raise UsageError(
             f"{layer or 'The backbone'} gives features of shape {tuple(feature_map.shape)}, "
@@ -138,12 +139,6 @@ def _above(run: Callable[..., list[np.ndarray]], levels: list[np.ndarray], maps:
     """The logits of many maps of one image; what lies below them stays as it is."""
     held = [np.repeat(level[None], len(maps), axis=0) for level in levels]
     return run([maps, *held] if held else maps)[0]
-
-
-def _topmost(model: keras.Model) -> Any:
-    """The map below the pooling, the topmost one where the head sees several."""
-    pooled = model.get_layer(POOL).input
-    return pooled[-1]._keras_history.operation.input if isinstance(pooled, list) else pooled
 
 
 def _with_levels(model: keras.Model, feature_map: Any) -> tuple[Any, Any]:

@@ -10,12 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_transfer.backbones.blocks import POOL, TOPMOST
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.distribution import Distribution, clone
 from keras_transfer.schedule import HeadSpec
 from keras_transfer.types import Backbone, Block
 
-POOL, LOGITS, TEMPERATURE, PROBABILITIES = "avg_pool", "logits", "temperature", "probabilities"
+LOGITS, TEMPERATURE, PROBABILITIES = "logits", "temperature", "probabilities"
 
 # The means of one map, and those of all maps so far.
 _MEANS, LEVELS = f"{POOL}_", "levels_"
@@ -96,7 +97,7 @@ def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:
             # Joined one by one: a cut above has one tensor more, however many lie below.
             means = mean(name=_MEANS + block.name)(level)
             below = keras.layers.Concatenate(name=LEVELS + block.name)([below, means])
-    topmost = mean(name=f"{_MEANS}top")(top) if len(top.shape) == 4 else top
+    topmost = mean(name=TOPMOST)(top) if len(top.shape) == 4 else top
     return keras.layers.Concatenate(name=POOL)([below, topmost])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_transfer.backbones import graph as graphs
 from keras_transfer.backbones import registry
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import keras
 
 Patterns = tuple[tuple[str, str], ...]
-HEAD = "avg_pool"  # the layer with which a classification head starts
-_TOP = "avg_pool_top"  # the means of the topmost map, where that layer joins several levels
+POOL = "avg_pool"  # the layer with which a classification head starts
+TOPMOST = "avg_pool_top"  # the means of the topmost map, where that layer joins several levels
 
 
 def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]:
@@ -41,7 +41,7 @@ def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]
     """
     graph = graphs.trace(_without_levels(model))
     family = registry.family(registry.spec(spec).name if isinstance(spec, str) else spec.name)
-    end = graph.parents[HEAD][0] if HEAD in graph.parents else graph.order[-1]
+    end = graph.parents[POOL][0] if POOL in graph.parents else graph.order[-1]
     found = graphs.cuts(graph, pairs=family.pairs, end=end)
     learned = [cut for cut in found if any(_parameters(graph, name) for name in cut.below)]
     blocks: list[Block] = []
@@ -66,11 +66,19 @@ def _without_levels(model: keras.Model) -> keras.Model:
     """The model up to its topmost map, where its head sees lower ones too; else the model."""
     import keras
 
-    names = [layer.name for layer in model.layers]
-    joined = model.get_layer(HEAD).input if HEAD in names else None
-    if not isinstance(joined, list):
+    pools = any(layer.name == POOL for layer in model.layers)
+    if not pools or not isinstance(model.get_layer(POOL).input, list):
         return model
-    return keras.Model(model.input, model.get_layer(_TOP).input if _TOP in names else joined[-1])
+    return keras.Model(model.input, topmost(model))
+
+
+def topmost(model: keras.Model) -> Any:
+    """What a classifier's head sees of the backbone's end: its last map, or vector."""
+    pooled = model.get_layer(POOL).input
+    if not isinstance(pooled, list):
+        return pooled
+    means = any(layer.name == TOPMOST for layer in model.layers)
+    return model.get_layer(TOPMOST).input if means else pooled[-1]
 
 
 def _ends(cuts: Sequence[graphs.Cut], patterns: Patterns) -> list[tuple[str, graphs.Cut]]:
