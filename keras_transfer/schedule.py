@@ -315,7 +315,7 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
     # Twelve epochs at 4e-4 are worth sixteen at 7e-4, six at 4e-4 less than six at 7e-4.
     numbers: dict[str, tuple[str, int, int, float, float]] = {
         "quick": ("12%", 2, 1, 7e-4, 1.0),
-        "default": ("35%", 5, 4, 7e-4, 1.0),
+        "default": ("35%", 5, 2, 7e-4, 1.0),
         "high": ("all", 8, 8, 4e-4, 1.5),
     }
     if effort not in numbers:
