@@ -316,7 +316,7 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
     numbers: dict[str, tuple[str, int, int, float, float]] = {
         "quick": ("12%", 2, 1, 7e-4, 1.0),
         "default": ("35%", 5, 2, 7e-4, 1.0),
-        "high": ("all", 8, 8, 4e-4, 1.5),
+        "high": ("all", 8, 4, 4e-4, 1.5),
     }
     if effort not in numbers:
         raise UsageError(
