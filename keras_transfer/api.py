@@ -24,7 +24,7 @@ from keras_transfer.errors import UsageError
 from keras_transfer.events import EventLog
 from keras_transfer.model import POOL
 from keras_transfer.progress import Progress
-from keras_transfer.schedule import Effort, Phase, Schedule, recipe
+from keras_transfer.schedule import Effort, Phase, Schedule, recipe, views_for
 from keras_transfer.steps import Steps
 from keras_transfer.training import Clock, TransferResult, predict_probabilities
 from keras_transfer.training import train as run_schedule
@@ -316,8 +316,13 @@ def change(
     head_lr: float | None = None,
     fine_tune_lr: float | None = None,
 ) -> Schedule:
-    """A schedule with single settings changed; None leaves one as it is."""
-    head, tuned = schedule.head, schedule.fine_tune
+    """A schedule with single settings changed; None leaves one as it is.
+
+    With the epochs changes the number of views, where it was the recipe's for these epochs.
+    """
+    head, tuned, views = schedule.head, schedule.fine_tune, schedule.views
+    if fine_tune_epochs and tuned is not None and views == views_for(tuned.epochs):
+        views = views_for(fine_tune_epochs)
     if head_epochs is not None or head_lr is not None:
         head = dataclasses.replace(
             head,
@@ -337,7 +342,7 @@ def change(
         tuned = dataclasses.replace(tuned, **{k: v for k, v in given.items() if v is not None})
     if batch_size is not None:
         head = dataclasses.replace(head, batch_size=batch_size)
-    return dataclasses.replace(schedule, head=head, fine_tune=tuned)
+    return dataclasses.replace(schedule, head=head, fine_tune=tuned, views=views)
 
 
 def default_image_size(data: Any, row: BackboneSpec) -> int:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from keras_transfer.api import change
 from keras_transfer.errors import UsageError
 from keras_transfer.schedule import EFFORTS, HeadSpec, Phase, Schedule, recipe, settle
 
@@ -18,6 +19,15 @@ def test_efforts_cost_more_one_after_the_other():
     quick, default, high = (recipe(effort) for effort in EFFORTS)
     assert quick.views < default.views < high.views
     assert quick.fine_tune.epochs < default.fine_tune.epochs < high.fine_tune.epochs
+
+
+@pytest.mark.parametrize(
+    ("views", "epochs", "then"), [(2, 20, 8), (2, 1, 1), (2, 0, 2), (3, 20, 3)]
+)
+def test_more_epochs_see_more_views_unless_these_were_chosen(views, epochs, then):
+    schedule = dataclasses.replace(recipe(), views=views)
+    assert change(schedule, fine_tune_epochs=epochs).views == then
+    assert change(schedule, fine_tune_lr=1e-3).views == views
 
 
 def test_unknown_effort_names_the_near_one():
