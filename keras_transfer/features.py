@@ -355,23 +355,24 @@ def features_of_view(
         below = frozen.at_cut if frozen.cut else None
         return np.concatenate(parts), Recomputed(views, rows, view, below)
     digests = [views.dataset.digests[row] for row in rows]
-    keys, engine = frozen.keys(view, views), None
+    keys, rapid = frozen.keys(view, views), False
     if not exact and frozen.may_round:
         rounded = frozen.keys(view, views, "bfloat16")
         # What is held was found to agree, or not to, when it was computed.
         if store.holds(rounded, digests):
-            keys = rounded
+            keys, rapid = rounded, True
         elif not store.holds(keys, digests):
-            first = "rapid" not in vars(frozen)
-            engine = frozen.rapid
-            keys = rounded if engine.name.endswith("bfloat16") else keys
+            first, rapid = "rapid" not in vars(frozen), True
+            keys = rounded if frozen.rapid.name.endswith("bfloat16") else keys
             if first and frozen.engine.rounded is not None:
-                progress.note(engine.reason)
-    held = store.ensure(
-        keys,
-        digests,
-        lambda missing: frozen.compute(views, rows[missing], view, progress, name, engine),
-    )
+                progress.note(frozen.rapid.reason)
+
+    def compute(missing: np.ndarray) -> Iterator[list[np.ndarray]]:
+        # Rows that are held may prove damaged, and are then computed as they were before.
+        engine = frozen.rapid if rapid else None
+        return frozen.compute(views, rows[missing], view, progress, name, engine)
+
+    held = store.ensure(keys, digests, compute)
     pooled = held[0].gather(np.arange(len(rows)))[0].astype(np.float32)
     return pooled, held[1] if frozen.cut else Recomputed(views, rows, view, None)
 

@@ -104,3 +104,17 @@ def test_a_second_run_makes_no_engine_ready(backbone, data, tmp_path, monkeypatc
         vars(again)["_dtype"] = "float16"
         np.testing.assert_array_equal(before, extracted(again, store, data, exact=False))
         assert "engine" not in vars(again)
+
+
+def test_damaged_rows_are_computed_again_as_they_were(backbone, data, tmp_path):
+    with ActivationStore(tmp_path) as store:
+        once = extracted(part(backbone, data), store, data, exact=False)
+    for path in tmp_path.glob("*/*.npy"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with ActivationStore(tmp_path) as store, pytest.warns(UserWarning, match="damaged"):
+        again = extracted(part(backbone, data), store, data, exact=False)
+        assert store.counts.misses == len(again)
+        assert stored(store) == ["bfloat16"] * 2
+    np.testing.assert_array_equal(again, once)
