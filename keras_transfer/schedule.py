@@ -300,8 +300,8 @@ def recipe(effort: Effort = "default", *, pretrained: bool = True) -> Schedule:
     class too, and digits, three seeds each, it gains 0.9 ± 0.3 points of test accuracy over its own
     head alone, and 4.1 ± 0.4 over a head without levels, which is logistic regression on the
     topmost features. Two views gain 0.6 ± 0.2 over one, and four 0.0 ± 0.2 over two; eight epochs
-    0.3 ± 0.3 over five. Deeper is better and dearer: 70 % gains 0.6 ± 0.3 and 0.015 ± 0.008 nats for
-    1.5 times the time, ``high`` 0.8 ± 0.4 and 0.037 ± 0.008 for 3.3 times; ``quick`` loses
+    0.3 ± 0.3 over five. Deeper is better and dearer: 70 % gains 0.6 ± 0.3 and 0.015 ± 0.008 nats
+    for 1.5 times the time, ``high`` 0.8 ± 0.4 and 0.037 ± 0.008 for 3.3 times; ``quick`` loses
     0.7 ± 0.4 (paired differences with standard errors; ``python benchmarks/recipe.py``, November
     2026, ``benchmarks/results/recipe.md``).
 

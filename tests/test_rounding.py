@@ -113,8 +113,9 @@ def test_damaged_rows_are_computed_again_as_they_were(backbone, data, tmp_path):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    with ActivationStore(tmp_path) as store, pytest.warns(UserWarning, match="damaged"):
-        again = extracted(part(backbone, data), store, data, exact=False)
+    with ActivationStore(tmp_path) as store:
+        with pytest.warns(UserWarning, match="damaged"):
+            again = extracted(part(backbone, data), store, data, exact=False)
         assert store.counts.misses == len(again)
         assert stored(store) == ["bfloat16"] * 2
     np.testing.assert_array_equal(again, once)
