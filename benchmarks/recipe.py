@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import statistics
 import tempfile
 import time
@@ -159,7 +160,10 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         "difference to the default over tasks and seeds, with its standard error, in accuracy and "
         "in NLL; the time with a store that other settings have filled; and the number of pairs."
     )
-    record("recipe", "python benchmarks/recipe.py", lines, text)
+    command = ["python", "benchmarks/recipe.py"]
+    if options.only != list(SETTINGS):
+        command += ["--only", *options.only]
+    record("recipe", shlex.join(command), lines, text)
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -17,7 +17,7 @@ import platformdirs
 from blake3 import blake3
 
 LARGE = 2**18
-"""Bytes from which on a file's content is identified by BLAKE3."""
+"""Bytes above which a file's content is known by BLAKE3."""
 
 _CHOSEN: contextvars.ContextVar[Path | None] = contextvars.ContextVar("cache", default=None)
 
