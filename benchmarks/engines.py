@@ -1,6 +1,6 @@
 """What runs frozen layers fastest, and what of it extraction keeps.
 
-    python benchmarks/engines.py [--images 256] [--repeats 3]
+    python benchmarks/engines.py [--images 256] [--repeats 3] [--only engines | extraction]
 
 First table: milliseconds an image of three backbones' pooled features, engines taking turns, median
 over the repeats. Second table: extraction into an empty store, from pixels to shards on disk,
@@ -137,17 +137,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("engines", "extraction"), help="one of the two tables")
     options = parser.parse_args()
     command = " ".join(["python benchmarks/engines.py", *sys.argv[1:]])
-    lines = [compare_engines(*which, options) for which in BACKBONES]
-    record("engines", command, lines, "Milliseconds an image; batches of 32 but for LiteRT.")
-    keras.utils.clear_session()
-    record(
-        "extraction",
-        command,
-        [extraction(*which, exact, options) for which in BACKBONES[:2] for exact in (True, False)],
-        "The engine of images to judge by, then that of images to train on.",
-    )
+    if options.only != "extraction":
+        lines = [compare_engines(*which, options) for which in BACKBONES]
+        record("engines", command, lines, "Milliseconds an image; batches of 32 but for LiteRT.")
+        keras.utils.clear_session()
+    if options.only != "engines":
+        rows = [(*which, exact) for which in BACKBONES[:2] for exact in (True, False)]
+        record(
+            "extraction",
+            command,
+            [extraction(*row, options) for row in rows],
+            "The engine of images to judge by, then that of images to train on.",
+        )
 
 
 if __name__ == "__main__":

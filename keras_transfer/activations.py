@@ -16,7 +16,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import io
+import itertools
 import json
 import os
 import shutil
@@ -120,10 +122,12 @@ class Activations:
             return [tensor[rows] for tensor in self._tensors]
         assert self._locate is not None
         places = self._locate[rows]
-        return [
-            np.stack([self._maps[shard][tensor].row(row) for shard, row in places])
-            for tensor in range(len(self._maps[0]))
-        ]
+        found = []
+        for number, first in enumerate(self._maps[0]):
+            found.append(np.empty((len(rows), *first.shape), first.dtype))
+            for position, (shard, row) in enumerate(places):
+                self._maps[shard][number].read(row, found[-1][position : position + 1])
+        return found
 
 
 class _RowFile:
@@ -131,14 +135,20 @@ class _RowFile:
 
     def __init__(self, path: Path) -> None:
         mapped = np.load(path, mmap_mode="r")
-        self._shape, self._dtype = mapped.shape[1:], mapped.dtype
+        self.shape, self.dtype = mapped.shape[1:], mapped.dtype
         self._offset = mapped.offset
-        self._bytes = int(np.prod(self._shape)) * self._dtype.itemsize
+        self._bytes = int(np.prod(self.shape)) * self.dtype.itemsize
         self._stream = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the reader
 
-    def row(self, index: int) -> np.ndarray:
-        data = os.pread(self._stream.fileno(), self._bytes, self._offset + int(index) * self._bytes)
-        return np.frombuffer(data, self._dtype).reshape(self._shape)
+    def read(self, row: int, into: np.ndarray) -> None:
+        """Fills ``into``, an array ``[rows, ...]``, from ``row`` on."""
+        place, free = self._offset + int(row) * self._bytes, into.reshape(-1).view(np.uint8)
+        while len(free):
+            got = os.pread(self._stream.fileno(), len(free), place)
+            if not got:
+                raise OSError(errno.EIO, "ends before its last row", self._stream.name)
+            free[: len(got)] = np.frombuffer(got, np.uint8)
+            place, free = place + len(got), free[len(got) :]
 
     def __del__(self) -> None:
         stream = getattr(self, "_stream", None)
@@ -376,13 +386,14 @@ class _ShardWriter:
         rows = [i for i, digest in enumerate(digests) if digest not in self._index]
         if not rows:
             return
-        chosen = [tensor[rows] for tensor in tensors]
+        chosen = tensors if len(rows) == len(digests) else [tensor[rows] for tensor in tensors]
+        most = np.finfo(self._dtype).max
         # Not a number is no smaller than any.
-        if not all(np.abs(tensor).max() <= np.finfo(self._dtype).max for tensor in chosen):
+        if not all(tensor.max() <= most and tensor.min() >= -most for tensor in chosen):
             raise FloatingPointError(
                 f"Activations at {self._folder.name} are not finite in {self._dtype}."
             )
-        self._parts.append([_cast(tensor, self._dtype) for tensor in chosen])
+        self._parts.append([np.ascontiguousarray(_cast(one, self._dtype)) for one in chosen])
         self._digests += [digests[i] for i in rows]
         if sum(tensor.nbytes for part in self._parts for tensor in part) >= SHARD_BYTES:
             self.flush()
@@ -390,21 +401,21 @@ class _ShardWriter:
     def flush(self) -> None:
         if not self._parts:
             return
-        tensors = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
         name = f"shard-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        self._store.prune(room=sum(tensor.nbytes for tensor in tensors))
+        self._store.prune(room=sum(tensor.nbytes for part in self._parts for tensor in part))
         written: list[Path] = []
+        checksums = []
         try:
-            for number, tensor in enumerate(tensors):
+            for number, column in enumerate(zip(*self._parts, strict=True)):
                 path = self._folder / f"{name}.{number}.npy"
-                # Through memory, since NumPy's own writing to a file hides why it failed.
-                buffer = io.BytesIO()
-                np.save(buffer, tensor)
-                files.write_bytes(path, buffer.getbuffer())
+                # Piece by piece, and not by NumPy, whose writing to a file hides why it failed.
+                pieces = [_header(column), *(part.data for part in column)]
+                files.write_bytes(path, *pieces)
                 written.append(path)
+                checksums.append(functools.reduce(lambda sum, one: zlib.crc32(one, sum), pieces, 0))
             record = {
                 "files": [path.name for path in written],
-                "checksums": [_checksum(path) for path in written],
+                "checksums": checksums,
                 "digests": self._digests,
             }
             files.write_text(self._folder / f"{name}.json", json.dumps(record))
@@ -414,6 +425,15 @@ class _ShardWriter:
             raise
         self._store.counts.bytes += sum(path.stat().st_size for path in written)
         self._parts, self._digests = [], []
+
+
+def _header(column: Sequence[np.ndarray]) -> bytes:
+    """What stands in an ``.npy`` file before the rows of all of ``column``."""
+    rows = sum(len(part) for part in column)
+    form = np.lib.format.header_data_from_array_1_0(column[0])
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, form | {"shape": (rows, *column[0].shape[1:])})
+    return buffer.getvalue()
 
 
 def _cast(tensor: np.ndarray, dtype: str) -> np.ndarray:
@@ -462,13 +482,16 @@ def _load(index: dict[str, tuple[list[Path], int]], digests: Sequence[str]) -> A
     total = sum(path.stat().st_size for paths in shards for path in paths)
     if total > MEMORY_BYTES:
         return Activations(None, locate, shards)
+    # Rows that lie one after the other in a shard are read at once.
+    steps = np.flatnonzero((np.diff(locate, axis=0) != (0, 1)).any(axis=1)) + 1
+    runs = np.concatenate([[0], steps, [len(digests)]])
     tensors = []
     for number in range(len(shards[0])):
-        loaded = [np.load(paths[number]) for paths in shards]
-        whole = np.empty((len(digests), *loaded[0].shape[1:]), loaded[0].dtype)
-        for shard, array in enumerate(loaded):
-            rows = np.flatnonzero(locate[:, 0] == shard)
-            whole[rows] = array[locate[rows, 1]]
+        held = [_RowFile(paths[number]) for paths in shards]
+        whole = np.empty((len(digests), *held[0].shape), held[0].dtype)
+        for first, last in itertools.pairwise(runs):
+            shard, row = locate[first]
+            held[shard].read(row, whole[first:last])
         tensors.append(whole)
     return Activations(tensors)
 

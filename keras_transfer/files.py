@@ -122,10 +122,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Writes ``data``, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> None:
+    """Writes ``pieces``, one after the other, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        for piece in pieces:
+            stream.write(piece)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

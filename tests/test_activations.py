@@ -150,11 +150,29 @@ def test_extraction_resumes_after_the_last_whole_shard(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*/.*shard*"))
 
 
-def test_rows_are_read_from_disk_where_memory_does_not_hold_them(tmp_path, monkeypatch):
+@pytest.mark.parametrize("memory", [100, 2**30], ids=["from disk", "in memory"])
+def test_rows_come_in_the_order_asked_for_from_many_shards(tmp_path, monkeypatch, memory):
+    monkeypatch.setattr(activations, "MEMORY_BYTES", memory)
+    monkeypatch.setattr(activations, "SHARD_BYTES", 1000)
+    assert read(ActivationStore(tmp_path), names(*range(100))) == 100
+    shards = sorted(tmp_path.glob("*/shard-*.npy"))
+    assert len(shards) > 3
+    np.testing.assert_array_equal(
+        np.concatenate(list(map(np.load, shards)))[:, 0, 0, 0], range(100)
+    )
+    assert read(ActivationStore(tmp_path), names(7, 3, 99)) == 0
+    shuffled = np.random.default_rng(0).integers(0, 100, 300)
+    assert read(ActivationStore(tmp_path), names(*range(20, 60), *shuffled, 99, 0)) == 0
+
+
+def test_a_shard_cut_off_while_it_is_read_is_an_error_and_no_hang(tmp_path, monkeypatch):
     monkeypatch.setattr(activations, "MEMORY_BYTES", 100)
-    monkeypatch.setattr(activations, "SHARD_BYTES", 200)
-    assert read(ActivationStore(tmp_path), names(*range(40))) == 40
-    assert read(ActivationStore(tmp_path), names(7, 3, 39)) == 0
+    digests = names(*range(40))
+    (held,) = ActivationStore(tmp_path).ensure([KEY], digests, Counting(digests))
+    (shard,) = tmp_path.glob("*/shard-*.npy")
+    os.truncate(shard, shard.stat().st_size - 10)
+    with pytest.raises(OSError, match="ends before"):
+        held.gather(np.arange(40))
 
 
 def test_what_is_stored_in_float16_is_rounded_as_ieee_asks_small_numbers_too(tmp_path):
