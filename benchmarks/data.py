@@ -2,7 +2,8 @@
 
     python benchmarks/data.py [--quick] [--only folder,large] [--pictures DIR]
 
-Measured, each in a process of its own and repeated in turn, the median being reported:
+Measured, each in a process of its own and repeated in turn. Reported are all images over all
+seconds, since the median of what has two speeds is one of them by chance:
 
 - ``folder``: 500 px JPEGs to batches of 224 px, with digests, full decode check, duplicate search,
   splits and the cache, against ``keras.utils.image_dataset_from_directory``, cold and again.
@@ -35,10 +36,11 @@ from common import record, table
 
 BATCH = 32
 
-TEXT = """`images/s` are medians of three runs in processes of their own, each with an empty cache.
+TEXT = """`images/s` are all images over all seconds of ten runs (three of the third row) in turn, in
+processes of their own, each with an empty cache; in brackets the slowest and the fastest run.
 The other of the first two rows is `keras.utils.image_dataset_from_directory`, which decodes in each
-epoch and checks nothing; ours hashes, decodes in full, looks for copies, splits and writes the
-cache in the first. The other of the third is libjpeg-turbo through Pillow in as many threads, from
+epoch and checks nothing, and has two speeds, whichever its scheduler falls into; ours hashes,
+decodes in full, looks for copies, splits and writes the cache in the first. The other of the third is libjpeg-turbo through Pillow in as many threads, from
 bytes in memory, at the smallest DCT scale that leaves 224 px, without reading files, resizing or
 checking. Peaks are of resident memory, mapped files included."""
 
@@ -222,19 +224,20 @@ def compare(ways: tuple[str, ...], root: Path, repeats: int) -> dict[str, Any]:
         result[way] = {"images": found[0]["images"], "peak_mib": max(r["peak_mib"] for r in found)}
         for phase in ("first", "second"):
             if phase in found[0]:
-                seconds = statistics.median(one[phase] for one in found)
-                result[way][f"{phase}_seconds"] = round(seconds, 3)
-                result[way][f"{phase}_per_second"] = round(found[0]["images"] / seconds, 1)
+                seconds = [one[phase] for one in found]
+                images = found[0]["images"]
+                result[way][f"{phase}_per_second"] = images / statistics.mean(seconds)
+                result[way][f"{phase}_range"] = images / max(seconds), images / min(seconds)
     return result
 
 
 def measure(root: Path, only: set[str], share: int) -> list[dict[str, Any]]:
     """Makes the pictures that are not there yet, and measures. Returns one row a comparison."""
-    repeats = 1 if share > 1 else 3
+    repeats, many = (1, 1) if share > 1 else (3, 10)
     rows: list[dict[str, Any]] = []
     if "folder" in only:
         make_once(make_jpegs, root / "medium", 2000 // share, 500)
-        found = compare(("ours", "keras"), root / "medium", repeats)
+        found = compare(("ours", "keras"), root / "medium", many)
         for phase in ("first", "second"):
             what = f"500 px JPEG to batches of 224 px, {phase} epoch"
             rows.append(_row(what, phase, found["ours"], found["keras"]))
@@ -260,11 +263,17 @@ def _row(
     rate = f"{phase}_per_second"
     return {
         "what": what,
-        "images/s": round(mine[rate]),
-        "the other's": round(other[rate]) if other else "",
+        "images/s": _rate(mine, phase),
+        "the other's": _rate(other, phase) if other else "",
         "ratio": round(mine[rate] / other[rate], 2) if other else "",
         "peak MiB": round(mine["peak_mib"]),
     }
+
+
+def _rate(found: dict[str, Any], phase: str) -> str:
+    slowest, fastest = (f"{rate:.0f}" for rate in found[f"{phase}_range"])
+    mean = f"{found[f'{phase}_per_second']:.0f}"
+    return mean if slowest == fastest else f"{mean} ({slowest} to {fastest})"
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 One policy everywhere (training, evaluation, prediction, the export proof): the first frame, EXIF
 rotation applied, alpha composited on white, RGB, and the whole image squashed to the model's size
-with Pillow's antialiased bilinear filter. Colour profiles are not applied: pixels are taken as
-sRGB. Pillow is the only decoder, so that the pixels are the same in every place and reading images
-needs no TensorFlow.
+with an antialiased bilinear filter (see ``resampling``). Colour profiles are not applied: pixels
+are taken as sRGB. Pillow decodes, and ordinary JPEGs are handed to the same libjpeg-turbo directly
+(``simplejpeg``), which gives the same pixels sooner; reading images needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageFile
 
 from keras_transfer.errors import ImageError, UsageError
+from keras_transfer.resampling import squash
 
 MAX_PIXELS = 89_478_485
 """Largest width times height that is decoded (256 MiB of RGB, Pillow's own warning level)."""
@@ -32,11 +34,14 @@ MAX_SCANS = 200
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
 """The decoders that may run. None of them starts another program or reads another file."""
 
+JPEGS = ("JPEG", "MPO")
+"""Pillow's names of what the DCT can scale down."""
+
 SCALED_SIDE = 224
 """Sizes below this do not make the DCT scale a JPEG down further, so that up to this size one
 decoding serves both the pixels and a thumbnail that does not depend on the size asked for."""
 
-POLICY_VERSION = 4
+POLICY_VERSION = 5
 """Raised whenever the same bytes may give other pixels or fingerprints: a key of every cache."""
 
 TURNS = {
@@ -83,8 +88,7 @@ def decode_image(data: bytes, image_size: Size | None = None) -> np.ndarray:
         ImageError: the bytes are no image, a damaged one, or one of more than ``MAX_PIXELS``.
     """
     size = None if image_size is None else height_width(image_size)
-    decoded = _load(_open(data), None if size is None else max(size))
-    return np.asarray(decoded.upright(size, Image.Resampling.BILINEAR, 2.0))
+    return _load(_open(data), data, None if size is None else max(size)).upright(size)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,56 +120,45 @@ def examine(data: bytes, image_size: Size | None = None) -> Examined:
     size = None if image_size is None else height_width(image_size)
     image = _open(data)
     width, height = image.size
-    decoded = _load(image, SCALED_SIDE if size is None else max(size))
-    pixels = None
-    if size is not None:
-        pixels = np.asarray(decoded.upright(size, Image.Resampling.BILINEAR, 2.0))
+    decoded = _load(image, data, SCALED_SIDE if size is None else max(size))
+    pixels = None if size is None else decoded.upright(size)
     if decoded.scale != _dct_scale(image, (width, height), SCALED_SIDE):
-        decoded = _load(_open(data), SCALED_SIDE)
-    thumbnail = np.asarray(decoded.reduced().upright((16, 16), Image.Resampling.BILINEAR, None))
+        decoded = _load(_open(data), data, SCALED_SIDE)
     format = "JPEG" if image.format == "MPO" else image.format or ""
-    return Examined(pixels, thumbnail, format, width, height)
+    return Examined(pixels, decoded.upright((16, 16)), format, width, height)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Decoded:
-    """A decoded image: RGB as stored, how it must be turned, and how far it was scaled down.
+    """A decoded image: RGB as stored, how it must be turned, and how far the DCT scaled it down.
 
-    At a scale of 1/8, 900 pixels become 113, the last of them a fraction; ``box`` is (0, 0, 112.5,
-    height), the part that the whole image fills.
+    At a scale of 1/8, 900 pixels become 113, the last of them a fraction: ``width`` is 112.5, which
+    is what the whole image fills.
     """
 
-    image: Image.Image
+    rgb: Image.Image | np.ndarray
     turn: Image.Transpose | None
     scale: int
-    box: tuple[float, float, float, float]
+    width: float
+    height: float
+    jpeg: bool
 
-    def reduced(self) -> _Decoded:
-        """The means of squares of 2 to 5 pixels, where at least 40 squares a side are left.
+    def upright(self, size: tuple[int, int] | None) -> np.ndarray:
+        """The pixels turned, and squashed to (height, width) where that is asked for."""
+        if size is None:
+            return self._turned(np.asarray(self.rgb))
+        rgb, box = self.rgb, (0.0, 0.0, self.width, self.height)
+        height, width = size[::-1] if self.turn in SIDEWAYS else size
+        # What no DCT scales down becomes means of as many pixels as leave four times the size.
+        x, y = max(1, int(self.width / width / 4)), max(1, int(self.height / height / 4))
+        if isinstance(rgb, Image.Image) and not self.jpeg and (x, y) != (1, 1):
+            rgb, box = rgb.reduce((x, y)), (0.0, 0.0, self.width / x, self.height / y)
+        return self._turned(squash(np.asarray(rgb), (height, width), box))
 
-        These are the sizes of squares for which Pillow has loops of their own.
-        """
-        side = min(5, min(self.image.size) // 40)
-        if side < 2:
-            return self
-        left, top, right, bottom = self.box
-        box = (left / side, top / side, right / side, bottom / side)
-        return dataclasses.replace(self, image=self.image.reduce(side), box=box)
-
-    def upright(
-        self, size: tuple[int, int] | None, resampling: Image.Resampling, gap: float | None
-    ) -> Image.Image:
-        """The image turned, and squashed to (height, width) where that is asked for.
-
-        Args:
-            gap: how many times ``size`` a fast first reduction must leave; None for no reduction.
-        """
-        image = self.image
-        if size is not None:
-            stored = size if self.turn in SIDEWAYS else size[::-1]
-            if stored != image.size or self.scale > 1:
-                image = image.resize(stored, resampling, self.box, reducing_gap=gap)
-        return image if self.turn is None else image.transpose(self.turn)
+    def _turned(self, pixels: np.ndarray) -> np.ndarray:
+        if self.turn is None:
+            return pixels
+        return np.asarray(Image.fromarray(pixels).transpose(self.turn))
 
 
 def _dct_scale(image: Image.Image, size: tuple[int, int], side: int) -> int:
@@ -174,7 +167,7 @@ def _dct_scale(image: Image.Image, size: tuple[int, int], side: int) -> int:
     At 0.8 the pixels stay within 35 to 42 dB of those of the whole image, nearer than a plain
     bilinear filter (30 to 38 dB, measured on two photos), for a third less work.
     """
-    if image.format not in ("JPEG", "MPO"):
+    if image.format not in JPEGS:
         return 1
     ratio = 5 * min(size) // (4 * max(side, SCALED_SIDE))
     return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
@@ -195,21 +188,23 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError(f"over {MAX_SCANS} scans", kind="bomb")
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}x{height}: over {MAX_PIXELS:,} pixels", kind="bomb")
-    if image.format in ("JPEG", "MPO") and isinstance(image, ImageFile.ImageFile):
+    if image.format in JPEGS and isinstance(image, ImageFile.ImageFile):
         # The bytes are in memory: to hand them over in pieces of 64 KiB would only copy them.
         image.decodermaxblock = max(len(data), ImageFile.MAXBLOCK)
     return image
 
 
-def _load(image: Image.Image, side: int | None) -> _Decoded:
+def _load(image: Image.Image, data: bytes, side: int | None) -> _Decoded:
     """Decodes to RGB, a JPEG scaled down as far as ``side`` allows."""
     width, height = image.size
     scale = 1 if side is None else _dct_scale(image, image.size, side)
     try:
-        if scale > 1:
-            image.draft(None, (width // scale, height // scale))
-        image.load()
-        rgb = _flatten(image)
+        rgb: Image.Image | np.ndarray | None = _plain_jpeg(image, data, scale)
+        if rgb is None:
+            if scale > 1:
+                image.draft(None, (width // scale, height // scale))
+            image.load()
+            rgb = _flatten(image)
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
@@ -218,8 +213,24 @@ def _load(image: Image.Image, side: int | None) -> _Decoded:
         turn = TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # an image whose EXIF block is damaged is still an image
         turn = None
-    box = (0, 0, width / scale, height / scale) if scale > 1 else (0, 0, *image.size)
-    return _Decoded(rgb, turn, scale, box)
+    if scale == 1:
+        width, height = image.size  # which decoding may turn
+    return _Decoded(rgb, turn, scale, width / scale, height / scale, image.format in JPEGS)
+
+
+def _plain_jpeg(image: Image.Image, data: bytes, scale: int) -> np.ndarray | None:
+    """What libjpeg-turbo makes of a JPEG in colour or gray, unless it has any remark to make.
+
+    Pillow, which then decodes it, is to decide whether what was remarked on is an error.
+    """
+    if image.format not in JPEGS or image.mode not in ("RGB", "L"):
+        return None
+    width, height = (-(-side // scale) for side in image.size)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
+    except ValueError:
+        return None
+    return pixels if pixels.shape == (height, width, 3) else None
 
 
 def _flatten(image: Image.Image) -> Image.Image:

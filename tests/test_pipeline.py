@@ -300,3 +300,62 @@ def test_hundred_thousand_mutated_images():
     print(f"\n{images:,} of 100,000 were still images; the slowest took {longest:.2f} s")
     assert longest < 2
     assert psutil.Process().memory_info().rss - before < 2**30
+
+
+def outcomes(files: list[bytes]) -> list[np.ndarray | tuple[str, str]]:
+    found: list[np.ndarray | tuple[str, str]] = []
+    for data in files:
+        try:
+            found.append(pipeline.decode_image(data, 96))
+        except ImageError as error:
+            found.append((error.kind, error.message))
+    return found
+
+
+def assert_jpegs_are_decoded_as_pillow_does(files: list[bytes], monkeypatch) -> int:
+    """Returns how many of them were not left to Pillow."""
+    direct = pipeline._plain_jpeg
+    taken = []
+
+    def counting(*given):
+        pixels = direct(*given)
+        taken.append(pixels is not None)
+        return pixels
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "_plain_jpeg", counting)
+        found = outcomes(files)
+        patched.setattr(pipeline, "_plain_jpeg", lambda *given: None)
+        expected = outcomes(files)
+    for one, other in zip(found, expected, strict=True):
+        assert type(one) is type(other)
+        np.testing.assert_array_equal(one, other)
+    return sum(taken)
+
+
+def test_every_kind_of_jpeg_is_decoded_as_pillow_does(odd, monkeypatch):
+    files = []
+    for side in (17, 96, 223, 400, 449, 900, 1801):
+        photo = zoo.photo(side=side)
+        for options in ({}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}):
+            for sampling in ("4:4:4", "4:2:2", "4:2:0", "4:1:1"):
+                files.append(zoo.encode(photo, "JPEG", subsampling=sampling, **options))
+        files += [zoo.encode(photo.convert("L"), "JPEG"), zoo.encode(photo, "JPEG", keep_rgb=True)]
+        files.append(zoo.encode(photo, "MPO", save_all=True, append_images=[photo]))
+    assert assert_jpegs_are_decoded_as_pillow_does(files, monkeypatch) == len(files)
+    left = [odd["cmyk.jpg"], odd["misnamed.jpg"]]
+    assert assert_jpegs_are_decoded_as_pillow_does(left, monkeypatch) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_jpegs_are_judged_as_pillow_does(monkeypatch):
+    random = np.random.default_rng(0)
+    files = []
+    for seed in range(400):
+        data = bytearray(zoo.encode(zoo.photo(seed=seed % 9, side=80), "JPEG"))
+        if seed % 4 == 0:
+            del data[random.integers(2, len(data)) :]
+        for _ in range(random.integers(0, 4)):
+            data[random.integers(len(data))] = random.integers(256)
+        files.append(bytes(data))
+    assert 50 < assert_jpegs_are_decoded_as_pillow_does(files, monkeypatch) < 350

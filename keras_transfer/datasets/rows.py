@@ -34,6 +34,9 @@ class MemoryRows:
         """Stores one image; called from several threads."""
         self.array[i] = pixels
 
+    def complete(self) -> None:
+        """Says that nothing more will be put."""
+
     def keep(self, rows: np.ndarray) -> None:
         """Drops all rows but some, given in ascending order."""
         _move_up(self.array, rows)
@@ -44,8 +47,8 @@ class FileRows:
     """Rows in a file, which is on the disk once ``keep`` returns.
 
     The file is written to rather than mapped, because a mapping costs a page fault for every 4 KiB
-    (a millisecond for an image of 224 px). It is flushed while the decoding goes on, so that little
-    is left to wait for in the end.
+    (a millisecond for an image of 224 px). It is flushed while the decoding goes on, and after
+    ``complete`` while the caller does other work, so that little is left to wait for in the end.
 
     Args:
         path: an empty file.
@@ -77,6 +80,10 @@ class FileRows:
             self._stream.seek(place)
             return self._stream.write(data)
 
+    def complete(self) -> None:
+        """Says that nothing more will be put, and begins to flush what has been."""
+        self._done.set()
+
     def keep(self, rows: np.ndarray) -> None:
         """Drops all rows but some, given in ascending order."""
         if len(rows) and rows[-1] != len(rows) - 1:
@@ -87,12 +94,14 @@ class FileRows:
 
     def close(self) -> None:
         """Stops flushing and closes the file."""
-        self._done.set()
+        self.complete()
         self._flusher.join()
         self._stream.close()
 
     def _flush(self) -> None:
-        while not self._done.wait(FLUSH_SECONDS):
+        last = False
+        while not last:
+            last = self._done.wait(FLUSH_SECONDS)
             with contextlib.suppress(OSError):  # ``keep`` meets it again, and raises
                 os.fsync(self._stream.fileno())
 

@@ -73,6 +73,8 @@ def _decode_all(source: Source, image_size: pipeline.Size | None, place: _Place 
                 rows.put(i, examined.pixels)
 
         pipeline.in_threads(examine, len(items))
+        if rows is not None:
+            rows.complete()
         verdict = judge(items, records)
         if rows is not None:
             rows.keep(verdict.kept)
