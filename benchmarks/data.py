@@ -36,13 +36,14 @@ from common import record, table
 
 BATCH = 32
 
-TEXT = """`images/s` are all images over all seconds of ten runs (three of the third row) in turn, in
-processes of their own, each with an empty cache; in brackets the slowest and the fastest run.
+TEXT = """`images/s` are all images over all seconds of ten runs in turn (three of the third row),
+in processes of their own, each with an empty cache; in brackets the slowest and the fastest run.
 The other of the first two rows is `keras.utils.image_dataset_from_directory`, which decodes in each
 epoch and checks nothing, and has two speeds, whichever its scheduler falls into; ours hashes,
-decodes in full, looks for copies, splits and writes the cache in the first. The other of the third is libjpeg-turbo through Pillow in as many threads, from
-bytes in memory, at the smallest DCT scale that leaves 224 px, without reading files, resizing or
-checking. Peaks are of resident memory, mapped files included."""
+decodes in full, looks for copies, splits and writes the cache in the first. The other of the third
+is libjpeg-turbo through Pillow in as many threads, from bytes in memory, at the smallest DCT scale
+that leaves 224 px, without reading files, resizing or checking. Peaks are of resident memory,
+mapped files included."""
 
 
 def photos() -> list[np.ndarray]:
