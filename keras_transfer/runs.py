@@ -293,6 +293,13 @@ def metrics_of(result: TransferResult) -> dict[str, Any]:
     }
 
 
+VERSIONED = (
+    *("keras", "tensorflow", "tensorflow-cpu", "jax", "openvino"),
+    *("numpy", "pillow", "simplejpeg", "cykooz-resizer"),
+)
+"""Packages whose version may move a run's figures."""
+
+
 def environment() -> dict[str, Any]:
     """Versions and machine, as far as they matter for repeating a run."""
     import keras
@@ -300,7 +307,7 @@ def environment() -> dict[str, Any]:
     from keras_transfer.devices import accelerators
 
     versions = {}
-    for package in ("keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow"):
+    for package in VERSIONED:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

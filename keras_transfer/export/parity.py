@@ -28,7 +28,7 @@ TIMING_SECONDS = 1.0
 
 ENCODED_LIMIT = 0.9
 """Agreement below which the signature for encoded images fails. TensorFlow decodes and resizes a
-little differently from Pillow, and ignores EXIF rotation."""
+little differently, and ignores EXIF rotation."""
 
 SIGNIFICANCE = 0.05
 """A loss of accuracy counts when luck alone would explain it less often than this."""
