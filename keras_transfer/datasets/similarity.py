@@ -38,10 +38,10 @@ def near_pairs(thumbnails: np.ndarray) -> np.ndarray:
     ====== ===================== =================== =================== ================= ========
 
     No digits are paired at any of these; of the crops six pairs, shifted by a few pixels, at 0.12
-    and 0.15, and nine at 0.20. The root mean square over the whole thumbnail pairs three to four times as
-    many distinct emoji for the same share of copies. Digits of 8 px change too much to be found
-    again at another size. Among what is paired are flags that are the same (Norway's and Bouvet
-    Island's).
+    and 0.15, and nine at 0.20. The root mean square over the whole thumbnail pairs three to four
+    times as many distinct emoji for the same share of copies. Digits of 8 px change too much to be
+    found again at another size. Among what is paired are flags that are the same (Norway's and
+    Bouvet Island's).
 
     Args:
         thumbnails: uint8, shape ``[images, 16, 16, 3]``.
