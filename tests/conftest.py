@@ -46,12 +46,15 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_run(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder: EfficientNet-Lite0 with its real weights, trained briefly at 64 px."""
+    """A run folder: EfficientNet-Lite0 with its real weights, trained briefly at 64 px.
+
+    Of the seeds one with a wrong answer in validation and in test, and none that is nearly a tie.
+    """
     from keras_transfer import api
 
     output = tmp_path_factory.mktemp("runs") / "digits"
     api.train(
-        str(digits_folder), image_size=64, effort="quick", seed=3, split=(0.6, 0.2, 0.2),
+        str(digits_folder), image_size=64, effort="quick", seed=6, split=(0.6, 0.2, 0.2),
         output=output,
     )  # fmt: skip
     return output

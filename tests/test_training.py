@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import keras
@@ -91,6 +92,10 @@ def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, 
         weights, logits = new_head(ends["last epoch"])()
         return list(weights), candidates, logits
 
+    # Beyond these, either solver's answer depends on when it stops.
+    penalties = heads.PENALTIES[:7]
+    solve = functools.partial(heads.solve_linear_head, penalties=penalties)
+    monkeypatch.setattr(heads, "solve_linear_head", solve)
     monkeypatch.setattr(training, "choose", last_with_new_head)
     result = training.train(data, lite(), short(views=1), engine="keras")
     assert any(candidate.name.endswith(", new head") for candidate in result.candidates)
@@ -106,7 +111,7 @@ def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, 
     features, held = features[:, told], held[:, told]
     scaler = StandardScaler().fit(features)
     differences = []
-    for penalty in heads.PENALTIES[:9]:
+    for penalty in penalties:
         model = LogisticRegression(C=1 / (2 * len(train) * penalty), tol=1e-6, max_iter=5000)
         model.fit(scaler.transform(features), data.labels[train])
         differences.append(np.abs(model.predict_proba(scaler.transform(held)) - found).max())
@@ -362,7 +367,7 @@ def test_plain_values_only_in_what_is_reported(cached):
 def test_random_weights_learn_and_take_their_statistics_along(data):
     result = api.train(
         data, backbone="MobileNetV3Small", weights="none", effort="quick", cache=False,
-        engine="keras", changes={"batch_size": 16},
+        engine="keras", changes={"batch_size": 16, "fine_tune_epochs": 4},
     )  # fmt: skip
     phase = result.schedule.fine_tune
     assert (phase.unfreeze, phase.batch_norm) == ("all", "train")
