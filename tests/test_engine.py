@@ -67,10 +67,25 @@ def test_auto_changes_unless_what_it_measured_is_clearly_slower(
 ):
     # Stated rates: a real clock's would lie on either side of the mark from one run to the next.
     rates = {"keras": 1.0, "openvino": 1.0 / ratio}
-    monkeypatch.setattr(engine, "seconds_per_image", lambda built, batch: rates[built.name])
+    monkeypatch.setattr(
+        engine, "seconds_per_image", lambda built, batch, warm=False: rates[built.name]
+    )
     built = engine.build_engine(model, "auto", images=10**9, sample=pixels)
     assert (built.name, built.seconds_per_image) == (chosen, rates[chosen])
     assert f"{ratio:.1f} times Keras's rate" in built.reason
+
+
+def test_a_rate_that_another_process_spoilt_is_taken_again(model, pixels, monkeypatch):
+    """Keras was timed on an idle machine, OpenVINO when others had come, then both beside them."""
+    readings = {"openvino": iter([9.0, 4.0, 2.0]), "keras": iter([5.0, 6.0])}
+    monkeypatch.setattr(
+        engine,
+        "seconds_per_image",
+        lambda built, batch, warm=False: next(readings[built.name]),
+    )
+    built = engine.build_engine(model, "auto", images=10**9, sample=pixels, native_seconds=1.0)
+    assert (built.name, built.seconds_per_image) == ("openvino", 4.0)
+    assert next(readings["keras"]) == 6.0  # one more reading of each was enough
 
 
 def test_auto_times_both_engines_itself(model, pixels):
