@@ -21,9 +21,10 @@ import numpy as np
 from common import SHARED, record
 
 from keras_transfer import backbones, datasets, schedule
-from keras_transfer.finetune import Suffix
-from keras_transfer.model import LOGITS, build_classifier, freeze_batch_norm
-from keras_transfer.optimizers import build_optimizer
+from keras_transfer.base.types import LOGITS
+from keras_transfer.learn.finetune import Suffix
+from keras_transfer.learn.model import build_classifier, freeze_batch_norm
+from keras_transfer.learn.optimizers import build_optimizer
 
 CASES = (("EfficientNetLite0", 128, "offline"), ("MobileNetV2", 128, "none"))
 BATCH = 32

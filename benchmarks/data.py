@@ -169,7 +169,7 @@ def inspect_tiny(root: Path) -> dict[str, float]:
 def views(_: Path) -> dict[str, float]:
     from PIL import Image
 
-    from keras_transfer import pipeline
+    from keras_transfer.modalities.image import pipeline
 
     pixels = np.stack([np.asarray(Image.fromarray(one).resize((128, 128))) for one in photos()] * 8)
     names = [str(i) for i in range(16)]

@@ -22,9 +22,13 @@ import keras
 import numpy as np
 from common import SHARED, record
 
-from keras_transfer import activations, backbones, datasets, features, progress, schedule
-from keras_transfer.engine import BATCH, build_engine
-from keras_transfer.model import POOL, build_classifier
+from keras_transfer import backbones, datasets, schedule
+from keras_transfer.base import progress
+from keras_transfer.base.types import POOL
+from keras_transfer.frozen import features
+from keras_transfer.frozen import store as activations
+from keras_transfer.frozen.engine import BATCH, build_engine
+from keras_transfer.learn.model import build_classifier
 
 BACKBONES = (("EfficientNetLite0", 224, "offline"), ("MobileNetV2", 224, "none"),
              ("ResNet50", 160, "none"))  # fmt: skip

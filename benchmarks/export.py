@@ -34,8 +34,9 @@ NETWORKS = {
 
 def latency() -> None:
     """The exported graphs beside the bare backbone, timed in turns so that noise falls on all."""
-    from keras_transfer import backbones, datasets, model
+    from keras_transfer import backbones, datasets
     from keras_transfer.export import convert, quantise
+    from keras_transfer.learn import model
 
     backbone = backbones.build("EfficientNetLite0")
     size = backbone.spec.image_size
@@ -110,7 +111,8 @@ def _in_turns(
 
 def _trained(data: str, folder: Path, **options: object):
     """A run; a linear head on frozen features unless the options say otherwise."""
-    from keras_transfer import api, runs
+    from keras_transfer import api
+    from keras_transfer.runs import folder as runs
 
     api.train(data, **{"unfreeze": "none", "effort": "quick", "output": folder, **options})
     return runs.open_run(folder)

@@ -28,18 +28,22 @@ import keras
 import numpy as np
 from common import record, table
 
-from keras_transfer import backbones, devices, planner
-from keras_transfer.activations import ActivationStore
-from keras_transfer.batches import Examples, Inputs, batches, epoch, prefetch
-from keras_transfer.distribution import place
-from keras_transfer.features import Array, FrozenPart, Views, features_of_view
-from keras_transfer.finetune import Stepping, Suffix, assign, train_phase, values_of
-from keras_transfer.model import LOGITS, build_classifier, freeze_batch_norm, working_copy
-from keras_transfer.optimizers import build_optimizer
-from keras_transfer.progress import Progress
-from keras_transfer.resident import Resident
+from keras_transfer import backbones
+from keras_transfer.backbones.copying import working_copy
+from keras_transfer.base import devices
+from keras_transfer.base.distribution import place
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.threads import prefetch
+from keras_transfer.base.types import LOGITS, Backbone, ImageDataset, Inputs
+from keras_transfer.fast.resident import Resident
+from keras_transfer.frozen.features import Array, FrozenPart, Views, features_of_view
+from keras_transfer.frozen.store import ActivationStore
+from keras_transfer.learn import planner
+from keras_transfer.learn.batches import Examples, batches, epoch
+from keras_transfer.learn.finetune import Stepping, Suffix, assign, train_phase, values_of
+from keras_transfer.learn.model import build_classifier, freeze_batch_norm
+from keras_transfer.learn.optimizers import build_optimizer
 from keras_transfer.schedule import Phase
-from keras_transfer.types import Backbone, ImageDataset
 
 CLASSES = 10
 

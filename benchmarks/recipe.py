@@ -75,9 +75,11 @@ def one(task: str, seed: int, names: list[str], store: Path) -> Any:
     """Yields a row for each setting of a task and a seed."""
     import keras
 
-    from keras_transfer import activations, backbones, datasets, depth, training
-    from keras_transfer.progress import Progress
-    from keras_transfer.steps import Steps
+    from keras_transfer import backbones, datasets, training
+    from keras_transfer.base.progress import Progress
+    from keras_transfer.frozen import store as activations
+    from keras_transfer.learn import race as depth
+    from keras_transfer.learn.steps import Steps
 
     data, few, size, split = TASKS[task]
     held = datasets.load_dataset(data, image_size=size, seed=seed, per_class=few, split=split)
@@ -89,8 +91,8 @@ def one(task: str, seed: int, names: list[str], store: Path) -> Any:
         held_rows = activations.ActivationStore(store)
         if schedule.fine_tune and schedule.fine_tune.unfreeze == depth.AUTO:
             schedule, _ = depth.decide(
-                held, backbone, schedule, store=held_rows, steps=shared, progress=Progress(),
-                seed=seed,
+                held, backbone, schedule, fit=training.fit, store=held_rows, steps=shared,
+                progress=Progress(), seed=seed,
             )  # fmt: skip
         result = training.train(
             held, backbone, schedule, seed=seed, store=held_rows, steps=shared

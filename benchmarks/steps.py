@@ -25,9 +25,10 @@ KINDS = ("Keras's own", "exact", "rounded")
 
 def steps(name: str, share: str) -> tuple[str, list[Any]]:
     """The name of the cut, and for each kind a function that takes a step."""
-    from keras_transfer import backbones, finetune, model, planner, schedule
-    from keras_transfer.optimizers import build_optimizer
-    from keras_transfer.steps import Steps
+    from keras_transfer import backbones, schedule
+    from keras_transfer.learn import finetune, model, planner
+    from keras_transfer.learn.optimizers import build_optimizer
+    from keras_transfer.learn.steps import Steps
 
     draw, made, cut = np.random.default_rng(0), [], ""
     own = finetune.cheap_calls

@@ -48,7 +48,7 @@ def configurations(count: int) -> list[dict[str, Any]]:
 
 def ours(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The trials of a search on one workbench; the first one pays for extraction and all heads."""
-    from keras_transfer.activations import ActivationStore
+    from keras_transfer.frozen.store import ActivationStore
     from tuning import space_file
     from tuning.objective import Setup, Workbench, trial_schedule
 
@@ -85,7 +85,9 @@ def plain(
     import keras_tuner
     import numpy as np
 
-    from keras_transfer import backbones, calibration, datasets, heads, pipeline, planner
+    from keras_transfer import backbones, datasets
+    from keras_transfer.learn import calibration, heads, planner
+    from keras_transfer.modalities.image import pipeline
 
     data = datasets.load_dataset(options.data, image_size=options.image_size)
     assert data.pixels is not None
@@ -177,7 +179,7 @@ def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Resident memory as tiny trials go by in one process."""
     import psutil
 
-    from keras_transfer.activations import ActivationStore
+    from keras_transfer.frozen.store import ActivationStore
     from tuning.objective import Setup, Workbench, trial_schedule
 
     rows = []
@@ -193,7 +195,8 @@ def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def bound(image_size: int, wanted: list[dict[str, Any]]) -> float:
     """(T + 2R) / 3R over the mix of depths, in counted multiply-adds."""
-    from keras_transfer import backbones, planner
+    from keras_transfer import backbones
+    from keras_transfer.learn import planner
 
     blocks = backbones.build("EfficientNetLite0", image_size=image_size, weights="none").blocks
     whole = sum(block.macs for block in blocks)

@@ -11,43 +11,43 @@ from typing import TYPE_CHECKING, Any
 from keras_transfer._version import __version__
 
 if TYPE_CHECKING:
-    from keras_transfer.activations import ActivationStore
     from keras_transfer.api import export_run, train
     from keras_transfer.backbones import block_map, build, register, split, unfreeze
+    from keras_transfer.base.errors import KerasTransferError
+    from keras_transfer.base.types import ImageDataset
     from keras_transfer.datasets import inspect, load_dataset
-    from keras_transfer.errors import KerasTransferError
     from keras_transfer.evaluation import compare
     from keras_transfer.evaluation.plots import gallery
-    from keras_transfer.explain import grad_cam, overlay
+    from keras_transfer.evaluation.saliency import grad_cam, overlay
     from keras_transfer.export import verify
-    from keras_transfer.model import build_classifier
-    from keras_transfer.predicting import predict
-    from keras_transfer.runs import Run, open_run
+    from keras_transfer.export.prediction import predict
+    from keras_transfer.frozen.store import ActivationStore
+    from keras_transfer.learn.model import build_classifier
+    from keras_transfer.runs.folder import Run, open_run
     from keras_transfer.schedule import HeadSpec, Phase, Schedule, recipe
     from keras_transfer.training import TransferResult
-    from keras_transfer.types import ImageDataset
 
 _HOMES = {
-    "ActivationStore": "activations",
+    "ActivationStore": "frozen.store",
     "HeadSpec": "schedule",
-    "ImageDataset": "types",
-    "KerasTransferError": "errors",
+    "ImageDataset": "base.types",
+    "KerasTransferError": "base.errors",
     "Phase": "schedule",
-    "Run": "runs",
+    "Run": "runs.folder",
     "Schedule": "schedule",
     "TransferResult": "training",
     "block_map": "backbones",
     "build": "backbones",
-    "build_classifier": "model",
+    "build_classifier": "learn.model",
     "compare": "evaluation",
     "export_run": "api",
     "gallery": "evaluation.plots",
-    "grad_cam": "explain",
+    "grad_cam": "evaluation.saliency",
     "inspect": "datasets",
     "load_dataset": "datasets",
-    "open_run": "runs",
-    "overlay": "explain",
-    "predict": "predicting",
+    "open_run": "runs.folder",
+    "overlay": "evaluation.saliency",
+    "predict": "export.prediction",
     "recipe": "schedule",
     "register": "backbones",
     "split": "backbones",
@@ -90,8 +90,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _HOMES[name] not in ("errors", "schedule", "types"):
-        from keras_transfer.backend import require_backend
+    if _HOMES[name] not in ("base.errors", "schedule", "base.types"):
+        from keras_transfer.base.backend import require_backend
 
         require_backend()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -14,21 +14,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transfer import backbones, datasets, depth, evaluation, files, planner, report, runs
+from keras_transfer import backbones, datasets, evaluation
 from keras_transfer import export as exporting
 from keras_transfer._version import __version__
-from keras_transfer.activations import ActivationStore
-from keras_transfer.devices import check_words
-from keras_transfer.engine import build_engine
-from keras_transfer.errors import UsageError
-from keras_transfer.events import EventLog
-from keras_transfer.model import POOL
-from keras_transfer.progress import Progress
+from keras_transfer.base import files
+from keras_transfer.base.devices import check_words
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.events import EventLog
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.types import POOL, BackboneSpec, ImageDataset
+from keras_transfer.frozen.engine import build_engine
+from keras_transfer.frozen.store import ActivationStore
+from keras_transfer.learn import planner
+from keras_transfer.learn import race as depth
+from keras_transfer.learn.steps import Steps
+from keras_transfer.runs import folder as runs
+from keras_transfer.runs import report
 from keras_transfer.schedule import Effort, Phase, Schedule, recipe, views_for
-from keras_transfer.steps import Steps
-from keras_transfer.training import Clock, TransferResult, predict_probabilities
+from keras_transfer.training import Clock, TransferResult, fit, predict_probabilities
 from keras_transfer.training import train as run_schedule
-from keras_transfer.types import BackboneSpec, ImageDataset
 
 DEFAULT_BACKBONE = "EfficientNetLite0"
 # Enlarging helps networks that were trained on larger pictures, up to a point: small images are
@@ -202,7 +206,7 @@ def train(
             begun = time.monotonic()
             with clock.stage("race"):
                 planned, config["race"] = depth.decide(
-                    dataset, built, planned, progress=progress or Progress(), **how
+                    dataset, built, planned, fit=fit, progress=progress or Progress(), **how
                 )
             if time_budget is not None:
                 time_budget = max(0.0, time_budget - (time.monotonic() - begun))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_transfer._version import __version__
-from keras_transfer.errors import KerasTransferError
+from keras_transfer.base.errors import KerasTransferError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 Command = Callable[[argparse.Namespace], int]
@@ -66,8 +66,8 @@ def _show_warning(message: Any, *where: Any, **also: Any) -> None:
 
 def _load_keras() -> None:
     """Imports Keras and its backend with their native libraries' output held back."""
-    from keras_transfer.backend import require_backend
-    from keras_transfer.quiet import quiet_stdio
+    from keras_transfer.base.backend import require_backend
+    from keras_transfer.base.quiet import quiet_stdio
 
     require_backend()
     if "keras" in sys.modules:
@@ -364,20 +364,20 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     options.output = options.output or _default_output(options.data)
-    from keras_transfer import runs
+    from keras_transfer.runs import folder as runs
 
     runs.check_output(options.output, resume=options.resume, overwrite=options.overwrite)
     settings = _settings(options)
     _load_keras()
     from keras_transfer import api, console
-    from keras_transfer.progress import progress_for
+    from keras_transfer.base.progress import progress_for
 
     result = api.train(
         options.data, output=options.output, progress=progress_for(options.quiet), **settings
     )
     _print(console.summary(result, options.output))
     if options.baselines:
-        from keras_transfer import probing
+        from keras_transfer.runs import probing
 
         run = runs.open_run(options.output)
         _print(console.baselines(probing.compare_with_baselines(run, progress_for(options.quiet))))
@@ -432,7 +432,7 @@ def _default_output(data: str) -> str:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from keras_transfer import runs
+    from keras_transfer.runs import folder as runs
 
     run = runs.open_run(options.run)
     _load_keras()
@@ -448,12 +448,12 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _curve(options: argparse.Namespace) -> int:
-    from keras_transfer import runs
+    from keras_transfer.runs import folder as runs
 
     run = runs.open_run(options.run)
     _load_keras()
-    from keras_transfer import probing
-    from keras_transfer.progress import progress_for
+    from keras_transfer.base.progress import progress_for
+    from keras_transfer.runs import probing
 
     found = probing.curve(run, progress_for(options.json))
     if options.json:
@@ -468,7 +468,8 @@ def _curve(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from keras_transfer import console, evaluation, runs
+    from keras_transfer import console, evaluation
+    from keras_transfer.runs import folder as runs
 
     found = evaluation.compare([runs.open_run(path) for path in options.runs])
     _print_json(found.to_json()) if options.json else _print(console.comparison(found))
@@ -477,7 +478,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     _load_keras()
-    from keras_transfer import console, predicting
+    from keras_transfer import console
+    from keras_transfer.export import prediction as predicting
 
     rows = predicting.predict(options.model, options.images, top=options.top)
     _print_json(rows) if options.json else _print(console.predictions(rows))
@@ -485,13 +487,13 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from keras_transfer import runs
+    from keras_transfer.runs import folder as runs
 
     run = runs.open_run(options.run)
     _load_keras()
     from keras_transfer import console
+    from keras_transfer.base.progress import progress_for
     from keras_transfer.export import export
-    from keras_transfer.progress import progress_for
 
     result = export(
         run,
@@ -526,19 +528,20 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from keras_transfer import runs
+    from keras_transfer.runs import folder as runs
 
     run = runs.open_run(options.run)
     _load_keras()
-    from keras_transfer import report
+    from keras_transfer.runs import report
 
     _print(str(report.write_report(run)))
     return DONE
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from keras_transfer import console, files
-    from keras_transfer.activations import ActivationStore
+    from keras_transfer import console
+    from keras_transfer.base import files
+    from keras_transfer.frozen.store import ActivationStore
 
     with files.cache_at(options.cache):
         store = ActivationStore(files.cache_folder() / "activations", limit=options.cache_limit)
@@ -581,7 +584,7 @@ def _print(what: Any) -> None:
 
 
 def _print_json(value: Any) -> None:
-    from keras_transfer.files import plain
+    from keras_transfer.base.files import plain
 
     print(json.dumps(plain(value), indent=2, ensure_ascii=False))
 

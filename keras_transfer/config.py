@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_transfer.errors import UsageError, closest
+from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.schedule import Schedule
 
 # Settings that a file may hold, by the names of ``api.train``.

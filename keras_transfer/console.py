@@ -19,7 +19,7 @@ from keras_transfer import datasets
 if TYPE_CHECKING:
     from keras_transfer.evaluation import Comparison, Evaluation, Shift
     from keras_transfer.export import ExportResult
-    from keras_transfer.runs import Run
+    from keras_transfer.runs.folder import Run
     from keras_transfer.training import TransferResult
 
 _STAGES = {

@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from keras_transfer.errors import UsageError, closest
+from keras_transfer.base.errors import UsageError, closest
 
 Effort = Literal["quick", "default", "high"]
 EFFORTS: tuple[Effort, ...] = ("quick", "default", "high")

@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_transfer import calibration, evaluation, files, heads, planner
-from keras_transfer.activations import DEFAULT_SHARE, ActivationStore, StoreCounts
+from keras_transfer import evaluation
 from keras_transfer.backbones import rate_groups, split
+from keras_transfer.backbones.copying import working_copy
 from keras_transfer.backbones.graph import tensors
-from keras_transfer.batches import Examples, Inputs
-from keras_transfer.devices import devices as list_devices
-from keras_transfer.devices import jit_policy, precision_policy
-from keras_transfer.distribution import distribute
-from keras_transfer.engine import (
+from keras_transfer.base import files
+from keras_transfer.base.devices import devices as list_devices
+from keras_transfer.base.devices import jit_policy, precision_policy
+from keras_transfer.base.distribution import distribute
+from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.types import LOGITS, POOL, Backbone, ImageDataset, Inputs
+from keras_transfer.evaluation import plots
+from keras_transfer.frozen.engine import (
     BATCH,
     Batch,
     Engine,
@@ -31,9 +35,7 @@ from keras_transfer.engine import (
     computes_bfloat16,
     worth_converting,
 )
-from keras_transfer.errors import DataError, UsageError
-from keras_transfer.evaluation import plots
-from keras_transfer.features import (
+from keras_transfer.frozen.features import (
     Array,
     FrozenPart,
     Raised,
@@ -44,7 +46,10 @@ from keras_transfer.features import (
     stack_views,
     views_for,
 )
-from keras_transfer.finetune import (
+from keras_transfer.frozen.store import DEFAULT_SHARE, ActivationStore, StoreCounts
+from keras_transfer.learn import calibration, heads, planner
+from keras_transfer.learn.batches import Examples
+from keras_transfer.learn.finetune import (
     PhaseState,
     Suffix,
     assign,
@@ -54,9 +59,7 @@ from keras_transfer.finetune import (
     train_phase,
     values_of,
 )
-from keras_transfer.model import (
-    LOGITS,
-    POOL,
+from keras_transfer.learn.model import (
     cut_blocks,
     freeze_batch_norm,
     head_inputs,
@@ -66,14 +69,11 @@ from keras_transfer.model import (
     standardise,
     start_statistics,
     train_batch_norm,
-    working_copy,
 )
-from keras_transfer.optimizers import build_optimizer
-from keras_transfer.progress import Progress
+from keras_transfer.learn.optimizers import build_optimizer
+from keras_transfer.learn.selection import Candidate, NewHead, choose
+from keras_transfer.learn.steps import Steps
 from keras_transfer.schedule import Phase, Schedule, recipe, settle
-from keras_transfer.selection import Candidate, NewHead, choose
-from keras_transfer.steps import Steps
-from keras_transfer.types import Backbone, ImageDataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

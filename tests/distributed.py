@@ -12,14 +12,14 @@ import sys
 import keras
 import numpy as np
 
-from keras_transfer import devices, distribution
-from keras_transfer.batches import Examples
-from keras_transfer.engine import build_engine
-from keras_transfer.errors import UsageError
-from keras_transfer.features import Array
-from keras_transfer.finetune import Suffix, train_phase
-from keras_transfer.model import working_copy
-from keras_transfer.optimizers import build_optimizer
+from keras_transfer.backbones.copying import working_copy
+from keras_transfer.base import devices, distribution
+from keras_transfer.base.errors import UsageError
+from keras_transfer.frozen.engine import build_engine
+from keras_transfer.frozen.features import Array
+from keras_transfer.learn.batches import Examples
+from keras_transfer.learn.finetune import Suffix, train_phase
+from keras_transfer.learn.optimizers import build_optimizer
 from keras_transfer.schedule import Phase
 
 # A batch of 10 shared by 4, and a last batch of 4 images.

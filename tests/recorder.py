@@ -1,4 +1,4 @@
-from keras_transfer.progress import Progress
+from keras_transfer.base.progress import Progress
 
 
 class Recorder(Progress):

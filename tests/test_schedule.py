@@ -5,7 +5,7 @@ import math
 import pytest
 
 from keras_transfer.api import change
-from keras_transfer.errors import UsageError
+from keras_transfer.base.errors import UsageError
 from keras_transfer.schedule import EFFORTS, HeadSpec, Phase, Schedule, recipe, settle
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from keras_transfer import cli
 from keras_transfer._version import __version__
-from keras_transfer.errors import KerasTransferError
+from keras_transfer.base.errors import KerasTransferError
 
 _PROG = "python -m tuning"
 _TUNERS = ("bayesian", "hyperband", "random")
@@ -138,7 +138,7 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
 def _chief(options: argparse.Namespace) -> int:
     import functools
 
-    from keras_transfer.progress import progress_for
+    from keras_transfer.base.progress import progress_for
     from tuning import workers
 
     workers.check_address(options.address)
@@ -155,7 +155,7 @@ def _chief(options: argparse.Namespace) -> int:
 
 def _worker(options: argparse.Namespace) -> int:
     cli._load_keras()
-    from keras_transfer.progress import progress_for
+    from keras_transfer.base.progress import progress_for
     from tuning import workers
 
     done = workers.work(
@@ -177,8 +177,9 @@ def _search(options: argparse.Namespace, **more: Any) -> int:
 
     wanted = space_file.read(options.space) if options.space else None
     cli._load_keras()
-    from keras_transfer.progress import progress_for
-    from tuning import objective, page, results, search
+    from keras_transfer.base.progress import progress_for
+    from tuning import objective, results, search
+    from tuning import study_page as page
 
     setup = objective.Setup(
         data=options.data,
@@ -214,7 +215,8 @@ def _search(options: argparse.Namespace, **more: Any) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from tuning import page, results
+    from tuning import results
+    from tuning import study_page as page
 
     if options.json:
         cli._print_json(results.to_json(options.study))

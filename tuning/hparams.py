@@ -6,8 +6,8 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from keras_transfer import files
-from keras_transfer.errors import UsageError
+from keras_transfer.base import files
+from keras_transfer.base.errors import UsageError
 from tuning import results
 from tuning.importance import varied
 from tuning.results import COMPLETED

@@ -12,14 +12,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transfer import api, backbones, datasets, evaluation, files, planner, training
-from keras_transfer.activations import ActivationStore
-from keras_transfer.errors import UsageError
-from keras_transfer.features import mirroring_is_safe
-from keras_transfer.finetune import assign, values_of
+from keras_transfer import api, backbones, datasets, evaluation, training
+from keras_transfer.base import files
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.types import Backbone, ImageDataset
+from keras_transfer.frozen.features import mirroring_is_safe
+from keras_transfer.frozen.store import ActivationStore
+from keras_transfer.learn import planner
+from keras_transfer.learn.finetune import assign, values_of
+from keras_transfer.learn.steps import Steps
 from keras_transfer.schedule import Schedule
-from keras_transfer.steps import Steps
-from keras_transfer.types import Backbone, ImageDataset
 from tuning.sharing import Sharing
 from tuning.space import Space, schedule_of
 

@@ -16,7 +16,7 @@ from typing import Any
 import keras_tuner
 import threadpoolctl
 
-from keras_transfer.progress import Progress
+from keras_transfer.base.progress import Progress
 from tuning import results
 from tuning.results import COMPLETED, Record
 from tuning.space import Space

@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from keras_transfer import planner
-from keras_transfer.types import Block
+from keras_transfer.base.types import Block
+from keras_transfer.learn import planner
 
 # What reading a stored row costs, seconds a byte: a conservative SSD, as for a single run.
 _READ_SECONDS = 1 / 500e6

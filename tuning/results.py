@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_transfer import calibration, files
-from keras_transfer.errors import UsageError
+from keras_transfer.base import files
+from keras_transfer.base.errors import UsageError
+from keras_transfer.learn import calibration
 
 STUDY, TRIALS, BEST, WINNER = "study.json", "trials.csv", "best.toml", "winner"
 RECORD, LOGITS, LABELS = "record.json", "validation_logits.npy", "validation_labels.npy"

@@ -14,13 +14,15 @@ from typing import Any
 
 import filelock
 
-from keras_transfer import api, datasets, files
+from keras_transfer import api, datasets
 from keras_transfer._version import __version__
-from keras_transfer.activations import ActivationStore
-from keras_transfer.errors import KerasTransferError, UsageError
-from keras_transfer.progress import Progress
+from keras_transfer.base import files
+from keras_transfer.base.errors import KerasTransferError, UsageError
+from keras_transfer.base.progress import Progress
+from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.schedule import Schedule
-from tuning import oracles, page, results
+from tuning import oracles, results
+from tuning import study_page as page
 from tuning.objective import Setup, Workbench, clear_state, data_digest, trial_schedule
 from tuning.space import Space
 from tuning.space_file import default_space

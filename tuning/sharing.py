@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer import planner, training
-from keras_transfer.engine import BATCH, keras_engine, seconds_per_image
-from keras_transfer.features import FrozenPart, features_of_view, views_for
-from keras_transfer.model import cut_blocks
-from keras_transfer.progress import Progress
+from keras_transfer import training
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.types import Backbone, ImageDataset
+from keras_transfer.frozen.engine import BATCH, keras_engine, seconds_per_image
+from keras_transfer.frozen.features import FrozenPart, features_of_view, views_for
+from keras_transfer.learn import planner
+from keras_transfer.learn.model import cut_blocks
 from keras_transfer.schedule import Schedule
-from keras_transfer.types import Backbone, ImageDataset
 from tuning.plan import StorePlan, cuts_of, plan
 from tuning.space import Space, schedule_of
 

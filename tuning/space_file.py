@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_transfer import backbones
-from keras_transfer.errors import UsageError, closest
+from keras_transfer.base.errors import UsageError, closest
 from tuning.space import KNOWN, Parameter, Space, Value, recipe_value
 
 DEFAULT = """\

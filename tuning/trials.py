@@ -12,9 +12,9 @@ from typing import Any
 import keras_tuner
 import numpy as np
 
-from keras_transfer import files
-from keras_transfer.errors import KerasTransferError
-from keras_transfer.progress import Progress
+from keras_transfer.base import files
+from keras_transfer.base.errors import KerasTransferError
+from keras_transfer.base.progress import Progress
 from tuning import results
 from tuning.objective import Workbench, clear_state, trial_schedule
 from tuning.results import COMPLETED, FAILED, Record

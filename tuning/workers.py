@@ -25,11 +25,11 @@ from typing import Any
 import grpc
 import keras_tuner
 
-from keras_transfer import files
 from keras_transfer._version import __version__
-from keras_transfer.activations import ActivationStore
-from keras_transfer.errors import UsageError
-from keras_transfer.progress import Progress
+from keras_transfer.base import files
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.progress import Progress
+from keras_transfer.frozen.store import ActivationStore
 from tuning import oracles, results
 from tuning.objective import Setup, Workbench, data_digest
 from tuning.space import Space, from_json

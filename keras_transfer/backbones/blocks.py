@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from keras_transfer.backbones import graph as graphs
 from keras_transfer.backbones import registry
-from keras_transfer.errors import UsageError, closest
-from keras_transfer.types import BackboneSpec, Block
+from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.base.types import POOL, TOPMOST, BackboneSpec, Block
 
 if TYPE_CHECKING:
     import keras
 
 Patterns = tuple[tuple[str, str], ...]
-POOL = "avg_pool"  # the layer with which a classification head starts
-TOPMOST = "avg_pool_top"  # the means of the topmost map, where that layer joins several levels
 
 
 def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]:

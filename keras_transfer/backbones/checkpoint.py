@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_transfer.errors import WeightsError
+from keras_transfer.base.errors import WeightsError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

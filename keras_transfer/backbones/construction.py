@@ -16,8 +16,8 @@ from keras_transfer.backbones import registry
 from keras_transfer.backbones.blocks import block_map
 from keras_transfer.backbones.naming import canonical_names
 from keras_transfer.backbones.weights import assign, resolve
-from keras_transfer.errors import UsageError
-from keras_transfer.types import Backbone, BackboneSpec
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.types import Backbone, BackboneSpec
 
 if TYPE_CHECKING:
     import keras

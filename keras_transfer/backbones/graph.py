@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_transfer.errors import UsageError
+from keras_transfer.base.errors import UsageError
 
 if TYPE_CHECKING:
     import keras

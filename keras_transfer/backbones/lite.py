@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_transfer.errors import WeightsError
+from keras_transfer.base.errors import WeightsError
 
 # Width and depth multipliers (Tan and Le 2019, table 1, as the Lite networks use them).
 _SCALING = {

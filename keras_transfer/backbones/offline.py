@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transfer import files
 from keras_transfer.backbones import lite
 from keras_transfer.backbones.checkpoint import read_checkpoint
 from keras_transfer.backbones.rows import OFFLINE
-from keras_transfer.errors import WeightsError
+from keras_transfer.base import files
+from keras_transfer.base.errors import WeightsError
 
 Arrays = dict[str, list[np.ndarray]]
 

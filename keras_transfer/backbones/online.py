@@ -14,8 +14,8 @@ from typing import Any
 
 from keras_transfer.backbones.naming import canonical_names
 from keras_transfer.backbones.weight_files import Weights
-from keras_transfer.errors import WeightsError
-from keras_transfer.types import BackboneSpec
+from keras_transfer.base.errors import WeightsError
+from keras_transfer.base.types import BackboneSpec
 
 HOST = "storage.googleapis.com"  # where Keras keeps the weights of its applications
 PROBE_SECONDS = 4.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from keras_transfer.backbones.blocks import unfreeze
 from keras_transfer.backbones.construction import build
 from keras_transfer.backbones.registry import names, spec
-from keras_transfer.types import Backbone, Block
+from keras_transfer.base.types import Backbone, Block
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_transfer.backbones.rows import FAMILIES, KERAS, OFFLINE, ROWS
-from keras_transfer.errors import UsageError, closest
-from keras_transfer.types import BackboneSpec
+from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.base.types import BackboneSpec
 
 if TYPE_CHECKING:
     import keras

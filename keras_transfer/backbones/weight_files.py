@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_transfer.errors import WeightsError
+from keras_transfer.base.errors import WeightsError
 
 _DAMAGED = "Copy or download the file again."
 

@@ -16,8 +16,8 @@ from keras_transfer.backbones.naming import canonical_names, is_automatic
 from keras_transfer.backbones.offline import offline_weights
 from keras_transfer.backbones.online import imagenet_weights
 from keras_transfer.backbones.weight_files import Weights, read_weights
-from keras_transfer.errors import WeightsError
-from keras_transfer.types import BackboneSpec
+from keras_transfer.base.errors import WeightsError
+from keras_transfer.base.types import BackboneSpec
 
 if TYPE_CHECKING:
     import keras

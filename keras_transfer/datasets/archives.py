@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from keras_transfer.base.errors import DataError, ImageError
+from keras_transfer.base.types import Finding
 from keras_transfer.datasets.sources import MAX_FILE_BYTES, Listing, label_by_folder
-from keras_transfer.errors import DataError, ImageError
-from keras_transfer.types import Finding
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_TAR_BYTES = 64 * 2**30

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_transfer.base.errors import DataError
+from keras_transfer.base.types import Split
 from keras_transfer.datasets.sources import SPLIT_NAMES, Item, Listing
-from keras_transfer.errors import DataError
-from keras_transfer.types import Split
 
 
 class Spool:

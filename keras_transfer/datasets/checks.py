@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_transfer.base.types import Finding
 from keras_transfer.datasets import similarity
 from keras_transfer.datasets.sources import SUFFIXES, Item, name_findings
-from keras_transfer.types import Finding
 
 MIN_SIDE = 8
 """Images with a shorter side, in pixels, are left out."""

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer import files, pipeline
+from keras_transfer.base import files
+from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base.types import SPLITS, Finding, ImageDataset
 from keras_transfer.datasets.loading import Details, left_out, load, untrainable
 from keras_transfer.datasets.sources import readable
-from keras_transfer.errors import DataError, UsageError
-from keras_transfer.types import SPLITS, Finding, ImageDataset
+from keras_transfer.modalities.image import pipeline
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -127,7 +128,7 @@ class Inspection:
 
     def render(self) -> Group:
         """The same as tables for a terminal."""
-        from keras_transfer.datasets import page
+        from keras_transfer.datasets import inspection_page as page
 
         return page.terminal(self)
 
@@ -147,7 +148,7 @@ class Inspection:
 
     def write_page(self, path: str | os.PathLike[str]) -> None:
         """Writes one self-contained HTML page with the pictures in it, atomically."""
-        from keras_transfer.datasets import page
+        from keras_transfer.datasets import inspection_page as page
 
         files.write_text(path, page.html(self))
 

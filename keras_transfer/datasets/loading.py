@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_transfer import files, pipeline
+from keras_transfer.base import files
+from keras_transfer.base.errors import DataError, ImageError, UsageError, closest
+from keras_transfer.base.types import SPLITS, Finding, ImageDataset
 from keras_transfer.datasets import archives, arrays, manifests, splits, tfds
 from keras_transfer.datasets.checks import Records
 from keras_transfer.datasets.scan import scan
 from keras_transfer.datasets.sources import Source, folder_source
-from keras_transfer.errors import DataError, ImageError, UsageError, closest
-from keras_transfer.types import SPLITS, Finding, ImageDataset
+from keras_transfer.modalities.image import pipeline
 
 
 def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Source:

@@ -7,9 +7,9 @@ import io
 import os
 from pathlib import Path
 
+from keras_transfer.base.errors import DataError
+from keras_transfer.base.types import Finding
 from keras_transfer.datasets.sources import SPLIT_NAMES, Item, Listing, read_file
-from keras_transfer.errors import DataError
-from keras_transfer.types import Finding
 
 COLUMNS = {
     "path": ("path", "image", "file", "filename", "file_name", "filepath", "image_path"),

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from keras_transfer.base.errors import ImageError
 from keras_transfer.datasets.loading import open_source
-from keras_transfer.errors import ImageError
-from keras_transfer.pipeline import FORMATS
+from keras_transfer.modalities.image.pipeline import FORMATS
 
 
 def image_sides(data: Any, at_most: int = 64) -> list[int]:

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transfer import files, pipeline
+from keras_transfer.base import files
+from keras_transfer.base.errors import ImageError
 from keras_transfer.datasets.checks import Records, Verdict, judge
-from keras_transfer.datasets.rows import FileRows, MemoryRows, room
+from keras_transfer.datasets.decoded import FileRows, MemoryRows, room
 from keras_transfer.datasets.sources import Source
-from keras_transfer.errors import ImageError
+from keras_transfer.modalities.image import pipeline
 
 IN_MEMORY = 256 * 2**20  # bytes of pixels up to which they are read rather than mapped
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from keras_transfer.errors import DataError, ImageError
-from keras_transfer.types import Finding, Split
+from keras_transfer.base.errors import DataError, ImageError
+from keras_transfer.base.types import Finding, Split
 
 SUFFIXES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transfer import files
-from keras_transfer.errors import DataError, UsageError
-from keras_transfer.types import SPLITS, Finding, ImageDataset
+from keras_transfer.base import files
+from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base.types import SPLITS, Finding, ImageDataset
 
 
 def rank(seed: int, group: str) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keras_transfer.base.errors import DataError, closest
+from keras_transfer.base.types import Finding
 from keras_transfer.datasets.arrays import Spool
 from keras_transfer.datasets.sources import SPLIT_NAMES, Item, Listing
-from keras_transfer.errors import DataError, closest
-from keras_transfer.types import Finding
 
 TIMEOUT = 5.0  # seconds to wait for a download's host
 

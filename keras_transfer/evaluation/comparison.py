@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import stats
 
-from keras_transfer.errors import UsageError
+from keras_transfer.base.errors import UsageError
 from keras_transfer.evaluation.metrics import (
     CONFIDENCE,
     RESAMPLES,

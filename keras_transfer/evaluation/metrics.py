@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from keras_transfer import calibration, errors
+from keras_transfer.base import errors
+from keras_transfer.learn import calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

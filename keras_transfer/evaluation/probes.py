@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer import calibration, heads
-from keras_transfer.errors import DataError, UsageError
+from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.evaluation.comparison import compare_predictions
 from keras_transfer.evaluation.metrics import (
     RESAMPLES,
@@ -24,6 +23,7 @@ from keras_transfer.evaluation.metrics import (
     evaluate,
     percentile_interval,
 )
+from keras_transfer.learn import calibration, heads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

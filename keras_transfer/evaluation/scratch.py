@@ -9,13 +9,15 @@ import time
 import keras
 import numpy as np
 
-from keras_transfer import backbones, calibration, pipeline
-from keras_transfer.devices import jit_policy
-from keras_transfer.errors import DataError
+from keras_transfer import backbones
+from keras_transfer.base.devices import jit_policy
+from keras_transfer.base.errors import DataError
+from keras_transfer.base.types import LOGITS, ImageDataset
 from keras_transfer.evaluation.metrics import evaluate
 from keras_transfer.evaluation.probes import Baseline
-from keras_transfer.model import LOGITS, build_classifier, start_statistics, train_batch_norm
-from keras_transfer.types import ImageDataset
+from keras_transfer.learn import calibration
+from keras_transfer.learn.model import build_classifier, start_statistics, train_batch_norm
+from keras_transfer.modalities.image import pipeline
 
 
 def train_from_scratch(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from keras_transfer.errors import DataError, closest
+from keras_transfer.base.errors import DataError, closest
 from keras_transfer.evaluation.metrics import Evaluation, Interval, evaluate, wilson_interval
 from keras_transfer.evaluation.probes import unit_rows
 

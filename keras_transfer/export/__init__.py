@@ -2,7 +2,7 @@
 
 from keras_transfer.export.exporter import export, verify
 from keras_transfer.export.formats import DEFAULT_FORMATS, FORMATS, Format, parse_formats
-from keras_transfer.export.results import ExportResult, VerifyResult
+from keras_transfer.export.outcome import ExportResult, VerifyResult
 
 __all__ = [
     "DEFAULT_FORMATS",

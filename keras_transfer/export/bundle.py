@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_transfer import files
 from keras_transfer._version import __version__
+from keras_transfer.base import files
 from keras_transfer.export import proof
 from keras_transfer.export.parity import TestImages, spread
 

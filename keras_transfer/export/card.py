@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from keras_transfer import calibration
 from keras_transfer._version import __version__
+from keras_transfer.base.types import ImageDataset
 from keras_transfer.export import proof
 from keras_transfer.export.formats import FORMATS
 from keras_transfer.export.metadata import ModelInfo
 from keras_transfer.export.parity import TestImages
-from keras_transfer.types import ImageDataset
+from keras_transfer.learn import calibration
 
 if TYPE_CHECKING:
     import keras

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer.events import field
+from keras_transfer.base.events import field
 from keras_transfer.export import quantise
 from keras_transfer.export.formats import Format
 from keras_transfer.export.metadata import ModelInfo, add_metadata

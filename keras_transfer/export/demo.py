@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_transfer import pipeline
-from keras_transfer.errors import ImageError, UsageError
+from keras_transfer.base.errors import ImageError, UsageError
 from keras_transfer.export import proof
+from keras_transfer.modalities.image import pipeline
 
 TOP = 5
 """Classes that the page names."""

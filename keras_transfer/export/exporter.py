@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer import evaluation, files, pipeline
+from keras_transfer import evaluation
 from keras_transfer._version import __version__
-from keras_transfer.errors import KerasTransferError, UsageError
+from keras_transfer.base import files
+from keras_transfer.base.errors import KerasTransferError, UsageError
+from keras_transfer.base.quiet import quiet_stdio
+from keras_transfer.base.types import ImageDataset
 from keras_transfer.export import bundle, card, parity, proof
 from keras_transfer.export.card import Run
 from keras_transfer.export.convert import Converter
 from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
 from keras_transfer.export.metadata import ModelInfo
+from keras_transfer.export.outcome import ExportResult, VerifyResult
 from keras_transfer.export.quantise import CALIBRATION_IMAGES
-from keras_transfer.export.results import ExportResult, VerifyResult
-from keras_transfer.quiet import quiet_stdio
-from keras_transfer.types import ImageDataset
+from keras_transfer.modalities.image import pipeline
 
 if TYPE_CHECKING:
     import keras

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from keras_transfer.errors import UsageError, closest
+from keras_transfer.base.errors import UsageError, closest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from keras_transfer import evaluation, pipeline
-from keras_transfer.errors import DataError
+from keras_transfer import evaluation
+from keras_transfer.base.errors import DataError
+from keras_transfer.base.types import ImageDataset
 from keras_transfer.export import proof
 from keras_transfer.export.formats import Format
-from keras_transfer.types import ImageDataset
+from keras_transfer.modalities.image import pipeline
 
 if TYPE_CHECKING:
     import keras

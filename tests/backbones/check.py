@@ -19,8 +19,9 @@ from sklearn.datasets import load_sample_images
 
 from keras_transfer import backbones
 from keras_transfer.backbones.graph import tensors
-from keras_transfer.features import FrozenPart
-from keras_transfer.model import (
+from keras_transfer.base.types import Backbone
+from keras_transfer.frozen.features import FrozenPart
+from keras_transfer.learn.model import (
     build_classifier,
     cut_blocks,
     levels_of,
@@ -28,7 +29,6 @@ from keras_transfer.model import (
     train_batch_norm,
 )
 from keras_transfer.schedule import HeadSpec
-from keras_transfer.types import Backbone
 
 LEVELS = HeadSpec(levels=1.0)
 

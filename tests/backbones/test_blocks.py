@@ -6,10 +6,10 @@ import keras
 import pytest
 
 from keras_transfer import backbones
-from keras_transfer.errors import UsageError
-from keras_transfer.model import build_classifier
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.types import Backbone
+from keras_transfer.learn.model import build_classifier
 from keras_transfer.schedule import HeadSpec
-from keras_transfer.types import Backbone
 
 
 @pytest.fixture(scope="module")

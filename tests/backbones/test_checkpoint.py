@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from keras_transfer.backbones.checkpoint import read_checkpoint
-from keras_transfer.errors import WeightsError
+from keras_transfer.base.errors import WeightsError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -12,8 +12,8 @@ import pytest
 
 from keras_transfer import backbones
 from keras_transfer.backbones.construction import digest
-from keras_transfer.errors import UsageError
-from keras_transfer.model import build_classifier
+from keras_transfer.base.errors import UsageError
+from keras_transfer.learn.model import build_classifier
 
 from .check import photos, randomise, reference_preprocessing
 

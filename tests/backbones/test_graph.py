@@ -8,7 +8,7 @@ import pytest
 
 from keras_transfer import backbones
 from keras_transfer.backbones import graph
-from keras_transfer.errors import UsageError
+from keras_transfer.base.errors import UsageError
 
 from .check import check_cuts, photos, randomise
 

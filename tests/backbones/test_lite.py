@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_image
 from keras_transfer import backbones
 from keras_transfer.backbones import lite
 from keras_transfer.backbones.offline import offline_weights
-from keras_transfer.errors import WeightsError
+from keras_transfer.base.errors import WeightsError
 
 PALACE = 698
 # Parameters with the 1,000-class top; probability of "palace" on scikit-learn's china.jpg, on

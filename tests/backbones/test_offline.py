@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_transfer import files
 from keras_transfer.backbones import offline
-from keras_transfer.errors import WeightsError
+from keras_transfer.base import files
+from keras_transfer.base.errors import WeightsError
 
 NAME = "EfficientNetLite0"
 

@@ -14,7 +14,7 @@ import pytest
 
 from keras_transfer import backbones
 from keras_transfer.backbones import online
-from keras_transfer.errors import WeightsError
+from keras_transfer.base.errors import WeightsError
 
 from .check import photos
 from .test_weights import randomise_nested

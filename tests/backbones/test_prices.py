@@ -9,7 +9,7 @@ import pytest
 import rich.console
 
 from keras_transfer import backbones
-from keras_transfer.types import Backbone
+from keras_transfer.base.types import Backbone
 
 # Multiply-adds of one image with the 1,000-class top, from the networks' papers.
 PUBLISHED = {

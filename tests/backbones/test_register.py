@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_transfer import backbones
-from keras_transfer.errors import UsageError
+from keras_transfer.base.errors import UsageError
 
 
 def tiny(x):

@@ -10,7 +10,7 @@ import pytest
 
 from keras_transfer import backbones
 from keras_transfer.backbones.construction import MODES
-from keras_transfer.errors import UsageError
+from keras_transfer.base.errors import UsageError
 
 
 def test_rows_are_whole() -> None:

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transfer import api, backbones, runs
+from keras_transfer import api, backbones
+from keras_transfer.runs import folder as runs
 
 # Cuts at a bare addition, and activations that OpenVINO takes for outputs.
 DIFFERENT = ["ConvNeXtTiny", "EfficientNetV2B0"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from zoo import fill
 
+from keras_transfer.base.errors import DataError, ImageError
 from keras_transfer.datasets import archives, load_dataset
 from keras_transfer.datasets.loading import open_source
-from keras_transfer.errors import DataError, ImageError
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from zoo import noise
 
+from keras_transfer.base.errors import DataError
 from keras_transfer.datasets import load_dataset
 from keras_transfer.datasets.arrays import encode_png
-from keras_transfer.errors import DataError
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4), (1, 1), (200, 300, 3)])

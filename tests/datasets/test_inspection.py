@@ -14,9 +14,9 @@ import zoo
 from rich.console import Console
 from zoo import fill
 
+from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.datasets import image_sides, inspect, load_dataset
 from keras_transfer.datasets.inspection import expected_accuracy
-from keras_transfer.errors import DataError, UsageError
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 import zoo
 from zoo import fill
 
+from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.datasets import load_dataset, write_splits
-from keras_transfer.errors import DataError, UsageError
 
 
 def of_kind(data, kind: str) -> list:

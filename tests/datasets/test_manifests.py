@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from zoo import fill
 
+from keras_transfer.base.errors import DataError
 from keras_transfer.datasets import load_dataset
 from keras_transfer.datasets.loading import open_source
-from keras_transfer.errors import DataError
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ import psutil
 import pytest
 from zoo import encode, fill, photo
 
-from keras_transfer import files, pipeline
-from keras_transfer.datasets import load_dataset, rows, scan
+from keras_transfer.base import files
+from keras_transfer.base.errors import DataError, ImageError
+from keras_transfer.datasets import decoded as rows
+from keras_transfer.datasets import load_dataset, scan
 from keras_transfer.datasets.sources import Item, Listing
-from keras_transfer.errors import DataError, ImageError
+from keras_transfer.modalities.image import pipeline
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import zoo
 from PIL import Image
 
-from keras_transfer import pipeline
 from keras_transfer.datasets import similarity
+from keras_transfer.modalities.image import pipeline
 
 
 def thumbnails(*encoded: bytes) -> np.ndarray:

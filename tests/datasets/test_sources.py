@@ -6,10 +6,10 @@ import unicodedata
 import pytest
 from zoo import fill
 
+from keras_transfer.base.errors import DataError, ImageError
+from keras_transfer.base.types import Finding
 from keras_transfer.datasets.loading import open_source
 from keras_transfer.datasets.sources import label_by_folder, name_findings
-from keras_transfer.errors import DataError, ImageError
-from keras_transfer.types import Finding
 
 
 def kinds(findings) -> dict[str, str]:

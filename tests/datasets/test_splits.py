@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base.types import ImageDataset
 from keras_transfer.datasets import splits
-from keras_transfer.errors import DataError, UsageError
-from keras_transfer.types import ImageDataset
 
 
 def assign(labels, groups, **options):

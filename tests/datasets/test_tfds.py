@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import zoo
 
+from keras_transfer.base.errors import DataError
 from keras_transfer.datasets import load_dataset, tfds
-from keras_transfer.errors import DataError
 
 library = pytest.importorskip("tensorflow_datasets")
 

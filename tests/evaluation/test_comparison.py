@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_transfer import errors, evaluation
+from keras_transfer import evaluation
+from keras_transfer.base import errors
 from keras_transfer.evaluation import comparison
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_transfer import calibration, evaluation, heads
+from keras_transfer import evaluation
+from keras_transfer.learn import calibration, heads
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -7,7 +7,8 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from keras_transfer import errors, evaluation, files
+from keras_transfer import evaluation
+from keras_transfer.base import errors, files
 from keras_transfer.evaluation import metrics
 
 DIGITS = [str(digit) for digit in range(10)]

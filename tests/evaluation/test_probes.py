@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from keras_transfer import errors, evaluation
+from keras_transfer import evaluation
+from keras_transfer.base import errors
 
 DIGITS = [str(digit) for digit in range(10)]
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_transfer import datasets, errors
+from keras_transfer import datasets
+from keras_transfer.base import errors
 from keras_transfer.evaluation.scratch import train_from_scratch
 
 

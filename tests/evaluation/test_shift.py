@@ -6,7 +6,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from keras_transfer import errors, evaluation
+from keras_transfer import evaluation
+from keras_transfer.base import errors
 
 DIGITS = [str(digit) for digit in range(10)]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_transfer import runs
 from keras_transfer.export import ExportResult, export, parity
+from keras_transfer.runs import folder as runs
 
 
 @pytest.fixture(scope="session")

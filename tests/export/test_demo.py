@@ -16,7 +16,7 @@ import pytest
 from report import browser
 
 from keras_transfer import cli
-from keras_transfer.errors import UsageError
+from keras_transfer.base.errors import UsageError
 from keras_transfer.export import ExportResult
 from keras_transfer.export.demo import Demo
 

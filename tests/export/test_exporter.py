@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_transfer import cli, runs
-from keras_transfer.errors import DataError, KerasTransferError, UsageError
+from keras_transfer import cli
+from keras_transfer.base.errors import DataError, KerasTransferError, UsageError
 from keras_transfer.export import (
     ExportResult,
     card,
@@ -26,6 +26,7 @@ from keras_transfer.export import (
     quantise,
     verify,
 )
+from keras_transfer.runs import folder as runs
 
 
 def test_every_artefact_is_proven_and_the_folder_is_whole(
@@ -89,7 +90,7 @@ print(json.dumps([[row.decode() for row in by_pixels["labels"].numpy()[0]],
 def test_the_saved_model_serves_pixels_and_files(
     exported: ExportResult, run: runs.Run, tmp_path: Path
 ) -> None:
-    from keras_transfer import pipeline
+    from keras_transfer.modalities.image import pipeline
 
     images = sorted((exported.path / "verify" / "images").iterdir())[:5]
     pixels = np.stack([pipeline.decode_image(path.read_bytes(), 64) for path in images])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from keras_transfer.errors import UsageError
+from keras_transfer.base.errors import UsageError
 from keras_transfer.export import FORMATS, parse_formats, proof
 
 

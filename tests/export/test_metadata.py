@@ -16,9 +16,10 @@ import pytest
 from flatbuffers.table import Table
 from PIL import Image
 
-from keras_transfer import pipeline, runs
 from keras_transfer.export import ExportResult, metadata, parity, proof
 from keras_transfer.export.flatbuffer import LiteModel
+from keras_transfer.modalities.image import pipeline
+from keras_transfer.runs import folder as runs
 
 INFO = metadata.ModelInfo(
     name="pets",

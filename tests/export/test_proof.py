@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import zoo
 
-from keras_transfer import pipeline
 from keras_transfer.export import proof
+from keras_transfer.modalities.image import pipeline
 
 
 def test_reads_the_same_pixels_as_training(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_transfer import cli, runs
+from keras_transfer import cli
+from keras_transfer.runs import folder as runs
 
 TIMES = re.compile(r"seconds|images_per_second|engine|notes|created")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transfer import api, backbones, runs
-from keras_transfer.engine import build_engine
+from keras_transfer import api, backbones
+from keras_transfer.frozen.engine import build_engine
+from keras_transfer.runs import folder as runs
 
 images, given, folder = sys.argv[1], runs.open_run(sys.argv[2]), Path(sys.argv[3])
 settings = json.loads(sys.argv[4])

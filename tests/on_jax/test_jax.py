@@ -20,7 +20,7 @@ if os.environ.get("KERAS_BACKEND") != "jax" or importlib.util.find_spec("jax") i
     pytest.skip("needs KERAS_BACKEND=jax", allow_module_level=True)
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "base")]
 
 import distributed  # noqa: E402
 import jax  # noqa: E402
@@ -29,10 +29,13 @@ from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from recorder import Recorder  # noqa: E402
 from test_devices import check_distributed, train  # noqa: E402
 
-from keras_transfer import api, cli, devices, finetune, runs  # noqa: E402
-from keras_transfer.features import Array  # noqa: E402
-from keras_transfer.model import working_copy  # noqa: E402
-from keras_transfer.resident import Resident, resident  # noqa: E402
+from keras_transfer import api, cli  # noqa: E402
+from keras_transfer.backbones.copying import working_copy  # noqa: E402
+from keras_transfer.base import devices  # noqa: E402
+from keras_transfer.fast.resident import Resident, resident  # noqa: E402
+from keras_transfer.frozen.features import Array  # noqa: E402
+from keras_transfer.learn import finetune  # noqa: E402
+from keras_transfer.runs import folder as runs  # noqa: E402
 
 SETTINGS = {"image_size": 32, "effort": "quick", "seed": 3, "split": (0.6, 0.2, 0.2)}
 
@@ -83,8 +86,8 @@ def test_a_saved_run_answers_as_it_did(jax_run):
 
 
 def test_openvino_without_tensorflow_is_refused_and_auto_goes_on(jax_run):
-    from keras_transfer.engine import build_engine
-    from keras_transfer.errors import UsageError
+    from keras_transfer.base.errors import UsageError
+    from keras_transfer.frozen.engine import build_engine
 
     if importlib.util.find_spec("tensorflow") is not None:
         pytest.skip("TensorFlow is installed")
@@ -103,7 +106,7 @@ def test_export_asks_for_tensorflow(jax_run, tmp_path, capsys):
 
 def test_features_are_those_of_tensorflow(other, jax_run):
     from keras_transfer import backbones
-    from keras_transfer.engine import build_engine
+    from keras_transfer.frozen.engine import build_engine
 
     backbone = backbones.build("EfficientNetLite0", image_size=32)
     found = build_engine(backbone.model, "keras").run(pixels(jax_run)[:8])[0]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from report import browser
 
-from keras_transfer import files
-from tuning import figures, importance, page, results, space_file
+from keras_transfer.base import files
+from tuning import importance, results, space_file
+from tuning import study_figures as figures
+from tuning import study_page as page
 from tuning.results import Record
 
 LABELS = np.random.default_rng(0).integers(0, 5, 150)

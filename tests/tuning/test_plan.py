@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_transfer.types import Block
+from keras_transfer.base.types import Block
 from tuning import plan
 from tuning.plan import Cut
 

@@ -16,8 +16,8 @@ from recorder import Recorder
 from studies import SPACE, rows_of
 
 from keras_transfer import api, backbones, cli, config, schedule, training
-from keras_transfer.activations import ActivationStore
-from keras_transfer.errors import KerasTransferError, UsageError
+from keras_transfer.base.errors import KerasTransferError, UsageError
+from keras_transfer.frozen.store import ActivationStore
 from tuning import results, search, space, space_file
 from tuning.__main__ import main
 from tuning.objective import Outcome, Setup, Workbench, trial_schedule

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from keras_transfer.errors import UsageError
+from keras_transfer.base.errors import UsageError
 from keras_transfer.schedule import recipe
 from tuning import space, space_file
 from tuning.__main__ import main

@@ -11,8 +11,8 @@ import time
 import pytest
 from studies import SPACE, rows_of
 
-from keras_transfer.errors import UsageError
-from keras_transfer.progress import Progress
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.progress import Progress
 from tuning import oracles, results, search, space_file, workers
 from tuning.__main__ import main
 from tuning.results import Record

@@ -1,0 +1,72 @@
+"""Copies of a functional model that share nothing with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_transfer.backbones.construction import unset_weights
+from keras_transfer.base.distribution import Distribution
+from keras_transfer.base.types import LEVELS, LOGITS, POOL, PROBABILITIES, TEMPERATURE
+
+# Layers that compute in float32 whatever the precision: pixels in, means and the head out.
+_FLOAT32 = ("preprocessing", POOL, LEVELS, "head_", LOGITS, TEMPERATURE, PROBABILITIES)
+
+
+def working_copy(
+    model: keras.Model, precision: str = "float32", distribution: Distribution | None = None
+) -> keras.Model:
+    """A copy of a part of a classifier that computes in another precision or on several devices.
+
+    Args:
+        model: the part; it stays as it is, in float32 on one device.
+        precision: a Keras dtype policy. Pixels are scaled, and features pooled and classified, in
+            float32 in any case.
+        distribution: the devices that share every batch.
+
+    Returns:
+        The copy, its variables in the order of the model's; the model itself where one device and
+        float32 are asked for.
+    """
+    if precision == "float32" and distribution is None:
+        return model
+    return clone(
+        model,
+        lambda name: "float32" if name.startswith(_FLOAT32) else precision,
+        distribution,
+    )
+
+
+def clone(
+    model: keras.Model, dtype: Callable[[str], str], distribution: Distribution | None
+) -> keras.Model:
+    """A copy of a functional model with weights of its own and the same values.
+
+    Args:
+        model: of any subclass that is built from inputs and outputs.
+        dtype: the Keras dtype policy of each layer, by the layer's name.
+        distribution: the devices that it lives on; None for the default one.
+    """
+
+    def layer_like(layer: Any) -> Any:
+        settings = layer.get_config()
+        if isinstance(layer, keras.layers.Layer) and "dtype" in settings:
+            settings["dtype"] = dtype(layer.name)
+        return type(layer).from_config(settings)
+
+    scope = distribution.scope() if distribution else contextlib.nullcontext()
+    with scope, unset_weights():
+        graph = keras.Model(model.input, model.output)
+        copied = keras.models.clone_model(graph, clone_function=layer_like)
+        made = type(model)(copied.input, copied.output, name=model.name)
+        for old, new in zip(model.layers, made.layers, strict=True):
+            new.set_weights(old.get_weights())
+            generator = getattr(old, "seed_generator", None)
+            if generator is not None:
+                # By value: JAX would share the array, and a step gives its inputs away.
+                new.seed_generator.state.assign(np.array(generator.state))
+    return made

@@ -1,0 +1,58 @@
+"""Which framework Keras runs on, checked before Keras is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+from keras_transfer.base.errors import UsageError, closest
+
+BACKENDS = ("tensorflow", "jax")
+
+
+def require_backend() -> None:
+    """Makes sure that Keras will find its backend; call it before ``import keras``.
+
+    The choice is Keras's own: ``KERAS_BACKEND``, else ``keras.json``, else TensorFlow. Where that
+    is not installed and the variable is not set, the other one is taken: Keras writes its default
+    into ``keras.json`` unasked, so that what stands there need not be anybody's choice.
+
+    Raises:
+        UsageError: the backend is unknown, not one that this package trains on, or not installed.
+    """
+    if "keras" in sys.modules:
+        return
+    chosen = os.environ.get("KERAS_BACKEND")
+    name = chosen or _configured() or "tensorflow"
+    if name not in BACKENDS:
+        raise UsageError(
+            f"Keras is set to run on {name!r}; training runs on {' and '.join(BACKENDS)}."
+            f"{closest(name, list(BACKENDS))}",
+            remedy=f"Set KERAS_BACKEND to one of {', '.join(BACKENDS)}.",
+        )
+    if importlib.util.find_spec(name) is not None:
+        return
+    others = [other for other in BACKENDS if importlib.util.find_spec(other) is not None]
+    if others and not chosen:
+        os.environ["KERAS_BACKEND"] = others[0]
+        return
+    instead = f", or set KERAS_BACKEND={others[0]}" if others else ""
+    raise UsageError(
+        f"Keras is set to run on {name}, which is not installed.",
+        remedy=f"pip install {name}{instead}.",
+    )
+
+
+def _configured() -> str | None:
+    """The backend that Keras's own settings file names, if there is one."""
+    home = os.environ.get("KERAS_HOME")
+    path = (Path(home) if home else Path.home() / ".keras") / "keras.json"
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    name = held.get("backend") if isinstance(held, dict) else None
+    return name if isinstance(name, str) else None

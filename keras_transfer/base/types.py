@@ -1,0 +1,186 @@
+"""The frozen dataclasses that pass between the package's modules."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+# Layers that several rooms ask for by name: the pooled features with which a head starts, the means
+# of the topmost map where lower levels are joined to them, those of all levels so far, the head.
+POOL, TOPMOST, LEVELS = "avg_pool", "avg_pool_top", "levels_"
+LOGITS, TEMPERATURE, PROBABILITIES = "logits", "temperature", "probabilities"
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something that the inspection of a data set noticed.
+
+    Attributes:
+        path: the image, relative to the data set's root, or ``""`` for the set as a whole.
+        kind: a short stable word, such as ``truncated``, ``duplicate`` or ``leak``.
+        reason: what was seen, in one sentence.
+        action: what is done about it, such as ``left out`` or ``kept``.
+        other: the other image that it is about, such as the first of two copies, or ``""``.
+    """
+
+    path: str
+    kind: str
+    reason: str
+    action: str
+    other: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Labelled images in three splits, all readable.
+
+    Attributes:
+        name: what the user called it: a folder, a manifest, ``tfds:NAME`` or ``builtin:digits``.
+        paths: a name for each image, relative to the data set's root, with ``/`` between parts.
+        labels: int64, shape ``[images]``: indices into ``class_names``.
+        class_names: the classes, in the order of the model's outputs.
+        splits: the split of each image, shape ``[images]``, values ``train``, ``val``, ``test``.
+        digests: ``files.content_digest`` of each image's encoded bytes.
+        findings: what the inspection noticed, files left out among them.
+        read: returns the encoded bytes of image ``i``.
+        pixels: uint8, shape ``[images, height, width, 3]``: every image decoded and resized, memory
+            mapped where large; None when the set was opened without an image size.
+        groups: the name of each image's group: images of one group (copies, near copies, or what
+            the source calls a group) are never in different splits. None where not known.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    splits: np.ndarray
+    digests: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    read: Callable[[int], bytes]
+    pixels: np.ndarray | None = None
+    groups: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def indices(self, split: Split) -> np.ndarray:
+        """The positions of a split's images, ascending, as int64."""
+        return np.flatnonzero(self.splits == split)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{int((self.splits == split).sum())} {split}" for split in SPLITS)
+        return (
+            f"ImageDataset({self.name!r}: {len(self)} images, {len(self.class_names)} classes; "
+            f"{sizes}; {len(self.findings)} findings)"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneSpec:
+    """One row of the registry: what is known of a backbone before it is built.
+
+    Attributes:
+        name: the name by which users ask for it, that of Keras Applications where it is there.
+        constructor: ``module:function`` that builds it.
+        image_size: default height and width in pixels.
+        min_size: the smallest height and width that it accepts.
+        fixed_size: whether only ``image_size`` works.
+        preprocessing: how uint8 RGB becomes the input that its weights expect.
+        weights: the sources that exist for it, among ``imagenet`` and ``offline``.
+        licence: SPDX name of the licence of the published weights.
+        top1: published ImageNet top-1 accuracy in percent, None where none is published.
+        top1_source: where ``top1`` was published.
+        parameters: number of parameters without the classification top.
+        int8_safe: whether full-integer quantisation is known to keep accuracy; None if unknown.
+        advice: when to choose it, in one line.
+    """
+
+    name: str
+    constructor: str
+    image_size: int
+    min_size: int
+    preprocessing: str
+    weights: tuple[str, ...]
+    licence: str
+    parameters: int
+    advice: str
+    fixed_size: bool = False
+    top1: float | None = None
+    top1_source: str = ""
+    int8_safe: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A named stretch of a backbone between two cuts.
+
+    Attributes:
+        name: its published name, such as ``block6d``, ``conv5_block3`` or ``mixed7``.
+        layers: the names of its layers, bottom to top.
+        parameters: number of its weights, trainable or not.
+        macs: multiply-adds that its layers cost for one image.
+        cut: the names of the layers whose outputs are alive above this block: one, or two where
+            the backbone carries two tensors between its cells.
+        output_shapes: shapes of those outputs without the batch axis.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    parameters: int
+    macs: int
+    cut: tuple[str, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def cut_bytes(self) -> int:
+        """Bytes that one image takes at this block's output in float16."""
+        return 2 * sum(int(np.prod(shape)) for shape in self.output_shapes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """A built backbone: uint8 RGB images in, a feature map (or vector) out.
+
+    Attributes:
+        spec: its row in the registry.
+        model: the functional graph, flat, preprocessing included; input uint8
+            ``[batch, height, width, 3]``.
+        blocks: its blocks, bottom to top; together they cover every layer once.
+        weights: where the weights came from: ``imagenet``, ``offline``, ``none`` or a path.
+        weights_digest: SHA-256 over the values of all weights.
+    """
+
+    spec: BackboneSpec
+    model: keras.Model
+    blocks: tuple[Block, ...]
+    weights: str
+    weights_digest: str
+
+    def __repr__(self) -> str:
+        shape = self.model.input_shape[1:3]
+        return (
+            f"Backbone({self.spec.name}, {shape[0]}x{shape[1]} px, weights {self.weights}, "
+            f"{len(self.blocks)} blocks, {self.model.count_params():,} parameters)"
+        )
+
+
+class Inputs(Protocol):
+    """What a phase trains on: the tensors at the cut of any images, by position."""
+
+    @property
+    def held(self) -> bool:
+        """Whether they lie in memory or on disk, rather than being computed when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: np.ndarray) -> list[np.ndarray]:
+        """One array ``[rows, ...]`` for each tensor of the cut."""

@@ -1,0 +1,158 @@
+"""Where in an image a classifier saw what it answered."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image
+
+from keras_transfer.backbones.blocks import topmost
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.types import LEVELS, LOGITS
+from keras_transfer.frozen.engine import keras_engine
+
+_STEP = 0.02
+"""Length of a finite difference relative to the feature map: far above float32's rounding, far
+below what would bend a head that is not linear."""
+
+_CHUNK = 2**24
+"""Floats of perturbed feature maps that are held at a time (64 MiB)."""
+
+
+def grad_cam(
+    model: keras.Model,
+    pixels: np.ndarray,
+    classes: Sequence[int] | np.ndarray | None = None,
+    *,
+    layer: str | None = None,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """Grad-CAM (Selvaraju et al. 2017) of each image, on any backend and without its gradients.
+
+    With A the feature map, y the logit of a class and N the number of positions, Grad-CAM at
+    position p is ``relu(sum_k a_k A[p, k])`` with ``a_k = 1/N sum_q dy/dA[q, k]``. That sum is
+    1/N times the derivative of y in one direction: the features at p, added at every position.
+    Two evaluations of the few layers above the map measure it, so that nothing here depends on
+    how a backend differentiates; for average pooling and a linear head the result is exactly the
+    class activation map (Zhou et al. 2016).
+
+    Args:
+        model: a classifier as this package builds it.
+        pixels: uint8, shape ``[images, height, width, 3]``, RGB.
+        classes: the class to explain for each image; None explains the predicted one.
+        layer: the name of the layer whose output is the map; None takes the topmost map, below
+            the pooling. It must be the only tensor alive at its place in the graph.
+        batch_size: images that go through the backbone at a time.
+
+    Returns:
+        float32, shape ``[images, map height, map width]``, each map scaled to a maximum of 1, or
+        all 0 where nothing in the image speaks for the class.
+
+    Raises:
+        UsageError: there is no map with height and width at ``layer``.
+    """
+    feature_map = model.get_layer(layer).output if layer else topmost(model)
+    if len(feature_map.shape) != 4:
+        raise UsageError(
+            f"{layer or 'The backbone'} gives features of shape {tuple(feature_map.shape)}, "
+            "without height and width.",
+            remedy="Pass layer= with the name of a layer that gives [batch, height, width, "
+            "channels].",
+        )
+    inputs, logits = _with_levels(model, feature_map)
+    below = keras_engine(keras.Model(model.input, inputs), traced=False).run
+    above = keras_engine(keras.Model(inputs, logits), traced=False).run
+    maps = []
+    for start in range(0, len(pixels), batch_size):
+        features, *levels = below(pixels[start : start + batch_size])
+        if classes is None:
+            chosen = above([features, *levels] if levels else features)[0].argmax(axis=1)
+        else:
+            chosen = np.asarray(classes)[start : start + batch_size]
+        for i, one in enumerate(chosen):
+            held = [level[i] for level in levels]
+            maps.append(_importance(functools.partial(_above, above, held), features[i], one))
+    height, width = feature_map.shape[1:3]
+    return np.stack(maps) if maps else np.zeros((0, height or 0, width or 0), np.float32)
+
+
+def overlay(pixels: np.ndarray, maps: np.ndarray, strength: float = 0.6) -> np.ndarray:
+    """Lays maps as colour over their images in grey: dark where nothing speaks for the class.
+
+    Args:
+        pixels: uint8, shape ``[images, height, width, 3]``.
+        maps: float in 0..1, shape ``[images, map height, map width]``.
+        strength: share of the colour in the mixture, 0..1.
+
+    Returns:
+        uint8, of the shape of ``pixels``.
+
+    >>> overlay(np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 2, 2))).shape
+    (1, 8, 8, 3)
+    """
+    import matplotlib
+
+    colours = matplotlib.colormaps["inferno"]
+    size = (pixels.shape[2], pixels.shape[1])
+    result = np.empty_like(pixels)
+    for i, (image, heat) in enumerate(zip(pixels, maps, strict=True)):
+        enlarged = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+        colour = colours(np.clip(np.asarray(enlarged), 0.0, 1.0))[..., :3] * 255.0
+        grey = np.asarray(Image.fromarray(image).convert("L"), np.float64)[..., None]
+        result[i] = np.round((1.0 - strength) * grey + strength * colour)
+    return result
+
+
+def _importance(
+    above: Callable[[np.ndarray], np.ndarray], features: np.ndarray, chosen: int
+) -> np.ndarray:
+    """The map of one image, from its features ``[height, width, channels]``."""
+    height, width, channels = features.shape
+    directions = features.reshape(-1, channels)
+    lengths = np.linalg.norm(directions, axis=1)
+    if not lengths.any():
+        return np.zeros((height, width), np.float32)
+    steps = _STEP * np.sqrt(np.mean(lengths**2)) / np.maximum(lengths, 1e-12)
+    slopes = np.zeros(len(directions), np.float32)
+    rows = max(1, _CHUNK // (2 * features.size))
+    for start in range(0, len(directions), rows):
+        part = slice(start, start + rows)
+        moves = (steps[part, None] * directions[part])[:, None, None, :]
+        both = np.concatenate([features + moves, features - moves]).astype(features.dtype)
+        scores = above(both)[:, chosen]
+        ahead, behind = np.split(scores, 2)
+        # A difference that rounding alone could leave is no evidence.
+        rounding = 4.0 * np.finfo(np.float32).eps * np.abs(scores).max()
+        gain = np.where(ahead - behind > rounding, ahead - behind, 0.0)
+        slopes[part] = gain / (2.0 * steps[part])
+    peak = float(slopes.max())
+    if peak == 0.0:
+        return np.zeros((height, width), np.float32)
+    return (slopes / peak).reshape(height, width).astype(np.float32)
+
+
+def _above(run: Callable[..., list[np.ndarray]], levels: list[np.ndarray], maps: Any) -> Any:
+    """The logits of many maps of one image; what lies below them stays as it is."""
+    held = [np.repeat(level[None], len(maps), axis=0) for level in levels]
+    return run([maps, *held] if held else maps)[0]
+
+
+def _with_levels(model: keras.Model, feature_map: Any) -> tuple[Any, Any]:
+    """The map, or a list of it and of the lower levels that the head sees; and the logits."""
+    levels = [layer.output for layer in model.layers if layer.name.startswith(LEVELS)]
+    logits = model.get_layer(LOGITS).output
+    # The lowest that will do: a higher one would hide a part of the map's own influence.
+    for inputs in (feature_map, *([feature_map, level] for level in levels)):
+        try:
+            keras.Model(inputs, logits)
+        except ValueError:
+            continue
+        return inputs, logits
+    raise UsageError(
+        f"The map {feature_map.name!r} is not the only tensor alive at its place.",
+        remedy="Pass layer= with the name of a layer at which a block ends.",
+    )

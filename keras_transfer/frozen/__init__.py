@@ -1,0 +1,1 @@
+"""What never trains: engines, the store of activations, features."""

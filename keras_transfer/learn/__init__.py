@@ -1,0 +1,1 @@
+"""Heads, fine-tuning, and the choice between what they give."""

@@ -1,0 +1,221 @@
+"""Whether a probability of 0.9 is right nine times in ten, and one number that makes it so.
+
+Temperature scaling and the expected calibration error follow Guo, Pleiss, Sun and Weinberger,
+"On Calibration of Modern Neural Networks" (2017). Everything here is float64 inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import optimize
+
+from keras_transfer.base import errors
+
+TEMPERATURES = (0.05, 20.0)
+"""The range in which a temperature is sought."""
+
+BINS = 15
+"""Number of equally wide confidence bins of the reliability diagram and of the ECE."""
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The natural logarithm of each row's softmax, float64, of the shape of ``logits``."""
+    values = np.asarray(logits, dtype=np.float64)
+    shifted = values - values.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Each row of ``logits`` as probabilities: float64, of the same shape, summing to 1."""
+    return np.exp(log_softmax(logits))
+
+
+def nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood of the true classes, in nats.
+
+    Args:
+        logits: float, shape ``[images, classes]``.
+        labels: int, shape ``[images]``, indices of the true classes.
+        temperature: what the logits are divided by first, above 0.
+
+    Returns:
+        The mean over the images; NaN where there are none or where a logit is NaN.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    if not len(labels):
+        return float("nan")
+    scores = log_softmax(np.asarray(logits, dtype=np.float64) / temperature)
+    return float(-scores[np.arange(len(labels)), labels].mean())
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature that makes held-out probabilities honest.
+
+    Minimises, over ln T with T between 0.05 and 20, the mean NLL plus ``(b - 1 - ln b) / images``
+    where ``b = 1 / T``: a gamma prior on the inverse temperature that peaks at 1 and is worth one
+    observation. Where every image is right the NLL alone would drive T to its lower bound and
+    claim certainty from a handful of images; the prior stops that and fades as images are added.
+    The sum is convex in b, so there is one minimum and a bounded search finds it.
+
+    Args:
+        logits: float, shape ``[images, classes]``, of images that were not trained on.
+        labels: int, shape ``[images]``.
+
+    Returns:
+        T: above 1 where the model was over-confident. 1.0 where there are no images.
+
+    Raises:
+        KerasTransferError: a logit is NaN or infinite.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if not len(values):
+        return 1.0
+    if not np.isfinite(values).all():
+        raise errors.KerasTransferError(
+            f"{int((~np.isfinite(values)).any(axis=1).sum())} of {len(values)} validation images "
+            "have logits that are NaN or infinite.",
+            remedy="Lower the learning rate: the training has diverged.",
+        )
+
+    below_top = values - values.max(axis=1, keepdims=True)
+    truth = below_top[np.arange(len(values)), np.asarray(labels, dtype=np.int64)].mean()
+
+    def objective(log_temperature: float) -> float:
+        inverse = np.exp(-log_temperature)
+        mean_nll = np.log(np.exp(inverse * below_top).sum(axis=1)).mean() - inverse * truth
+        return mean_nll + (inverse - 1.0 + log_temperature) / len(values)
+
+    low, high = np.log(TEMPERATURES)
+    found = optimize.minimize_scalar(
+        objective, bounds=(low, high), method="bounded", options={"xatol": 1e-4}
+    )
+    return float(np.exp(found.x))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reliability:
+    """A reliability diagram: images grouped by the probability of the predicted class.
+
+    Attributes:
+        edges: float64, shape ``[bins + 1]``: equally wide bins over 0..1, each open below and
+            closed above.
+        counts: int64, shape ``[bins]``: images in each bin.
+        confidence: float64, shape ``[bins]``: mean probability of the predicted class, NaN where
+            a bin is empty.
+        accuracy: float64, shape ``[bins]``: share that was right, NaN where a bin is empty.
+        ece: expected calibration error, 0..1: mean gap between the two, weighted by ``counts``.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    ece: float
+
+
+def confidence_bins(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """The bin of each confidence, int64: ``(i / bins, (i + 1) / bins]`` is bin ``i``."""
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
+    """Compares the probability of the predicted class with how often it was right.
+
+    Args:
+        probabilities: float, shape ``[images, classes]``, rows summing to 1.
+        labels: int, shape ``[images]``.
+        bins: number of equally wide bins; 15 as in Guo et al.
+
+    Returns:
+        The diagram and its ECE; the ECE is NaN without images.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == np.asarray(labels)
+    index = confidence_bins(confidence, bins)
+    counts = np.bincount(index, minlength=bins)
+    confident = np.bincount(index, weights=confidence, minlength=bins)
+    right = np.bincount(index, weights=correct, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        return Reliability(
+            edges=np.linspace(0.0, 1.0, bins + 1),
+            counts=counts,
+            confidence=confident / counts,
+            accuracy=right / counts,
+            ece=float(np.abs(confident - right).sum() / np.float64(len(confidence))),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """Answering only when sure enough.
+
+    Attributes:
+        target: the wanted precision, in (0, 1].
+        threshold: the least probability at which to answer; infinite where no threshold reaches
+            the target, so that nothing is answered.
+        precision: share of the answered images that was right, NaN where none was answered.
+        coverage: share of the images that was answered.
+        answered: number of images answered.
+        images: number of images measured on.
+    """
+
+    target: float
+    threshold: float
+    precision: float
+    coverage: float
+    answered: int
+    images: int
+
+
+def precision_threshold(
+    probabilities: np.ndarray, labels: np.ndarray, target: float = 0.95
+) -> Threshold:
+    """The least confidence above which at least a ``target`` share of the answers is right.
+
+    Choose it on validation and measure it on test with :func:`apply_threshold`: the figures at the
+    chosen point are the most favourable of all points and therefore flatter.
+
+    Args:
+        probabilities: float, shape ``[images, classes]``.
+        labels: int, shape ``[images]``.
+        target: wanted precision, in (0, 1].
+
+    Raises:
+        UsageError: ``target`` outside (0, 1].
+    """
+    if not 0.0 < target <= 1.0:
+        raise errors.UsageError(
+            f"The target precision must lie above 0 and be at most 1. Received: {target}.",
+            remedy="Give a share, such as 0.95.",
+        )
+    confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
+    correct = np.argmax(probabilities, axis=1) == np.asarray(labels)
+    order = np.argsort(-confidence, kind="stable")
+    ranked = confidence[order]
+    precision = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
+    # Images of equal confidence are answered together.
+    last = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
+    good = np.flatnonzero(last & (precision >= target))
+    threshold = float(ranked[good[-1]]) if len(good) else float("inf")
+    return apply_threshold(probabilities, labels, threshold, target)
+
+
+def apply_threshold(
+    probabilities: np.ndarray, labels: np.ndarray, threshold: float, target: float
+) -> Threshold:
+    """Precision and coverage of answering only at a confidence of ``threshold`` or more."""
+    confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
+    answered = confidence >= threshold
+    correct = (np.argmax(probabilities, axis=1) == np.asarray(labels))[answered]
+    return Threshold(
+        target=target,
+        threshold=threshold,
+        precision=float(correct.mean()) if len(correct) else float("nan"),
+        coverage=float(answered.mean()) if len(answered) else float("nan"),
+        answered=int(answered.sum()),
+        images=len(answered),
+    )

@@ -1,0 +1,261 @@
+"""The deployable graph: uint8 RGB in, probabilities out, made of standard Keras layers only."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_transfer.backbones.graph import tensors
+from keras_transfer.base.types import (
+    LEVELS,
+    LOGITS,
+    POOL,
+    PROBABILITIES,
+    TEMPERATURE,
+    TOPMOST,
+    Backbone,
+    Block,
+)
+from keras_transfer.schedule import HeadSpec
+
+# The means of one map; those of all maps so far are named LEVELS.
+_MEANS = f"{POOL}_"
+
+_NORM, _NOTHING = "head_norm", 1e12  # the layer, and the variance of a feature that is left out
+
+
+def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = None) -> keras.Model:
+    """Puts a classification head on a backbone.
+
+    Args:
+        backbone: a built backbone; its layers and weights become part of the classifier.
+        classes: number of classes, at least 2.
+        head: the kind of head; the default is linear.
+
+    Returns:
+        One flat functional model. Input: uint8 (floats in 0..255 are cast) ``[batch, height,
+        width, 3]`` RGB. Output: float32 ``[batch, classes]``, the probabilities. Its last layers
+        are ``avg_pool``, ``logits``, ``temperature`` (the division by the fitted temperature, 1
+        until :func:`set_temperature`) and ``probabilities``.
+
+    A network's topmost features were made to tell ImageNet's classes apart. With ``head.levels``,
+    ``avg_pool`` joins to them the means of lower maps, which know more of colours, strokes and
+    textures (after Head2Toe, Evci et al., 2022, "Head2Toe: Utilizing
+    intermediate representations for better transfer learning"). Levels differ in scale, so the
+    head then sees them standardised, see :func:`standardise`.
+
+    >>> from keras_transfer import build
+    >>> model = build_classifier(build("MobileNetV3Small", image_size=64, weights="none"), 5)
+    >>> model.input_shape, model.output_shape
+    ((None, 64, 64, 3), (None, 5))
+    """
+    head = head or HeadSpec()
+    features = _pooled(backbone, levels_of(backbone.blocks, head.levels))
+    if head.levels:
+        features = keras.layers.BatchNormalization(
+            center=False, scale=False, epsilon=1e-12, trainable=False, dtype="float32",
+            name=_NORM,
+        )(features)  # fmt: skip
+    if head.kind == "hidden":
+        features = keras.layers.Dense(head.hidden, activation="relu", name="head_hidden")(features)
+    if head.dropout:
+        features = keras.layers.Dropout(head.dropout, name="head_dropout")(features)
+    if head.kind == "cosine":
+        features = keras.layers.UnitNormalization(name="head_unit")(features)
+        cosines = keras.layers.Dense(
+            classes,
+            use_bias=False,
+            kernel_constraint=keras.constraints.UnitNorm(axis=0),
+            dtype="float32",
+            name="head_cosine",
+        )(features)
+        logits = keras.layers.Rescaling(head.scale, name=LOGITS, dtype="float32")(cosines)
+    else:
+        logits = keras.layers.Dense(classes, name=LOGITS, dtype="float32")(features)
+    scaled = keras.layers.Rescaling(1.0, name=TEMPERATURE, dtype="float32")(logits)
+    probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
+    return keras.Model(backbone.model.input, probabilities, name="classifier")
+
+
+def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:
+    """The features that the head sees: the means of each level, then those of the topmost map."""
+    top, mean = backbone.model.output, keras.layers.GlobalAveragePooling2D
+    if not levels and len(top.shape) == 4:
+        return mean(name=POOL)(top)
+    if not levels:
+        return keras.layers.Activation("linear", name=POOL)(top)
+    below: Any = None
+    blocks = [backbone.blocks[number] for number in levels]
+    maps = tensors(backbone.model, [block.cut[0] for block in blocks])
+    for block, level in zip(blocks, maps, strict=True):
+        if below is None:
+            below = mean(name=LEVELS + block.name)(level)
+        else:
+            # Joined one by one: a cut above has one tensor more, however many lie below.
+            means = mean(name=_MEANS + block.name)(level)
+            below = keras.layers.Concatenate(name=LEVELS + block.name)([below, means])
+    topmost = mean(name=TOPMOST)(top) if len(top.shape) == 4 else top
+    return keras.layers.Concatenate(name=POOL)([below, topmost])
+
+
+def levels_of(blocks: Sequence[Block], share: float) -> list[int]:
+    """The blocks below the top whose means a head with levels sees.
+
+    All of them; or where that gives too many features, the last of each shape, of each size, or
+    the upper ones of these. Maps of more than four times the topmost's side are left out: they have
+    few channels, which tell little, and many positions, which cost time.
+
+    Args:
+        blocks: the backbone's, bottom to top.
+        share: how many features they may have for each one of the topmost map.
+    """
+    shapes = [block.output_shapes[0] for block in blocks]
+    fit = [len(shape) == len(shapes[-1]) == 3 and shape[0] <= 4 * shapes[-1][0] for shape in shapes]
+    room = share * shapes[-1][-1]
+
+    def features(levels: list[int]) -> int:
+        return sum(shapes[number][-1] for number in levels)
+
+    found: list[int] = []
+    for kept in (0, 3, 2):
+        found = [
+            number
+            for number, (shape, following) in enumerate(itertools.pairwise(shapes))
+            if fit[number] and (not kept or shape[:kept] != following[:kept])
+        ]
+        if features(found) <= room:
+            return found
+    while features(found) > room:
+        found = found[1:]
+    return found
+
+
+def cut_blocks(blocks: Sequence[Block], head: HeadSpec) -> tuple[Block, ...]:
+    """A backbone's blocks as a classifier has them: at its cuts the levels below are alive too."""
+    if not head.levels:
+        return tuple(blocks)
+    levels = levels_of(blocks, head.levels)
+    held, features, found = "", 0, []
+    for number, block in enumerate(blocks):
+        if number in levels:
+            held, features = LEVELS + block.name, features + block.output_shapes[0][-1]
+        if held and number < len(blocks) - 1:
+            cut, shapes = (*block.cut, held), (*block.output_shapes, (features,))
+            block = dataclasses.replace(block, cut=cut, output_shapes=shapes)
+        found.append(block)
+    return tuple(found)
+
+
+def set_temperature(model: keras.Model, temperature: float) -> None:
+    """Makes the shipped graph divide its logits by ``temperature`` (Guo et al., 2017).
+
+    The order of the classes is unchanged. 1 switches calibration off.
+    """
+    model.get_layer(TEMPERATURE).scale = 1.0 / temperature
+    # A function traced before would keep the old factor.
+    model.predict_function = None
+
+
+def temperature_of(model: keras.Model) -> float:
+    """The temperature by which a classifier's graph divides its logits."""
+    return 1.0 / float(model.get_layer(TEMPERATURE).scale)
+
+
+def standardise(model: keras.Model, features: np.ndarray) -> None:
+    """Sets the statistics by which a head with levels standardises what it sees.
+
+    Otherwise a step of the same length in each weight would move the logits most by way of the
+    features that happen to be large. Features that vary by less than 3 % of their mean are left
+    out: what float16 and bfloat16 round away would be most of what they say.
+
+    Args:
+        model: a classifier; one whose head has no levels is left alone.
+        features: float ``[images, features]``, the pooled features of training images.
+    """
+    if _norm(model) is None:
+        return
+    mean, variance = (part(features, axis=0, dtype=np.float64) for part in (np.mean, np.var))
+    said = variance > np.maximum(1e-3 * mean**2, 1e-12 * variance.max())
+    _norm(model).set_weights([mean, np.where(said, variance, _NOTHING)])
+
+
+def head_inputs(model: keras.Model, features: np.ndarray) -> np.ndarray:
+    """What the head's first weights see, float32, of pooled features ``[images, features]``."""
+    if _norm(model) is None:
+        return features
+    mean, variance = _norm(model).get_weights()
+    return (features.astype(np.float32) - mean) / np.sqrt(variance)
+
+
+def _norm(model: keras.Model) -> Any:
+    return next((layer for layer in model.layers if layer.name == _NORM), None)
+
+
+def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers above the pooled features, bottom to top."""
+    names = [layer.name for layer in model.layers]
+    return model.layers[names.index(POOL) + 1 :]
+
+
+def reseed(model: keras.Model, seed: int) -> None:
+    """Restarts the random numbers of Dropout and stochastic depth from ``seed``.
+
+    Layers draw their seeds when they are built, which for a backbone is before a run begins.
+    """
+    for number, layer in enumerate(model.layers):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            generator.state.assign([(seed * 1_000_003 + number) % 2**31, 0])
+
+
+def freeze_batch_norm(model: keras.Model) -> None:
+    """Puts the backbone's BatchNormalization into inference mode, its scale and offset frozen too.
+
+    In Keras a BatchNormalization with ``trainable=False`` uses its moving statistics even when
+    called with ``training=True``; batches of a fine-tuning run are too small and too unlike
+    ImageNet to replace them (Kumar et al., 2022).
+    """
+    for layer in _batch_norms(model):
+        layer.trainable = False
+
+
+def train_batch_norm(model: keras.Model) -> None:
+    """Lets every BatchNormalization train, statistics included, as random weights need it.
+
+    Statistics that average over a thousand batches, as some networks have them, never arrive in a
+    short training: the momentum is at most 0.9.
+    """
+    for layer in _batch_norms(model):
+        layer.trainable = True
+        layer.momentum = min(layer.momentum, 0.9)
+
+
+def start_statistics(model: keras.Model, batch: Any) -> None:
+    """Replaces the statistics of a model of random weights by those of one batch.
+
+    What a short training leaves of the initial 0 and 1 multiplies from layer to layer, until
+    nothing comes out at the top.
+
+    Args:
+        model: after :func:`train_batch_norm`; its weights stay as they are.
+        batch: inputs of the model, at least a dozen that stand for all.
+    """
+    layers = _batch_norms(model)
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    model(batch, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    kind = keras.layers.BatchNormalization
+    return [one for one in model.layers if isinstance(one, kind) and one.name != _NORM]

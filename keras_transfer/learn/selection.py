@@ -1,0 +1,99 @@
+"""What a run returns is never worse on validation than its own head."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from keras_transfer.learn import calibration
+from keras_transfer.learn.finetune import between
+
+# Points on the line from the head-only weights (0) to the fine-tuned ones (1), as in WiSE-FT.
+LINE = (0.25, 0.5, 0.75)
+
+NewHead = tuple[Sequence[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """Weights that a run could return, and how they do on validation.
+
+    Attributes:
+        name: ``head``, ``best epoch``, ``last epoch``, ``average``; a point on the line from the
+            head to one of these, such as ``0.5 to average``; or one of these with a new head, such
+            as ``average, new head`` and ``average, 0.5 to new head``.
+        temperature: fitted on validation.
+        nll: validation NLL in nats after division by that temperature.
+        accuracy: validation accuracy.
+    """
+
+    name: str
+    temperature: float
+    nll: float
+    accuracy: float
+
+
+def choose(
+    start: Sequence[np.ndarray],
+    ends: dict[str, Sequence[np.ndarray]],
+    logits_of: Callable[[Sequence[np.ndarray]], np.ndarray],
+    labels: np.ndarray,
+    new_head: Callable[[Sequence[np.ndarray]], Callable[[], NewHead]] | None = None,
+) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
+    """Chooses weights by validation NLL after fitting a temperature to each candidate.
+
+    Raw NLL would punish the over-confidence of fine-tuned weights, which the shipped temperature
+    removes anyway, and pick points too near the head. The line between the head-only and the
+    fine-tuned weights follows WiSE-FT (Wortsman et al., 2022, "Robust fine-tuning of zero-shot
+    models").
+
+    A head that is solved to its optimum on the fine-tuned features, under a penalty that validation
+    chooses, generalises better than the one that gradient steps left there, and a mean of the two
+    is better calibrated than either.
+
+    Args:
+        start: the weights with the converged head and the pretrained backbone.
+        ends: fine-tuned weights by name.
+        logits_of: validation logits ``[images, classes]`` of given weights.
+        labels: validation labels, int64 ``[images]``.
+        new_head: given weights, begins to solve a linear head again on their features, and returns
+            what waits for the same weights with that head, and for their validation logits; None
+            where the head is not linear.
+
+    Returns:
+        The chosen weights; all candidates, the chosen one first; and its logits.
+    """
+    judged: list[tuple[Candidate, list[np.ndarray], np.ndarray]] = []
+
+    def judge(name: str, weights: Sequence[np.ndarray], known: np.ndarray | None = None) -> None:
+        logits = logits_of(weights) if known is None else known
+        temperature = calibration.fit_temperature(logits, labels)
+        candidate = Candidate(
+            name=name,
+            temperature=temperature,
+            nll=calibration.nll(logits, labels, temperature),
+            accuracy=float((logits.argmax(axis=1) == labels).mean()),
+        )
+        judged.append((candidate, list(weights), logits))
+
+    judge("head", start)
+    for name, weights in ends.items():
+        judge(name, weights)
+    if ends:
+        best, weights, logits = min(judged[1:], key=lambda one: one[0].nll)
+        solving = new_head and new_head(weights)
+        for share in LINE:
+            judge(f"{share} to {best.name}", between(start, weights, share))
+        if solving is not None:
+            solved, solved_logits = solving()
+            judge(f"{best.name}, new head", solved, solved_logits)
+            # Only the linear head differs, so that the logits lie on a line as well.
+            for share in LINE:
+                mixed = (1 - share) * logits + share * solved_logits
+                judge(f"{best.name}, {share} to new head", between(weights, solved, share), mixed)
+    # Equal NLLs keep the earlier candidate: the head, which changed least.
+    judged.sort(key=lambda one: one[0].nll)
+    _, weights, logits = judged[0]
+    return list(weights), tuple(one[0] for one in judged), logits

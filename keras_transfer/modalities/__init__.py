@@ -1,0 +1,1 @@
+"""What is particular to images; one folder a kind of example."""

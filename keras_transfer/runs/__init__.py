@@ -1,0 +1,1 @@
+"""What a run leaves behind: its folder, its page, and what can be asked of it later."""

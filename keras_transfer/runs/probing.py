@@ -1,0 +1,101 @@
+"""What a finished run's frozen features tell about its data: baselines, learning curve, labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_transfer import backbones, evaluation
+from keras_transfer.base import files
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.types import ImageDataset
+from keras_transfer.evaluation.scratch import train_from_scratch
+from keras_transfer.frozen.features import FrozenPart, Views, features_of_view
+from keras_transfer.frozen.store import ActivationStore
+from keras_transfer.learn.model import build_classifier
+from keras_transfer.runs import folder as runs
+from keras_transfer.runs import report
+
+
+def pretrained_features(
+    run: runs.Run, dataset: ImageDataset, progress: Progress | None = None
+) -> np.ndarray:
+    """Pooled features of the backbone as it was before the run, of every image, from the store.
+
+    Features of the fine-tuned backbone would not do: they have seen the training labels.
+
+    Returns:
+        float32 ``[images, features]``.
+    """
+    built = backbones.build(
+        run.config["backbone"], image_size=run.image_size, weights=run.config["weights"]
+    )
+    model = build_classifier(built, 2)
+    assert dataset.pixels is not None
+    frozen = FrozenPart(
+        model, built, (), engine="auto", images=len(dataset), sample=dataset.pixels[:32]
+    )
+    with ActivationStore(files.cache_folder() / "activations") as store:
+        rows = np.arange(len(dataset))
+        return features_of_view(frozen, store, Views(dataset), rows, 0, progress or Progress())[0]
+
+
+def curve(run: runs.Run, progress: Progress | None = None) -> evaluation.LearningCurve:
+    """Accuracy of a linear head on growing subsets, and what twice the data would bring.
+
+    Written to the run's ``metrics.json`` under ``curve``, and to its page.
+    """
+    data = run.dataset()
+    found = evaluation.learning_curve(
+        pretrained_features(run, data, progress), data.labels, data.splits, run.class_names
+    )
+    _add(run, {"curve": found.to_json()}, data)
+    return found
+
+
+def compare_with_baselines(
+    run: runs.Run, progress: Progress | None = None, *, scratch_seconds: float | None = None
+) -> list[dict[str, Any]]:
+    """Nearest neighbour, logistic regression and training from scratch on the run's own splits.
+
+    Written to ``metrics.json`` under ``baselines``, with images whose labels look wrong under
+    ``suspects``, and to the page.
+
+    Args:
+        run: a finished run.
+        progress: where to report.
+        scratch_seconds: time for training from scratch; what the run itself took by default.
+
+    Returns:
+        One row a baseline, with the paired test against the run.
+    """
+    data = run.dataset()
+    features = pretrained_features(run, data, progress)
+    budget = scratch_seconds or float(run.metrics["seconds"]["total"])
+    (progress or Progress()).note(f"Training from scratch for {budget:.0f} s.")
+    methods = [
+        *evaluation.baselines(features, data.labels, data.splits, run.class_names),
+        train_from_scratch(data, run.config["backbone"], seconds=budget),
+    ]
+    test = data.indices("test")
+    names = {name: number for number, name in enumerate(run.class_names)}
+    by_path = {row["path"]: names[row["predicted"]] for row in run.predictions()}
+    predicted = np.array([by_path[data.paths[i]] for i in test])
+    rows = [method.to_json(data.labels[test], predicted) for method in methods]
+    train = data.indices("train")
+    suspects = [
+        dataclasses.asdict(one) | {"path": data.paths[train[one.index]]}
+        for one in evaluation.suspected_label_errors(
+            features[train], data.labels[train], run.class_names
+        )
+    ]
+    _add(run, {"baselines": rows, "suspects": suspects}, data)
+    return rows
+
+
+def _add(run: runs.Run, found: Mapping[str, Any], data: ImageDataset) -> None:
+    files.write_json(run.path / runs.METRICS, dict(run.metrics) | dict(found))
+    report.write_report(runs.open_run(run.path), dataset=data)

@@ -1,0 +1,160 @@
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+from keras_transfer import backbones
+from keras_transfer.base import errors
+from keras_transfer.evaluation import saliency as explain
+from keras_transfer.learn import model
+from keras_transfer.schedule import HeadSpec
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """scikit-learn's two photos, 96 px, and one of them mirrored."""
+    images = [image[40:400, 100:460][::2, ::2][:160, :160] for image in load_sample_images().images]
+    resized = keras.ops.convert_to_numpy(keras.ops.image.resize(np.stack(images), (96, 96)))
+    pixels = np.clip(resized, 0, 255).astype(np.uint8)
+    return np.concatenate([pixels, pixels[:1, :, ::-1]])
+
+
+@pytest.fixture(scope="module")
+def lite():
+    """The offline backbone with its ImageNet weights."""
+    return backbones.build("EfficientNetLite0", image_size=96, weights="offline")
+
+
+def classifier(backbone, head=None):
+    keras.utils.set_random_seed(0)
+    return model.build_classifier(backbone, 7, head)
+
+
+def scaled(maps):
+    maps = np.maximum(maps, 0.0)
+    return maps / maps.max(axis=(1, 2), keepdims=True)
+
+
+def test_with_a_linear_head_it_is_the_class_activation_map(photos, lite):
+    built = classifier(lite)
+    below = keras.Model(built.input, built.get_layer("avg_pool").input)
+    features = keras.ops.convert_to_numpy(below(photos, training=False))
+    kernel = keras.ops.convert_to_numpy(built.get_layer("logits").kernel)
+    classes = (features.mean(axis=(1, 2)) @ kernel).argmax(axis=1)
+    expected = scaled(np.einsum("nhwd,dn->nhw", features, kernel[:, classes]))
+    maps = explain.grad_cam(built, photos, classes, batch_size=2)
+    assert maps.shape == (3, 3, 3)
+    assert maps.dtype == np.float32
+    np.testing.assert_allclose(maps, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("head", [HeadSpec(kind="hidden", hidden=32), HeadSpec(kind="cosine")])
+def test_with_any_other_head_it_agrees_with_backpropagation(photos, head, lite):
+    import tensorflow as tf
+
+    built = classifier(lite, head)
+    below = keras.Model(built.input, built.get_layer("avg_pool").input)
+    above = keras.Model(built.get_layer("avg_pool").input, built.get_layer("logits").output)
+    features = tf.Variable(below(photos, training=False))
+    with tf.GradientTape() as tape:
+        score = tf.reduce_sum(tf.reduce_max(above(features, training=False), axis=1))
+    weights = tf.reduce_mean(tape.gradient(score, features), axis=(1, 2))
+    expected = tf.einsum("nhwd,nd->nhw", features, weights).numpy()
+    maps = explain.grad_cam(built, photos)
+    assert (expected.max(axis=(1, 2)) > 0).all()
+    np.testing.assert_allclose(maps, scaled(expected), atol=0.03)
+
+
+@pytest.mark.parametrize("layer", ["block7a_project_bn", "block5c_add", None])
+def test_with_levels_it_agrees_with_backpropagation(photos, layer, lite):
+    import tensorflow as tf
+
+    built = classifier(lite, HeadSpec(levels=1.0))
+    model.standardise(built, np.random.default_rng(0).normal(size=(9, 2024)))
+    logits = built.get_layer("logits")
+    # Through a variable added to the map: what lies beside the map keeps its values.
+    name = layer or "avg_pool_top"
+    place = built.get_layer(name).output if layer else built.get_layer(name).input
+    maps = keras.Model(built.input, place)(photos, training=False)
+    change = tf.Variable(tf.zeros_like(maps))
+
+    class Added(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs + change
+
+    maker = place._keras_history.operation
+    shifted = keras.models.clone_model(
+        keras.Model(built.input, logits.output),
+        call_function=lambda one, *args, **kwargs: (
+            Added()(one(*args, **kwargs)) if one.name == maker.name else one(*args, **kwargs)
+        ),
+        clone_function=lambda one: one,
+    )
+    with tf.GradientTape() as tape:
+        score = tf.reduce_sum(tf.reduce_max(shifted(photos, training=False), axis=1))
+    weights = tf.reduce_mean(tape.gradient(score, change), axis=(1, 2))
+    expected = tf.einsum("nhwd,nd->nhw", maps, weights).numpy()
+    found = explain.grad_cam(built, photos, layer=layer)
+    # Above lower maps the finite steps bend a little.
+    np.testing.assert_allclose(found, scaled(expected), atol=0.03 if layer is None else 0.1)
+
+
+def test_the_predicted_class_is_explained_unless_another_is_named(photos, lite):
+    built = classifier(lite)
+    predicted = np.asarray(built.predict_on_batch(photos)).argmax(axis=1)
+    by_default = explain.grad_cam(built, photos)
+    np.testing.assert_array_equal(by_default, explain.grad_cam(built, photos, predicted))
+    assert np.abs(by_default - explain.grad_cam(built, photos, (predicted + 1) % 7)).max() > 0.1
+
+
+def test_a_lower_map_can_be_asked_for_by_name(photos, lite):
+    maps = explain.grad_cam(classifier(lite), photos[:1], layer="block5c_add")
+    assert maps.shape == (1, 6, 6)
+    assert maps.max() == 1.0
+
+
+def test_features_without_a_place_are_refused(photos, lite):
+    with pytest.raises(errors.UsageError, match="without height and width"):
+        explain.grad_cam(classifier(lite), photos, layer="avg_pool")
+
+
+def test_no_images_give_no_maps(photos, lite):
+    assert explain.grad_cam(classifier(lite), photos[:0]).shape == (0, 3, 3)
+
+
+def test_an_overlay_is_light_where_the_map_is():
+    image = np.full((1, 64, 64, 3), 128, np.uint8)
+    heat = np.zeros((1, 4, 4), np.float32)
+    heat[0, 0, 0] = 1.0
+    laid = explain.overlay(image, heat).astype(int)
+    assert laid.shape == image.shape
+    assert laid[0, 4, 4].sum() > laid[0, 60, 60].sum() + 200
+    assert np.array_equal(explain.overlay(image, heat, strength=0.0), image)
+    red = np.zeros_like(image)
+    red[..., 0] = 200
+    plain = explain.overlay(red, heat, strength=0.0)
+    assert (plain[..., 0] == plain[..., 2]).all()
+
+
+def check_every_backbone(name, photos):
+    spec = backbones.spec(name)
+    size = spec.image_size if spec.fixed_size else max(spec.min_size, 64)
+    built = classifier(backbones.build(name, image_size=size, weights="none"))
+    pixels = np.stack([np.resize(photo, (size, size, 3)) for photo in photos[:2]])
+    maps = explain.grad_cam(built, pixels, [1, 1])
+    assert maps.ndim == 3
+    assert np.isfinite(maps).all()
+    assert maps.min() >= 0.0
+    assert set(maps.max(axis=(1, 2)).tolist()) <= {0.0, 1.0}
+    keras.backend.clear_session()
+
+
+@pytest.mark.parametrize("name", ["ConvNeXtTiny", "ResNet50"])
+def test_grad_cam_runs_on_families_of_the_registry(name, photos):
+    check_every_backbone(name, photos)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", backbones.names())
+def test_grad_cam_runs_on_every_backbone_of_the_registry(name, photos):
+    check_every_backbone(name, photos)

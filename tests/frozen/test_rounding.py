@@ -1,0 +1,122 @@
+"""bfloat16 for training images alone, and only where it agrees."""
+
+import json
+
+import numpy as np
+import pytest
+from recorder import Recorder
+
+from keras_transfer import backbones, datasets
+from keras_transfer.base.progress import Progress
+from keras_transfer.frozen import engine, features
+from keras_transfer.frozen.features import FrozenPart, Views, features_of_view
+from keras_transfer.frozen.store import ActivationStore
+from keras_transfer.learn.model import build_classifier
+
+pytestmark = pytest.mark.skipif(
+    not engine.computes_bfloat16(), reason="this processor has no instructions for bfloat16"
+)
+
+
+@pytest.fixture(autouse=True)
+def lenient(monkeypatch):
+    """Digits are so alike that bfloat16 would never do for them."""
+    monkeypatch.setattr(features, "_AGREEMENT", 0.5)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return datasets.load_dataset("builtin:digits", image_size=64, per_class=12)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return backbones.build("EfficientNetLite0", image_size=64, weights="offline")
+
+
+def part(backbone, data, name="auto"):
+    sample = data.pixels[data.indices("train")[:32]]
+    model = build_classifier(backbone, 10)
+    made = FrozenPart(model, backbone, ("block6d_add",), engine=name, images=10**9, sample=sample)
+    made.native_seconds = 1.0  # so slow that the machine's load vetoes nothing
+    return made
+
+
+def extracted(frozen, store, data, **options):
+    rows, progress = data.indices("train"), options.pop("progress", Progress())
+    return features_of_view(frozen, store, Views(data), rows, 0, progress, **options)[0]
+
+
+def stored(store):
+    return sorted(
+        json.loads(path.read_text())["precision"] for path in store.folder.glob("*/key.json")
+    )
+
+
+def test_training_images_alone_are_rounded(backbone, data, tmp_path):
+    notes = Recorder()
+    with ActivationStore(tmp_path) as store:
+        frozen = part(backbone, data)
+        rounded = extracted(frozen, store, data, exact=False, progress=notes)
+        assert stored(store) == ["bfloat16"] * 2
+        exact = extracted(frozen, store, data)
+        assert stored(store) == ["bfloat16"] * 2 + ["float32"] * 2
+    off = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 1e-3 < off < 0.1
+    (said,) = notes.notes
+    share = float(said.split(" by ")[1].split("%")[0]) / 100
+    # Of the sample's 32 images, which are those that come first.
+    first, other = exact[:32].astype(np.float64), rounded[:32].astype(np.float64)
+    apart = [np.linalg.norm(np.delete(first, i, 0) - first[i], axis=1).min() for i in range(32)]
+    moved = np.linalg.norm(first - other, axis=1)
+    assert share == pytest.approx(np.median(moved) / np.median(apart), abs=0.02)
+
+
+def test_what_disagrees_stays_in_float32(backbone, data, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    notes = Recorder()
+    with ActivationStore(tmp_path) as store:
+        extracted(part(backbone, data), store, data, exact=False, progress=notes)
+        assert stored(store) == ["float32"] * 2
+    assert notes.notes[0].startswith("All images in float32")
+
+
+@pytest.mark.parametrize("rows", [[0], [0] * 32])
+def test_a_sample_that_says_nothing_is_no_agreement(backbone, data, rows):
+    model, sample = build_classifier(backbone, 10), data.pixels[rows]
+    frozen = FrozenPart(model, backbone, (), engine="auto", images=10**9, sample=sample)
+    frozen.native_seconds = 1.0
+    assert frozen.rapid.name == "openvino"
+
+
+def test_an_engine_that_is_named_is_what_runs(backbone, data, tmp_path):
+    with ActivationStore(tmp_path) as store:
+        extracted(part(backbone, data, "openvino"), store, data, exact=False)
+        assert stored(store) == ["float32"] * 2
+
+
+@pytest.mark.parametrize("agreement", [0.5, 0.0])
+def test_a_second_run_makes_no_engine_ready(backbone, data, tmp_path, monkeypatch, agreement):
+    monkeypatch.setattr(features, "_AGREEMENT", agreement)
+    with ActivationStore(tmp_path) as store:
+        before = extracted(part(backbone, data), store, data, exact=False)
+        monkeypatch.setattr(features, "build_engine", None)
+        again = part(backbone, data)
+        vars(again)["_dtype"] = "float16"
+        np.testing.assert_array_equal(before, extracted(again, store, data, exact=False))
+        assert "engine" not in vars(again)
+
+
+def test_damaged_rows_are_computed_again_as_they_were(backbone, data, tmp_path):
+    with ActivationStore(tmp_path) as store:
+        once = extracted(part(backbone, data), store, data, exact=False)
+    for path in tmp_path.glob("*/*.npy"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with ActivationStore(tmp_path) as store:
+        with pytest.warns(UserWarning, match="damaged"):
+            again = extracted(part(backbone, data), store, data, exact=False)
+        assert store.counts.misses == len(again)
+        assert stored(store) == ["bfloat16"] * 2
+    np.testing.assert_array_equal(again, once)

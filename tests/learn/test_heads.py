@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from keras_transfer.learn import calibration, heads
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    features, labels = data.data[order].astype(np.float32), data.target[order]
+    return features[:900], labels[:900], features[900:1300], labels[900:1300]
+
+
+def reference(features, labels, validation, penalty):
+    """Scikit-learn's solution of the same problem: C = 1 / (2 n lambda)."""
+    scaler = StandardScaler().fit(features)
+    model = LogisticRegression(C=1 / (2 * len(labels) * penalty), tol=1e-8, max_iter=5000)
+    model.fit(scaler.transform(features), labels)
+    return model.decision_function(scaler.transform(validation))
+
+
+@pytest.mark.parametrize("penalty", [0.1, 1e-2, 1e-3])
+def test_solves_the_stated_problem_as_scikit_learn_does(digits, penalty):
+    features, labels, validation, validation_labels = digits
+    head = heads.solve_linear_head(
+        features, labels, 10, validation, validation_labels, penalties=[penalty]
+    )
+    expected = reference(features, labels, validation, penalty)
+    found = calibration.softmax(head.logits(validation))
+    assert np.abs(found - calibration.softmax(expected)).max() < 0.01
+
+
+def test_fewer_images_than_features_is_the_same_problem(digits):
+    features, labels, validation, validation_labels = digits
+    few = slice(0, 40)
+    head = heads.solve_linear_head(
+        features[few], labels[few], 10, validation, validation_labels, penalties=[1e-2]
+    )
+    scaler = StandardScaler().fit(features[few])
+    varying = scaler.scale_ != 1.0
+    expected = reference(features[few][:, varying], labels[few], validation[:, varying], 1e-2)
+    found = calibration.softmax(head.logits(np.where(varying, validation, features[0])))
+    assert np.abs(found - calibration.softmax(expected)).max() < 0.02
+
+
+def test_the_chosen_penalty_is_the_best_of_the_path_on_validation(digits):
+    head = heads.solve_linear_head(digits[0], digits[1], 10, digits[2], digits[3])
+    losses = [loss for _, loss, _ in head.path]
+    assert head.validation_nll == min(losses)
+    assert head.penalty == head.path[int(np.argmin(losses))][0]
+    assert calibration.nll(head.logits(digits[2]), digits[3]) == pytest.approx(
+        min(losses), abs=1e-4
+    )
+    assert (head.logits(digits[2]).argmax(1) == digits[3]).mean() > 0.94
+
+
+def test_sample_weights_count_as_repetitions(digits):
+    features, labels, validation, validation_labels = digits
+    weights = np.where(labels < 5, 3.0, 1.0)
+    repeats = np.where(labels < 5, 3, 1)
+    # Repetition moves the mean and deviation, so the features are standardised beforehand.
+    scaler = StandardScaler().fit(np.repeat(features, repeats, axis=0))
+    wide, tall = scaler.transform(features), scaler.transform(np.repeat(features, repeats, axis=0))
+    shared = {"validation_features": scaler.transform(validation), "penalties": [1e-2]}
+    a = heads.solve_linear_head(
+        wide, labels, 10, validation_labels=validation_labels, sample_weights=weights, **shared
+    )
+    b = heads.solve_linear_head(
+        tall, np.repeat(labels, repeats), 10, validation_labels=validation_labels, **shared
+    )
+    unweighted = heads.solve_linear_head(
+        wide, labels, 10, validation_labels=validation_labels, **shared
+    )
+    queries = shared["validation_features"]
+    near = np.abs(a.logits(queries) - b.logits(queries)).mean()
+    far = np.abs(unweighted.logits(queries) - b.logits(queries)).mean()
+    assert near < 0.5 * far
+
+
+def test_label_smoothing_makes_the_head_less_sure(digits):
+    features, labels, validation, validation_labels = digits
+    sure, unsure = (
+        heads.solve_linear_head(
+            features, labels, 10, validation, validation_labels,
+            label_smoothing=smoothing, penalties=[1e-3],
+        )
+        for smoothing in (0.0, 0.2)
+    )  # fmt: skip
+    peak = [calibration.softmax(h.logits(validation)).max(1).mean() for h in (sure, unsure)]
+    assert peak[1] < peak[0] - 0.1
+
+
+def test_a_constant_feature_is_ignored(digits):
+    features, labels, validation, validation_labels = digits
+    wide = np.hstack([features, np.full((len(features), 1), 7.0, np.float32)])
+    wider = np.hstack([validation, np.full((len(validation), 1), 99.0, np.float32)])
+    head = heads.solve_linear_head(wide, labels, 10, wider, validation_labels, penalties=[1e-2])
+    assert np.isfinite(head.logits(wider)).all()
+    assert (head.kernel[-1] == 0).all()

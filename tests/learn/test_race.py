@@ -1,0 +1,154 @@
+"""The race over depths: what it leaves behind, and a run that begins with it."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from keras_transfer import cli, datasets, training
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.progress import Progress
+from keras_transfer.learn import planner
+from keras_transfer.learn import race as depth
+from keras_transfer.learn.steps import Steps
+from keras_transfer.schedule import recipe
+
+
+@pytest.fixture(scope="module")
+def raced(digits_folder, tmp_path_factory):
+    """A run with ``--unfreeze auto``, and how many images the test's model saw."""
+    output, opened = tmp_path_factory.mktemp("auto") / "run", []
+    with pytest.MonkeyPatch.context() as patch:
+        predict = training.predict_probabilities
+
+        def counted(model, pixels):
+            opened.append(len(pixels))
+            return predict(model, pixels)
+
+        patch.setattr(training, "predict_probabilities", counted)
+        done = cli.main(
+            ["train", str(digits_folder), "--image-size", "32", "--split", "0.6,0.2,0.2",
+             "--effort", "quick", "--unfreeze", "auto", "--output", str(output), "--quiet"]
+        )  # fmt: skip
+    assert done == 0
+    return output, opened
+
+
+def test_the_winner_of_the_race_is_what_trains(raced):
+    output, opened = raced
+    config = json.loads((output / "config.json").read_text())
+    rows = config["race"]
+    assert [row["unfreeze"] for row in rows] == list(depth.DEPTHS)
+    winner = depth._winner(rows)
+    assert config["schedule"]["fine_tune"]["unfreeze"] == winner
+    assert config["requested_schedule"]["fine_tune"]["unfreeze"] == "auto"
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["seconds"]["race"] >= sum(row["seconds"] for row in rows) - 0.01
+    # The test split was opened once, after the race.
+    assert opened == [metrics["images"]["test"]]
+
+
+def test_half_of_every_class_is_raced_with(digits_folder):
+    data = datasets.load_dataset(str(digits_folder), image_size=32, split=(0.6, 0.2, 0.2))
+    half = depth._half(data)
+    for label in range(len(data.class_names)):
+        counts = [int((one.labels[one.indices("train")] == label).sum()) for one in (data, half)]
+        assert counts[1] == -(-counts[0] // 2)
+    for split in ("val", "test"):
+        np.testing.assert_array_equal(half.indices(split), data.indices(split))
+
+
+class Fake:
+    """Stands in for training: made-up scores, and weights that it moves."""
+
+    def __init__(self, scores, backbone):
+        self.scores, self.backbone = scores, backbone
+
+    def __call__(self, data, backbone, schedule, **how):
+        kernel = backbone.model.trainable_variables[0]
+        kernel.assign(kernel + 1.0)
+        backbone.model.layers[-1].trainable = False
+        nll = self.scores[schedule.fine_tune.unfreeze]
+        head = training.Candidate("head", 1.0, nll=0.6, accuracy=0.5)
+        tuned = training.Candidate("last epoch", 1.0, nll=nll, accuracy=0.5)
+        measured = planner.Measured(0.01, 0.005, 1024, 1280, "keras", "a test")
+        # Every image's loss is about that score: the true class's logit among nine of zero.
+        labels = data.labels[data.indices("val")]
+        spread = np.random.default_rng(0).normal(0, 0.01, len(labels))
+        logits = np.zeros((len(labels), 10))
+        logits[np.arange(len(labels)), labels] = np.log(9 / np.expm1(nll + spread))
+        return training.Fitted(None, (), (tuned, head), 1.0, logits, measured)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    from keras_transfer import backbones
+
+    return backbones.build("EfficientNetLite0", image_size=32, weights="offline")
+
+
+@pytest.mark.parametrize("winner", depth.DEPTHS)
+def test_a_sure_winner_is_taken(digits_folder, backbone, monkeypatch, winner):
+    data = datasets.load_dataset(str(digits_folder), image_size=32, split=(0.6, 0.2, 0.2))
+    scores = {name: 0.5 - 0.1 * (name == winner) for name in depth.DEPTHS}
+    base = recipe()
+    before = np.array(backbone.model.trainable_variables[0])
+    asked = training.dataclasses.replace(
+        base, fine_tune=training.dataclasses.replace(base.fine_tune, unfreeze="auto")
+    )
+    found, rows = depth.decide(
+        data,
+        backbone,
+        asked,
+        fit=Fake(scores, backbone),
+        store=None,
+        steps=Steps(),
+        progress=Progress(),
+        seed=0,
+    )
+    assert found.fine_tune.unfreeze == winner
+    assert found.fine_tune.epochs == base.fine_tune.epochs
+    assert len(rows) == len(depth.DEPTHS)
+    for row in rows:
+        lead = scores[depth.DEEPEST] - scores[row["unfreeze"]]
+        assert row["sure"] == 0 if not lead else row["sure"] * lead > 9 * abs(lead)
+    np.testing.assert_array_equal(np.array(backbone.model.trainable_variables[0]), before)
+    assert backbone.model.layers[-1].trainable
+
+
+def test_the_lead_is_counted_in_standard_errors_of_the_pairs():
+    draw = np.random.default_rng(0)
+    default = draw.normal(1.0, 0.5, 400)
+    other = default - draw.normal(0.05, 0.4, 400)
+    lead = scipy.stats.ttest_rel(default, other).statistic
+    assert depth._ahead(other, default) == pytest.approx(lead, abs=1e-3)
+    assert depth._ahead(None, default) == depth._ahead(other, None) == 0
+
+
+@pytest.mark.parametrize(
+    ("sure", "winner"), [((2.9, 0.0, 0.0), "70%"), ((3.1, 1.0, 0.0), "12%"), ((4, 3.5, 0), "35%")]
+)
+def test_the_deepest_stays_unless_another_is_surely_better(sure, winner):
+    rows = [
+        {"unfreeze": name, "nll": nll, "sure": lead}
+        for name, nll, lead in zip(("12%", "35%", "70%"), (0.56, 0.5, 0.7), sure, strict=True)
+    ]
+    assert depth._winner(rows) == winner
+
+
+def test_random_weights_have_no_depth_to_decide():
+    class Random:
+        weights = "none"
+
+    with pytest.raises(UsageError, match="no depth"):
+        depth.decide(
+            None,
+            Random(),
+            recipe(),
+            fit=None,
+            store=None,
+            steps=Steps(),
+            progress=Progress(),
+            seed=0,
+        )

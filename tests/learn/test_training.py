@@ -1,0 +1,385 @@
+import dataclasses
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+from recorder import Recorder
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from keras_transfer import api, backbones, datasets, evaluation, training
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.types import LOGITS
+from keras_transfer.frozen.features import Views, mirroring_is_safe
+from keras_transfer.frozen.store import ActivationStore
+from keras_transfer.learn import calibration, heads
+from keras_transfer.learn.finetune import Suffix, values_of
+from keras_transfer.learn.model import build_classifier, freeze_batch_norm, reseed, temperature_of
+from keras_transfer.learn.optimizers import build_optimizer
+from keras_transfer.learn.selection import choose
+from keras_transfer.schedule import HeadSpec, Phase, recipe
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def data(digits_folder):
+    return datasets.load_dataset(str(digits_folder), image_size=SIZE, split=(0.6, 0.2, 0.2), seed=3)
+
+
+def lite():
+    return backbones.build("EfficientNetLite0", image_size=SIZE, weights="offline")
+
+
+def short(**changes):
+    schedule = recipe("quick")
+    # A low rate: in two epochs a higher one magnifies rounding.
+    tuned = dataclasses.replace(schedule.fine_tune, unfreeze=2, epochs=2, learning_rate=4e-4)
+    return dataclasses.replace(schedule, fine_tune=tuned, **changes)
+
+
+@pytest.fixture(scope="module")
+def cached(data, tmp_path_factory):
+    store = ActivationStore(tmp_path_factory.mktemp("store"))
+    backbone = lite()
+    before = {w.path: np.array(w) for w in backbone.model.weights}
+    result = training.train(data, backbone, short(), store=store, engine="keras")
+    return result, before, store
+
+
+def test_only_the_unfrozen_blocks_move_and_batch_norm_stays(cached):
+    result, before, _ = cached
+    after = {w.path: np.array(w) for w in result.model.weights}
+    moved = {path for path, value in before.items() if not np.array_equal(value, after[path])}
+    layers = {path.split("/")[0] for path in moved}
+    blocks = backbones.block_map(result.model, backbones.spec("EfficientNetLite0"))
+    allowed = {layer for block in blocks[-2:] for layer in block.layers}
+    if result.candidates[0].name != "head":
+        assert layers
+    assert layers <= allowed
+    assert not any("_bn" in layer for layer in layers)
+
+
+def test_evidence_agrees_with_an_independent_computation(cached, data):
+    result, *_ = cached
+    test = data.indices("test")
+    probabilities = np.asarray(result.model(data.pixels[test], training=False))
+    np.testing.assert_allclose(probabilities, result.test_probabilities, atol=1e-4)
+    right = (probabilities.argmax(1) == data.labels[test]).mean()
+    assert result.evaluation.accuracy == pytest.approx(right)
+    assert right > 0.6
+    assert temperature_of(result.model) == pytest.approx(result.temperature)
+    assert result.candidates[0].nll <= min(c.nll for c in result.candidates if c.name == "head")
+
+
+def test_validation_logits_are_those_of_the_returned_weights(cached, data):
+    result, *_ = cached
+    logits = keras.Model(result.model.input, result.model.get_layer(LOGITS).output)
+    exact = np.asarray(logits(data.pixels[data.indices("val")], training=False))
+    # The run saw activations rounded to float16.
+    np.testing.assert_allclose(exact, result.validation_logits, atol=0.1)
+
+
+def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, monkeypatch):
+    def last_with_new_head(start, ends, logits_of, labels, new_head):
+        _, candidates, _ = choose(start, ends, logits_of, labels, new_head)
+        weights, logits = new_head(ends["last epoch"])()
+        return list(weights), candidates, logits
+
+    # Beyond these, either solver's answer depends on when it stops.
+    penalties = heads.PENALTIES[:7]
+    solve = functools.partial(heads.solve_linear_head, penalties=penalties)
+    monkeypatch.setattr(heads, "solve_linear_head", solve)
+    monkeypatch.setattr(training, "choose", last_with_new_head)
+    result = training.train(data, lite(), short(views=1), engine="keras")
+    assert any(candidate.name.endswith(", new head") for candidate in result.candidates)
+
+    layer = result.model.get_layer(LOGITS)
+    both = keras.Model(result.model.input, [layer.input, layer.output])
+    train, validation = (data.indices(split) for split in ("train", "val"))
+    features = np.asarray(both(data.pixels[train], training=False)[0])
+    held, logits = (np.asarray(part) for part in both(data.pixels[validation], training=False))
+    np.testing.assert_allclose(logits, result.validation_logits, atol=0.1)
+    found = calibration.softmax(logits)
+    told = features.std(axis=0) > 1e-3  # the others are switched off
+    features, held = features[:, told], held[:, told]
+    scaler = StandardScaler().fit(features)
+    differences = []
+    for penalty in penalties:
+        model = LogisticRegression(C=1 / (2 * len(train) * penalty), tol=1e-6, max_iter=5000)
+        model.fit(scaler.transform(features), data.labels[train])
+        differences.append(np.abs(model.predict_proba(scaler.transform(held)) - found).max())
+    assert min(differences) < 0.02  # the run saw activations rounded to float16
+
+
+def test_a_head_trained_by_gradient_is_not_solved_again(data):
+    head = Phase("head", solver="adamw", epochs=1, learning_rate=1e-3)
+    schedule = short(head=head, head_spec=HeadSpec("cosine"), views=1)
+    result = training.train(data, lite(), schedule, engine="keras")
+    names = [candidate.name for candidate in result.candidates]
+    assert "last epoch" in names
+    assert not [name for name in names if "new head" in name]
+
+
+def test_a_warm_store_gives_the_same_result_without_extracting(cached, data):
+    result, _, store = cached
+    misses = store.counts.misses
+    again = training.train(data, lite(), short(), store=store, engine="keras")
+    assert store.counts.misses == misses
+    np.testing.assert_allclose(again.test_probabilities, result.test_probabilities, atol=1e-4)
+    assert again.history[-1]["train_loss"] == pytest.approx(result.history[-1]["train_loss"])
+
+
+def test_dropout_of_a_backbone_built_before_follows_the_seed_of_the_run():
+    def noise(seed):
+        model = build_classifier(lite(), 3)
+        reseed(model, seed)
+        images = np.zeros((32, SIZE, SIZE, 3), np.uint8) + np.arange(SIZE, dtype=np.uint8)[:, None]
+        freeze_batch_norm(model)
+        return np.asarray(keras.Model(model.input, model.get_layer("avg_pool").output)(
+            images, training=True
+        ))  # fmt: skip
+
+    np.testing.assert_array_equal(noise(1), noise(1))
+    assert (noise(1) != noise(2)).any()
+
+
+def test_the_same_recipe_without_a_cache_agrees_within_rounding(cached, data):
+    result, *_ = cached
+    bare = training.train(data, lite(), short(), store=None, engine="keras")
+    assert bare.cache.bytes == 0
+    assert not bare.plan.cached
+    assert abs(bare.history[0]["train_loss"] - result.history[0]["train_loss"]) < 0.02
+    disagree = bare.test_probabilities.argmax(1) != result.test_probabilities.argmax(1)
+    assert disagree.mean() < 0.1
+
+
+@pytest.mark.parametrize("unfreeze", ["none", "all", "block7a"])
+def test_any_depth_runs(data, unfreeze, tmp_path):
+    schedule = short()
+    tuned = dataclasses.replace(schedule.fine_tune, unfreeze=unfreeze, epochs=1)
+    schedule = dataclasses.replace(schedule, fine_tune=tuned, views=1)
+    result = training.train(data, lite(), schedule, store=ActivationStore(tmp_path))
+    phases = [phase.name for phase in result.phases]
+    assert phases == (["head"] if unfreeze == "none" else ["head", "fine_tune"])
+    if unfreeze == "all":
+        assert not result.phases[1].cached
+        assert len(result.phases[1].details["unfrozen"]) == 18
+
+
+@pytest.mark.parametrize("kind", ["hidden", "cosine"])
+def test_heads_that_are_not_linear_train_by_gradient(data, kind, tmp_path):
+    head = Phase("head", solver="adamw", epochs=12, learning_rate=1e-2, batch_size=16)
+    schedule = dataclasses.replace(
+        recipe("quick"), head=head, fine_tune=None, head_spec=HeadSpec(kind, dropout=0.1), views=1
+    )
+    result = training.train(data, lite(), schedule, store=ActivationStore(tmp_path))
+    assert [row["phase"] for row in result.history] == ["head"] * 12
+    assert result.evaluation.accuracy > 0.5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"solver": "sgd", "learning_rate": 1e-2},
+        {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1},
+        {"penalty": "l2-sp", "penalty_strength": 0.1, "rate_decay": 0.7},
+        {"batch_norm": "adapt", "ema": 0.0, "patience": 1},
+    ],
+    ids="-".join,
+)
+def test_every_option_of_a_phase_trains(data, changes, tmp_path):
+    schedule = short()
+    tuned = dataclasses.replace(schedule.fine_tune, **changes)
+    schedule = dataclasses.replace(schedule, fine_tune=tuned, class_weights="balanced", views=1)
+    result = training.train(data, lite(), schedule, store=ActivationStore(tmp_path))
+    assert np.isfinite([row["train_loss"] for row in result.history]).all()
+    assert result.evaluation.accuracy > 0.5
+
+
+def test_l2_sp_is_the_stated_penalty():
+    backbone = lite()
+    model = build_classifier(backbone, 3)
+    freeze_batch_norm(model)
+    _, upper = backbones.split(model, ["block7a_project_bn"], outputs=[LOGITS])
+    suffix = Suffix(upper.input, upper.output)
+    suffix.regularise("l2-sp", 0.5)
+    kernels = {v.path: v for v in suffix.trainable_variables if v.path.endswith("kernel")}
+    start = {path: np.array(v) for path, v in kernels.items()}
+    kernels["top_conv/kernel"].assign(start["top_conv/kernel"] + 0.01)
+    x = np.random.default_rng(0).normal(size=(4, *upper.input.shape[1:])).astype(np.float32)
+    y, logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], np.asarray(suffix(x))
+    weight = np.array([1, 1, 0, 2], np.float32)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    mean = -(weight * (y * log_p).sum(1)).sum() / weight.sum()
+    pulled = 0.01**2 * start["top_conv/kernel"].size
+    head = (start["logits/kernel"] ** 2).sum()
+    loss = float(suffix.compute_loss(x, y, logits, weight / weight.sum()))
+    assert loss == pytest.approx(mean + 0.5 * (pulled + head), rel=1e-3)
+
+
+def test_lower_blocks_train_at_decayed_rates():
+    backbone = lite()
+    model = build_classifier(backbone, 3)
+    freeze_batch_norm(model)
+    _, upper = backbones.split(model, ["block6d_add"], outputs=[LOGITS])
+    suffix = Suffix(upper.input, upper.output)
+    suffix.regularise("none", 0.0)
+    phase = Phase("fine_tune", solver="sgd", learning_rate=1.0, rate_decay=0.1, weight_decay=0.0,
+                  clip_norm=0.0, ema=0.0)  # fmt: skip
+    optimizer = build_optimizer(phase, suffix, backbones.rate_groups(backbone.blocks))
+    before = values_of(suffix.trainable_variables)
+    optimizer.apply([np.ones(v.shape, np.float32) for v in suffix.trainable_variables])
+    steps = {
+        v.path.split("/")[0]: float(np.abs(np.array(v) - b).mean())
+        for v, b in zip(suffix.trainable_variables, before, strict=True)
+    }
+    assert steps["logits"] == pytest.approx(steps["top_conv"], rel=1e-3)
+    assert steps["block7a_project_conv"] == pytest.approx(0.1 * steps["top_conv"], rel=1e-3)
+
+
+def test_steps_of_adamw_are_those_computed_by_hand():
+    draw = np.random.default_rng(0)
+    images = keras.Input((6,))
+    suffix = Suffix(images, keras.layers.Dense(4, name="logits")(images))
+    phase = Phase("fine_tune", learning_rate=0.1, rate_decay=0.5, weight_decay=0.3, clip_norm=0.5,
+                  ema=0.45)  # fmt: skip
+    optimizer = build_optimizer(phase, suffix, {"logits": 1})
+    assert optimizer.fused == (keras.backend.backend() == "tensorflow")
+    weights = [np.asarray(v, np.float64) for v in suffix.trainable_variables]
+    averages, first, second = ([np.zeros_like(w) for w in weights] for _ in range(3))
+    for number in range(1, 6):
+        slopes = [draw.normal(size=w.shape).astype(np.float32) for w in weights]
+        optimizer.apply([keras.ops.convert_to_tensor(slope) for slope in slopes])
+        norm = np.sqrt(sum((slope**2).sum() for slope in slopes))
+        for i, slope in enumerate(slopes):
+            g, rate = slope * min(1, 0.5 / norm), 0.1 * 0.5
+            # Kernels decay, biases do not.
+            weights[i] = weights[i] * (1 - rate * 0.3 * (weights[i].ndim > 1))
+            first[i] = 0.9 * first[i] + 0.1 * g
+            second[i] = 0.999 * second[i] + 0.001 * g**2
+            # The second form of the update in section 2 of the paper (Kingma and Ba, 2015).
+            rate *= np.sqrt(1 - 0.999**number) / (1 - 0.9**number)
+            weights[i] = weights[i] - rate * first[i] / (np.sqrt(second[i]) + 1e-7)
+            share = (0.0, 0.25, 0.4, 0.45, 0.45)[number - 1]
+            averages[i] = share * averages[i] + (1 - share) * weights[i]
+    for found, expected in zip(suffix.trainable_variables, weights, strict=True):
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-4, atol=1e-5)
+    optimizer.finalize_variable_values(suffix.trainable_variables)
+    for found, expected in zip(suffix.trainable_variables, averages, strict=True):
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_time_budget_is_kept_and_said(data, tmp_path):
+    said = Recorder()
+    result = training.train(
+        data, lite(), short(), store=ActivationStore(tmp_path), time_budget=0.01, progress=said
+    )
+    assert [phase.name for phase in result.phases] == ["head"]
+    assert any("To fit the time" in note for note in said.notes)
+
+
+def test_resuming_gives_what_an_unbroken_run_gives(data, tmp_path, monkeypatch):
+    store = ActivationStore(tmp_path / "store")
+    schedule = short()
+    tuned = dataclasses.replace(schedule.fine_tune, epochs=4)
+    schedule = dataclasses.replace(schedule, fine_tune=tuned)
+    whole = training.train(data, lite(), schedule, store=store)
+
+    from keras_transfer.learn import finetune
+
+    monkeypatch.setattr(finetune, "CHECKPOINT_SECONDS", 0.0)
+    train_epoch = finetune._Loop._epoch
+    calls = []
+
+    def dying(loop):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        train_epoch(loop)
+
+    monkeypatch.setattr(finetune._Loop, "_epoch", dying)
+    state = tmp_path / "state"
+    state.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        training.train(data, lite(), schedule, store=store, state=state)
+    resumed = training.train(data, lite(), schedule, store=store, state=state)
+    assert len(calls) == 3 + 2
+    np.testing.assert_allclose(resumed.test_probabilities, whole.test_probabilities, atol=1e-5)
+    losses = [[row["train_loss"] for row in run.history] for run in (whole, resumed)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_pixels_of_another_size_are_refused(data):
+    backbone = backbones.build("EfficientNetLite0", image_size=96, weights="none")
+    with pytest.raises(UsageError, match="image_size=96"):
+        training.train(data, backbone)
+
+
+def test_views_do_not_depend_on_the_company_they_keep(data):
+    views = Views(data)
+    rows = np.array([5, 9, 20])
+    together = views.pixels(rows, 2)
+    alone = np.concatenate([views.pixels(rows[i : i + 1], 2) for i in range(3)])
+    np.testing.assert_array_equal(together, alone)
+    assert (views.pixels(rows, 1) != together).any()
+    np.testing.assert_array_equal(views.pixels(rows, 0), data.pixels[rows])
+
+
+def test_digits_are_not_mirrored_and_photographs_are():
+    digits = datasets.load_dataset("builtin:digits", image_size=32)
+    rows = {split: digits.indices(split) for split in ("train", "val")}
+    safe, said = mirroring_is_safe(
+        digits.pixels[rows["train"]], digits.labels[rows["train"]],
+        digits.pixels[rows["val"]], digits.labels[rows["val"]],
+    )  # fmt: skip
+    assert not safe
+    assert "does not mirror" in said
+    from sklearn.datasets import load_sample_images
+
+    draw, photos = np.random.default_rng(0), load_sample_images().images
+    crops, labels = [], []
+    for number in range(400):
+        photo = photos[number % 2]
+        top, left = draw.integers(0, 300), draw.integers(0, 500)
+        crop = photo[top : top + 120, left : left + 120]
+        crops.append(crop[::4, ::4] if draw.random() < 0.5 else crop[::4, ::4][:, ::-1])
+        labels.append(number % 2)
+    crops, labels = np.stack(crops), np.array(labels)
+    assert mirroring_is_safe(crops[:300], labels[:300], crops[300:], labels[300:])[0]
+
+
+def test_plain_values_only_in_what_is_reported(cached):
+    result, *_ = cached
+    from keras_transfer.base import files
+    from keras_transfer.runs import folder as runs
+
+    json.dumps(files.plain(runs.metrics_of(result)))
+    assert isinstance(result.evaluation, evaluation.Evaluation)
+    assert "EfficientNetLite0" in repr(result)
+
+
+def test_random_weights_learn_and_take_their_statistics_along(data):
+    result = api.train(
+        data, backbone="MobileNetV3Small", weights="none", effort="quick", cache=False,
+        engine="keras", changes={"batch_size": 16, "fine_tune_epochs": 4},
+    )  # fmt: skip
+    phase = result.schedule.fine_tune
+    assert (phase.unfreeze, phase.batch_norm) == ("all", "train")
+    accuracy = {candidate.name: candidate.accuracy for candidate in result.candidates}
+    assert accuracy["last epoch"] > 0.7  # 0.2 with statistics that start from 0 and 1
+    logits = keras.Model(result.model.input, result.model.get_layer(LOGITS).output)
+    exact = np.asarray(logits(data.pixels[data.indices("val")], training=False))
+    np.testing.assert_allclose(exact, result.validation_logits, rtol=1e-3, atol=1e-3)
+
+
+def test_random_weights_come_back_with_the_seed(data):
+    def answers():
+        return api.train(
+            data, backbone="MobileNet", weights="none", unfreeze="none", effort="quick",
+            cache=False, engine="keras", seed=1,
+        ).test_probabilities  # fmt: skip
+
+    np.testing.assert_array_equal(answers(), answers())

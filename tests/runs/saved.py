@@ -1,0 +1,137 @@
+"""Runs on disk for the page's tests: real digits, a small real classifier, chosen answers."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from keras_transfer import evaluation
+from keras_transfer.base import errors, files
+from keras_transfer.base.types import Finding, ImageDataset
+from keras_transfer.learn import calibration
+
+ODD_NAMES = (
+    "<script>window.hacked = 1</script>",
+    "قطط \"سوداء\" 'صغيرة'",
+    "猫とねずみ",
+    "n" * 300,
+    "$x^2$ & co",
+    "plain",
+)
+
+
+@dataclasses.dataclass
+class Saved:
+    """What the page reads of a run, with data and model that can be taken away."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    data: ImageDataset | None
+    classifier: Any
+
+    @property
+    def class_names(self):
+        return tuple(self.config["class_names"])
+
+    def model(self):
+        if self.classifier is None:
+            raise errors.UsageError("Cannot load model.keras: no such file", remedy="-")
+        return self.classifier()
+
+    def dataset(self):
+        if self.data is None:
+            raise errors.DataError("The folder digits is gone", remedy="-")
+        return self.data
+
+    def predictions(self):
+        with open(self.path / "predictions.csv", newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+
+def classifier(classes: int):
+    """A tiny network with the layer names of a real one; its weights are random."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3), dtype="uint8", name="image")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.Conv2D(12, 5, strides=4, activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    x = keras.layers.Dense(classes, name="logits")(x)
+    return keras.Model(image, keras.layers.Softmax(name="probabilities")(x))
+
+
+def images(count: int, class_names, labels, names=None) -> ImageDataset:
+    """Digits, 32 px, all of them in the test split."""
+    digits = (load_digits().images * 15.9).astype(np.uint8)
+    small = digits[np.arange(count) % len(digits)].repeat(4, axis=1).repeat(4, axis=2)
+    pixels = np.repeat(small[..., None], 3, axis=-1)
+    return ImageDataset(
+        name="digits",
+        paths=tuple(names or (f"{labels[i]}/{i}.png" for i in range(count))),
+        labels=labels,
+        class_names=tuple(class_names),
+        splits=np.full(count, "test"),
+        digests=tuple(f"{i:064x}" for i in range(count)),
+        findings=(Finding("<b>bad</b>.png", "truncated", "it ends early", "left out"),),
+        read=lambda i: b"",
+        pixels=pixels,
+    )
+
+
+def save(
+    folder: Path, class_names, count: int = 200, *, skill: float = 4.0, seed: int = 0, names=None
+) -> Saved:
+    """Writes a run folder with ``count`` test images and answers of a given skill."""
+    random = np.random.default_rng(seed)
+    classes = len(class_names)
+    labels = np.arange(count) % classes
+    # Where the truth gets a bonus of 0 the answer is a guess.
+    logits = 2.5 * random.normal(size=(count, classes))
+    logits[np.arange(count), labels] += skill * random.random(count) * 2
+    temperature = calibration.fit_temperature(logits, labels)
+    probabilities = calibration.softmax(logits / temperature).astype(np.float32)
+    data = images(count, class_names, labels, names)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "test_probabilities.npy", probabilities)
+    best = probabilities.argmax(1)
+    with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label", "predicted", "probability"])
+        for i in range(count):
+            row = [data.paths[i], class_names[labels[i]], class_names[best[i]]]
+            writer.writerow([*row, probabilities[i, best[i]]])
+    (folder / "history.csv").write_text(
+        "phase,epoch,train_loss,validation_loss,validation_accuracy\n"
+        "fine_tune,1,0.9,0.8,0.7\nfine_tune,2,0.5,0.6,0.8\n"
+    )
+    (folder / "splits.csv").write_text("path,label,split\n")
+    metrics = {
+        "test": evaluation.evaluate(probabilities, labels, class_names).to_json(),
+        "kept": "average",
+        "phases": [{"name": "head", "details": {"path": [[1.0, 1.2, 9], [0.1, 0.9, 12]]}}],
+        "seconds": {"extract": 3.0, "total": 5.0},
+        "plan": {"seconds": {"extract": 2.5, "total": 4.0}, "bytes": 2**20},
+        "cache": {"hits": 3, "misses": 4, "bytes": 2**21},
+        "findings": 1,
+        "environment": {"python": "3.11"},
+    }
+    config = {
+        "keras_transfer": "0",
+        "data": "digits",
+        "backbone": "EfficientNetLite0",
+        "image_size": 32,
+        "class_names": list(class_names),
+        "temperature": temperature,
+        "seed": 3,
+        "effort": "default",
+    }
+    plain = json.loads(json.dumps(files.plain(metrics)))
+    return Saved(folder, config, plain, data, lambda: classifier(classes))

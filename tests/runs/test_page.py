@@ -1,0 +1,237 @@
+import copy
+import re
+import time
+
+import numpy as np
+import pytest
+
+from keras_transfer import evaluation
+from keras_transfer.learn import calibration
+from keras_transfer.runs import figures, pieces, summary
+from keras_transfer.runs import report as page
+from keras_transfer.runs.report import write_report
+
+from . import saved
+
+NAMES = [f"digit {i}" for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run = saved.save(tmp_path_factory.mktemp("page") / "run", NAMES)
+    run.metrics["curve"] = {
+        "sizes": [50, 100, 200],
+        "accuracy": [0.5, 0.6, 0.65],
+        "intervals": [[0.4, 0.6], [0.5, 0.7], [0.55, 0.75]],
+        "twice": 0.7,
+        "gain": 0.05,
+        "gain_interval": [0.01, 0.08],
+        "verdict": "Twice the training images (400) would bring about +5.0 points.",
+    }
+    run.metrics["threshold"] = {
+        "target": 0.95, "threshold": 0.8, "precision": 0.94, "coverage": 0.6, "answered": 120,
+    }  # fmt: skip
+    run.metrics["suspects"] = [
+        {"path": "3/13.png", "label": "digit 3", "suggested": "digit 8", "confidence": 0.97}
+    ]
+    run.metrics["baselines"] = [
+        {
+            "name": "nearest neighbour", "accuracy": 0.9, "interval": [0.8, 0.95], "nll": 0.4,
+            "ece": 0.03, "seconds": 0.2, "verdict": "Nearest neighbour is better.", "better": True,
+        }
+    ]  # fmt: skip
+    return run
+
+
+@pytest.fixture(scope="module")
+def text(run):
+    return write_report(run).read_text()
+
+
+def test_the_page_opens_with_the_verdict_and_three_numbers(run, text):
+    test = run.metrics["test"]
+    head = text[: text.index("<main")]
+    assert f"Right on {100 * test['accuracy']:.1f} %" in head
+    assert head.count("<li>Accuracy<b>") == 1
+    for value in (test["balanced_accuracy"], test["ece"]):
+        assert f"<b>{100 * value:.1f} %</b>" in head
+    assert "94.0 % when it answers only the 60 %" in head
+    assert "What to do next" in head
+    assert "Parts of this page are missing" not in text
+
+
+def test_every_part_is_there_and_reachable(text):
+    anchors = re.findall(r'href="#([\w-]+)"', text)
+    for anchor in anchors:
+        assert f'id="{anchor}"' in text
+    for part in ("training", "confusion", "classes", "metrics", "baselines", "mistakes",
+                 "suspects", "findings", "cost", "repeat"):  # fmt: skip
+        assert part in anchors
+    assert "Kept: average." in text
+    assert "keras-transfer train digits --splits" in text
+    assert "--seed 3" in text
+
+
+def test_the_page_is_self_contained_and_small(run, text):
+    assert len(text.encode()) < 3_000_000
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert not re.search(r"url\((?!#)", text)
+    assert "default-src 'none'" in text
+
+
+def test_the_same_run_gives_the_same_page(run, text):
+    assert write_report(run).read_text() == text
+
+
+def test_figures_are_left_under_plots(run, text):
+    for name in ("history", "reliability", "confusion", "learning_curve"):
+        assert (run.path / "plots" / f"{name}.svg").read_text().startswith("<?xml")
+
+
+def test_mistakes_are_the_most_confident_ones_with_maps(run, text):
+    probabilities = np.load(run.path / "test_probabilities.npy")
+    labels = np.arange(200) % 10
+    wrong = probabilities.argmax(1) != labels
+    worst = int(np.flatnonzero(wrong)[probabilities[wrong].max(1).argmax()])
+    gallery = text[text.index("Most confident mistakes") : text.index("Least confident hits")]
+    assert f"{labels[worst]}/{worst}.png" in gallery[: gallery.index("</li>")]
+    assert gallery.count("data:image/webp") == 2 * page.MISTAKES
+    assert gallery.count("Where it saw") == page.MISTAKES
+
+
+def test_names_are_data_and_not_markup(tmp_path):
+    count = 60
+    names = [f"<img src=x onerror='window.hacked = 2'>{i}.png" for i in range(count)]
+    run = saved.save(tmp_path / "odd", saved.ODD_NAMES, count, names=names)
+    run.config["data"] = "</title><script>window.hacked = 3</script>"
+    text = write_report(run).read_text()
+    assert text.count("<script>") == 1
+    assert "<img src=x" not in text
+    assert "<b>bad</b>" not in text
+    assert "&lt;script&gt;window.hacked = 1&lt;/script&gt;" in text
+    assert "قطط" in text
+    assert "猫とねずみ" in text
+
+
+def test_what_is_missing_is_named_and_the_rest_is_there(run, tmp_path):
+    bare = saved.save(tmp_path / "bare", NAMES)
+    bare.data = bare.classifier = None
+    for name in ("test_probabilities.npy", "history.csv", "predictions.csv"):
+        (bare.path / name).unlink()
+    text = write_report(bare).read_text()
+    missing = text[text.index("Parts of this page are missing") : text.index("<main")]
+    for piece in ("test_probabilities.npy", "history.csv", "predictions.csv", "The images"):
+        assert piece in missing
+    assert 'id="per-class"' in text
+    assert "Most confident mistakes" not in text
+
+
+def test_answers_that_do_not_fit_are_named(tmp_path):
+    run = saved.save(tmp_path / "run", NAMES)
+    np.save(run.path / "test_probabilities.npy", np.full((3, 10), 0.1, np.float32))
+    assert "shape (3, 10) does not fit 200 rows" in write_report(run).read_text()
+
+
+def test_pictures_survive_the_loss_of_data_and_model(run, text):
+    later = copy.copy(run)
+    later.data = later.classifier = None
+    again = write_report(later).read_text()
+    assert "The folder digits is gone" in again
+    assert again.count("data:image/webp") == text.count("data:image/webp")
+    write_report(run)
+
+
+def test_without_metrics_the_answers_are_evaluated_again(run, tmp_path):
+    plain = saved.save(tmp_path / "run", NAMES)
+    whole = plain.metrics.pop("test")
+    text = write_report(plain).read_text()
+    assert f"<b>{100 * whole['accuracy']:.1f} %</b>" in text
+    assert 'id="per-class"' in text
+
+
+def test_a_run_of_nothing_still_says_so(tmp_path):
+    run = saved.Saved(tmp_path, {"class_names": ["a", "b"]}, {}, None, None)
+    text = write_report(run).read_text()
+    assert "There are no test results to judge by." in text
+
+
+def test_the_temperature_is_undone_exactly():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(50, 6)) * 3, random.integers(6, size=50)
+    shipped = calibration.softmax(logits / 1.7).astype(np.float32)
+    answers = pieces.Answers(shipped, labels, ("x",) * 50)
+    np.testing.assert_allclose(answers.before(1.7), calibration.softmax(logits), atol=1e-5)
+
+
+def test_a_large_test_set_takes_under_ten_seconds(tmp_path):
+    run = saved.save(tmp_path / "large", [f"class {i}" for i in range(50)], 2000)
+    run.classifier()
+    start = time.process_time()
+    text = write_report(run).read_text()
+    assert time.process_time() - start < 10
+    assert len(text.encode()) < 3_000_000
+
+
+def test_a_hundred_classes_are_readable(tmp_path):
+    run = saved.save(tmp_path / "hundred", [f"class {i}" for i in range(100)], 600)
+    text = write_report(run).read_text()
+    matrix = text[text.index('<table class="confusion"') :]
+    matrix = matrix[: matrix.index("</table>")]
+    assert matrix.count('<th scope="row"') == 25
+    assert "The 25 classes that are confused most, of 100" in text
+    assert "All 100 classes, true class by row" in text
+    shown = sum(int(cell) for cell in re.findall(r"<td[^>]*>(\d+)</td>", matrix))
+    assert shown == 25 * 6
+
+
+def test_a_thousand_classes_stay_small(tmp_path):
+    run = saved.save(tmp_path / "thousand", [f"class {i}" for i in range(1000)], 1500)
+    assert write_report(run).stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("count", "skill", "kind", "words"),
+    [(7, 9.0, "open", "Undecided: 7 test images"), (300, 0.0, "bad", "Not ready: right on")],
+)
+def test_the_verdict_does_not_flatter(tmp_path, count, skill, kind, words):
+    run = saved.save(tmp_path / "run", NAMES, count, skill=skill)
+    sentence, found = summary.verdict(run.metrics)
+    assert found == kind
+    assert sentence.startswith(words)
+
+
+def test_advice_names_the_weak_class_and_the_better_method(run):
+    metrics = copy.deepcopy(run.metrics)
+    for row in metrics["test"]["per_class"]:
+        if row["name"] == "digit 4":
+            row.update(recall=0.05, recall_interval=[0.0, 0.2], confused_with="digit 9")
+    sentences = summary.advice(metrics)
+    assert any("“digit 4” is clearly weaker" in s and "“digit 9”" in s for s in sentences)
+    assert any("Nearest neighbour is better. Prefer it" in s for s in sentences)
+
+
+def test_confusions_come_commonest_first(run):
+    pairs = summary.confusions(run.metrics["test"])
+    counts = [pair["count"] for pair in pairs]
+    assert counts == sorted(counts, reverse=True)
+    assert all(pair["label"] != pair["predicted"] for pair in pairs)
+    assert pairs[0]["share"] == pairs[0]["count"] / 20
+
+
+def test_a_matrix_image_keeps_every_cell():
+    from io import BytesIO
+
+    from PIL import Image
+
+    matrix = np.eye(40, dtype=int) * 5
+    matrix[3, 8] = 5
+    picture = np.asarray(Image.open(BytesIO(figures.matrix_image(matrix))).convert("L"), int)
+    assert picture.shape == (40, 40)
+    assert picture[3, 8] == picture[3, 3] > picture[0, 1] + 50
+
+
+def test_evaluation_without_confusion_says_that_none_was(tmp_path):
+    run = saved.save(tmp_path / "run", ["a", "b"], 40)
+    perfect = evaluation.evaluate(np.eye(2)[np.arange(40) % 2], np.arange(40) % 2, ["a", "b"])
+    run.metrics["test"] = perfect.to_json()
+    assert "No test image was confused." in write_report(run).read_text()
