@@ -52,7 +52,7 @@ def rate(suffix: Suffix, x: np.ndarray, targets: np.ndarray, steps: int) -> floa
 def case(name: str, size: int, weights: str, share: float, options: Any) -> dict[str, Any]:
     """One line: the fewest top blocks that hold ``share`` of the multiply-adds train."""
     held = datasets.load_dataset(str(SHARED / "emoji-noto"), image_size=size)
-    pixels = held.pixels[: 8 * BATCH]
+    pixels = held.examples[: 8 * BATCH]
     targets = np.eye(len(held.class_names), dtype=np.float32)[held.labels[: 8 * BATCH]]
     backbone = backbones.build(name, image_size=size, weights=weights)
     total = sum(block.macs for block in backbone.blocks)

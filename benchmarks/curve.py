@@ -30,7 +30,7 @@ def features_of(data: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     backbone = backbones.build("EfficientNetLite0", image_size=size, weights="offline").model
     pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
     model = keras.Model(backbone.input, pooled)
-    return model.predict(held.pixels, batch_size=64, verbose=0), held.labels
+    return model.predict(held.examples, batch_size=64, verbose=0), held.labels
 
 
 def tasks() -> Iterator[Task]:

@@ -77,7 +77,7 @@ def pooled_model(name: str, size: int, weights: str) -> tuple[Any, keras.Model]:
 def compare_engines(name: str, size: int, weights: str, options: Any) -> dict[str, Any]:
     """One line of the first table."""
     held = datasets.load_dataset(str(SHARED / "emoji-noto"), image_size=size)
-    images = held.pixels[: options.images]
+    images = held.examples[: options.images]
     _, model = pooled_model(name, size, weights)
     runners: dict[str, Callable[[np.ndarray], Any]] = {}
     line: dict[str, Any] = {"backbone": f"{name}, {size} px"}
@@ -108,12 +108,12 @@ def extraction(name: str, size: int, weights: str, exact: bool, options: Any) ->
     model = build_classifier(backbone, 2, schedule.HeadSpec())
     cut = backbone.blocks[-4].cut
     frozen = features.FrozenPart(
-        model, backbone, cut, engine="auto", images=len(rows), sample=held.pixels[:BATCH]
+        model, backbone, cut, engine="auto", images=len(rows), sample=held.examples[:BATCH]
     )
     engine = frozen.engine if exact else frozen.rapid
     same = keras.Model(model.input, [model.get_layer(layer).output for layer in (*cut, POOL)])
     rates: dict[str, list[float]] = {"store": [], "bare": [], "predict": []}
-    pixels = held.pixels[rows]
+    pixels = held.examples[rows]
     predict(same)(pixels[:BATCH])
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:

@@ -42,8 +42,8 @@ def latency() -> None:
     size = backbone.spec.image_size
     classifier = model.build_classifier(backbone, 9)
     data = datasets.load_dataset(SHARED / "emoji-noto", image_size=size)
-    assert data.pixels is not None
-    images = data.pixels[data.indices("train")[:: len(data) // 60]]
+    assert data.examples is not None
+    images = data.examples[data.indices("train")[:: len(data) // 60]]
     whole = convert.lite_bytes(classifier)
     seen = quantise.measure(whole, images)
     prefix, bare = backbones.split(backbone.model, ["preprocessing"])

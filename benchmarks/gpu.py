@@ -30,11 +30,11 @@ from common import record, table
 
 from keras_transfer import backbones
 from keras_transfer.backbones.copying import working_copy
-from keras_transfer.base import devices
+from keras_transfer.base import compute as devices
 from keras_transfer.base.distribution import place
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.threads import prefetch
-from keras_transfer.base.types import LOGITS, Backbone, ImageDataset, Inputs
+from keras_transfer.base.types import LOGITS, Backbone, Dataset, Inputs
 from keras_transfer.fast.resident import Resident
 from keras_transfer.frozen.features import Array, FrozenPart, Views, features_of_view
 from keras_transfer.frozen.store import ActivationStore
@@ -231,7 +231,7 @@ def ftu(size: Size, precision: str) -> list[dict[str, Any]]:
     pixels = draw.integers(0, 256, (size.ftu_images, size.image, size.image, 3), np.uint8)
     labels = draw.integers(0, CLASSES, len(pixels))
     names = tuple(map(str, range(len(pixels))))
-    data = ImageDataset(
+    data = Dataset(
         "random", names, labels, tuple(map(str, range(CLASSES))), np.full(len(pixels), "train"),
         names, (), lambda row: b"", pixels,
     )  # fmt: skip

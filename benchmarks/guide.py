@@ -54,7 +54,7 @@ def main() -> None:
 
     def batches(split: str, shuffle: bool) -> tf.data.Dataset:
         rows = held.indices(split)
-        made = tf.data.Dataset.from_tensor_slices((held.pixels[rows], held.labels[rows]))
+        made = tf.data.Dataset.from_tensor_slices((held.examples[rows], held.labels[rows]))
         if shuffle:
             made = made.shuffle(len(rows), seed=seed)
         return made.batch(32).prefetch(tf.data.AUTOTUNE)

@@ -23,7 +23,7 @@ def main() -> None:
     held = datasets.load_dataset(data, image_size=int(size), splits_file=splits, cache=False)
     base = backbones.build("EfficientNetLite0", image_size=int(size), weights="offline").model
     pooled = keras.layers.GlobalAveragePooling2D()(base.output)
-    features = keras.Model(base.input, pooled).predict(held.pixels, batch_size=32, verbose=0)
+    features = keras.Model(base.input, pooled).predict(held.examples, batch_size=32, verbose=0)
     rows = {split: held.indices(split) for split in ("train", "val", "test")}
     scaler = StandardScaler().fit(features[rows["train"]])
     scaled = {split: scaler.transform(features[index]) for split, index in rows.items()}

@@ -90,7 +90,7 @@ def plain(
     from keras_transfer.modalities.image import pipeline
 
     data = datasets.load_dataset(options.data, image_size=options.image_size)
-    assert data.pixels is not None
+    assert data.examples is not None
     train, validation = data.indices("train"), data.indices("val")
     digests = [data.digests[i] for i in train]
     classes, labels = len(data.class_names), data.labels
@@ -98,7 +98,7 @@ def plain(
     rows: list[dict[str, Any]] = []
 
     def pixels(view: int) -> np.ndarray:
-        clean = data.pixels[train]
+        clean = data.examples[train]
         return clean if view == 0 else pipeline.augment(clean, digests, view=view, seed=0)
 
     class Whole(keras_tuner.GridSearch):
@@ -123,7 +123,7 @@ def plain(
                 ),
                 np.tile(labels[train], options.views),
                 classes,
-                features.predict(data.pixels[validation], verbose=0),
+                features.predict(data.examples[validation], verbose=0),
                 labels[validation],
             )
             dense.set_weights([solved.kernel, solved.bias])
@@ -143,7 +143,7 @@ def plain(
                     pixels((epoch + 1) % options.views), targets[train],
                     initial_epoch=epoch, epochs=epoch + 1, verbose=0,
                 )  # fmt: skip
-                logits = model.predict(data.pixels[validation], verbose=0)
+                logits = model.predict(data.examples[validation], verbose=0)
                 heat = calibration.fit_temperature(logits, labels[validation])
                 best = min(best, calibration.nll(logits, labels[validation], heat))
             accuracy = float((logits.argmax(axis=1) == labels[validation]).mean())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from keras_transfer.api import export_run, train
     from keras_transfer.backbones import block_map, build, register, split, unfreeze
     from keras_transfer.base.errors import KerasTransferError
-    from keras_transfer.base.types import ImageDataset
+    from keras_transfer.base.types import Dataset
     from keras_transfer.datasets import inspect, load_dataset
     from keras_transfer.evaluation import compare
     from keras_transfer.evaluation.plots import gallery
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ActivationStore": "frozen.store",
     "HeadSpec": "schedule",
-    "ImageDataset": "base.types",
+    "Dataset": "base.types",
     "KerasTransferError": "base.errors",
     "Phase": "schedule",
     "Run": "runs.folder",
@@ -58,8 +58,8 @@ _HOMES = {
 
 __all__ = [
     "ActivationStore",
+    "Dataset",
     "HeadSpec",
-    "ImageDataset",
     "KerasTransferError",
     "Phase",
     "Run",

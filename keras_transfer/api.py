@@ -18,11 +18,11 @@ from keras_transfer import backbones, datasets, evaluation
 from keras_transfer import export as exporting
 from keras_transfer._version import __version__
 from keras_transfer.base import files
-from keras_transfer.base.devices import check_words
+from keras_transfer.base.compute import check_words
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.events import EventLog
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import POOL, BackboneSpec, ImageDataset
+from keras_transfer.base.types import POOL, BackboneSpec, Dataset
 from keras_transfer.frozen.engine import build_engine
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import planner
@@ -74,7 +74,7 @@ def train(
 
     Args:
         data: a folder, manifest, archive, ``tfds:NAME``, ``builtin:digits`` or arrays, see
-            ``datasets.load_dataset``; or an ``ImageDataset`` with pixels.
+            ``datasets.load_dataset``; or an ``Dataset`` with pixels.
         backbone: a name that ``backbones.names()`` lists.
         weights: ``imagenet``, ``offline``, ``none`` (random), a file, or the folder of an earlier
             run; by default what the backbone's row names first.
@@ -136,17 +136,19 @@ def train(
     planned = change(base, unfreeze=unfreeze, **(changes or {}))
     place = None if isinstance(cache, bool) else cache
     with files.cache_at(place):
-        if not isinstance(data, ImageDataset):
+        if not isinstance(data, Dataset):
             data = datasets.open_source(data)  # once: it may have to be unpacked
             image_size = image_size or default_image_size(data, row)
         else:
-            image_size = image_size or int(data.pixels.shape[1]) if data.pixels is not None else 0
+            image_size = (
+                image_size or int(data.examples.shape[1]) if data.examples is not None else 0
+            )
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(seed)  # random weights must come back with --resume
             built = backbones.build(row.name, image_size=image_size, weights=weights)
         if planned.fine_tune and planned.fine_tune.unfreeze != depth.AUTO:
             planner.resolve_depth(built.blocks, planned.fine_tune.unfreeze)
-        if isinstance(data, ImageDataset):
+        if isinstance(data, Dataset):
             dataset = data
         else:
             with clock.stage("decode"):
@@ -305,9 +307,9 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
     )
 
 
-def _pixels(dataset: ImageDataset) -> np.ndarray:
-    assert dataset.pixels is not None
-    return dataset.pixels
+def _pixels(dataset: Dataset) -> np.ndarray:
+    assert dataset.examples is not None
+    return dataset.examples
 
 
 def change(

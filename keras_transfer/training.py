@@ -20,12 +20,12 @@ from keras_transfer.backbones import rate_groups, split
 from keras_transfer.backbones.copying import working_copy
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.base import files
-from keras_transfer.base.devices import devices as list_devices
-from keras_transfer.base.devices import jit_policy, precision_policy
+from keras_transfer.base.compute import devices as list_devices
+from keras_transfer.base.compute import jit_policy, precision_policy
 from keras_transfer.base.distribution import distribute
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import LOGITS, POOL, Backbone, ImageDataset, Inputs
+from keras_transfer.base.types import LOGITS, POOL, Backbone, Dataset, Inputs
 from keras_transfer.evaluation import plots
 from keras_transfer.frozen.engine import (
     BATCH,
@@ -126,7 +126,7 @@ class TransferResult:
     """
 
     model: keras.Model
-    dataset: ImageDataset
+    dataset: Dataset
     backbone: str
     weights: str
     image_size: tuple[int, int]
@@ -222,7 +222,7 @@ class Clock:
 
 
 def train(
-    dataset: ImageDataset,
+    dataset: Dataset,
     backbone: Backbone,
     schedule: Schedule | None = None,
     *,
@@ -293,7 +293,7 @@ def train(
 
 
 def fit(
-    dataset: ImageDataset,
+    dataset: Dataset,
     backbone: Backbone,
     schedule: Schedule,
     *,
@@ -361,10 +361,10 @@ def allowed_bytes(store: ActivationStore) -> int:
     return int(DEFAULT_SHARE * shutil.disk_usage(existing).free)
 
 
-def _check(dataset: ImageDataset, backbone: Backbone) -> None:
+def _check(dataset: Dataset, backbone: Backbone) -> None:
     size = tuple(backbone.model.input_shape[1:3])
-    if dataset.pixels is None or tuple(dataset.pixels.shape[1:3]) != size:
-        had = "no pixels" if dataset.pixels is None else f"{dataset.pixels.shape[1:3]} px"
+    if dataset.examples is None or tuple(dataset.examples.shape[1:3]) != size:
+        had = "no pixels" if dataset.examples is None else f"{dataset.examples.shape[1:3]} px"
         raise UsageError(
             f"The backbone takes images of {size[0]} by {size[1]} px; the data set has {had}.",
             remedy=f"Open it with load_dataset(..., image_size={size[0]}).",
@@ -381,7 +381,7 @@ def _check(dataset: ImageDataset, backbone: Backbone) -> None:
 class _Run:
     """One run of a schedule; its methods are the steps, in order."""
 
-    dataset: ImageDataset
+    dataset: Dataset
     backbone: Backbone
     schedule: Schedule
     seed: int
@@ -444,8 +444,8 @@ class _Run:
         ).threshold
         with self.clock.stage("evaluate"):
             test = data.indices("test")
-            assert data.pixels is not None
-            probabilities = self._probabilities(data.pixels[test], temperature)
+            assert data.examples is not None
+            probabilities = self._probabilities(data.examples[test], temperature)
             judged = evaluation.evaluate(probabilities, data.labels[test], data.class_names)
         size = self.model.input_shape[1:3]
         return TransferResult(
@@ -533,8 +533,8 @@ class _Run:
         self.frozen.native_seconds = self.measured.forward
 
     def _sample(self) -> np.ndarray:
-        assert self.dataset.pixels is not None
-        return self.dataset.pixels[self.dataset.indices("train")[:BATCH]]
+        assert self.dataset.examples is not None
+        return self.dataset.examples[self.dataset.indices("train")[:BATCH]]
 
     def _frozen_part(self, cut: tuple[str, ...]) -> FrozenPart:
         return FrozenPart(
@@ -642,10 +642,13 @@ class _Run:
             return schedule.flip == "on", ""
         if schedule.views == 1 or not schedule.strength:
             return False, ""
-        assert data.pixels is not None
+        assert data.examples is not None
         train, validation = data.indices("train"), data.indices("val")
         return mirroring_is_safe(
-            data.pixels[train], self.labels["train"], data.pixels[validation], self.labels["val"]
+            data.examples[train],
+            self.labels["train"],
+            data.examples[validation],
+            self.labels["val"],
         )
 
     def _class_weights(self) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from keras_transfer import api, backbones, datasets, evaluation, training
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
-from keras_transfer.base.types import Backbone, ImageDataset
+from keras_transfer.base.types import Backbone, Dataset
 from keras_transfer.frozen.features import mirroring_is_safe
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import planner
@@ -76,7 +76,7 @@ class Workbench:
     def __init__(self, setup: Setup, folder: Path, store: ActivationStore | None) -> None:
         self.setup = setup
         self._folder, self.store = folder, store
-        self._datasets: dict[int, ImageDataset] = {}
+        self._datasets: dict[int, Dataset] = {}
         self._backbones: dict[tuple[str, int], tuple[Backbone, list[np.ndarray], list[bool]]] = {}
         self.steps = Steps()
         self.sharing = Sharing(self)
@@ -101,7 +101,7 @@ class Workbench:
             )
         return int(asked)
 
-    def dataset(self, image_size: int) -> ImageDataset:
+    def dataset(self, image_size: int) -> Dataset:
         """The data at a size, decoded once; the splits are the same at every size."""
         if image_size not in self._datasets:
             self._datasets[image_size] = datasets.load_dataset(
@@ -164,17 +164,17 @@ class Workbench:
                 f"{where}: {built.spec.name}: {error.message}", remedy=error.remedy
             ) from None
 
-    def _settled(self, data: ImageDataset, schedule: Schedule) -> Schedule:
+    def _settled(self, data: Dataset, schedule: Schedule) -> Schedule:
         """The schedule with what the data says of mirroring, asked once for all trials."""
         if schedule.flip != "auto" or schedule.views == 1 or not schedule.strength:
             return schedule
-        size = data.pixels.shape[1] if data.pixels is not None else 0
+        size = data.examples.shape[1] if data.examples is not None else 0
         if size not in self._mirrors:
             train, validation = data.indices("train"), data.indices("val")
-            assert data.pixels is not None
+            assert data.examples is not None
             self._mirrors[size], _ = mirroring_is_safe(
-                data.pixels[train], data.labels[train],
-                data.pixels[validation], data.labels[validation],
+                data.examples[train], data.labels[train],
+                data.examples[validation], data.labels[validation],
             )  # fmt: skip
         return dataclasses.replace(schedule, flip="on" if self._mirrors[size] else "off")
 
@@ -253,7 +253,7 @@ class Workbench:
             fine_tune_seconds=round(clock.seconds["fine_tune"], 3),
         )
 
-    def _head_digest(self, built: Backbone, data: ImageDataset, schedule: Schedule) -> str:
+    def _head_digest(self, built: Backbone, data: Dataset, schedule: Schedule) -> str:
         """Everything that the head depends on: trials that agree in it share one solution."""
         plain = schedule.to_dict()
         plain.pop("fine_tune")
@@ -287,7 +287,7 @@ def trial_schedule(values: Mapping[str, Any]) -> Schedule:
     return dataclasses.replace(schedule, fine_tune=phase)
 
 
-def data_digest(data: ImageDataset) -> str:
+def data_digest(data: Dataset) -> str:
     """A digest of the images, their labels and their splits, whatever their size."""
     rows = sorted(zip(data.digests, data.labels.tolist(), data.splits.tolist(), strict=True))
     return files.sha256(json.dumps([rows, list(data.class_names)]).encode())

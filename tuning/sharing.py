@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_transfer import training
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import Backbone, ImageDataset
+from keras_transfer.base.types import Backbone, Dataset
 from keras_transfer.frozen.engine import BATCH, keras_engine, seconds_per_image
 from keras_transfer.frozen.features import FrozenPart, features_of_view, views_for
 from keras_transfer.learn import planner
@@ -78,9 +78,9 @@ class Sharing:
             return
         data, schedule = bench.dataset(bench.image_size(values)), schedule_of(values)
         train = data.indices("train")
-        assert data.pixels is not None
+        assert data.examples is not None
         with bench.backbone(values) as built:
-            sample = np.resize(data.pixels[train[:BATCH]], (BATCH, *data.pixels.shape[1:]))
+            sample = np.resize(data.examples[train[:BATCH]], (BATCH, *data.examples.shape[1:]))
             forward = seconds_per_image(keras_engine(built.model), sample)
             blocks = cut_blocks(built.blocks, schedule.head_spec)
             cuts = cuts_of(blocks, [str(depth) for depth in depths], passes)
@@ -93,7 +93,7 @@ class Sharing:
             budget=training.allowed_bytes(bench.store),
         )
 
-    def extract(self, built: Backbone, data: ImageDataset, schedule: Schedule) -> None:
+    def extract(self, built: Backbone, data: Dataset, schedule: Schedule) -> None:
         """One pass over a strength's views that stores every cut of the plan, done once.
 
         Args:
@@ -109,7 +109,7 @@ class Sharing:
         if len(planned.stored) < 2:
             return
         train, validation = data.indices("train"), data.indices("val")
-        assert data.pixels is not None
+        assert data.examples is not None
         model = bench.steps.classifier(
             built, len(data.class_names), schedule.head_spec, bench.setup.seed
         )
@@ -121,7 +121,7 @@ class Sharing:
             also=others,
             engine=bench.setup.engine,
             images=len(train) * schedule.views + len(validation),
-            sample=data.pixels[train[:BATCH]],
+            sample=data.examples[train[:BATCH]],
         )
         drawn = views_for(data, schedule, schedule.flip == "on")
         features_of_view(frozen, bench.store, drawn, validation, 0, Progress())

@@ -40,8 +40,8 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageDataset:
-    """Labelled images in three splits, all readable.
+class Dataset:
+    """Labelled examples in three splits, all readable.
 
     Attributes:
         name: what the user called it: a folder, a manifest, ``tfds:NAME`` or ``builtin:digits``.
@@ -52,8 +52,8 @@ class ImageDataset:
         digests: ``files.content_digest`` of each image's encoded bytes.
         findings: what the inspection noticed, files left out among them.
         read: returns the encoded bytes of image ``i``.
-        pixels: uint8, shape ``[images, height, width, 3]``: every image decoded and resized, memory
-            mapped where large; None when the set was opened without an image size.
+        examples: shape ``[examples, ...]``: each decoded to what the model takes, images to uint8
+            ``[height, width, 3]``; memory mapped where large; None when opened without a size.
         groups: the name of each image's group: images of one group (copies, near copies, or what
             the source calls a group) are never in different splits. None where not known.
     """
@@ -66,7 +66,7 @@ class ImageDataset:
     digests: tuple[str, ...]
     findings: tuple[Finding, ...]
     read: Callable[[int], bytes]
-    pixels: np.ndarray | None = None
+    examples: np.ndarray | None = None
     groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class ImageDataset:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{int((self.splits == split).sum())} {split}" for split in SPLITS)
         return (
-            f"ImageDataset({self.name!r}: {len(self)} images, {len(self.class_names)} classes; "
+            f"Dataset({self.name!r}: {len(self)} images, {len(self.class_names)} classes; "
             f"{sizes}; {len(self.findings)} findings)"
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, UsageError
-from keras_transfer.base.types import SPLITS, Finding, ImageDataset
+from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets.loading import Details, left_out, load, untrainable
 from keras_transfer.datasets.sources import readable
 from keras_transfer.modalities.image import pipeline
@@ -73,7 +73,7 @@ class Inspection:
         problem: what keeps the set from being trained on, or None.
     """
 
-    dataset: ImageDataset
+    dataset: Dataset
     details: Details
     problem: DataError | None
 
@@ -244,7 +244,7 @@ def inspect(
     return Inspection(dataset, details, untrainable(dataset))
 
 
-def class_counts(dataset: ImageDataset) -> list[dict[str, Any]]:
+def class_counts(dataset: Dataset) -> list[dict[str, Any]]:
     """Images of each class, in all and in each split."""
     counts = {name: Counter(dataset.labels[dataset.indices(name)].tolist()) for name in SPLITS}
     return [

@@ -1,4 +1,4 @@
-"""From whatever the user named to an ``ImageDataset``."""
+"""From whatever the user named to an ``Dataset``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ImageError, UsageError, closest
-from keras_transfer.base.types import SPLITS, Finding, ImageDataset
+from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import archives, arrays, manifests, splits, tfds
 from keras_transfer.datasets.checks import Records
 from keras_transfer.datasets.scan import scan
@@ -76,7 +76,7 @@ def load_dataset(
     per_class: int | None = None,
     class_names: Sequence[str] | None = None,
     for_training: bool = True,
-) -> ImageDataset:
+) -> Dataset:
     """Reads, checks, decodes and splits a labelled set of images.
 
     Args:
@@ -159,7 +159,7 @@ def load(
     seed: int,
     cache: bool,
     class_names: Sequence[str] | None = None,
-) -> tuple[ImageDataset, Details]:
+) -> tuple[Dataset, Details]:
     """As ``load_dataset``, whether or not the set can be trained on."""
     splits.check_shares(split)
     source = open_source(data, class_names=class_names)
@@ -177,7 +177,7 @@ def load(
     known = [name for name in source.class_names or sorted(set(labels)) if name in set(labels)]
     index = {name: i for i, name in enumerate(known)}
     paths = tuple(item.path for item in items)
-    dataset = ImageDataset(
+    dataset = Dataset(
         name=source.name,
         paths=paths,
         labels=np.array([index[label] for label in labels], np.int64),
@@ -186,7 +186,7 @@ def load(
         digests=digests,
         findings=tuple(findings),
         read=_reader(source, paths, digests),
-        pixels=pixels,
+        examples=pixels,
         groups=verdict.groups,
     )
     kept = verdict.kept
@@ -213,7 +213,7 @@ def _reader(source: Source, paths: Sequence[str], digests: Sequence[str]) -> Cal
     return read
 
 
-def untrainable(dataset: ImageDataset) -> DataError | None:
+def untrainable(dataset: Dataset) -> DataError | None:
     """What keeps a set from being trained on, or None."""
     name, counts = dataset.name, Counter(dataset.labels.tolist())
     if not counts:
@@ -249,12 +249,12 @@ def untrainable(dataset: ImageDataset) -> DataError | None:
     return None
 
 
-def left_out(dataset: ImageDataset) -> int:
+def left_out(dataset: Dataset) -> int:
     """How many files are not used."""
     return len({one.path for one in dataset.findings if one.path and one.action == "left out"})
 
 
-def _left_out(dataset: ImageDataset) -> str:
+def _left_out(dataset: Dataset) -> str:
     """`` (files left out: 3)``, where some were."""
     count = left_out(dataset)
     return f" (files left out: {count})" if count else ""

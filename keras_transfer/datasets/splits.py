@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, UsageError
-from keras_transfer.base.types import SPLITS, Finding, ImageDataset
+from keras_transfer.base.types import SPLITS, Dataset, Finding
 
 
 def rank(seed: int, group: str) -> str:
@@ -127,7 +127,7 @@ def complete(
     return placed
 
 
-def kfold(dataset: ImageDataset, folds: int = 5, *, seed: int = 0) -> list[ImageDataset]:
+def kfold(dataset: Dataset, folds: int = 5, *, seed: int = 0) -> list[Dataset]:
     """The set ``folds`` times, each image being in the test split exactly once.
 
     Within each class the groups, ordered by a hash of (seed, group), are cut into as many parts;
@@ -162,7 +162,7 @@ def kfold(dataset: ImageDataset, folds: int = 5, *, seed: int = 0) -> list[Image
     return [dataclasses.replace(dataset, splits=splits) for splits in placed]
 
 
-def few(dataset: ImageDataset, per_class: int, *, seed: int = 0) -> np.ndarray:
+def few(dataset: Dataset, per_class: int, *, seed: int = 0) -> np.ndarray:
     """Chooses up to ``per_class`` training images of each class, and all others.
 
     Validation and test stay whole, so that the points of a learning curve are comparable; a
@@ -183,7 +183,7 @@ def few(dataset: ImageDataset, per_class: int, *, seed: int = 0) -> np.ndarray:
     return np.flatnonzero(chosen)
 
 
-def write_splits(dataset: ImageDataset, path: str | os.PathLike[str]) -> None:
+def write_splits(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """Writes ``path,label,split`` for each image of a data set, as UTF-8 CSV, atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -216,7 +216,7 @@ def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
     return {row["path"]: (row["label"], row["split"]) for row in rows}
 
 
-def apply(dataset: ImageDataset, path: str | os.PathLike[str]) -> tuple[ImageDataset, np.ndarray]:
+def apply(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Dataset, np.ndarray]:
     """Gives a set the splits of a file.
 
     Returns:
@@ -254,7 +254,7 @@ def apply(dataset: ImageDataset, path: str | os.PathLike[str]) -> tuple[ImageDat
     return dataclasses.replace(chosen, splits=placed, findings=findings), rows
 
 
-def take(dataset: ImageDataset, rows: np.ndarray) -> ImageDataset:
+def take(dataset: Dataset, rows: np.ndarray) -> Dataset:
     """The images at some positions, with the classes that are left.
 
     Pixels are copied into memory unless all are taken.
@@ -270,6 +270,6 @@ def take(dataset: ImageDataset, rows: np.ndarray) -> ImageDataset:
         splits=dataset.splits[rows],
         digests=tuple(dataset.digests[i] for i in rows),
         read=lambda i: dataset.read(int(rows[i])),
-        pixels=None if dataset.pixels is None else np.asarray(dataset.pixels[rows]),
+        examples=None if dataset.examples is None else np.asarray(dataset.examples[rows]),
         groups=None if dataset.groups is None else tuple(dataset.groups[i] for i in rows),
     )

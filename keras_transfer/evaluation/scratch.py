@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from keras_transfer import backbones
-from keras_transfer.base.devices import jit_policy
+from keras_transfer.base.compute import jit_policy
 from keras_transfer.base.errors import DataError
-from keras_transfer.base.types import LOGITS, ImageDataset
+from keras_transfer.base.types import LOGITS, Dataset
 from keras_transfer.evaluation.metrics import evaluate
 from keras_transfer.evaluation.probes import Baseline
 from keras_transfer.learn import calibration
@@ -21,7 +21,7 @@ from keras_transfer.modalities.image import pipeline
 
 
 def train_from_scratch(
-    dataset: ImageDataset,
+    dataset: Dataset,
     backbone: str,
     *,
     seconds: float,
@@ -48,12 +48,12 @@ def train_from_scratch(
     Raises:
         DataError: the data set was opened without pixels.
     """
-    if dataset.pixels is None:
+    if dataset.examples is None:
         raise DataError(
             f"{dataset.name} was opened without pixels.", remedy="Open it with an image size."
         )
     keras.utils.set_random_seed(seed)
-    pixels, labels = dataset.pixels, dataset.labels
+    pixels, labels = dataset.examples, dataset.labels
     train, val, test = (dataset.indices(split) for split in ("train", "val", "test"))
     built = backbones.build(backbone, image_size=pixels.shape[1:3], weights="none")
     model = build_classifier(built, len(dataset.class_names))

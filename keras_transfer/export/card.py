@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from keras_transfer._version import __version__
-from keras_transfer.base.types import ImageDataset
+from keras_transfer.base.types import Dataset
 from keras_transfer.export import proof
 from keras_transfer.export.formats import FORMATS
 from keras_transfer.export.metadata import ModelInfo
@@ -42,7 +42,7 @@ class Run(Protocol):
     def model(self) -> keras.Model:
         """The classifier: uint8 RGB in, probabilities out."""
 
-    def dataset(self) -> ImageDataset:
+    def dataset(self) -> Dataset:
         """The images with the run's own splits."""
 
     def array(self, name: str) -> np.ndarray:

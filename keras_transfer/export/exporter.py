@@ -18,7 +18,7 @@ from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
-from keras_transfer.base.types import ImageDataset
+from keras_transfer.base.types import Dataset
 from keras_transfer.export import bundle, card, parity, proof
 from keras_transfer.export.card import Run
 from keras_transfer.export.convert import Converter
@@ -124,7 +124,7 @@ def _write(
     return report
 
 
-def _training_images(dataset: ImageDataset, model: keras.Model) -> np.ndarray:
+def _training_images(dataset: Dataset, model: keras.Model) -> np.ndarray:
     """Images that represent what the model will meet, uint8 ``[n, height, width, 3]``."""
     indices = parity.spread(dataset.indices("train"), CALIBRATION_IMAGES)
     size = model.input_shape[1:3]

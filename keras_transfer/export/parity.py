@@ -13,7 +13,7 @@ from scipy import stats
 
 from keras_transfer import evaluation
 from keras_transfer.base.errors import DataError
-from keras_transfer.base.types import ImageDataset
+from keras_transfer.base.types import Dataset
 from keras_transfer.export import proof
 from keras_transfer.export.formats import Format
 from keras_transfer.modalities.image import pipeline
@@ -56,7 +56,7 @@ class TestImages:
     probabilities: np.ndarray
 
 
-def test_images(dataset: ImageDataset, model: keras.Model) -> TestImages:
+def test_images(dataset: Dataset, model: keras.Model) -> TestImages:
     """Reads the test split, ``MAX_IMAGES`` of it at most, from its files.
 
     Raises:

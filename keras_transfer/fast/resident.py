@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transfer.base.devices import accelerators
+from keras_transfer.base.compute import accelerators
 from keras_transfer.base.distribution import place
 from keras_transfer.base.types import Inputs
 

@@ -22,7 +22,7 @@ import numpy as np
 from keras_transfer.backbones import graph
 from keras_transfer.backbones.copying import working_copy
 from keras_transfer.base import files
-from keras_transfer.base.devices import accelerators, keep_compiled
+from keras_transfer.base.compute import accelerators, keep_compiled
 from keras_transfer.base.distribution import Distribution, place
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.quiet import quiet_stdio

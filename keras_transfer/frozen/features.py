@@ -16,7 +16,7 @@ from keras_transfer.backbones.graph import tensors
 from keras_transfer.base.distribution import Distribution
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.threads import prefetch
-from keras_transfer.base.types import LEVELS, POOL, Backbone, ImageDataset, Inputs
+from keras_transfer.base.types import LEVELS, POOL, Backbone, Dataset, Inputs
 from keras_transfer.frozen.engine import (
     BATCH,
     Engine,
@@ -46,15 +46,15 @@ class Views:
         flip: whether it mirrors.
     """
 
-    dataset: ImageDataset
+    dataset: Dataset
     seed: int = 0
     strength: float = 1.0
     flip: bool = True
 
     def pixels(self, rows: np.ndarray, view: int) -> np.ndarray:
         """uint8 ``[rows, height, width, 3]``: view 0 is clean, the others are augmented."""
-        assert self.dataset.pixels is not None
-        clean = self.dataset.pixels[rows]
+        assert self.dataset.examples is not None
+        clean = self.dataset.examples[rows]
         if view == 0:
             return clean
         digests = [self.dataset.digests[row] for row in rows]
@@ -425,7 +425,7 @@ def _thumbnails(pixels: np.ndarray, side: int = 16) -> np.ndarray:
     return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
 
 
-def views_for(dataset: ImageDataset, schedule: Schedule, flip: bool) -> Views:
+def views_for(dataset: Dataset, schedule: Schedule, flip: bool) -> Views:
     """The views that a schedule draws of a data set."""
     return Views(dataset, seed=schedule.view_seed, strength=schedule.strength, flip=flip)
 

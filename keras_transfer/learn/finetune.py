@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_transfer.base import files
-from keras_transfer.base.devices import accelerators, out_of_memory
+from keras_transfer.base.compute import accelerators, out_of_memory
 from keras_transfer.base.distribution import Distribution, place
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress

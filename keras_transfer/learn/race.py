@@ -23,7 +23,7 @@ import numpy as np
 
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import Backbone, ImageDataset
+from keras_transfer.base.types import Backbone, Dataset
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import calibration, planner
 from keras_transfer.learn.finetune import assign, values_of
@@ -37,7 +37,7 @@ _SURE = 3.0
 
 
 def decide(
-    dataset: ImageDataset,
+    dataset: Dataset,
     backbone: Backbone,
     schedule: Schedule,
     *,
@@ -124,7 +124,7 @@ def _winner(rows: list[dict[str, Any]]) -> str:
     return str(min(ahead, key=lambda row: row["nll"])["unfreeze"]) if ahead else DEEPEST
 
 
-def _half(dataset: ImageDataset) -> ImageDataset:
+def _half(dataset: Dataset) -> Dataset:
     """The data with every second training image of a class left out, by digest: no draw at all."""
     splits = dataset.splits.copy()
     train = dataset.indices("train")

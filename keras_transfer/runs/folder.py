@@ -20,7 +20,7 @@ from keras_transfer import datasets
 from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
-from keras_transfer.base.types import ImageDataset
+from keras_transfer.base.types import Dataset
 
 if TYPE_CHECKING:
     import keras
@@ -83,7 +83,7 @@ class Run:
                 remedy="Train the run again with --overwrite.",
             ) from error
 
-    def dataset(self) -> ImageDataset:
+    def dataset(self) -> Dataset:
         """The run's data set with its own splits, pixels decoded.
 
         Raises:
@@ -305,7 +305,7 @@ def environment() -> dict[str, Any]:
     """Versions and machine, as far as they matter for repeating a run."""
     import keras
 
-    from keras_transfer.base.devices import accelerators
+    from keras_transfer.base.compute import accelerators
 
     versions = {}
     for package in VERSIONED:

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError
-from keras_transfer.base.types import ImageDataset
+from keras_transfer.base.types import Dataset
 from keras_transfer.evaluation import plots
 from keras_transfer.learn import calibration
 from keras_transfer.runs import figures
@@ -48,7 +48,7 @@ class Reportable(Protocol):
     def model(self) -> keras.Model:
         """The classifier."""
 
-    def dataset(self) -> ImageDataset:
+    def dataset(self) -> Dataset:
         """The data with the run's splits and decoded pixels."""
 
     def predictions(self) -> list[dict[str, Any]]:
@@ -67,9 +67,7 @@ class Gatherer:
         missing: what could not be read, a sentence each.
     """
 
-    def __init__(
-        self, run: Reportable, dataset: ImageDataset | None, model: keras.Model | None
-    ) -> None:
+    def __init__(self, run: Reportable, dataset: Dataset | None, model: keras.Model | None) -> None:
         self.run, self.missing = run, list[str]()
         self._dataset, self._model = dataset, model
         self._tried: set[str] = set()
@@ -87,7 +85,7 @@ class Gatherer:
         self.missing.append(f"{name}: {reason}".rstrip(".") + ".")
         return None
 
-    def dataset(self) -> ImageDataset | None:
+    def dataset(self) -> Dataset | None:
         """The data set, or None where it is gone."""
         if self._dataset is None and "dataset" not in self._tried:
             self._tried.add("dataset")
@@ -147,11 +145,11 @@ class Gatherer:
             classes: the class that each Grad-CAM explains; None for no Grad-CAM.
         """
         dataset = self.dataset() if items else None
-        if dataset is not None and dataset.pixels is not None:
+        if dataset is not None and dataset.examples is not None:
             place = {path: i for i, path in enumerate(dataset.paths)}
             known = [i for i, item in enumerate(items) if item["path"] in place]
             if known:
-                pixels = np.stack([dataset.pixels[place[items[i]["path"]]] for i in known])
+                pixels = np.stack([dataset.examples[place[items[i]["path"]]] for i in known])
                 self._keep(kind, known, pixels, "")
                 if classes is not None:
                     self._explain(kind, known, pixels, [classes[i] for i in known])

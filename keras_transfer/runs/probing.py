@@ -11,7 +11,7 @@ import numpy as np
 from keras_transfer import backbones, evaluation
 from keras_transfer.base import files
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import ImageDataset
+from keras_transfer.base.types import Dataset
 from keras_transfer.evaluation.scratch import train_from_scratch
 from keras_transfer.frozen.features import FrozenPart, Views, features_of_view
 from keras_transfer.frozen.store import ActivationStore
@@ -21,7 +21,7 @@ from keras_transfer.runs import report
 
 
 def pretrained_features(
-    run: runs.Run, dataset: ImageDataset, progress: Progress | None = None
+    run: runs.Run, dataset: Dataset, progress: Progress | None = None
 ) -> np.ndarray:
     """Pooled features of the backbone as it was before the run, of every image, from the store.
 
@@ -34,9 +34,9 @@ def pretrained_features(
         run.config["backbone"], image_size=run.image_size, weights=run.config["weights"]
     )
     model = build_classifier(built, 2)
-    assert dataset.pixels is not None
+    assert dataset.examples is not None
     frozen = FrozenPart(
-        model, built, (), engine="auto", images=len(dataset), sample=dataset.pixels[:32]
+        model, built, (), engine="auto", images=len(dataset), sample=dataset.examples[:32]
     )
     with ActivationStore(files.cache_folder() / "activations") as store:
         rows = np.arange(len(dataset))
@@ -96,6 +96,6 @@ def compare_with_baselines(
     return rows
 
 
-def _add(run: runs.Run, found: Mapping[str, Any], data: ImageDataset) -> None:
+def _add(run: runs.Run, found: Mapping[str, Any], data: Dataset) -> None:
     files.write_json(run.path / runs.METRICS, dict(run.metrics) | dict(found))
     report.write_report(runs.open_run(run.path), dataset=data)

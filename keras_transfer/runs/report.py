@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from keras_transfer import evaluation
 from keras_transfer.base import files
-from keras_transfer.base.types import ImageDataset
+from keras_transfer.base.types import Dataset
 from keras_transfer.evaluation import plots
 from keras_transfer.evaluation.metrics import METRICS
 from keras_transfer.learn import calibration
@@ -45,7 +45,7 @@ _DIGESTED = ("model.keras", "splits.csv", "predictions.csv")
 
 
 def write_report(
-    run: Reportable, *, dataset: ImageDataset | None = None, model: keras.Model | None = None
+    run: Reportable, *, dataset: Dataset | None = None, model: keras.Model | None = None
 ) -> Path:
     """Writes a run's page, and its figures under ``plots/``.
 

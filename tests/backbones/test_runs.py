@@ -31,6 +31,6 @@ def test_a_backbone_trains_from_end_to_end(name, digits_folder, tmp_path):
     assert cached["misses"] > 0
     run = runs.open_run(tmp_path / "run")
     data = run.dataset()
-    found = api.predict_probabilities(run.model(), data.pixels[data.indices("test")])
+    found = api.predict_probabilities(run.model(), data.examples[data.indices("test")])
     np.testing.assert_allclose(found, run.array(runs.PROBABILITIES), atol=1e-4)
     keras.utils.clear_session()

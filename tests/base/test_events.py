@@ -70,7 +70,7 @@ def test_the_command_logs_both_phases_and_can_leave_probabilities_as_they_are(
     assert run.config["calibration"] == "none"
     assert run.config["temperature"] == 1.0
     data = run.dataset()
-    pixels = data.pixels[data.indices("val")]
+    pixels = data.examples[data.indices("val")]
     logits = run.array("validation_logits.npy")
     expected = np.exp(logits - logits.max(1, keepdims=True))
     expected /= expected.sum(1, keepdims=True)

@@ -38,7 +38,7 @@ def test_an_archive_is_the_same_set_as_its_folder(tmp_path, folder, name, prefix
     assert packed.paths == loose.paths
     assert packed.digests == loose.digests
     assert (packed.splits == loose.splits).all()
-    assert np.array_equal(packed.pixels, loose.pixels)
+    assert np.array_equal(packed.examples, loose.examples)
 
 
 def test_names_that_lead_outside_and_links_are_left_out(tmp_path, pictures):

@@ -30,7 +30,7 @@ def test_arrays_become_a_set_without_any_loss():
     data = load_dataset((images, labels), image_size=16, class_names=["zoo", "ant", "cat"])
     assert data.class_names == ("zoo", "ant", "cat")
     order = [int(path.split("/")[1].split(".")[0]) for path in data.paths]
-    assert np.array_equal(data.pixels, images[order])
+    assert np.array_equal(data.examples, images[order])
     assert data.labels.tolist() == labels[order].tolist()
     assert len(data.indices("test")) == 9
 
@@ -49,7 +49,7 @@ def test_grey_floats_and_lists_are_taken():
     grey = noise(24)[..., 0].astype(np.float32)
     data = load_dataset((list(grey), [0, 1] * 12), image_size=16)
     order = [int(path.split("/")[1].split(".")[0]) for path in data.paths]
-    assert np.array_equal(data.pixels[..., 1], grey[order])
+    assert np.array_equal(data.examples[..., 1], grey[order])
     column = load_dataset((noise(24), np.array([[0], [1]] * 12)))
     assert column.class_names == ("0", "1")
 
@@ -97,7 +97,7 @@ def test_tf_data_is_taken_as_it_is(batched):
     data = load_dataset(pairs, image_size=16)
     expected = load_dataset((images, labels), image_size=16)
     assert data.digests == expected.digests
-    assert np.array_equal(data.pixels, expected.pixels)
+    assert np.array_equal(data.examples, expected.examples)
 
 
 def test_tf_data_must_yield_pairs():

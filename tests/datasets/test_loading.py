@@ -114,7 +114,7 @@ def test_a_splits_file_repeats_a_split_and_leaves_new_files_out(folder, tmp_path
     again = load_dataset(folder, splits_file=tmp_path / "splits.csv", image_size=16)
     assert again.paths == first.paths
     assert (again.splits == first.splits).all()
-    assert np.array_equal(again.pixels, first.pixels)
+    assert np.array_equal(again.examples, first.examples)
     assert [one.path for one in of_kind(again, "not_in_splits")] == ["cat/new.jpg"]
     (folder / "cat/000.jpg").unlink()
     with pytest.raises(DataError, match=r"cat/000\.jpg"):
@@ -133,7 +133,7 @@ def test_per_class_shrinks_training_alone(folder):
     assert Counter(small.labels[small.indices("train")].tolist()) == {0: 3, 1: 3}
     for split in ("val", "test"):
         assert len(small.indices(split)) == len(whole.indices(split))
-    assert len(small.pixels) == len(small)
+    assert len(small.examples) == len(small)
 
 
 def test_folds_test_every_image_once(folder, tmp_path):

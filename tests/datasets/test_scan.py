@@ -40,10 +40,10 @@ def stored() -> list[Path]:
 
 def test_pixels_are_those_of_the_decoder_at_any_length(folder):
     data = load_dataset(folder, image_size=(24, 40))
-    assert data.pixels.shape == (30, 24, 40, 3)
+    assert data.examples.shape == (30, 24, 40, 3)
     for i, path in enumerate(data.paths):
         expected = pipeline.decode_image((folder / path).read_bytes(), (24, 40))
-        assert np.array_equal(data.pixels[i], expected)
+        assert np.array_equal(data.examples[i], expected)
 
 
 def test_a_second_run_only_hashes(folder, decoded):
@@ -51,7 +51,7 @@ def test_a_second_run_only_hashes(folder, decoded):
     assert len(decoded) == 30
     again = load_dataset(folder, image_size=24)
     assert len(decoded) == 30
-    assert np.array_equal(first.pixels, again.pixels)
+    assert np.array_equal(first.examples, again.examples)
     assert first.digests == again.digests
     assert first.findings == again.findings
     load_dataset(folder, image_size=32)
@@ -64,16 +64,16 @@ def test_large_sets_are_mapped(folder, monkeypatch):
     (folder / "cat" / "a-bad.jpg").write_bytes(b"")
     for _ in range(2):
         data = load_dataset(folder, image_size=24)
-        assert isinstance(data.pixels, np.memmap)
-        assert not data.pixels.flags.writeable
+        assert isinstance(data.examples, np.memmap)
+        assert not data.examples.flags.writeable
         expected = pipeline.decode_image(data.read(20), 24)
-        assert np.array_equal(data.pixels[20], expected)
+        assert np.array_equal(data.examples[20], expected)
 
 
 def test_without_the_cache_nothing_is_written(folder, decoded):
     for _ in range(2):
         data = load_dataset(folder, image_size=24, cache=False)
-        assert data.pixels.shape == (30, 24, 24, 3)
+        assert data.examples.shape == (30, 24, 24, 3)
     assert len(decoded) == 60
     assert not files.cache_folder().joinpath("pixels").exists()
 
@@ -97,14 +97,14 @@ def test_any_change_is_noticed(folder, change, pictures):
     data = load_dataset(folder, image_size=24)
     for i, path in enumerate(data.paths):
         assert np.array_equal(
-            data.pixels[i], pipeline.decode_image((folder / path).read_bytes(), 24)
+            data.examples[i], pipeline.decode_image((folder / path).read_bytes(), 24)
         )
     assert len(stored()) == 2
 
 
 @pytest.mark.parametrize("damage", ["index", "short", "long", "missing", "empty", "policy"])
 def test_damaged_caches_are_made_again(folder, damage, decoded, monkeypatch):
-    expected = load_dataset(folder, image_size=24).pixels
+    expected = load_dataset(folder, image_size=24).examples
     pixels, index = sorted(stored(), key=lambda path: path.suffix, reverse=True)
     assert (pixels.suffix, index.suffix) == (".pixels", ".npz")
     if damage == "index":
@@ -121,7 +121,7 @@ def test_damaged_caches_are_made_again(folder, damage, decoded, monkeypatch):
         index.write_bytes(b"")
     else:
         monkeypatch.setattr(pipeline, "POLICY_VERSION", 999)
-    assert np.array_equal(load_dataset(folder, image_size=24).pixels, expected)
+    assert np.array_equal(load_dataset(folder, image_size=24).examples, expected)
     assert len(decoded) == 60
 
 
@@ -181,8 +181,8 @@ def test_one_bad_file_costs_one_row(tmp_path, pictures, cache):
     (root / "cat" / "0005.jpg").write_bytes(encode(photo(), "JPEG")[:1000])
     data = load_dataset(root, image_size=16, cache=cache)
     assert len(data) == 20
-    assert data.pixels.shape[0] == 20
-    for pixels, path in zip(data.pixels, data.paths, strict=True):
+    assert data.examples.shape[0] == 20
+    for pixels, path in zip(data.examples, data.paths, strict=True):
         assert np.array_equal(pixels, pipeline.decode_image((root / path).read_bytes(), 16))
     assert [(one.path, one.kind) for one in data.findings] == [("cat/0005.jpg", "truncated")]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_transfer.base.errors import DataError, UsageError
-from keras_transfer.base.types import ImageDataset
+from keras_transfer.base.types import Dataset
 from keras_transfer.datasets import splits
 
 
@@ -18,10 +18,10 @@ def digests(count: int, start: int = 0) -> list[str]:
     return [f"image {i}" for i in range(start, start + count)]
 
 
-def dataset(labels: list[int], groups: list[str] | None = None) -> ImageDataset:
+def dataset(labels: list[int], groups: list[str] | None = None) -> Dataset:
     names = digests(len(labels))
     chosen = [f"class {label}" for label in labels]
-    return ImageDataset(
+    return Dataset(
         name="made",
         paths=tuple(f"{label}/{i}.png" for i, label in enumerate(chosen)),
         labels=np.array(labels, np.int64),
@@ -30,7 +30,8 @@ def dataset(labels: list[int], groups: list[str] | None = None) -> ImageDataset:
         digests=tuple(names),
         findings=(),
         read=lambda i: str(i).encode(),
-        pixels=np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3)),
+        examples=np.arange(len(labels), dtype=np.uint8)[:, None, None, None]
+        * np.ones((1, 2, 2, 3)),
         groups=None if groups is None else tuple(groups),
     )
 
@@ -159,7 +160,7 @@ def test_take_keeps_everything_aligned():
     assert part.class_names == ("class 1", "class 2")
     assert part.labels.tolist() == [0, 1, 1]
     assert part.digests == ("image 1", "image 2", "image 5")
-    assert part.pixels[:, 0, 0, 0].tolist() == [1, 2, 5]
+    assert part.examples[:, 0, 0, 0].tolist() == [1, 2, 5]
     assert [part.read(i) for i in range(3)] == [b"1", b"2", b"5"]
 
 

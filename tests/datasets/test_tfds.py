@@ -58,7 +58,7 @@ def test_a_prepared_folder_is_opened(folder):
     assert {one.kind for one in data.findings} == {"other_split", "split_off"}
     for i in range(len(data)):
         assert data.read(i).startswith(b"\xff\xd8\xff")
-    for pixels, label in zip(data.pixels, data.labels, strict=True):
+    for pixels, label in zip(data.examples, data.labels, strict=True):
         name = f"{data.class_names[label]}.jpg"
         photos = np.stack([zoo.photo(name, side=40, seed=seed) for seed in range(26)])
         assert np.abs(pixels - photos.astype(int)).mean(axis=(1, 2, 3)).min() < 12

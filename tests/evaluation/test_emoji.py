@@ -25,7 +25,7 @@ def features_of(name):
     backbone = backbones.build("EfficientNetLite0", image_size=96, weights="offline")
     pooled = keras.layers.GlobalAveragePooling2D()(backbone.model.output)
     model = keras.Model(backbone.model.input, pooled)
-    return data, model.predict(data.pixels, batch_size=64, verbose=0)
+    return data, model.predict(data.examples, batch_size=64, verbose=0)
 
 
 @pytest.fixture(scope="module")

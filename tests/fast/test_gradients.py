@@ -222,7 +222,7 @@ def test_a_folded_bias_still_learns():
 
 
 def test_exact_gradients_can_be_asked_for(monkeypatch):
-    from keras_transfer.base.devices import precision_policy
+    from keras_transfer.base.compute import precision_policy
 
     assert precision_policy(multiplies_bfloat16=True).rounded
     assert not precision_policy(multiplies_bfloat16=False).rounded

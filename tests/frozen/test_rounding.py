@@ -35,7 +35,7 @@ def backbone():
 
 
 def part(backbone, data, name="auto"):
-    sample = data.pixels[data.indices("train")[:32]]
+    sample = data.examples[data.indices("train")[:32]]
     model = build_classifier(backbone, 10)
     made = FrozenPart(model, backbone, ("block6d_add",), engine=name, images=10**9, sample=sample)
     made.native_seconds = 1.0  # so slow that the machine's load vetoes nothing
@@ -83,7 +83,7 @@ def test_what_disagrees_stays_in_float32(backbone, data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("rows", [[0], [0] * 32])
 def test_a_sample_that_says_nothing_is_no_agreement(backbone, data, rows):
-    model, sample = build_classifier(backbone, 10), data.pixels[rows]
+    model, sample = build_classifier(backbone, 10), data.examples[rows]
     frozen = FrozenPart(model, backbone, (), engine="auto", images=10**9, sample=sample)
     frozen.native_seconds = 1.0
     assert frozen.rapid.name == "openvino"

@@ -40,7 +40,7 @@ def test_one_seed_gives_one_result(digits_folder, tmp_path):
 def test_the_model_loads_where_this_package_was_never_imported(digits_run, tmp_path):
     run = runs.open_run(digits_run)
     data = run.dataset()
-    pixels = data.pixels[data.indices("test")][:8]
+    pixels = data.examples[data.indices("test")][:8]
     np.save(tmp_path / "pixels.npy", pixels)
     script = (
         "import sys\n"

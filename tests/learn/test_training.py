@@ -65,7 +65,7 @@ def test_only_the_unfrozen_blocks_move_and_batch_norm_stays(cached):
 def test_evidence_agrees_with_an_independent_computation(cached, data):
     result, *_ = cached
     test = data.indices("test")
-    probabilities = np.asarray(result.model(data.pixels[test], training=False))
+    probabilities = np.asarray(result.model(data.examples[test], training=False))
     np.testing.assert_allclose(probabilities, result.test_probabilities, atol=1e-4)
     right = (probabilities.argmax(1) == data.labels[test]).mean()
     assert result.evaluation.accuracy == pytest.approx(right)
@@ -77,7 +77,7 @@ def test_evidence_agrees_with_an_independent_computation(cached, data):
 def test_validation_logits_are_those_of_the_returned_weights(cached, data):
     result, *_ = cached
     logits = keras.Model(result.model.input, result.model.get_layer(LOGITS).output)
-    exact = np.asarray(logits(data.pixels[data.indices("val")], training=False))
+    exact = np.asarray(logits(data.examples[data.indices("val")], training=False))
     # The run saw activations rounded to float16.
     np.testing.assert_allclose(exact, result.validation_logits, atol=0.1)
 
@@ -99,8 +99,8 @@ def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, 
     layer = result.model.get_layer(LOGITS)
     both = keras.Model(result.model.input, [layer.input, layer.output])
     train, validation = (data.indices(split) for split in ("train", "val"))
-    features = np.asarray(both(data.pixels[train], training=False)[0])
-    held, logits = (np.asarray(part) for part in both(data.pixels[validation], training=False))
+    features = np.asarray(both(data.examples[train], training=False)[0])
+    held, logits = (np.asarray(part) for part in both(data.examples[validation], training=False))
     np.testing.assert_allclose(logits, result.validation_logits, atol=0.1)
     found = calibration.softmax(logits)
     told = features.std(axis=0) > 1e-3  # the others are switched off
@@ -325,15 +325,15 @@ def test_views_do_not_depend_on_the_company_they_keep(data):
     alone = np.concatenate([views.pixels(rows[i : i + 1], 2) for i in range(3)])
     np.testing.assert_array_equal(together, alone)
     assert (views.pixels(rows, 1) != together).any()
-    np.testing.assert_array_equal(views.pixels(rows, 0), data.pixels[rows])
+    np.testing.assert_array_equal(views.pixels(rows, 0), data.examples[rows])
 
 
 def test_digits_are_not_mirrored_and_photographs_are():
     digits = datasets.load_dataset("builtin:digits", image_size=32)
     rows = {split: digits.indices(split) for split in ("train", "val")}
     safe, said = mirroring_is_safe(
-        digits.pixels[rows["train"]], digits.labels[rows["train"]],
-        digits.pixels[rows["val"]], digits.labels[rows["val"]],
+        digits.examples[rows["train"]], digits.labels[rows["train"]],
+        digits.examples[rows["val"]], digits.labels[rows["val"]],
     )  # fmt: skip
     assert not safe
     assert "does not mirror" in said
@@ -371,7 +371,7 @@ def test_random_weights_learn_and_take_their_statistics_along(data):
     accuracy = {candidate.name: candidate.accuracy for candidate in result.candidates}
     assert accuracy["last epoch"] > 0.7  # 0.2 with statistics that start from 0 and 1
     logits = keras.Model(result.model.input, result.model.get_layer(LOGITS).output)
-    exact = np.asarray(logits(data.pixels[data.indices("val")], training=False))
+    exact = np.asarray(logits(data.examples[data.indices("val")], training=False))
     np.testing.assert_allclose(exact, result.validation_logits, rtol=1e-3, atol=1e-3)
 
 

@@ -27,11 +27,11 @@ import jax  # noqa: E402
 import keras  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from recorder import Recorder  # noqa: E402
-from test_devices import check_distributed, train  # noqa: E402
+from test_compute import check_distributed, train  # noqa: E402
 
 from keras_transfer import api, cli  # noqa: E402
 from keras_transfer.backbones.copying import working_copy  # noqa: E402
-from keras_transfer.base import devices  # noqa: E402
+from keras_transfer.base import compute as devices  # noqa: E402
 from keras_transfer.fast.resident import Resident, resident  # noqa: E402
 from keras_transfer.frozen.features import Array  # noqa: E402
 from keras_transfer.learn import finetune  # noqa: E402
@@ -66,7 +66,7 @@ def other(jax_run, digits_folder, tmp_path_factory):
 
 def pixels(run):
     data = run.dataset()
-    return data.pixels[data.indices("test")]
+    return data.examples[data.indices("test")]
 
 
 def test_a_run_needs_no_tensorflow(jax_run):

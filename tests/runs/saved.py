@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from keras_transfer import evaluation
 from keras_transfer.base import errors, files
-from keras_transfer.base.types import Finding, ImageDataset
+from keras_transfer.base.types import Dataset, Finding
 from keras_transfer.learn import calibration
 
 ODD_NAMES = (
@@ -33,7 +33,7 @@ class Saved:
     path: Path
     config: dict[str, Any]
     metrics: dict[str, Any]
-    data: ImageDataset | None
+    data: Dataset | None
     classifier: Any
 
     @property
@@ -68,12 +68,12 @@ def classifier(classes: int):
     return keras.Model(image, keras.layers.Softmax(name="probabilities")(x))
 
 
-def images(count: int, class_names, labels, names=None) -> ImageDataset:
+def images(count: int, class_names, labels, names=None) -> Dataset:
     """Digits, 32 px, all of them in the test split."""
     digits = (load_digits().images * 15.9).astype(np.uint8)
     small = digits[np.arange(count) % len(digits)].repeat(4, axis=1).repeat(4, axis=2)
     pixels = np.repeat(small[..., None], 3, axis=-1)
-    return ImageDataset(
+    return Dataset(
         name="digits",
         paths=tuple(names or (f"{labels[i]}/{i}.png" for i in range(count))),
         labels=labels,
@@ -82,7 +82,7 @@ def images(count: int, class_names, labels, names=None) -> ImageDataset:
         digests=tuple(f"{i:064x}" for i in range(count)),
         findings=(Finding("<b>bad</b>.png", "truncated", "it ends early", "left out"),),
         read=lambda i: b"",
-        pixels=pixels,
+        examples=pixels,
     )
 
 

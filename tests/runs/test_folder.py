@@ -52,7 +52,7 @@ def test_predictions_agree_with_metrics_and_probabilities(digits_run):
 def test_the_saved_model_gives_the_saved_probabilities(digits_run):
     run = runs.open_run(digits_run)
     data = run.dataset()
-    pixels = data.pixels[data.indices("test")]
+    pixels = data.examples[data.indices("test")]
     probabilities = np.asarray(run.model()(pixels, training=False))
     np.testing.assert_allclose(probabilities, run.array("test_probabilities.npy"), atol=1e-4)
 

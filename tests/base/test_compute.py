@@ -13,7 +13,8 @@ from recorder import Recorder
 
 from keras_transfer import api, cli
 from keras_transfer.backbones.copying import working_copy
-from keras_transfer.base import devices, distribution
+from keras_transfer.base import compute as devices
+from keras_transfer.base import distribution
 from keras_transfer.base.errors import UsageError
 from keras_transfer.frozen.engine import keras_engine
 from keras_transfer.frozen.features import Array
