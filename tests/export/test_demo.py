@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report import browser
+from runs import browser
 
 from keras_transfer import cli
 from keras_transfer.base.errors import UsageError

@@ -110,7 +110,7 @@ def test_openvino_reports_nothing_to_anybody():
         "import multiprocessing.process as processes\n"
         "processes.BaseProcess.start = lambda process: print('started', process)\n"
         "import keras\n"
-        "from keras_transfer import engine\n"
+        "from keras_transfer.frozen import engine\n"
         "model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(1, 2)])\n"
         "print(engine.build_engine(model, 'openvino').name)\n"
         "from concurrent.futures import thread\n"

@@ -262,7 +262,7 @@ def test_two_processes_on_an_empty_store_extract_once(tmp_path):
         f"""
         import sys, time
         import numpy as np
-        from keras_transfer.activations import ActivationKey, ActivationStore
+        from keras_transfer.frozen.store import ActivationKey, ActivationStore
         key = ActivationKey(backbone="b", weights="w", cut=("c",), preprocessing="p",
                             image_size=(8, 8), dtype="float32")
         done = []

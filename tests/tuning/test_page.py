@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from report import browser
+from runs import browser
 
 from keras_transfer.base import files
 from tuning import importance, results, space_file
