@@ -20,11 +20,12 @@ import keras
 import numpy as np
 from common import SHARED, record
 
-from keras_transfer import backbones, datasets, schedule
+from keras_transfer import backbones, datasets
 from keras_transfer.base.types import LOGITS
-from keras_transfer.learn.finetune import Suffix
-from keras_transfer.learn.model import build_classifier, freeze_batch_norm
+from keras_transfer.learn.model import build_classifier, set_batch_norm
 from keras_transfer.learn.optimizers import build_optimizer
+from keras_transfer.learn.suffix import Suffix
+from keras_transfer.recipe import Recipe
 
 CASES = (("EfficientNetLite0", 128, "offline"), ("MobileNetV2", 128, "none"))
 BATCH = 32
@@ -32,9 +33,8 @@ BATCH = 32
 
 def ready(suffix: Suffix, depths: dict[str, int]) -> Suffix:
     """A suffix with its optimiser, compiled as a run compiles it."""
-    phase = schedule.Phase("fine_tune")
     suffix.regularise("none", 0.0)
-    suffix.compile(optimizer=build_optimizer(phase, suffix, depths), jit_compile=False)
+    suffix.compile(optimizer=build_optimizer(Recipe(), suffix, depths), jit_compile=False)
     return suffix
 
 
@@ -62,8 +62,8 @@ def case(name: str, size: int, weights: str, share: float, options: Any) -> dict
     )  # fmt: skip
     above = backbone.blocks[-count:]
     cut = backbone.blocks[-count - 1].cut
-    model = build_classifier(backbone, targets.shape[1], schedule.HeadSpec())
-    freeze_batch_norm(model)
+    model = build_classifier(backbone, targets.shape[1])
+    set_batch_norm(model, trains=False)
     prefix, upper = backbones.split(model, cut, outputs=[LOGITS])
     for layer in prefix.layers:
         layer.trainable = False

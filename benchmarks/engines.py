@@ -22,7 +22,7 @@ import keras
 import numpy as np
 from common import SHARED, record
 
-from keras_transfer import backbones, datasets, schedule
+from keras_transfer import backbones, datasets
 from keras_transfer.base import progress
 from keras_transfer.base.types import POOL
 from keras_transfer.frozen import features
@@ -70,7 +70,7 @@ def timed(run: Callable[[np.ndarray], Any], images: np.ndarray, batch: int = BAT
 def pooled_model(name: str, size: int, weights: str) -> tuple[Any, keras.Model]:
     """The backbone and its graph from pixels to pooled features."""
     backbone = backbones.build(name, image_size=size, weights=weights)
-    model = build_classifier(backbone, 2, schedule.HeadSpec())
+    model = build_classifier(backbone, 2)
     return backbone, keras.Model(model.input, model.get_layer(POOL).output)
 
 
@@ -105,7 +105,7 @@ def extraction(name: str, size: int, weights: str, exact: bool, options: Any) ->
     held = datasets.load_dataset(str(SHARED / "emoji-noto"), image_size=size)
     rows = held.indices("train")
     backbone = backbones.build(name, image_size=size, weights=weights)
-    model = build_classifier(backbone, 2, schedule.HeadSpec())
+    model = build_classifier(backbone, 2)
     cut = backbone.blocks[-4].cut
     frozen = features.FrozenPart(
         model, backbone, cut, engine="auto", images=len(rows), sample=held.examples[:BATCH]

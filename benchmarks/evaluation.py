@@ -29,12 +29,12 @@ def many_classes(folder: Path) -> None:
 
 def measure(what: str, data: Path, output: Path, **settings: Any) -> dict[str, Any]:
     """One run, and its page once more by the clock."""
-    from keras_transfer import api
+    import keras_transfer as kt
     from keras_transfer import runs as report
     from keras_transfer.runs import folder as runs
 
     begun = time.perf_counter()
-    result = api.train(str(data), output=output, image_size=128, **settings)
+    result = kt.train(str(data), output=output, image_size=128, **settings)
     whole = time.perf_counter() - begun
     run = runs.open_run(output)
     begun = time.perf_counter()

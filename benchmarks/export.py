@@ -111,10 +111,10 @@ def _in_turns(
 
 def _trained(data: str, folder: Path, **options: object):
     """A run; a linear head on frozen features unless the options say otherwise."""
-    from keras_transfer import api
+    import keras_transfer as kt
     from keras_transfer.runs import folder as runs
 
-    api.train(data, **{"unfreeze": "none", "effort": "quick", "output": folder, **options})
+    kt.train(data, **{"unfreeze": "none", "effort": "quick", "output": folder, **options})
     return runs.open_run(folder)
 
 

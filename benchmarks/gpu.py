@@ -36,14 +36,16 @@ from keras_transfer.base.progress import Progress
 from keras_transfer.base.threads import prefetch
 from keras_transfer.base.types import LOGITS, Backbone, Dataset, Inputs
 from keras_transfer.fast.resident import Resident
+from keras_transfer.fast.steps import begin_steps
 from keras_transfer.frozen.features import Array, FrozenPart, Views, features_of_view
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import planner
 from keras_transfer.learn.batches import Examples, batches, epoch
-from keras_transfer.learn.finetune import Stepping, Suffix, assign, train_phase, values_of
-from keras_transfer.learn.model import build_classifier, freeze_batch_norm
+from keras_transfer.learn.finetune import fine_tune
+from keras_transfer.learn.model import build_classifier, set_batch_norm
 from keras_transfer.learn.optimizers import build_optimizer
-from keras_transfer.schedule import Phase
+from keras_transfer.learn.suffix import Suffix, assign, values_of
+from keras_transfer.recipe import Recipe
 
 CLASSES = 10
 
@@ -104,7 +106,7 @@ def made(network: str, size: Size, depth: int) -> tuple[Backbone, keras.Model, t
     backbone = backbones.build(network, image_size=size.image, weights="none")
     model = build_classifier(backbone, CLASSES)
     backbones.unfreeze(model, depth, backbone.blocks)
-    freeze_batch_norm(model)
+    set_batch_norm(model, trains=False)
     return backbone, model, planner.cut_below(backbone.blocks, depth)
 
 
@@ -123,10 +125,10 @@ def examples(inputs: Inputs, labels: np.ndarray) -> Examples:
     return Examples([inputs], targets, np.ones(len(labels), np.float32), held, labels[few])
 
 
-def endless(source: Examples, phase: Phase) -> Iterator[Any]:
+def endless(source: Examples, batch: int) -> Iterator[Any]:
     epoch = 0
     while True:
-        for tensors, *rest in batches(source.views[0], source, phase, [0, epoch]):
+        for tensors, *rest in batches(source.views[0], source, batch, [0, epoch]):
             yield place((tensors[0], *rest))
         epoch += 1
 
@@ -135,15 +137,19 @@ def steps(
     suffix: Suffix, source: Examples, size: Size, precision: str, jit: bool, feed: str
 ) -> dict[str, Any]:
     """Images a second of warm steps, what compiling took, and the share of time without input."""
-    phase = Phase("fine_tune", batch_size=size.batch, learning_rate=1e-4)
+    recipe = Recipe(batch_size=size.batch, fine_tune_lr=1e-4)
     working = working_copy(suffix, precision)
     working.regularise("none", 0.0)
-    make = functools.partial(build_optimizer, phase, working, {}, precision=precision)
+    make = functools.partial(build_optimizer, recipe, working, {}, dtype_policy=precision)
     working.prepare(make, 1, jit)
     waited, count = 0.0, size.steps if jit or keras.backend.backend() != "jax" else 3
-    with contextlib.closing(prefetch(endless(source, phase))) as ahead, Stepping(working) as warm:
+    warm = begin_steps(working)
+    with contextlib.closing(prefetch(endless(source, size.batch))) as ahead:
         if feed == "device":
-            held, (rows, targets, shares) = Resident(source.views[0]), epoch(source, phase, [0])
+            held, (rows, targets, shares) = (
+                Resident(source.views[0]),
+                epoch(source, size.batch, [0]),
+            )
             whole = (held, np.full(len(rows), 1e-4, np.float32), rows, targets, shares)
             warm.take_all(*whole)
             epochs = -(-count // len(rows))
@@ -158,11 +164,11 @@ def steps(
                 batch = next(ahead)
                 waited += time.perf_counter() - asked
                 warm.take(1e-4, *batch)
-        warm.wait()
+        warm.end()
         seconds = time.perf_counter() - begun
     return {
         "images a second": round(size.batch * count / seconds, 1),
-        "to compile, s": round(working.compile_seconds, 1),
+        "to compile, s": round(working.record.seconds, 1),
         "waited for input": f"{waited / seconds:.0%}",
     }
 
@@ -288,12 +294,10 @@ def trials(
     start = values_of(working.learned)
     for batch in size.batches:
         for rate in size.rates:
-            phase = Phase("fine_tune", epochs=size.epochs, batch_size=batch, learning_rate=rate,
-                          penalty="none")  # fmt: skip
-            make = functools.partial(build_optimizer, phase, working, {}, precision=precision)
+            recipe = Recipe(fine_tune_epochs=size.epochs, batch_size=batch, fine_tune_lr=rate)
             assign(working.learned, start)
-            train_phase(working, make, phase, examples(source, labels), seed=0, jit=jit)
-    return time.perf_counter() - begun, working.compile_seconds
+            fine_tune(working, recipe, examples(source, labels), dtype_policy=precision, xla=jit)
+    return time.perf_counter() - begun, working.record.seconds
 
 
 def main() -> None:

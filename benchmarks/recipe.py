@@ -10,19 +10,15 @@ make them less noisy. Rows are appended to a file as they come; a stopped run go
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import shlex
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common import SHARED, record
-
-from keras_transfer.schedule import HeadSpec, Phase, Schedule, recipe
 
 EMOJI, DIGITS = (0.6, 0.1, 0.3), (0.3, 0.1, 0.6)
 TASKS: dict[str, tuple[str, int | None, int, tuple[float, float, float]]] = {
@@ -35,39 +31,24 @@ TASKS: dict[str, tuple[str, int | None, int, tuple[float, float, float]]] = {
 """Data, images a class, side in pixels, and split."""
 
 
-def second(**changes: Any) -> Callable[[Schedule], Schedule]:
-    """A change to the default recipe's second phase."""
-
-    def change(schedule: Schedule) -> Schedule:
-        assert isinstance(schedule.fine_tune, Phase)
-        return dataclasses.replace(
-            schedule, fine_tune=dataclasses.replace(schedule.fine_tune, **changes)
-        )
-
-    return change
-
-
-SETTINGS: dict[str, Callable[[Schedule], Schedule]] = {
-    "default": second(),
-    "head alone": lambda schedule: dataclasses.replace(schedule, fine_tune=None),
-    "no levels": lambda schedule: dataclasses.replace(schedule, head_spec=HeadSpec()),
-    "head alone, no levels": lambda schedule: dataclasses.replace(
-        schedule, fine_tune=None, head_spec=HeadSpec()
-    ),
-    "one view": lambda schedule: dataclasses.replace(schedule, views=1),
-    "four views": lambda schedule: dataclasses.replace(schedule, views=4),
-    "four epochs": second(epochs=4),
-    "eight epochs": second(epochs=8),
-    "12 % unfrozen": second(unfreeze="12%"),
-    "five epochs of 70 %": second(unfreeze="70%"),
-    "depth by a race": second(unfreeze="auto"),
-    "rate 5e-4": second(learning_rate=5e-4),
-    "rate 1e-3": second(learning_rate=1e-3),
-    "stochastic depth": second(dropout="on"),
-    "label smoothing 0.1": second(label_smoothing=0.1),
-    "rates decay 0.8 a block": second(rate_decay=0.8),
-    "quick": lambda schedule: recipe("quick"),
-    "high": lambda schedule: recipe("high"),
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "head alone": {"unfreeze": "none"},
+    "no levels": {"levels": 0},
+    "head alone, no levels": {"unfreeze": "none", "levels": 0},
+    "one view": {"views": 1},
+    "four views": {"views": 4},
+    "four epochs": {"fine_tune_epochs": 4, "views": 2},
+    "eight epochs": {"fine_tune_epochs": 8, "views": 2},
+    "12 % unfrozen": {"unfreeze": "12%"},
+    "five epochs of 70 %": {"unfreeze": "70%"},
+    "depth by a race": {"unfreeze": "auto"},
+    "rate 5e-4": {"fine_tune_lr": 5e-4},
+    "rate 1e-3": {"fine_tune_lr": 1e-3},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "rates decay 0.8 a block": {"rate_decay": 0.8},
+    "quick": {"effort": "quick"},
+    "high": {"effort": "high"},
 }
 
 
@@ -75,28 +56,14 @@ def one(task: str, seed: int, names: list[str], store: Path) -> Any:
     """Yields a row for each setting of a task and a seed."""
     import keras
 
-    from keras_transfer import backbones, datasets, training
-    from keras_transfer.base.progress import Progress
-    from keras_transfer.frozen import store as activations
-    from keras_transfer.learn import race as depth
-    from keras_transfer.learn.steps import Steps
+    import keras_transfer as kt
 
     data, few, size, split = TASKS[task]
-    held = datasets.load_dataset(data, image_size=size, seed=seed, per_class=few, split=split)
+    held = kt.load_dataset(data, image_size=size, seed=seed, per_class=few, split=split)
     for name in names:
         keras.utils.clear_session()
-        backbone = backbones.build("EfficientNetLite0", image_size=size, weights="offline")
         begun = time.perf_counter()
-        schedule, shared = SETTINGS[name](recipe("default")), Steps()
-        held_rows = activations.ActivationStore(store)
-        if schedule.fine_tune and schedule.fine_tune.unfreeze == depth.AUTO:
-            schedule, _ = depth.decide(
-                held, backbone, schedule, fit=training.fit, store=held_rows, steps=shared,
-                progress=Progress(), seed=seed,
-            )  # fmt: skip
-        result = training.train(
-            held, backbone, schedule, seed=seed, store=held_rows, steps=shared
-        )  # fmt: skip
+        result = kt.train(held, seed=seed, cache=store, **SETTINGS[name])
         yield {
             "task": task,
             "seed": seed,
@@ -105,7 +72,7 @@ def one(task: str, seed: int, names: list[str], store: Path) -> Any:
             "nll": result.evaluation.nll,
             "validation_nll": result.candidates[0].nll,
             "kept": result.candidates[0].name,
-            "unfrozen": schedule.fine_tune.unfreeze if schedule.fine_tune else "none",
+            "unfrozen": result.recipe.unfreeze,
             "seconds": time.perf_counter() - begun,
         }
 

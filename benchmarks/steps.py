@@ -25,38 +25,39 @@ KINDS = ("Keras's own", "exact", "rounded")
 
 def steps(name: str, share: str) -> tuple[str, list[Any]]:
     """The name of the cut, and for each kind a function that takes a step."""
-    from keras_transfer import backbones, schedule
-    from keras_transfer.learn import finetune, model, planner
+    from keras_transfer import backbones
+    from keras_transfer.fast import steps as fast_steps
+    from keras_transfer.learn import model, planner
     from keras_transfer.learn.optimizers import build_optimizer
-    from keras_transfer.learn.steps import Steps
+    from keras_transfer.learn.pool import ModelPool
+    from keras_transfer.recipe import Recipe
 
     draw, made, cut = np.random.default_rng(0), [], ""
-    own = finetune.cheap_calls
+    own, recipe = fast_steps.cheap_calls, Recipe()
     for kind in KINDS:
         backbone = backbones.build(name, image_size=SIDE, weights="none")
-        classifier = Steps().classifier(backbone, CLASSES, schedule.HeadSpec(), 0)
-        model.freeze_batch_norm(classifier)
-        phase = schedule.recipe("default").fine_tune
-        assert isinstance(phase, schedule.Phase)
+        pool = ModelPool()
+        classifier = pool.classifier(backbone, CLASSES, 0.0, 0)
+        model.set_batch_norm(classifier, trains=False)
         depth = planner.resolve_depth(backbone.blocks, share)
         layers = planner.cut_below(backbone.blocks, depth)
         cut = ", ".join(layers)
-        suffix = Steps().suffix(classifier, layers, phase)
+        suffix = pool.suffix(classifier, layers, recipe)
         suffix.inference_mode, suffix.rounded = True, kind == "rounded"
         suffix.regularise("none", 0.0)
-        make = functools.partial(build_optimizer, phase, suffix, {})
+        make = functools.partial(build_optimizer, recipe, suffix, {})
         suffix.prepare(make, 1, False)
         inputs = draw.normal(size=(BATCH, *suffix.inputs[0].shape[1:])).astype(np.float32)
         targets = np.eye(CLASSES, dtype=np.float32)[draw.integers(0, CLASSES, BATCH)]
         shares = np.full(BATCH, 1 / BATCH, np.float32)
         if kind == "Keras's own":
-            finetune.cheap_calls = lambda model, rounded: {}
-        stepping = finetune.Stepping(suffix)
+            fast_steps.cheap_calls = lambda model, rounded: {}
+        stepping = fast_steps.begin_steps(suffix)
         try:
-            stepping.take(phase.learning_rate, inputs, targets, shares)
+            stepping.take(recipe.fine_tune_lr, inputs, targets, shares)
         finally:
-            finetune.cheap_calls = own
-        given = (phase.learning_rate, inputs, targets, shares)
+            fast_steps.cheap_calls = own
+        given = (recipe.fine_tune_lr, inputs, targets, shares)
         made.append(lambda s=stepping, g=given: s.take(*g))
     return cut, made
 

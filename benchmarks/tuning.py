@@ -49,24 +49,25 @@ def configurations(count: int) -> list[dict[str, Any]]:
 def ours(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The trials of a search on one workbench; the first one pays for extraction and all heads."""
     from keras_transfer.frozen.store import ActivationStore
-    from tuning import space_file
-    from tuning.objective import Setup, Workbench, trial_schedule
+    from keras_transfer.recipe import resolve
+    from tuning import space
+    from tuning.bench import Workbench
 
     rows = []
     with tempfile.TemporaryDirectory() as folder, ActivationStore(Path(folder) / "store") as store:
-        setup = Setup(options.data, image_size=options.image_size)
-        bench = Workbench(setup, Path(folder) / "heads", store)
+        recipe = resolve({"image_size": options.image_size})
+        bench = Workbench(options.data, recipe, Path(folder) / "heads", store)
         wanted = configurations(options.configurations)
         depths = list(dict.fromkeys(one["unfreeze"] for one in wanted))
-        text = f"views = {options.views}\nepochs = {options.epochs}\n[unfreeze]\n"
+        text = f"views = {options.views}\nfine_tune_epochs = {options.epochs}\n[unfreeze]\n"
         text += f"choices = {json.dumps(depths)}\ndefault = {json.dumps(depths[0])}\n"
         begun = time.perf_counter()
-        bench.sharing.plan(space_file.parse(text), len(wanted))
+        bench.plan(space.parse(text), len(wanted))
         print(f"data, backbone and plan: {time.perf_counter() - begun:.1f} s")
         for number, values in enumerate(wanted):
-            values |= {"epochs": options.epochs, "views": options.views}
+            values |= {"fine_tune_epochs": options.epochs, "views": options.views}
             begun = time.perf_counter()
-            done = bench.run(values, trial_schedule(values), Path(folder) / str(number), None)
+            done = bench.run(bench.trial_recipe(values), Path(folder) / str(number), None)
             seconds = time.perf_counter() - begun
             rest = seconds - done.fine_tune_seconds
             rows.append(
@@ -117,7 +118,7 @@ def plain(
             dense = keras.layers.Dense(classes, name="logits")
             model = keras.Model(built.model.input, dense(pooled))
             features = keras.Model(built.model.input, pooled)
-            solved = heads.solve_linear_head(
+            solved = heads.solve_head(
                 np.concatenate(
                     [features.predict(pixels(v), verbose=0) for v in range(options.views)]
                 ),
@@ -166,13 +167,11 @@ def plain(
 
 def default(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One plain run of the default recipe."""
-    from keras_transfer.schedule import recipe
+    from keras_transfer.recipe import Recipe
 
-    schedule = recipe()
-    phase = schedule.fine_tune
-    assert phase is not None
-    options.epochs, options.views = phase.epochs, schedule.views
-    return plain(options, [{"unfreeze": phase.unfreeze, "fine_tune_lr": phase.learning_rate}])
+    recipe = Recipe()
+    options.epochs, options.views = recipe.fine_tune_epochs, recipe.views
+    return plain(options, [{"unfreeze": recipe.unfreeze, "fine_tune_lr": recipe.fine_tune_lr}])
 
 
 def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -180,15 +179,17 @@ def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     import psutil
 
     from keras_transfer.frozen.store import ActivationStore
-    from tuning.objective import Setup, Workbench, trial_schedule
+    from keras_transfer.recipe import resolve
+    from tuning.bench import Workbench
 
     rows = []
     with tempfile.TemporaryDirectory() as folder, ActivationStore(Path(folder) / "store") as store:
-        bench = Workbench(Setup("builtin:digits", image_size=32), Path(folder) / "heads", store)
+        recipe = resolve({"image_size": 32})
+        bench = Workbench("builtin:digits", recipe, Path(folder) / "heads", store)
         for number in range(options.memory_trials):
-            values = {"unfreeze": str(1 + number % 2), "epochs": 1, "views": 1,
+            values = {"unfreeze": str(1 + number % 2), "fine_tune_epochs": 1, "views": 1,
                       "fine_tune_lr": 1e-4 * (1 + number)}  # fmt: skip
-            bench.run(values, trial_schedule(values), Path(folder) / str(number), None)
+            bench.run(bench.trial_recipe(values), Path(folder) / str(number), None)
             rows.append({"trial": number, "bytes": psutil.Process().memory_info().rss})
     return rows
 

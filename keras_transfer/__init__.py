@@ -11,86 +11,58 @@ from typing import TYPE_CHECKING, Any
 from keras_transfer._version import __version__
 
 if TYPE_CHECKING:
-    from keras_transfer.api import export_run, train
-    from keras_transfer.backbones import block_map, build, register, split, unfreeze
-    from keras_transfer.base.errors import KerasTransferError
-    from keras_transfer.base.types import Dataset
-    from keras_transfer.datasets import inspect, load_dataset
-    from keras_transfer.evaluation import compare
-    from keras_transfer.evaluation.plots import gallery
-    from keras_transfer.evaluation.saliency import grad_cam, overlay
-    from keras_transfer.export import verify
-    from keras_transfer.export.prediction import predict
-    from keras_transfer.frozen.store import ActivationStore
-    from keras_transfer.learn.model import build_classifier
-    from keras_transfer.runs.folder import Run, open_run
-    from keras_transfer.schedule import HeadSpec, Phase, Schedule, recipe
-    from keras_transfer.training import TransferResult
+    from keras_transfer.backbones import block_map as block_map
+    from keras_transfer.backbones import build as build
+    from keras_transfer.backbones import register as register
+    from keras_transfer.backbones import split as split
+    from keras_transfer.backbones import unfreeze as unfreeze
+    from keras_transfer.base.errors import KerasTransferError as KerasTransferError
+    from keras_transfer.base.types import Dataset as Dataset
+    from keras_transfer.datasets import inspect as inspect
+    from keras_transfer.datasets import load_dataset as load_dataset
+    from keras_transfer.evaluation import compare as compare
+    from keras_transfer.evaluation.plots import gallery as gallery
+    from keras_transfer.evaluation.saliency import grad_cam as grad_cam
+    from keras_transfer.evaluation.saliency import overlay as overlay
+    from keras_transfer.export import verify as verify
+    from keras_transfer.export.exporter import export_run as export_run
+    from keras_transfer.export.prediction import predict as predict
+    from keras_transfer.frozen.store import ActivationStore as ActivationStore
+    from keras_transfer.learn.model import build_classifier as build_classifier
+    from keras_transfer.recipe import Recipe as Recipe
+    from keras_transfer.runs.folder import Run as Run
+    from keras_transfer.runs.folder import open_run as open_run
+    from keras_transfer.runs.result import TransferResult as TransferResult
+    from keras_transfer.training import train as train
 
-_HOMES = {
-    "ActivationStore": "frozen.store",
-    "HeadSpec": "schedule",
-    "Dataset": "base.types",
-    "KerasTransferError": "base.errors",
-    "Phase": "schedule",
-    "Run": "runs.folder",
-    "Schedule": "schedule",
-    "TransferResult": "training",
-    "block_map": "backbones",
-    "build": "backbones",
-    "build_classifier": "learn.model",
-    "compare": "evaluation",
-    "export_run": "api",
-    "gallery": "evaluation.plots",
-    "grad_cam": "evaluation.saliency",
-    "inspect": "datasets",
-    "load_dataset": "datasets",
-    "open_run": "runs.folder",
-    "overlay": "evaluation.saliency",
-    "predict": "export.prediction",
-    "recipe": "schedule",
-    "register": "backbones",
-    "split": "backbones",
-    "train": "api",
-    "unfreeze": "backbones",
-    "verify": "export",
+_WITHOUT_KERAS = {
+    "base.errors": ["KerasTransferError"],
+    "base.types": ["Dataset"],
+    "recipe": ["Recipe"],
 }
-
-__all__ = [
-    "ActivationStore",
-    "Dataset",
-    "HeadSpec",
-    "KerasTransferError",
-    "Phase",
-    "Run",
-    "Schedule",
-    "TransferResult",
-    "__version__",
-    "block_map",
-    "build",
-    "build_classifier",
-    "compare",
-    "export_run",
-    "gallery",
-    "grad_cam",
-    "inspect",
-    "load_dataset",
-    "open_run",
-    "overlay",
-    "predict",
-    "recipe",
-    "register",
-    "split",
-    "train",
-    "unfreeze",
-    "verify",
-]
+_WITH_KERAS = {
+    "backbones": ["block_map", "build", "register", "split", "unfreeze"],
+    "datasets": ["inspect", "load_dataset"],
+    "evaluation": ["compare"],
+    "evaluation.plots": ["gallery"],
+    "evaluation.saliency": ["grad_cam", "overlay"],
+    "export": ["verify"],
+    "export.exporter": ["export_run"],
+    "export.prediction": ["predict"],
+    "frozen.store": ["ActivationStore"],
+    "learn.model": ["build_classifier"],
+    "runs.folder": ["Run", "open_run"],
+    "runs.result": ["TransferResult"],
+    "training": ["train"],
+}
+_HOMES = {name: home for home, names in {**_WITHOUT_KERAS, **_WITH_KERAS}.items() for name in names}
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _HOMES[name] not in ("base.errors", "schedule", "base.types"):
+    if _HOMES[name] in _WITH_KERAS:
         from keras_transfer.base.backend import require_backend
 
         require_backend()

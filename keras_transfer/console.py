@@ -17,10 +17,10 @@ from rich.text import Text
 from keras_transfer import datasets
 
 if TYPE_CHECKING:
-    from keras_transfer.evaluation import Comparison, Evaluation, Shift
+    from keras_transfer.evaluation import Comparison, Evaluation, LearningCurve, Shift
     from keras_transfer.export import ExportResult
     from keras_transfer.runs.folder import Run
-    from keras_transfer.training import TransferResult
+    from keras_transfer.runs.result import TransferResult
 
 _STAGES = {
     "decode": "read and decode",
@@ -35,7 +35,7 @@ _STAGES = {
 def summary(result: TransferResult, output: str) -> Group:
     """The end of a training run: how good, where the time went, what to type next."""
     judged, total = result.evaluation, result.seconds["total"]
-    table = _table(f"{result.backbone} on {result.dataset.name}")
+    table = _table(f"{result.recipe.backbone} on {result.dataset.name}")
     table.add_row("test accuracy", _with_interval(judged, "accuracy"))
     table.add_row("macro F1", _with_interval(judged, "macro_f1"))
     table.add_row("NLL, ECE", f"{judged.nll:.3f}, {judged.ece:.3f}")
@@ -182,3 +182,12 @@ def _table(title: str) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(justify="left")
     return table
+
+
+def curve(found: LearningCurve) -> str:
+    """A learning curve, a line a size, and what follows from it."""
+    rows = zip(found.sizes, found.accuracy, found.intervals, strict=True)
+    lines = [
+        f"{size:>8,} images: {x:.3f} ({low:.3f} to {high:.3f})" for size, x, (low, high) in rows
+    ]
+    return "\n".join([*lines, found.verdict])

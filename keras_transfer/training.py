@@ -1,38 +1,46 @@
-"""Runs a schedule: the head on frozen features, the top blocks, then the choice between them."""
+"""One run, from top to bottom: data, frozen part, head, fine-tuning, choice, judgement.
+
+(A module named ``train`` would hide the function of that name in the package.)
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import functools
-import html
+import json
+import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_transfer import evaluation
-from keras_transfer.backbones import rate_groups, split
+from keras_transfer import backbones, datasets, evaluation
+from keras_transfer._version import __version__
 from keras_transfer.backbones.copying import working_copy
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.base import files
+from keras_transfer.base.clock import Clock
 from keras_transfer.base.compute import devices as list_devices
 from keras_transfer.base.compute import jit_policy, precision_policy
 from keras_transfer.base.distribution import distribute
 from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base.events import EventLog
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import LOGITS, POOL, Backbone, Dataset, Inputs
-from keras_transfer.evaluation import plots
+from keras_transfer.base.types import LOGITS, Backbone, BackboneSpec, Dataset, Inputs
 from keras_transfer.frozen.engine import (
     BATCH,
     Batch,
     Engine,
     build_engine,
     computes_bfloat16,
+    predict_probabilities,
     worth_converting,
 )
 from keras_transfer.frozen.features import (
@@ -43,325 +51,433 @@ from keras_transfer.frozen.features import (
     Views,
     features_of_view,
     mirroring_is_safe,
-    stack_views,
-    views_for,
 )
-from keras_transfer.frozen.store import DEFAULT_SHARE, ActivationStore, StoreCounts
-from keras_transfer.learn import calibration, heads, planner
-from keras_transfer.learn.batches import Examples
-from keras_transfer.learn.finetune import (
-    PhaseState,
-    Suffix,
-    assign,
-    predict,
-    predict_logits,
-    trace_step,
-    train_phase,
-    values_of,
-)
+from keras_transfer.frozen.store import ActivationStore, StoreCounts
+from keras_transfer.learn import calibration, planner, race
+from keras_transfer.learn.batches import Examples, balanced, targets_of
+from keras_transfer.learn.finetune import Trained, fine_tune, trace_ahead
+from keras_transfer.learn.heads import Head, solve_head
 from keras_transfer.learn.model import (
     cut_blocks,
-    freeze_batch_norm,
     head_inputs,
     head_layers,
-    reseed,
+    set_batch_norm,
     set_temperature,
     standardise,
     start_statistics,
-    train_batch_norm,
 )
-from keras_transfer.learn.optimizers import build_optimizer
+from keras_transfer.learn.pool import ModelPool
 from keras_transfer.learn.selection import Candidate, NewHead, choose
-from keras_transfer.learn.steps import Steps
-from keras_transfer.schedule import Phase, Schedule, recipe, settle
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from keras_transfer.learn.suffix import Suffix, assign, predict, values_of
+from keras_transfer.recipe import LOCAL, SETTINGS, Recipe, check_names, read_file, resolve
+from keras_transfer.runs import folder as runs
+from keras_transfer.runs import report
+from keras_transfer.runs.result import Fitted, PhaseReport, TransferResult
 
 # Features of more views than fit are left to the second phase; the head sees as many as do.
 _HEAD_BYTES = 2**29
+# Enlarging helps networks that were trained on larger pictures, up to a point: small images are
+# trained at twice their size, in steps of 32, but at no less than this.
+_SMALLEST = 96
 
 
-@dataclasses.dataclass(frozen=True)
-class PhaseReport:
-    """What a phase did: the entries of ``phases`` in ``metrics.json``."""
-
-    name: str
-    epochs: int
-    seconds: float
-    images_per_second: float
-    cached: bool
-    details: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain values."""
-        return dataclasses.asdict(self)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TransferResult:
-    """A trained classifier with everything that was learnt on the way.
+@dataclasses.dataclass(eq=False)
+class Shared:
+    """What several runs of the same data and backbones have in common.
 
     Attributes:
-        model: the deployable graph, see ``model.build_classifier``; its temperature is fitted.
-        dataset: what it was trained on.
-        backbone: the backbone's name, ``weights`` where its weights came from.
-        image_size: height and width in pixels.
-        schedule: what was carried out, after any shortening.
-        plan: what was expected.
-        seed: of the order of images, of Dropout and of the head's initialisation.
-        history: one row an epoch.
-        phases: one report a phase.
-        candidates: what the returned weights were chosen among, the chosen one first.
-        temperature: by which the model divides its logits.
-        test_probabilities: float32 ``[test images, classes]``.
-        evaluation: on the test split.
-        threshold: the confidence at which answers reach the wanted precision on validation, and
-            what it comes to on the test split.
-        validation_logits: float32 ``[validation images, classes]``, before the temperature.
-        seconds: durations by stage.
-        cache: rows found and computed, bytes written.
-        compute: ``jit``, ``precision`` and ``devices``, each with its reason, and of the compiled
-            steps their number and seconds.
+        pool: classifiers with their compiled steps.
+        store: cached activations; None computes frozen work again in every run.
+        measured: rates of this machine, as an earlier run measured them.
+        base: a cut below that of the second phase (empty for the pixels) whose activations are
+            stored instead, the layers between being computed anew in every epoch; None for the
+            second phase's own.
+        state: a folder for checkpoints; a run that was killed goes on from what is there.
     """
 
-    model: keras.Model
-    dataset: Dataset
-    backbone: str
-    weights: str
-    image_size: tuple[int, int]
-    schedule: Schedule
-    plan: planner.Plan
-    seed: int
-    history: tuple[dict[str, Any], ...]
-    phases: tuple[PhaseReport, ...]
-    candidates: tuple[Candidate, ...]
-    temperature: float
-    test_probabilities: np.ndarray
-    evaluation: evaluation.Evaluation
-    threshold: calibration.Threshold
-    validation_logits: np.ndarray
-    seconds: dict[str, float]
-    cache: StoreCounts
-    compute: dict[str, Any]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes in the order of the model's outputs."""
-        return self.dataset.class_names
-
-    def plot_history(self) -> Figure:
-        """Accuracy and loss over both phases, the unfreezing marked."""
-        phases = [phase.to_json() for phase in self.phases]
-        return plots.history(plots.with_head(self.history, phases))
-
-    def plot_confusion(self) -> Figure:
-        """Which class is taken for which on the test split."""
-        return self.evaluation.plot_confusion()
-
-    def plot_reliability(self) -> Figure:
-        """How often the model was right on the test split, by how sure it said it was."""
-        return self.evaluation.plot_reliability()
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>{self.evaluation._repr_html_()}"
-
-    def __repr__(self) -> str:
-        return (
-            f"TransferResult({self.backbone} on {self.dataset.name!r}: test accuracy "
-            f"{self.evaluation.accuracy:.3f}, {self.candidates[0].name} kept, "
-            f"{self.seconds['total']:.0f} s)"
-        )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Fitted:
-    """A trained classifier of which the test split knows nothing yet.
-
-    Attributes:
-        model: the deployable graph; its temperature is fitted.
-        phases: one report a phase.
-        candidates: what the weights were chosen among, the chosen one first.
-        temperature: by which the model divides its logits.
-        validation_logits: float32 ``[validation images, classes]``, before the temperature.
-        measured: the rates of this machine, for the next run of the same backbone and data.
-        compilations: training steps that were traced and compiled.
-    """
-
-    model: keras.Model
-    phases: tuple[PhaseReport, ...]
-    candidates: tuple[Candidate, ...]
-    temperature: float
-    validation_logits: np.ndarray
-    measured: planner.Measured
-    compilations: int = 0
-
-
-class Clock:
-    """Adds up where the time goes."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.seconds: dict[str, float] = dict.fromkeys(
-            ("decode", "extract", "head", "fine_tune", "evaluate"), 0.0
-        )
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the duration of the block to a stage."""
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
-
-    def report(self, before: float = 0.0) -> dict[str, float]:
-        """All stages and the total, in seconds, with what went ``before`` the clock started."""
-        total = time.monotonic() - self.start + before
-        return {name: round(value, 3) for name, value in (self.seconds | {"total": total}).items()}
+    pool: ModelPool
+    store: ActivationStore | None = None
+    measured: planner.Measured | None = None
+    base: tuple[str, ...] | None = None
+    state: Path | None = None
 
 
 def train(
-    dataset: Dataset,
-    backbone: Backbone,
-    schedule: Schedule | None = None,
+    data: Any,
     *,
-    seed: int = 0,
-    store: ActivationStore | None = None,
-    engine: str = "auto",
-    jit: str = "auto",
-    precision: str = "auto",
-    devices: int | str = 1,
+    output: str | PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    tensorboard: bool = False,
+    config: str | PathLike[str] | None = None,
+    recipe: Recipe | None = None,
+    backbone: str | Backbone | None = None,
+    shared: Shared | None = None,
+    judge: bool = True,
     progress: Progress | None = None,
-    state: Path | None = None,
-    time_budget: float | None = None,
-    target_precision: float = 0.95,
-    calibration: str = "temperature",
-    clock: Clock | None = None,
-    steps: Steps | None = None,
-) -> TransferResult:
-    """Trains a classifier by a two-phase schedule.
+    **settings: Any,
+) -> Any:
+    """Trains an image classifier on a data set and, with ``output``, writes a run folder.
 
     Args:
-        dataset: images with pixels at the backbone's size; train fits, validation chooses, test is
-            used once, at the end.
-        backbone: from ``backbones.build``; its weights are changed by the second phase.
-        schedule: what to do; ``schedule.recipe()`` by default.
-        seed: of the order of images, of Dropout and of a head trained by gradient.
-        store: where frozen work is kept; None computes it again each time.
-        engine: what runs the frozen part, see ``engine.build_engine``.
-        jit: XLA for training steps, see ``devices.jit_policy``.
-        precision: in which type layers compute, see ``devices.precision_policy``. The model that
-            is returned, and what is said of it, are float32.
-        devices: how many devices share every batch, or ``all``.
+        data: a folder, manifest, archive, ``tfds:NAME``, ``builtin:digits`` or arrays, see
+            ``datasets.load_dataset``; or a ``Dataset`` with examples.
+        output: the run folder.
+        resume: go on with a killed run in ``output``.
+        overwrite: replace a run in ``output``.
+        tensorboard: whether event files are written to ``output/tensorboard``, an epoch at a time.
+        config: a TOML file of settings, or the ``config.json`` of an earlier run.
+        recipe: all settings at once, instead of ``config`` and single ones.
+        backbone: a name that ``backbones`` lists, or a built one, which stays as it is.
+        shared: what this run has in common with others.
+        judge: False leaves the test split closed, to choose between recipes.
         progress: where to report; silent by default.
-        state: a folder for checkpoints; a run that was killed goes on from what is there.
-        time_budget: seconds after which the result must be there; the schedule is shortened to
-            fit, and stopped in time.
-        target_precision: share of right answers that the confidence threshold is chosen for.
-        calibration: ``temperature`` divides the logits by a number fitted on validation, ``none``
-            leaves them as they are.
-        clock: where durations are added up; one of its own by default.
-        steps: where compiled steps are kept for other runs of the same backbone.
+        settings: any field of ``Recipe`` by name, such as ``effort="quick"`` or
+            ``fine_tune_lr=1e-4``; what is given beats ``config``, which beats the effort.
 
     Returns:
-        The model and the evidence.
+        ``TransferResult``: the model and the evidence; ``Fitted`` without a judgement.
 
     Raises:
-        UsageError: the schedule does not fit the backbone or the data set.
+        UsageError: a setting cannot be used as given (``DataError`` for the data, ``WeightsError``
+            for the weights).
     """
-    run = _Run(
-        dataset=dataset,
-        backbone=backbone,
-        schedule=schedule or recipe(),
-        seed=seed,
-        store=store,
-        engine=engine,
-        jit=jit,
-        precision=precision,
-        devices=devices,
-        progress=progress or Progress(),
-        state=state,
-        deadline=None if time_budget is None else time.monotonic() + time_budget,
-        clock=clock or Clock(),
-        target_precision=target_precision,
-        calibrated=calibration != "none",
-        steps=steps or Steps(),
+    clock, progress = Clock(), progress or Progress()
+
+    # What is asked for ------------------------------------------------------------------------
+    built = backbone if isinstance(backbone, Backbone) else None
+    if recipe is None:
+        if backbone is not None:
+            settings["backbone"] = built.spec.name if built else backbone
+        recipe, asked = _asked(settings, config, built)
+    else:
+        asked = [n for n, v in recipe.to_dict().items() if v not in (None, SETTINGS[n].default)]
+    spec = built.spec if built else backbones.spec(recipe.backbone)
+    if output is not None:
+        runs.check_output(output, resume=resume, overwrite=overwrite)
+    elif tensorboard:
+        raise UsageError(
+            "Event files for TensorBoard go to the run folder, and none is named.",
+            remedy="Pass output.",
+        )
+
+    # The backbone and the data ----------------------------------------------------------------
+    with files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache):
+        if not isinstance(data, Dataset):
+            data = datasets.open_source(data)  # once: it may have to be unpacked
+        size = recipe.image_size or suited_size(data, spec, built)
+        recipe = dataclasses.replace(recipe, image_size=size)
+        with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
+            keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
+            named = str(recipe.weights)
+            built = built or backbones.build(spec.name, image_size=size, weights=named)
+        if recipe.unfreeze != race.AUTO:
+            planner.resolve_depth(built.blocks, recipe.unfreeze)
+        with clock.stage("decode"):
+            dataset = data if isinstance(data, Dataset) else load(data, recipe)
+        _check(dataset, built)
+        own_store = None
+        if shared is None:
+            progress.note(repr(dataset))
+            if recipe.cache != "off":
+                place = files.cache_folder() / "activations"
+                own_store = ActivationStore(place, limit=recipe.cache_limit)
+                own_store.on_note(progress.note)
+            ours = not isinstance(backbone, Backbone) and recipe.unfreeze != race.AUTO
+            shared = Shared(ModelPool(copies=not ours), own_store)
+    train_rows, validation_rows = dataset.indices("train"), dataset.indices("val")
+    test_rows = dataset.indices("test")
+    labels, validation_labels = dataset.labels[train_rows], dataset.labels[validation_rows]
+    classes = len(dataset.class_names)
+
+    with own_store or contextlib.nullcontext():
+        # The run folder and, where the depth is left to us, the race ---------------------------
+        about = _about(dataset, built, recipe, asked)
+        state = shared.state
+        if output is not None:
+            state = runs.begin(output, about, resume=resume, overwrite=overwrite)
+            if tensorboard:
+                progress = EventLog(Path(output) / "tensorboard", progress)
+        deadline = None if recipe.time_budget is None else clock.start + recipe.time_budget
+        decided = _decided(state)
+        if recipe.unfreeze == race.AUTO and decided is None:
+            with clock.stage("race"):
+                fit = _racer(built, shared)
+                winner, about["race"] = race.decide(dataset, recipe, fit, progress)
+            recipe = dataclasses.replace(recipe, unfreeze=winner)
+
+        # The classifier: a copy of the backbone with a new head --------------------------------
+        random = built.weights == "none"
+        levels = recipe.levels
+        model = shared.pool.classifier(built, classes, levels, recipe.seed)
+        set_batch_norm(model, trains=False)
+        blocks = cut_blocks(built.blocks, levels)
+        head_variables = [v for layer in head_layers(model) for v in layer.variables]
+        untrained_head = values_of(head_variables)
+        distribution = distribute(recipe.devices, list_devices())
+        xla = jit_policy(recipe.jit, distributed=distribution is not None)
+        computing = precision_policy(recipe.precision, multiplies_bfloat16=computes_bfloat16())
+        on_device: dict[str, Any] = {"precision": computing.name, "distribution": distribution}
+
+        # The plan: what is cached, and what fits the time --------------------------------------
+        assert dataset.examples is not None
+        sample = dataset.examples[train_rows[:BATCH]]
+
+        def frozen_below(cut: tuple[str, ...], recipe: Recipe) -> FrozenPart:
+            seen = len(train_rows) * recipe.views + len(validation_rows) + len(test_rows)
+            return FrozenPart(
+                model, built, cut, engine=recipe.engine, images=seen, sample=sample,
+                known=shared.pool.dtypes, **on_device,
+            )  # fmt: skip
+
+        depth = planner.resolve_depth(blocks, (decided or recipe).unfreeze)
+        frozen = frozen_below(shared.base or planner.cut_below(blocks, depth), decided or recipe)
+        measured = shared.measured or _measure(frozen, built, recipe, computing)
+        plan, recipe = planner.make_plan(
+            blocks, decided or recipe, measured,
+            train=len(train_rows), validation=len(validation_rows),
+            cache_bytes=shared.store.allowed_bytes() if shared.store else None,
+            time_left=None if decided or deadline is None else deadline - time.monotonic(),
+        )  # fmt: skip
+        if state is not None and decided is None:
+            files.write_json(state / "recipe.json", dataclasses.asdict(recipe))
+        store = shared.store if plan.cached or shared.base is not None else None
+        cut = plan.cut if plan.unfreeze else ()
+        between = None
+        if shared.base is not None and cut:
+            between, cut = _between(model, shared.base, cut), shared.base
+        if cut != frozen.cut:
+            frozen = frozen_below(cut, recipe)
+        frozen.native_seconds = measured.forward
+        for note in _notes(plan, xla, computing, distribution):
+            progress.note(note)
+
+        # The frozen part, once: features for the head, inputs for the second phase -------------
+        with clock.stage("extract"):
+            mirrored, said = mirrors(recipe, dataset)
+            if said:
+                progress.note(said)
+            views = Views(dataset, seed=recipe.view_seed, strength=recipe.strength, flip=mirrored)
+            validation_features, validation_inputs = features_of_view(
+                frozen, store, views, validation_rows, 0, progress
+            )
+            features, inputs = list[np.ndarray](), list[Inputs]()
+            for number in range(recipe.views):
+                if number and random and plan.unfreeze and not cut:
+                    # Features of random weights are not worth a pass over every view.
+                    inputs.append(Recomputed(views, train_rows, number, None))
+                    continue
+                found, at_cut = features_of_view(
+                    frozen, store, views, train_rows, number, progress, exact=False
+                )
+                features.append(found)
+                inputs.append(at_cut)
+            if between is not None:
+                inputs = [Raised(one, between) for one in inputs]
+                validation_inputs = Raised(validation_inputs, between)
+
+        # The head, solved (or trained by gradient) ---------------------------------------------
+        weights = np.ones(len(labels), np.float32)
+        if recipe.class_weights == "balanced":
+            weights = balanced(labels, classes)
+        solve = functools.partial(
+            _solve_head, model, labels, validation_labels, weights=weights, classes=classes
+        )
+        examples = Examples(
+            inputs, targets_of(labels, classes, recipe.label_smoothing), weights,
+            validation_inputs, validation_labels,
+        )  # fmt: skip
+        phase: dict[str, Any] = {
+            "depths": backbones.rate_groups(built.blocks), "dtype_policy": computing.name,
+            "distribution": distribution, "xla": xla.compile, "progress": progress,
+            "deadline": deadline,
+        }  # fmt: skip
+        second_phase = bool(plan.unfreeze and recipe.fine_tune_epochs)
+        suffix = _suffix(shared.pool, model, plan.cut, recipe) if second_phase else None
+        trained: list[Trained] = []
+        history: list[dict[str, Any]] = []
+        details: dict[str, Any]
+        with clock.stage("head"):
+            begun = time.monotonic()
+            standardise(model, features[0])
+            shown = features[: max(1, _HEAD_BYTES // max(1, features[0].nbytes))]
+            kept = state / "head.npz" if state else None
+            if kept and kept.exists():
+                assign(head_variables, _read_arrays(kept))
+                epochs, details = 0, {"resumed": True}
+            elif recipe.head_is_solved:
+                with ThreadPoolExecutor(1) as aside:
+                    # The solver and the tracing of a step hold one core each.
+                    solving = aside.submit(solve, shown, validation_features)
+                    uncompiled = computing.name == "float32" and not xla.compile
+                    if suffix and uncompiled and not (random or distribution):
+                        suffix.rounded = computing.rounded
+                        trace_ahead(suffix, recipe, examples, phase["depths"])
+                    head = solving.result()
+                model.get_layer(LOGITS).set_weights([head.kernel, head.bias])
+                progress.note(f"Head: penalty {head.penalty:.2g}, {len(head.path)} tried.")
+                for row in head.rows():
+                    progress.row(row)
+                epochs, details = head.iterations, head.details()
+            else:
+                of_head = dataclasses.replace(
+                    examples, views=[Array(one) for one in features],
+                    targets=targets_of(labels, classes), validation=Array(validation_features),
+                )  # fmt: skip
+                top = shared.pool.head(model, recipe.for_head())
+                working = _working(top, computing, distribution)
+                checkpoint = state / "head-phase.npz" if state else None
+                done = fine_tune(
+                    working, recipe.for_head(), of_head, name="head", checkpoint=checkpoint, **phase
+                )
+                if done.best is not None:
+                    assign(top.learned, done.best)
+                trained.append(done)
+                history += done.history
+                epochs, details = done.epoch, {"best_epoch": done.best_epoch}
+            if kept and not kept.exists():
+                _write_arrays(kept, values_of(head_variables))
+            seen = epochs * len(labels) * (len(shown) if recipe.head_is_solved else 1)
+            phases = [_phase("head", epochs, seen, time.monotonic() - begun, True, details)]
+            del features, shown
+
+        # The top blocks, and the choice between what they came to ------------------------------
+        with clock.stage("fine_tune"):
+            begun = time.monotonic()
+            if suffix is None:
+                top_part = shared.pool.head(model, recipe)
+                top_engine = build_engine(top_part, "keras")
+                validation_logits = predict(top_engine, Array(validation_features))[0]
+                _, candidates, _ = choose(
+                    [], {}, lambda weights: validation_logits, validation_labels
+                )
+            else:
+                start = values_of(suffix.learned)
+                if random:
+                    # A head solved on random features misleads the layers that begin to learn.
+                    assign(head_variables, untrained_head)
+                    if recipe.batch_norm == "train":
+                        some = np.random.default_rng(recipe.seed).permutation(len(labels))
+                        batch = inputs[0].gather(some[: recipe.batch_size])
+                        start_statistics(suffix, batch if len(batch) > 1 else batch[0])
+                checkpoint = state / "fine-tune.npz" if state else None
+                working = _working(suffix, computing, distribution)
+                done = fine_tune(working, recipe, examples, checkpoint=checkpoint, **phase)
+                trained.append(done)
+                history += done.history
+                seconds, seen = time.monotonic() - begun, done.epoch * len(labels)
+                top_engine = build_engine(suffix, "keras")
+                chosen, candidates, validation_logits = _choose(
+                    model, suffix, top_engine, start, done, examples, solve, recipe
+                )
+                assign(suffix.learned, chosen)
+                details = {
+                    "unfrozen": list(plan.blocks),
+                    "best_epoch": done.best_epoch,
+                    "kept": candidates[0].name,
+                    "candidates": [dataclasses.asdict(one) for one in candidates],
+                }
+                cached = plan.cached and bool(plan.cut)
+                phases.append(_phase("fine_tune", done.epoch, seen, seconds, cached, details))
+                progress.note(_verdict(candidates))
+        temperature = 1.0
+        if recipe.calibration != "none":
+            temperature = calibration.fit_temperature(validation_logits, validation_labels)
+        set_temperature(model, temperature)
+        compiled = {
+            "compilations": sum(one.compilations for one in trained),
+            "seconds": round(sum(one.compile_seconds for one in trained), 3),
+        }
+        fitted = Fitted(
+            model=model, dataset=dataset, recipe=recipe, plan=plan, measured=measured,
+            history=tuple(history), phases=tuple(phases), candidates=candidates,
+            temperature=temperature, validation_logits=validation_logits,
+            seconds=clock.report(), cache=store.counts if store else StoreCounts(),
+            compute={
+                "jit": dataclasses.asdict(xla) | compiled,
+                "precision": {"name": computing.name, "reason": computing.reason},
+                "devices": list(distribution.devices if distribution else list_devices()[:1]),
+            },
+        )  # fmt: skip
+        if not judge:
+            return fitted
+
+        # The judgement: the test split, opened once --------------------------------------------
+        with clock.stage("evaluate"):
+            probabilities = _test_probabilities(
+                fitted, frozen, top_engine, dataset.examples[test_rows]
+            )
+            judged = evaluation.evaluate(
+                probabilities, dataset.labels[test_rows], dataset.class_names
+            )
+            sure = calibration.precision_threshold(
+                calibration.softmax(validation_logits / temperature), validation_labels,
+                recipe.target_precision,
+            )  # fmt: skip
+            threshold = calibration.apply_threshold(
+                probabilities, dataset.labels[test_rows], sure.threshold, recipe.target_precision
+            )
+        result = TransferResult(
+            **{field.name: getattr(fitted, field.name) for field in dataclasses.fields(fitted)}
+            | {"seconds": clock.report()},
+            test_probabilities=probabilities,
+            evaluation=judged,
+            threshold=threshold,
+        )
+    if output is not None:
+        run = runs.finish(output, result, about)
+        report.write_report(run, dataset=dataset, model=model)
+    return result
+
+
+def _asked(
+    settings: dict[str, Any], config: str | PathLike[str] | None, built: Backbone | None
+) -> tuple[Recipe, list[str]]:
+    """The recipe, its weights named, and the names of the settings that were asked for."""
+    typed = {name: value for name, value in settings.items() if value is not None}
+    check_names(typed, "the call")
+    file = read_file(config, typed) if config is not None else {}
+    asked = {**file, **typed}
+    if "weights" not in asked:
+        named = asked.get("backbone", SETTINGS["backbone"].default)
+        typed["weights"] = built.weights if built else backbones.spec(named).weights[0]
+    return resolve(typed, file), [name for name in asked if name not in LOCAL]
+
+
+def suited_size(data: Any, spec: BackboneSpec, built: Backbone | None = None) -> int:
+    """The size to train at when none is asked for.
+
+    That of a data set or backbone that is given. Otherwise the backbone's own, unless the images
+    are less than half as large: then twice the median of their shorter sides, in whole steps of 32
+    pixels, and at least 96. Enlarging further costs time and adds no detail.
+    """
+    if built is not None:
+        return int(built.model.input_shape[1])
+    if isinstance(data, Dataset):
+        return 0 if data.examples is None else int(data.examples.shape[1])
+    sides = [] if spec.fixed_size else datasets.image_sides(data, at_most=64)
+    if not sides:
+        return spec.image_size
+    enlarged = max(_SMALLEST, -(-2 * int(statistics.median(sides)) // 32) * 32)
+    return max(spec.min_size, min(spec.image_size, enlarged))
+
+
+def load(source: Any, recipe: Recipe) -> Dataset:
+    """The data set of a recipe, at its size and in its splits."""
+    return datasets.load_dataset(
+        source,
+        image_size=recipe.image_size,
+        split=recipe.split,
+        splits_file=recipe.splits,
+        fold=recipe.fold,
+        per_class=recipe.per_class,
+        seed=recipe.seed,
+        cache=recipe.cache != "off",
     )
-    _check(dataset, backbone)
-    return run.carry_out()
-
-
-def fit(
-    dataset: Dataset,
-    backbone: Backbone,
-    schedule: Schedule,
-    *,
-    seed: int = 0,
-    store: ActivationStore | None = None,
-    engine: str = "auto",
-    jit: str = "auto",
-    precision: str = "auto",
-    devices: int | str = 1,
-    progress: Progress | None = None,
-    state: Path | None = None,
-    measured: planner.Measured | None = None,
-    clock: Clock | None = None,
-    steps: Steps | None = None,
-    base: tuple[str, ...] | None = None,
-) -> Fitted:
-    """Trains as :func:`train` does and leaves the test split closed, to choose between schedules.
-
-    The arguments are those of :func:`train`, and ``measured`` from an earlier call, which saves
-    measuring again; ``steps``, which saves compiling again what earlier calls have compiled; and
-    ``base``, a cut below that of the second phase (empty for the pixels) whose activations are
-    stored instead, the layers between being computed anew in every epoch.
-
-    Raises:
-        UsageError: the schedule does not fit the backbone or the data set.
-    """
-    _check(dataset, backbone)
-    return _Run(
-        dataset=dataset,
-        backbone=backbone,
-        schedule=schedule,
-        seed=seed,
-        store=store,
-        engine=engine,
-        jit=jit,
-        precision=precision,
-        devices=devices,
-        progress=progress or Progress(),
-        state=state,
-        deadline=None,
-        clock=clock or Clock(),
-        target_precision=0.95,
-        measured=measured,
-        steps=steps or Steps(),
-        base=base,
-    ).fit()
-
-
-def predict_probabilities(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """Probabilities float32 ``[n, classes]`` of uint8 images ``[n, height, width, 3]``.
-
-    Runs on whatever is fastest for that many images, in float32.
-    """
-    runner = build_engine(model, "auto", images=len(pixels), sample=pixels[:BATCH])
-    return runner.predict(pixels)[0]
-
-
-def allowed_bytes(store: ActivationStore) -> int:
-    """What a store may take: its limit, or a share of the free disk."""
-    if store.limit is not None:
-        return store.limit
-    import shutil
-
-    existing = next(p for p in (store.folder, *store.folder.parents) if p.exists())
-    return int(DEFAULT_SHARE * shutil.disk_usage(existing).free)
 
 
 def _check(dataset: Dataset, backbone: Backbone) -> None:
+    """Refuses a data set that the backbone cannot take, or of which a split is empty."""
     size = tuple(backbone.model.input_shape[1:3])
     if dataset.examples is None or tuple(dataset.examples.shape[1:3]) != size:
         had = "no pixels" if dataset.examples is None else f"{dataset.examples.shape[1:3]} px"
@@ -377,510 +493,216 @@ def _check(dataset: Dataset, backbone: Backbone) -> None:
             )
 
 
-@dataclasses.dataclass
-class _Run:
-    """One run of a schedule; its methods are the steps, in order."""
+def _about(
+    dataset: Dataset, backbone: Backbone, recipe: Recipe, asked: Sequence[str]
+) -> dict[str, Any]:
+    """What ``config.json`` holds before a run begins."""
+    path = Path(dataset.name).expanduser()
+    return {
+        "keras_transfer": __version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "data": dataset.name,
+        "data_path": str(path.resolve()) if path.exists() else dataset.name,
+        "data_digest": files.sha256("".join(sorted(dataset.digests)).encode()),
+        "class_names": list(dataset.class_names),
+        "weights_digest": backbone.weights_digest,
+        "weights_licence": backbone.spec.licence,
+        "input": "uint8 RGB, 0..255, the whole image squashed to a square, bilinear",
+        "asked": list(asked),
+        **recipe.to_dict(),
+    }
 
-    dataset: Dataset
-    backbone: Backbone
-    schedule: Schedule
-    seed: int
-    store: ActivationStore | None
-    engine: str
-    jit: str
-    precision: str
-    devices: int | str
-    progress: Progress
-    state: Path | None
-    deadline: float | None
-    clock: Clock
-    target_precision: float
-    measured: planner.Measured | None = None
-    calibrated: bool = True
-    steps: Steps = dataclasses.field(default_factory=Steps)
-    base: tuple[str, ...] | None = None
 
-    def fit(self) -> Fitted:
-        """Everything that needs training and validation images alone."""
-        keras.utils.set_random_seed(self.seed)
-        data = self.dataset
-        self.labels = {split: data.labels[data.indices(split)] for split in ("train", "val")}
-        self.model = self.steps.classifier(
-            self.backbone, len(data.class_names), self.schedule.head_spec, self.seed
-        )
-        self.random = self.backbone.weights == "none"
-        self.schedule = settle(self.schedule, pretrained=not self.random)
-        self.untrained_head = values_of(self._head_variables())
-        freeze_batch_norm(self.model)
-        reseed(self.model, self.seed)
-        self.distribution = distribute(self.devices, list_devices())
-        self.policy = jit_policy(self.jit, distributed=self.distribution is not None)
-        self.computing = precision_policy(self.precision, multiplies_bfloat16=computes_bfloat16())
-        self.compiled: list[PhaseState] = []
-        self._plan()
-        with self.clock.stage("extract"):
-            self._extract()
-        with self.clock.stage("head"):
-            head = self._head()
-        with self.clock.stage("fine_tune"):
-            tuned, candidates, logits = self._fine_tune()
-        temperature = 1.0
-        if self.calibrated:
-            temperature = calibration.fit_temperature(logits, self.labels["val"])
-        set_temperature(self.model, temperature)
-        phases = tuple(report for report in (head, tuned) if report is not None)
-        assert self.measured is not None
-        compilations = sum(state.compilations for state in self.compiled)
-        return Fitted(
-            self.model, phases, candidates, temperature, logits, self.measured, compilations
-        )
+def _decided(state: Path | None) -> Recipe | None:
+    """What a killed run had decided: its time budget must not be applied twice."""
+    path = state / "recipe.json" if state else None
+    return Recipe(**json.loads(path.read_text())) if path and path.exists() else None
 
-    def carry_out(self) -> TransferResult:
-        """Trains, then opens the test split."""
-        fitted, data = self.fit(), self.dataset
-        logits, temperature = fitted.validation_logits, fitted.temperature
-        least = calibration.precision_threshold(
-            calibration.softmax(logits / temperature), self.labels["val"], self.target_precision
-        ).threshold
-        with self.clock.stage("evaluate"):
-            test = data.indices("test")
-            assert data.examples is not None
-            probabilities = self._probabilities(data.examples[test], temperature)
-            judged = evaluation.evaluate(probabilities, data.labels[test], data.class_names)
-        size = self.model.input_shape[1:3]
-        return TransferResult(
-            model=self.model,
-            dataset=data,
-            backbone=self.backbone.spec.name,
-            weights=self.backbone.weights,
-            image_size=(int(size[0]), int(size[1])),
-            schedule=self.schedule,
-            plan=self.plan,
-            seed=self.seed,
-            history=tuple(self.history),
-            phases=fitted.phases,
-            candidates=fitted.candidates,
-            temperature=temperature,
-            test_probabilities=probabilities,
-            evaluation=judged,
-            threshold=calibration.apply_threshold(
-                probabilities, data.labels[test], least, self.target_precision
-            ),
-            validation_logits=logits,
-            seconds=self.clock.report(),
-            cache=self.store.counts if self.store else StoreCounts(),
-            compute=self._compute(),
-        )
 
-    def _probabilities(self, pixels: np.ndarray, temperature: float) -> np.ndarray:
-        """What the trained model answers, the part that never trained on the engine it ran on.
+def _racer(backbone: Backbone, shared: Shared) -> Callable[[Dataset, Recipe], Fitted]:
+    """Trains for the race, on what the run itself will go on with."""
+    of_race = Shared(shared.pool, shared.store)
 
-        Where that is Keras, or rounds to bfloat16, or everything trained, the whole model is asked.
-        """
-        whole = self.plan.unfreeze and not self.frozen.cut
-        if whole or self.frozen.engine.name != "openvino":
-            return predict_probabilities(self.model, pixels)
-        *tensors, pooled = self.frozen.engine.predict(pixels)
-        logits = predict_logits(self.top, Array(*(tensors if self.plan.unfreeze else [pooled])))
-        return calibration.softmax(logits / temperature).astype(np.float32)
-
-    def _compute(self) -> dict[str, Any]:
-        names = self.distribution.devices if self.distribution else list_devices()[:1]
-        return {
-            "jit": dataclasses.asdict(self.policy)
-            | {
-                "compilations": sum(state.compilations for state in self.compiled),
-                "seconds": round(sum(state.compile_seconds for state in self.compiled), 3),
-            },
-            "precision": {"name": self.computing.name, "reason": self.computing.reason},
-            "devices": list(names),
-        }
-
-    def _plan(self) -> None:
-        """Measures a few batches, decides, and says so."""
-        blocks = cut_blocks(self.backbone.blocks, self.schedule.head_spec)
-        self.history: list[dict[str, Any]] = []
-        self.sample = self._sample()
-        phase = self.schedule.fine_tune
-        depth = planner.resolve_depth(blocks, phase.unfreeze) if phase else 0
-        self.frozen = self._frozen_part(self.base or planner.cut_below(blocks, depth))
-        asked = self.frozen.cut, self._images()
-        self.measured = self.measured or self._measure()
-        allowed = None if self.store is None else allowed_bytes(self.store)
-        left = None if self.deadline is None else self.deadline - time.monotonic()
-        self.plan, self.schedule = planner.make_plan(
-            blocks,
-            self._kept_schedule() or self.schedule,
-            self.measured,
-            train=len(self.labels["train"]),
-            validation=len(self.labels["val"]),
-            cache_bytes=allowed,
-            time_budget=None if self._kept_schedule() else left,
-        )
-        self._keep_schedule()
-        if not self.plan.cached and self.base is None:
-            self.store = None
-        self.progress.note(str(self.plan))
-        self.progress.note(f"XLA: {'on' if self.policy.compile else 'off'} ({self.policy.reason}).")
-        self.progress.note(f"Precision: {self.computing.name} ({self.computing.reason}).")
-        if self.distribution:
-            self.progress.note(f"Each batch is shared by {', '.join(self.distribution.devices)}.")
-        cut = self.plan.cut if self.plan.unfreeze else ()
-        self.raised = self._between(self.base, cut) if self.base is not None and cut else None
-        cut = cut if self.raised is None else self.base or ()
-        if asked != (cut, self._images()):
-            self.frozen = self._frozen_part(cut)
-        self.frozen.native_seconds = self.measured.forward
-
-    def _sample(self) -> np.ndarray:
-        assert self.dataset.examples is not None
-        return self.dataset.examples[self.dataset.indices("train")[:BATCH]]
-
-    def _frozen_part(self, cut: tuple[str, ...]) -> FrozenPart:
-        return FrozenPart(
-            self.model,
-            self.backbone,
-            cut,
-            engine=self.engine,
-            images=self._images(),
-            sample=self.sample,
-            precision=self.computing.name,
-            distribution=self.distribution,
-            known=self.steps.known,
-        )
-
-    def _measure(self) -> planner.Measured:
-        """Seconds an image where it would train, and on the engine of the frozen part."""
-        forward = self.frozen.native_rate()
-        name, reason = self.engine, "asked for"
-        if name == "auto" and (self.distribution or self.computing.name != "float32"):
-            name, reason = "keras", "asked for with the precision or the devices"
-        if name == "auto":
-            whole = sum(block.macs for block in self.backbone.blocks)
-            converted = worth_converting(self._images(), whole)
-            name = "openvino" if converted else "keras"
-            reason = "enough work to pay for a conversion" if converted else "little work"
-        return planner.Measured(
-            forward=forward,
-            extract=forward if name == "keras" else forward / 2,
-            pixels=int(np.prod(self.model.input_shape[1:3])),
-            features=int(self.model.get_layer(POOL).output.shape[-1]),
-            engine=name,
-            reason=reason,
-            step=2.0 if self.computing.rounded else 3.0,
-        )
-
-    def _images(self) -> int:
-        """How many images the frozen part sees."""
-        asked = (self.dataset.splits != "train").sum()
-        return len(self.labels["train"]) * self.schedule.views + int(asked)
-
-    def _kept_schedule(self) -> Schedule | None:
-        """What a killed run had decided: its time budget must not be applied twice."""
-        path = self.state / "schedule.json" if self.state else None
-        if path is None or not path.exists():
-            return None
-        import json
-
-        return Schedule.from_dict(json.loads(path.read_text()))
-
-    def _keep_schedule(self) -> None:
-        if self.state:
-            files.write_json(self.state / "schedule.json", self.schedule.to_dict())
-
-    def _extract(self) -> None:
-        """All views of the training images and the clean validation images, up to the cut."""
-        data, schedule = self.dataset, self.schedule
-        train, validation = data.indices("train"), data.indices("val")
-        # Thumbnails and the conversion for an engine hold one core each.
-        with ThreadPoolExecutor(1) as aside:
-            mirroring = aside.submit(self._may_mirror)
-            clean = Views(data)
-            self.validation_features, self.validation_inputs = self._view(clean, validation, 0)
-            mirror, said = mirroring.result()
-        if said:
-            self.progress.note(said)
-        views = views_for(data, schedule, mirror)
-        self.features: list[np.ndarray] = []
-        self.inputs: list[Inputs] = []
-        for view in range(schedule.views):
-            if view and self.random and self.plan.unfreeze and not self.frozen.cut:
-                # Features of random weights are not worth a pass over every view.
-                self.inputs.append(Recomputed(views, train, view, None))
-                continue
-            features, inputs = self._view(views, train, view, exact=False)
-            self.features.append(features)
-            self.inputs.append(inputs)
-
-    def _view(
-        self, views: Views, rows: np.ndarray, view: int, *, exact: bool = True
-    ) -> tuple[np.ndarray, Inputs]:
-        features, inputs = features_of_view(
-            self.frozen, self.store, views, rows, view, self.progress, exact=exact
-        )
-        return features, inputs if self.raised is None else Raised(inputs, self.raised)
-
-    def _between(self, base: tuple[str, ...], cut: tuple[str, ...]) -> Engine:
-        """Runs the layers from a lower cut, or from the pixels, to an upper one."""
-        if not base:
-            return build_engine(keras.Model(self.model.input, tensors(self.model, cut)), "keras")
-        new = [name for name in cut if name not in base]
-        engine = build_engine(split(self.model, base, outputs=new)[1], "keras")
-
-        def run(batch: Batch) -> list[np.ndarray]:
-            # What is alive at both cuts passes by.
-            held = dict(zip(base, batch if isinstance(batch, list) else [batch], strict=True))
-            held |= zip(new, engine.run(batch), strict=True)
-            return [held[name] for name in cut]
-
-        return dataclasses.replace(engine, run=run)
-
-    def _may_mirror(self) -> tuple[bool, str]:
-        """Whether augmentation mirrors, and why where the data decides."""
-        data, schedule = self.dataset, self.schedule
-        if schedule.flip != "auto":
-            return schedule.flip == "on", ""
-        if schedule.views == 1 or not schedule.strength:
-            return False, ""
-        assert data.examples is not None
-        train, validation = data.indices("train"), data.indices("val")
-        return mirroring_is_safe(
-            data.examples[train],
-            self.labels["train"],
-            data.examples[validation],
-            self.labels["val"],
-        )
-
-    def _class_weights(self) -> np.ndarray:
-        labels = self.labels["train"]
-        if self.schedule.class_weights == "none":
-            return np.ones(len(labels), np.float32)
-        counts = np.bincount(labels, minlength=len(self.dataset.class_names))
-        return (len(labels) / (len(counts) * counts[labels])).astype(np.float32)
-
-    def _targets(self, phase: Phase) -> np.ndarray:
-        labels, classes = self.labels["train"], len(self.dataset.class_names)
-        targets = np.full((len(labels), classes), phase.label_smoothing / classes, np.float32)
-        targets[np.arange(len(labels)), labels] += 1 - phase.label_smoothing
-        return targets
-
-    def _head(self) -> PhaseReport:
-        """Solves the head, or trains it by gradient where it is not linear."""
-        begun = time.monotonic()
-        phase = self.schedule.head
-        kept = self.state / "head.npz" if self.state else None
-        row_bytes = self.features[0].nbytes
-        views = max(1, min(len(self.features), _HEAD_BYTES // max(1, row_bytes)))
-        standardise(self.model, self.features[0])
-        if kept and kept.exists():
-            with np.load(kept) as arrays:
-                assign(self._head_variables(), [arrays[name] for name in sorted(arrays.files)])
-            details: dict[str, Any] = {"resumed": True}
-            epochs = 0
-        elif phase.solver == "lbfgs":
-            # The solver and the tracing of a step hold one core each.
-            with ThreadPoolExecutor(1) as aside:
-                solving = aside.submit(
-                    self._solve_head, self.features[:views], self.validation_features
-                )
-                self._trace_fine_tuning()
-                details, epochs = self._keep_head(solving.result())
-        else:
-            details, epochs = self._train_head(phase)
-        if kept and not kept.exists():
-            values = values_of(self._head_variables())
-            with files.atomic_path(kept) as temporary, open(temporary, "wb") as stream:
-                named: dict[str, Any] = {f"value-{i:03d}": v for i, v in enumerate(values)}
-                np.savez(stream, **named)
-        seconds = time.monotonic() - begun
-        seen = epochs * len(self.labels["train"]) * (views if phase.solver == "lbfgs" else 1)
-        self.features = []
-        return PhaseReport("head", epochs, seconds, seen / max(seconds, 1e-9), True, details)
-
-    def _head_variables(self) -> list[Any]:
-        return [variable for layer in head_layers(self.model) for variable in layer.variables]
-
-    def _solve_head(self, views: list[np.ndarray], validation: np.ndarray) -> heads.LinearHead:
-        return heads.solve_linear_head(
-            head_inputs(self.model, stack_views(views)),
-            np.tile(self.labels["train"], len(views)),
-            len(self.dataset.class_names),
-            head_inputs(self.model, validation),
-            self.labels["val"],
-            sample_weights=np.tile(self._class_weights(), len(views)),
-            label_smoothing=self.schedule.head.label_smoothing,
-        )
-
-    def _keep_head(self, solved: heads.LinearHead) -> tuple[dict[str, Any], int]:
-        self.model.get_layer(LOGITS).set_weights([solved.kernel, solved.bias])
-        self.progress.note(f"Head: penalty {solved.penalty:.2g}, {len(solved.path)} tried.")
-        for number, (penalty, loss, _) in enumerate(solved.path, 1):
-            row = {"phase": "head", "epoch": number, "validation_loss": loss, "penalty": penalty}
-            self.progress.row(row)
-        iterations = sum(step[2] for step in solved.path)
-        details = {
-            "penalty": solved.penalty,
-            "validation_nll": solved.validation_nll,
-            "path": [list(step) for step in solved.path],
-        }
-        return details, iterations
-
-    def _train_head(self, phase: Phase) -> tuple[dict[str, Any], int]:
-        top, logits = (self.model.get_layer(name).output for name in (POOL, LOGITS))
-        suffix = self.steps.keep(self.model, (POOL,), phase, lambda: Suffix(top, logits))
-        examples = self._examples(
-            phase, [Array(part) for part in self.features], Array(self.validation_features)
-        )
-        done = self._gradient_phase(suffix, phase, examples, "head-phase.npz")
-        if done.best is not None:
-            assign(suffix.trainable_variables, done.best)
-        return {"best_epoch": done.best_epoch}, done.epoch
-
-    def _examples(self, phase: Phase, views: list[Any], validation: Inputs) -> Examples:
-        return Examples(
-            views=views,
-            targets=self._targets(phase),
-            weights=self._class_weights(),
-            validation=validation,
-            validation_labels=self.labels["val"],
-        )
-
-    def _gradient_phase(
-        self, suffix: Suffix, phase: Phase, examples: Examples, checkpoint: str
-    ) -> PhaseState:
-        working = working_copy(suffix, self.computing.name, self.distribution)
-        working.inference_mode = suffix.inference_mode
-        working.rounded = self.computing.rounded
-        done = train_phase(
-            working,
-            self._optimizer(working, phase),
-            phase,
-            examples,
-            seed=self.seed,
-            checkpoint=self.state / checkpoint if self.state else None,
-            progress=self.progress,
-            deadline=self.deadline,
-            jit=self.policy.compile,
-            distribution=self.distribution,
-        )
-        self.compiled.append(done)
-        self.history += done.history
+    def fit(dataset: Dataset, recipe: Recipe) -> Fitted:
+        done: Fitted = train(dataset, recipe=recipe, backbone=backbone, shared=of_race, judge=False)
+        of_race.measured = done.measured
         return done
 
-    def _optimizer(self, suffix: Suffix, phase: Phase) -> Callable[[int], Any]:
-        return functools.partial(
-            build_optimizer,
-            phase,
-            suffix,
-            rate_groups(self.backbone.blocks),
-            precision=self.computing.name,
-            distribution=self.distribution,
-        )
+    return fit
 
-    def _suffix(self, phase: Phase) -> Suffix:
-        """The part that the second phase trains, in the mode in which it trains."""
-        suffix = self.steps.suffix(self.model, self.plan.cut, phase)
-        suffix.inference_mode = phase.dropout == "off"
-        if phase.batch_norm == "adapt":
-            suffix.adapt_batch_norm()
-        if phase.batch_norm == "train":
-            train_batch_norm(suffix)
-        return suffix
 
-    def _trace_fine_tuning(self) -> None:
-        """Traces the step of the second phase where it is to be the model's own, uncompiled."""
-        phase = self.schedule.fine_tune
-        copied = self.computing.name != "float32" or self.distribution is not None
-        if phase is None or not self.plan.unfreeze or not phase.epochs:
-            return
-        if copied or self.policy.compile or self.random:
-            return
-        suffix = self._suffix(phase)
-        suffix.rounded = self.computing.rounded
-        examples = self._examples(phase, self.inputs, self.validation_inputs)
-        trace_step(suffix, self._optimizer(suffix, phase), phase, examples)
+def _measure(
+    frozen: FrozenPart, backbone: Backbone, recipe: Recipe, computing: Any
+) -> planner.Measured:
+    """Seconds an image where it would train, and on the engine of the frozen part."""
+    forward = frozen.native_rate()
+    name, reason = recipe.engine, "asked for"
+    if name == "auto" and (recipe.devices != 1 or computing.name != "float32"):
+        name, reason = "keras", "asked for with the precision or the devices"
+    if name == "auto":
+        converted = worth_converting(frozen.images, sum(block.macs for block in backbone.blocks))
+        name = "openvino" if converted else "keras"
+        reason = "enough work to pay for a conversion" if converted else "little work"
+    return planner.Measured(
+        forward=forward,
+        extract=forward if name == "keras" else forward / 2,
+        pixels=int(np.prod(backbone.model.input_shape[1:3])),
+        features=frozen.features,
+        engine=name,
+        reason=reason,
+        step=2.0 if computing.rounded else 3.0,
+    )
 
-    def _fine_tune(self) -> tuple[PhaseReport | None, tuple[Candidate, ...], np.ndarray]:
-        """Trains the top blocks and keeps what validation prefers."""
-        phase = self.schedule.fine_tune
-        if phase is None or not self.plan.unfreeze or not phase.epochs:
-            suffix = Suffix(self.model.get_layer(POOL).output, self.model.get_layer(LOGITS).output)
-            self.top = build_engine(suffix, "keras")
-            logits = predict_logits(self.top, Array(self.validation_features))
-            _, candidates, _ = choose([], {}, lambda weights: logits, self.labels["val"])
-            return None, candidates, logits
-        begun = time.monotonic()
-        suffix = self._suffix(phase)
-        start = values_of(suffix.learned)
-        if self.random:
-            # A head solved on random features misleads the layers that begin to learn.
-            assign(self._head_variables(), self.untrained_head)
-        examples = self._examples(phase, self.inputs, self.validation_inputs)
-        if self.random and phase.batch_norm == "train":
-            some = np.random.default_rng(self.seed).permutation(len(self.labels["train"]))
-            batch = self.inputs[0].gather(some[: phase.batch_size])
-            start_statistics(suffix, batch if len(batch) > 1 else batch[0])
-        done = self._gradient_phase(suffix, phase, examples, "fine-tune.npz")
-        seconds = time.monotonic() - begun
-        weights, candidates, logits = self._choose(suffix, start, done)
+
+def _between(model: keras.Model, base: tuple[str, ...], cut: tuple[str, ...]) -> Engine:
+    """Runs the layers from a lower cut, or from the pixels, to an upper one."""
+    if not base:
+        return build_engine(keras.Model(model.input, tensors(model, cut)), "keras")
+    new = [name for name in cut if name not in base]
+    engine = build_engine(backbones.split(model, base, outputs=new)[1], "keras")
+
+    def run(batch: Batch) -> list[np.ndarray]:
+        # What is alive at both cuts passes by.
+        held = dict(zip(base, batch if isinstance(batch, list) else [batch], strict=True))
+        held |= zip(new, engine.run(batch), strict=True)
+        return [held[name] for name in cut]
+
+    return dataclasses.replace(engine, run=run)
+
+
+def _notes(plan: planner.Plan, xla: Any, computing: Any, distribution: Any) -> list[str]:
+    notes = [
+        str(plan),
+        f"XLA: {'on' if xla.compile else 'off'} ({xla.reason}).",
+        f"Precision: {computing.name} ({computing.reason}).",
+    ]
+    shared = [f"Each batch is shared by {', '.join(distribution.devices)}."] if distribution else []
+    return notes + shared
+
+
+def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
+    """Whether augmentation mirrors, and why where the data decides."""
+    if recipe.flip != "auto":
+        return recipe.flip == "on", ""
+    if recipe.views == 1 or not recipe.strength:
+        return False, ""
+    train, validation = dataset.indices("train"), dataset.indices("val")
+    assert dataset.examples is not None
+    return mirroring_is_safe(
+        dataset.examples[train],
+        dataset.labels[train],
+        dataset.examples[validation],
+        dataset.labels[validation],
+    )
+
+
+def _solve_head(
+    model: keras.Model,
+    labels: np.ndarray,
+    validation_labels: np.ndarray,
+    views: Sequence[np.ndarray],
+    validation: np.ndarray,
+    *,
+    weights: np.ndarray,
+    classes: int,
+) -> Head:
+    """Solves the head of a classifier on the pooled features of some views."""
+    return solve_head(
+        head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0]),
+        np.tile(labels, len(views)),
+        classes,
+        head_inputs(model, validation),
+        validation_labels,
+        sample_weights=np.tile(weights, len(views)),
+    )
+
+
+def _suffix(pool: ModelPool, model: keras.Model, cut: tuple[str, ...], recipe: Recipe) -> Suffix:
+    """The part that the second phase trains, in the mode in which it trains."""
+    suffix = pool.suffix(model, cut, recipe)
+    suffix.inference_mode = recipe.batch_norm != "train"
+    if recipe.batch_norm == "train":
+        set_batch_norm(suffix, trains=True)
+    return suffix
+
+
+def _working(suffix: Suffix, computing: Any, distribution: Any) -> Suffix:
+    """The suffix as it computes: itself, or a copy in another type or on several devices."""
+    working = working_copy(suffix, computing.name, distribution)
+    working.inference_mode, working.rounded = suffix.inference_mode, computing.rounded
+    return working
+
+
+def _choose(
+    model: keras.Model,
+    suffix: Suffix,
+    engine: Engine,
+    start: list[np.ndarray],
+    done: Trained,
+    examples: Examples,
+    solve: Callable[..., Head],
+    recipe: Recipe,
+) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
+    """Judges what the second phase came to, a head solved again on its features included."""
+    head = {id(v): number for number, v in enumerate(model.get_layer(LOGITS).variables)}
+
+    def logits_of(weights: Sequence[np.ndarray]) -> np.ndarray:
         assign(suffix.learned, weights)
-        images = done.epoch * len(self.labels["train"])
-        report = PhaseReport(
-            "fine_tune",
-            done.epoch,
-            seconds,
-            images / max(seconds, 1e-9),
-            self.plan.cached and bool(self.plan.cut),
-            {
-                "unfrozen": list(self.plan.blocks),
-                "best_epoch": done.best_epoch,
-                "kept": candidates[0].name,
-                "candidates": [dataclasses.asdict(candidate) for candidate in candidates],
-            },
-        )
-        self.progress.note(_verdict(candidates))
-        return report, candidates, logits
+        return predict(engine, examples.validation)[0]
 
-    def _choose(
-        self, suffix: Suffix, start: list[np.ndarray], done: PhaseState
-    ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
-        self.top = build_engine(suffix, "keras")
-        ends: dict[str, Any] = {"last epoch": done.current}
-        if done.best is not None and done.best_epoch != done.epoch:
-            ends["best epoch"] = done.best
-        if done.average is not None:
-            ends["average"] = done.average
-
-        def logits_of(weights: Any) -> np.ndarray:
-            assign(suffix.learned, weights)
-            return predict_logits(self.top, self.validation_inputs)
-
-        with ThreadPoolExecutor(1) as aside:
-            linear = self.schedule.head.solver == "lbfgs"
-            new_head = functools.partial(self._new_head, suffix, aside) if linear else None
-            return choose(start, ends, logits_of, self.labels["val"], new_head)
-
-    def _new_head(
-        self, suffix: Suffix, aside: ThreadPoolExecutor, weights: Sequence[np.ndarray]
-    ) -> Callable[[], NewHead]:
-        """Begins to solve the head again on the features of fine-tuned weights."""
+    def new_head(weights: Sequence[np.ndarray]) -> Callable[[], NewHead]:
         assign(suffix.learned, weights)
-        views = planner.new_head_views(len(self.labels["train"]), len(self.inputs))
-        features = [predict(self.top, inputs)[1] for inputs in self.inputs[:views]]
-        validation = predict(self.top, self.validation_inputs)[1]
-        solving = aside.submit(self._solve_head, features, validation)
+        views = planner.new_head_views(len(examples.targets), len(examples.views))
+        features = [predict(engine, inputs)[1] for inputs in examples.views[:views]]
+        validation = predict(engine, examples.validation)[1]
+        solving = aside.submit(solve, features, validation)
 
         def wait() -> NewHead:
             solved = solving.result()
-            head = self.model.get_layer(LOGITS).variables
-            new = dict(zip(map(id, head), (solved.kernel, solved.bias), strict=True))
+            new = solved.kernel, solved.bias
             replaced = [
-                new.get(id(variable), value)
+                new[head[id(variable)]] if id(variable) in head else value
                 for variable, value in zip(suffix.learned, weights, strict=True)
             ]
-            return replaced, solved.logits(head_inputs(self.model, validation))
+            return replaced, solved.logits(head_inputs(model, validation))
 
         return wait
+
+    with ThreadPoolExecutor(1) as aside:
+        again = new_head if recipe.head_is_solved else None
+        return choose(start, done.ends(), logits_of, examples.validation_labels, again)
+
+
+def _test_probabilities(
+    fitted: Fitted, frozen: FrozenPart, top: Engine, images: np.ndarray
+) -> np.ndarray:
+    """What the trained model answers, the part that never trained on the engine it ran on.
+
+    Where that is Keras, or rounds to bfloat16, or everything trained, the whole model is asked.
+    """
+    tuned = len(fitted.phases) > 1
+    if (tuned and not frozen.cut) or frozen.engine.name != "openvino":
+        return predict_probabilities(fitted.model, images)
+    *at_cut, pooled = frozen.engine.predict(images)
+    logits = predict(top, Array(*(at_cut if tuned else [pooled])))[0]
+    return calibration.softmax(logits / fitted.temperature).astype(np.float32)
+
+
+def _phase(
+    name: str, epochs: int, seen: int, seconds: float, cached: bool, details: dict[str, Any]
+) -> PhaseReport:
+    return PhaseReport(name, epochs, seconds, seen / max(seconds, 1e-9), cached, details)
+
+
+def _read_arrays(path: Path) -> list[np.ndarray]:
+    with np.load(path) as arrays:
+        return [arrays[name] for name in sorted(arrays.files)]
+
+
+def _write_arrays(path: Path, values: Sequence[np.ndarray]) -> None:
+    with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        named: dict[str, Any] = {f"value-{i:03d}": value for i, value in enumerate(values)}
+        np.savez(stream, **named)
 
 
 def _verdict(candidates: tuple[Candidate, ...]) -> str:

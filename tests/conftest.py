@@ -50,10 +50,10 @@ def digits_run(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     Of the seeds one with a wrong answer in validation and in test, and none that is nearly a tie.
     """
-    from keras_transfer import api
+    from keras_transfer import training
 
     output = tmp_path_factory.mktemp("runs") / "digits"
-    api.train(
+    training.train(
         str(digits_folder), image_size=64, effort="quick", seed=6, split=(0.6, 0.2, 0.2),
         output=output,
     )  # fmt: skip

@@ -4,7 +4,6 @@ Run by the tests with the numbers of devices as arguments, in a process of its o
 must be divided before it is first used, and TensorFlow groups devices once in a process.
 """
 
-import functools
 import json
 import os
 import sys
@@ -19,13 +18,13 @@ from keras_transfer.base.errors import UsageError
 from keras_transfer.frozen.engine import build_engine
 from keras_transfer.frozen.features import Array
 from keras_transfer.learn.batches import Examples
-from keras_transfer.learn.finetune import Suffix, train_phase
-from keras_transfer.learn.optimizers import build_optimizer
-from keras_transfer.schedule import Phase
+from keras_transfer.learn.finetune import fine_tune
+from keras_transfer.learn.suffix import Suffix
+from keras_transfer.recipe import Recipe
 
 # A batch of 10 shared by 4, and a last batch of 4 images.
-PHASE = Phase("fine_tune", epochs=3, batch_size=10, learning_rate=0.01, penalty="l2-sp",
-              penalty_strength=1e-2, ema=0.9, clip_norm=0.5)  # fmt: skip
+RECIPE = Recipe(fine_tune_epochs=3, batch_size=10, fine_tune_lr=0.01, penalty="l2-sp", seed=1,
+                penalty_strength=1e-2, ema=0.9, clip_norm=0.5)  # fmt: skip
 
 
 def problem() -> tuple[Suffix, Examples]:
@@ -45,16 +44,15 @@ def problem() -> tuple[Suffix, Examples]:
     return Suffix(inputs, logits), Examples([Array(images)], targets, weights, held, labels[:9])
 
 
-def train(count: int, phase: Phase) -> dict[str, object]:
+def train(count: int, recipe: Recipe) -> dict[str, object]:
     suffix, examples = problem()
     shared = distribution.distribute(count, devices.devices())
     extracted = build_engine(suffix, "keras", distribution=shared)
     features = extracted.run(examples.views[0].gather(np.arange(7))[0])[0].tolist()
     working = working_copy(suffix, "float32", shared)
-    make = functools.partial(build_optimizer, phase, working, {}, distribution=shared)
     # Where JAX does not compile a step it runs it in Python, and there is nothing to count.
     jit = keras.backend.backend() == "jax"
-    done = train_phase(working, make, phase, examples, seed=1, jit=jit, distribution=shared)
+    done = fine_tune(working, recipe, examples, xla=jit, distribution=shared)
     return {
         "curve": [[row["train_loss"], row["validation_loss"]] for row in done.history],
         "average": [float(np.abs(value).sum()) for value in done.average or []],
@@ -75,9 +73,9 @@ def divide_processor() -> None:
 
 if __name__ == "__main__":
     divide_processor()
-    found = {str(count): train(count, PHASE) for count in map(int, sys.argv[1:])}
+    found = {str(count): train(count, RECIPE) for count in map(int, sys.argv[1:])}
     try:
-        train(4, Phase("fine_tune", epochs=1, batch_size=3))
+        train(4, Recipe(fine_tune_epochs=1, batch_size=3))
     except UsageError as error:
         found["refused"] = {"message": error.message}
     print(json.dumps(found))

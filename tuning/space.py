@@ -1,49 +1,38 @@
-"""What a search varies, as data: settings, their conditions, and the schedules they make."""
+"""What a search varies: settings of the recipe, in TOML with ranges in place of values."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from keras_transfer.schedule import Phase, Schedule, recipe
+from keras_transfer import backbones
+from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.recipe import DEPTH, SETTINGS, read
 
 Value = float | int | str
+KNOWN = tuple(
+    name
+    for name, field in SETTINGS.items()
+    if field.metadata["group"] in ("model", "head", "fine-tuning", "augmentation")
+    and name not in ("weights", "view_seed")
+)
+"""The settings that a space may hold."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What a setting may be: its type, and its bounds where it is a number."""
-
-    type: type
-    low: float = 0.0
-    high: float = 0.0
-    words: tuple[str, ...] = ()
-
-
-KNOWN: dict[str, Kind] = {
-    "unfreeze": Kind(str),
-    "fine_tune_lr": Kind(float, 1e-9, 10.0),
-    "epochs": Kind(int, 1, 10_000),
-    "rate_decay": Kind(float, 1e-3, 1.0),
-    "weight_decay": Kind(float, 0.0, 10.0),
-    "penalty": Kind(str, words=("none", "l2", "l2-sp")),
-    "penalty_strength": Kind(float, 0.0, 1e6),
-    "label_smoothing": Kind(float, 0.0, 0.99),
-    "strength": Kind(float, 0.0, 10.0),
-    "batch_size": Kind(int, 1, 100_000),
-    "views": Kind(int, 1, 1000),
-    "head_lr": Kind(float, 1e-9, 10.0),
-    "backbone": Kind(str),
-    "image_size": Kind(int, 1, 10_000),
-}
-# Settings of the second phase that have the same name in a schedule, or this one.
-_PHASE = {
-    "unfreeze": "unfreeze", "fine_tune_lr": "learning_rate", "epochs": "epochs",
-    "rate_decay": "rate_decay", "weight_decay": "weight_decay", "penalty": "penalty",
-    "penalty_strength": "penalty_strength", "label_smoothing": "label_smoothing",
-    "batch_size": "batch_size",
-}  # fmt: skip
+_HEADING = """\
+# What the search varies. Each line or table is one setting of the recipe: a list of choices, or
+# `low` and `high` with `scale` ("linear" or "log") and, if wanted, `step`. Trial 0 uses what
+# `default` says, or the recipe's values. `when` makes a setting matter only where another has some
+# value. `name = value` fixes a setting, and a setting left out keeps the recipe's value.
+# With --tuner hyperband the largest of fine_tune_epochs is the longest rung.
+"""
+_KEYS = ("choices", "low", "high", "scale", "step", "default", "when")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +40,7 @@ class Parameter:
     """One setting that a search varies.
 
     Attributes:
-        name: one of the settings that a space may hold.
+        name: one of ``KNOWN``.
         choices: the values to choose from; empty where it is a range.
         low: the least value of a range.
         high: the largest value of a range.
@@ -83,15 +72,14 @@ class Parameter:
         given: dict[str, Any] = {"sampling": self.scale, "default": self.default}
         if self.step is not None:
             given["step"] = self.step
-        if KNOWN[self.name].type is int:
+        if SETTINGS[self.name].metadata["kind"].whole:
             hp.Int(self.name, int(self.low), int(self.high), **given)
         else:
             hp.Float(self.name, float(self.low), float(self.high), **given)
 
     def to_json(self) -> dict[str, Any]:
         """The setting as plain values, without the line."""
-        plain = dataclasses.asdict(self)
-        plain["choices"] = list(self.choices)
+        plain = dataclasses.asdict(self) | {"choices": list(self.choices)}
         plain["when"] = {name: list(values) for name, values in self.when}
         return {name: value for name, value in plain.items() if name != "line"}
 
@@ -132,8 +120,6 @@ class Space:
 
     def hyperparameters(self) -> Any:
         """The space as a ``keras_tuner.HyperParameters``."""
-        import contextlib
-
         import keras_tuner
 
         hp = keras_tuner.HyperParameters()
@@ -151,52 +137,226 @@ class Space:
 
 def from_json(held: Sequence[Mapping[str, Any]], source: str) -> Space:
     """The space that :meth:`Space.to_json` gave."""
-    return Space(
-        tuple(
-            Parameter(
-                **dict(one)
-                | {
-                    "choices": tuple(one["choices"]),
-                    "when": tuple((name, tuple(values)) for name, values in one["when"].items()),
-                }
-            )
-            for one in held
-        ),
-        source,
-    )
+    made = []
+    for one in held:
+        when = tuple((name, tuple(values)) for name, values in one["when"].items())
+        made.append(Parameter(**{**one, "choices": tuple(one["choices"]), "when": when}))
+    return Space(tuple(made), source)
 
 
-def schedule_of(values: Mapping[str, Any]) -> Schedule:
-    """The schedule of a trial: the default recipe with the trial's values in it.
+def default_text() -> str:
+    """The space that is searched unless a file names another, as TOML, ready to edit."""
+    lines = [_HEADING]
+    for name, field in SETTINGS.items():
+        if (row := field.metadata["search"]) is not None:
+            default = "" if "when" in row else f"default = {json.dumps(field.default)}\n"
+            values = "".join(f"{key} = {_toml(value)}\n" for key, value in row.items())
+            lines.append(f"[{name}]  # {field.metadata['help']}\n{values}{default}")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_toml(held)}' for key, held in value.items())} }}"
+    return json.dumps(value)
+
+
+def default_space() -> Space:
+    """The space that is searched unless a file names another."""
+    return parse(default_text(), "the default space")
+
+
+def read_space(path: str | os.PathLike[str]) -> Space:
+    """Reads a space from a TOML file.
+
+    Raises:
+        UsageError: the file is missing, or something in it cannot be used; the message names the
+            line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(
+            f"Cannot read {path}: {why}.", remedy="Name an existing file with --space."
+        ) from None
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str = "space") -> Space:
+    """Builds a space from the text of a TOML file; see ``default_text`` for the form.
 
     Args:
-        values: by name, as a search draws them; settings that are no part of a schedule are
-            ignored, and those that are absent keep the recipe's values.
+        text: the file's text.
+        source: what to call it in messages.
+
+    Raises:
+        UsageError: as for :func:`read_space`.
     """
-    schedule = recipe()
-    tuned = {_PHASE[name]: _plain(value) for name, value in values.items() if name in _PHASE}
-    assert schedule.fine_tune is not None
-    fine_tune: Phase | None = dataclasses.replace(schedule.fine_tune, **tuned)
-    head = schedule.head
-    if "head_lr" in values:
-        head = dataclasses.replace(head, solver="adamw", learning_rate=float(values["head_lr"]))
-    rest = {name: values[name] for name in ("strength", "views") if name in values}
-    return dataclasses.replace(schedule, head=head, fine_tune=fine_tune, **rest)
+    try:
+        held = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        end = f"at line {len(text.splitlines())}, the end"
+        raise UsageError(
+            f"{source}: {str(error).replace('at end of document', end)}.",
+            remedy="Mend that line; `python -m tuning space` shows the form.",
+        ) from None
+    if not held:
+        raise UsageError(f"{source}: the space is empty.", remedy=f"Give one of {_listed(KNOWN)}.")
+    found = [_parameter(_Place(text, source, name), value) for name, value in held.items()]
+    for parameter in found:
+        _check_condition(_Place(text, source, parameter.name), parameter, found)
+    # Those that others depend on first.
+    return Space(tuple(sorted(found, key=lambda one: bool(one.when))), source)
 
 
-def _plain(value: Any) -> Any:
-    """A depth that is a number is searched as text: it shares its list with shares and names."""
-    return int(value) if isinstance(value, str) and value.isdigit() else value
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A setting in a file, for messages that name the line."""
+
+    text: str
+    source: str
+    name: str
+
+    def line(self, key: str | None = None) -> int:
+        """The line, from 1, of the setting or of a key of its table."""
+        lines = self.text.splitlines()
+        name = re.escape(self.name)
+        begun = next(
+            (i for i, line in enumerate(lines) if re.match(rf"\s*\[?\s*[\"']?{name}\b", line)), 0
+        )
+        for number, line in enumerate(lines[begun + 1 :], start=begun + 1):
+            if key is None or line.lstrip().startswith("["):
+                break
+            if re.match(rf"\s*{re.escape(key)}\s*=", line):
+                return number + 1
+        return begun + 1
+
+    def check(self, sound: Any, key: str | None, what: str, remedy: str) -> None:
+        """Raises an error that names the file and the line, unless something is sound."""
+        if not sound:
+            where = f"{self.source}, line {self.line(key)}"
+            raise UsageError(f"{where}: {what}", remedy=remedy)
+
+    @contextlib.contextmanager
+    def about(self, key: str | None) -> Iterator[None]:
+        """Adds the file and the line to what the block raises."""
+        try:
+            yield
+        except UsageError as error:
+            self.check(False, key, error.message, error.remedy)
 
 
-def recipe_value(name: str, held: Mapping[str, Any]) -> Value:
-    """The default recipe's value of a setting; the first of what is allowed where it has none."""
-    schedule = recipe()
-    assert schedule.fine_tune is not None
-    if name in _PHASE:
-        value = getattr(schedule.fine_tune, _PHASE[name])
-        return str(value) if name == "unfreeze" else value
-    if name in ("strength", "views"):
-        return getattr(schedule, name)
-    first = held["choices"][0] if held.get("choices") else held.get("low")
-    return KNOWN[name].type(first)
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _parameter(at: _Place, held: Any) -> Parameter:
+    name = at.name
+    near = closest(name, list(KNOWN))
+    at.check(name in KNOWN, None, f"unknown setting {name!r}.{near}", f"Known: {_listed(KNOWN)}.")
+    if isinstance(held, list):
+        held = {"choices": held}
+    if not isinstance(held, dict):
+        fixed = _value(at, None, held)
+        return Parameter(name, choices=(fixed,), default=fixed, line=at.line())
+    for key in held:
+        said = f"{name} has an unknown key {key!r}.{closest(key, list(_KEYS))}"
+        at.check(key in _KEYS, key, said, f"Known keys: {_listed(_KEYS)}.")
+    line = at.line("choices" if "choices" in held else "low")
+    common = {"line": line, "when": _conditions(at, held.get("when", {}))}
+    kind = _choices if "choices" in held else _range
+    return kind(at, held, common)
+
+
+def _value(at: _Place, key: str | None, value: Any) -> Value:
+    with at.about(key):
+        found: Value = read(at.name, value)
+        if at.name == "backbone":
+            backbones.spec(str(found))
+    # A depth that is a number is searched as text: it shares its list with shares and names.
+    return str(found) if SETTINGS[at.name].metadata["kind"] is DEPTH else found
+
+
+def _choices(at: _Place, held: dict[str, Any], common: dict[str, Any]) -> Parameter:
+    name, given = at.name, held["choices"]
+    one_or_more = isinstance(given, list) and bool(given)
+    at.check(one_or_more, "choices", f"{name} has no choices.", "List one value or more.")
+    for key in ("low", "high", "scale", "step"):
+        said = f"{name} has both choices and {key}."
+        at.check(key not in held, key, said, "Give choices or a range.")
+    choices = tuple(_value(at, "choices", value) for value in given)
+    once = len(set(choices)) == len(choices)
+    at.check(once, "choices", f"{name} lists a choice twice.", "List each once.")
+    default = _default(at, held, choices[0])
+    at.check(default in choices, *_outside(name, held, default))
+    return Parameter(name, choices=choices, default=default, **common)
+
+
+def _range(at: _Place, held: dict[str, Any], common: dict[str, Any]) -> Parameter:
+    name, kind = at.name, SETTINGS[at.name].metadata["kind"]
+    for key in ("low", "high"):
+        said = f"{name} lacks {key}."
+        at.check(key in held, None, said, "Give choices, or both low and high.")
+    low, high = (_value(at, key, held[key]) for key in ("low", "high"))
+    numbers = not kind.words and not isinstance(low, str) and not isinstance(high, str)
+    at.check(numbers, None, f"{name} takes choices, not a range.", "Give choices.")
+    assert not isinstance(low, str)
+    assert not isinstance(high, str)
+    said = f"the range of {name} is empty: low = {low}, high = {high}."
+    at.check(low < high, "low", said, "Make low smaller than high.")
+    scale = held.get("scale", "linear")
+    said = f"scale must be linear or log. Received: {scale!r}."
+    at.check(scale in ("linear", "log"), "scale", said, "Choose one of these words.")
+    said = f"a log scale begins above 0; {name} has low = {low}."
+    at.check(scale == "linear" or low > 0, "low", said, "Raise low.")
+    step = held.get("step")
+    sound = step is None or (type(step) in (int, float) and step > 0)
+    at.check(sound, "step", f"step must be above 0: {step!r}.", "Raise step.")
+    default = _default(at, held, low)
+    inside = not isinstance(default, str) and low <= default <= high
+    at.check(inside, *_outside(name, held, default))
+    return Parameter(name, low=low, high=high, scale=scale, step=step, default=default, **common)
+
+
+def _default(at: _Place, held: dict[str, Any], first: Value) -> Value:
+    """What trial 0 has: what the file says, else the recipe's value, else the first allowed."""
+    if "default" in held:
+        return _value(at, "default", held["default"])
+    own = SETTINGS[at.name].default
+    return first if own is None else _value(at, None, own)
+
+
+def _outside(name: str, held: dict[str, Any], default: Value) -> tuple[str | None, str, str]:
+    if "default" in held:
+        return "default", f"the default of {name}, {default!r}, lies outside.", "Give another."
+    said = f"{name} has no default, and the recipe's value, {default!r}, lies outside."
+    return None, said, "Give a default."
+
+
+def _conditions(at: _Place, held: Any) -> tuple[tuple[str, tuple[Value, ...]], ...]:
+    table = 'Write it as `when = { penalty = ["l2-sp"] }`.'
+    at.check(isinstance(held, dict), "when", f"when must be a table. Received: {held!r}.", table)
+    conditions = []
+    for other, values in held.items():
+        said = f"{at.name} depends on {other!r}, which it cannot.{closest(other, list(KNOWN))}"
+        known = other in KNOWN and other != at.name
+        at.check(known, "when", said, "Name another setting of this file.")
+        listed = values if isinstance(values, list) else [values]
+        of_other = dataclasses.replace(at, name=other)
+        conditions.append((other, tuple(_value(of_other, None, value) for value in listed)))
+    return tuple(conditions)
+
+
+def _check_condition(at: _Place, parameter: Parameter, found: Sequence[Parameter]) -> None:
+    by_name = {one.name: one for one in found}
+    for other, values in parameter.when:
+        parent = by_name.get(other)
+        sound = parent is not None and parent.choices and not parent.when
+        said = f"{at.name} depends on {other}, which is no unconditional choice of this file."
+        at.check(sound, "when", said, f"Give {other} choices, without a condition of its own.")
+        assert parent is not None
+        possible = set(values) <= set(parent.choices)
+        said = f"{at.name} waits for {other} to be one of {list(values)}; it can be "
+        said += f"{list(parent.choices)}."
+        at.check(possible, "when", said, "Name values that it can have.")

@@ -16,7 +16,7 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError
 from keras_transfer.base.progress import Progress
 from tuning import results
-from tuning.objective import Workbench, clear_state, trial_schedule
+from tuning.bench import Workbench, clear_state
 from tuning.results import COMPLETED, FAILED, Record
 
 
@@ -69,9 +69,9 @@ class Runner:
         settings: dict[str, Any] = {}
         found: dict[str, Any]
         try:
-            schedule = trial_schedule(values)
-            settings = self.bench.settings(values, schedule)
-            outcome = self.bench.run(values, schedule, folder, earlier)
+            recipe = self.bench.trial_recipe(values)
+            settings = recipe.to_dict()
+            outcome = self.bench.run(recipe, folder, earlier)
             save_array(folder / results.LOGITS, outcome.validation_logits)
             found = {"status": COMPLETED, **dataclasses.asdict(outcome)}
             del found["validation_logits"]

@@ -30,8 +30,9 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.frozen.store import ActivationStore
+from keras_transfer.recipe import Recipe
 from tuning import oracles, results
-from tuning.objective import Setup, Workbench, data_digest
+from tuning.bench import Workbench, data_digest
 from tuning.space import Space, from_json
 from tuning.trials import Runner
 
@@ -169,24 +170,21 @@ def work(
             f"The chief runs keras_transfer {about['keras_transfer']}, this worker {__version__}.",
             remedy="Install the same version on all machines.",
         )
-    setup = Setup(
-        data or about["data"],
-        splits_file=str(folder / "splits.csv") if about["own_splits"] else None,
-        **(about["setup"] | {"split": tuple(about["setup"]["split"])}),
-    )
+    splits = str(folder / "splits.csv") if about["own_splits"] else None
+    recipe = Recipe(**about["setup"], splits=splits)
     name = f"worker-{uuid.uuid4().hex[:8]}"
     with (
         files.cache_at(cache),
         ActivationStore(files.cache_folder() / "activations", limit=cache_limit) as store,
         _beating(folder / _BEATS / f"{name}.json"),
     ):
-        bench = Workbench(setup, folder / "heads", store)
-        if data_digest(bench.dataset(bench.image_size({}))) != about["data_digest"]:
+        bench = Workbench(data or about["data"], recipe, folder / "heads", store)
+        if data_digest(bench.dataset(bench.trial_recipe({}))) != about["data_digest"]:
             raise UsageError(
-                f"{setup.data} holds other images or splits than the chief's data.",
+                f"{bench.data} holds other images or splits than the chief's data.",
                 remedy="Name the same data with --data.",
             )
-        bench.sharing.plan(from_json(about["space"], str(folder)), _EXPECTED)
+        bench.plan(from_json(about["space"], str(folder)), _EXPECTED)
         runner = Runner(folder, bench, about["tuner"], about["objective"], 0, progress, name)
         return _ask(runner, chief, progress, tries)
 

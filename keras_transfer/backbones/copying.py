@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,16 @@ import numpy as np
 
 from keras_transfer.backbones.construction import unset_weights
 from keras_transfer.base.distribution import Distribution
-from keras_transfer.base.types import LEVELS, LOGITS, POOL, PROBABILITIES, TEMPERATURE
+from keras_transfer.base.types import LEVELS, LOGITS, POOL, PROBABILITIES, TEMPERATURE, Backbone
 
 # Layers that compute in float32 whatever the precision: pixels in, means and the head out.
 _FLOAT32 = ("preprocessing", POOL, LEVELS, "head_", LOGITS, TEMPERATURE, PROBABILITIES)
+
+
+def copy_of(backbone: Backbone) -> Backbone:
+    """The same backbone with variables of its own."""
+    model = clone(backbone.model, lambda name: "float32", None)
+    return dataclasses.replace(backbone, model=model)
 
 
 def working_copy(

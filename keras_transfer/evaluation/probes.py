@@ -94,7 +94,7 @@ def baselines(
             logits = _class_cosines(unit[train], labels[train], unit[val], classes)
             answers = _class_cosines(unit[train], labels[train], unit[test], classes)
         else:
-            head = heads.solve_linear_head(
+            head = heads.solve_head(
                 features[train], labels[train], classes, features[val], labels[val]
             )
             logits, answers = head.logits(features[val]), head.logits(features[test])
@@ -205,7 +205,7 @@ def learning_curve(
     for fraction in fractions:
         for _ in range(1 if fraction == 1.0 else draws):
             subset = _stratified(train, labels, fraction, random)
-            head = heads.solve_linear_head(
+            head = heads.solve_head(
                 features[subset], labels[subset], len(class_names), features[val], labels[val]
             )
             right = head.logits(features[test]).argmax(axis=1) == labels[test]
@@ -323,7 +323,7 @@ def suspected_label_errors(
             continue
         # The penalty is chosen once, on a fold that is not the one asked about.
         tuning = fold[inside] == (held_out + 1) % folds
-        head = heads.solve_linear_head(
+        head = heads.solve_head(
             features[inside][~tuning],
             labels[inside][~tuning],
             len(class_names),

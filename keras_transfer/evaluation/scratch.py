@@ -16,7 +16,7 @@ from keras_transfer.base.types import LOGITS, Dataset
 from keras_transfer.evaluation.metrics import evaluate
 from keras_transfer.evaluation.probes import Baseline
 from keras_transfer.learn import calibration
-from keras_transfer.learn.model import build_classifier, start_statistics, train_batch_norm
+from keras_transfer.learn.model import build_classifier, set_batch_norm, start_statistics
 from keras_transfer.modalities.image import pipeline
 
 
@@ -59,7 +59,7 @@ def train_from_scratch(
     model = build_classifier(built, len(dataset.class_names))
     network = keras.Model(model.input, model.get_layer(LOGITS).output)
     random = np.random.default_rng(seed)
-    train_batch_norm(network)
+    set_batch_norm(network, trains=True)
     start_statistics(network, pixels[np.sort(random.permutation(train)[:batch_size])])
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=1e-4, clipnorm=1.0)
     network.compile(

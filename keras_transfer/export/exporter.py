@@ -27,6 +27,7 @@ from keras_transfer.export.metadata import ModelInfo
 from keras_transfer.export.outcome import ExportResult, VerifyResult
 from keras_transfer.export.quantise import CALIBRATION_IMAGES
 from keras_transfer.modalities.image import pipeline
+from keras_transfer.runs.folder import open_run
 
 if TYPE_CHECKING:
     import keras
@@ -273,3 +274,30 @@ def verify(folder: str | os.PathLike[str]) -> VerifyResult:
                 remedy="Name a folder that `keras-transfer export` wrote.",
             )
     return VerifyResult(path, proof.verify(path))
+
+
+def export_run(
+    run: Run | str | os.PathLike[str],
+    formats: str | Sequence[str] = ("saved_model", "tflite"),
+    output: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    allow_failing: bool = False,
+) -> ExportResult:
+    """Exports a finished run and proves every artefact on its own runtime.
+
+    Args:
+        run: a run, or its folder.
+        formats: names of formats, see ``export.formats``.
+        output: the export folder; ``saved_models/NAME`` by default.
+        overwrite: replace an export that is there.
+        allow_failing: leave failing artefacts in place instead of moving them to ``rejected/``.
+
+    Returns:
+        The export's folder, and what is in its ``parity.json``.
+
+    Raises:
+        UsageError: an unfinished run, an unknown format, or a folder that exists.
+    """
+    opened = open_run(run) if isinstance(run, (str, os.PathLike)) else run
+    return export(opened, formats, output, overwrite=overwrite, allow_failing=allow_failing)

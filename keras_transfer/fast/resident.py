@@ -1,7 +1,6 @@
 """Views of a phase held in an accelerator's memory, so that no step waits for its inputs.
 
-A GPU takes the steps above a cut faster than a host sends activations to it: one NVIDIA H200 was
-left waiting 56 % of the time by a quarter of ResNet50 (`benchmarks/gpu.py`). Views that fit are
+A GPU takes the steps above a cut faster than a host sends activations to it. Views that fit are
 sent once; an epoch then needs the numbers of the images alone.
 """
 
@@ -14,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transfer import fast
 from keras_transfer.base.compute import accelerators
 from keras_transfer.base.distribution import place
 from keras_transfer.base.types import Inputs
@@ -31,7 +31,7 @@ class Resident:
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
-        self._tensors: list[keras.KerasTensor] | None = None
+        self._tensors: list[keras.KerasTensor] = []
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -39,15 +39,12 @@ class Resident:
     @property
     def tensors(self) -> list[keras.KerasTensor]:
         """All rows of every tensor of the cut, on the device."""
-        if self._tensors is None:
+        if not self._tensors:
             rows = max(1, _PIECE // max(1, row_bytes(self._inputs)))
-            pieces = [
-                np.arange(start, min(start + rows, len(self)))
-                for start in range(0, len(self), rows)
-            ]
+            pieces = np.split(np.arange(len(self)), range(rows, len(self), rows))
             with ThreadPoolExecutor(_THREADS) as pool:
                 sent = list(pool.map(lambda rows: place(self._inputs.gather(rows)), pieces))
-            self._tensors = [
+            self._tensors += [
                 ops.concatenate(parts) if len(parts) > 1 else parts[0]
                 for parts in map(list, zip(*sent, strict=True))
             ]
@@ -79,7 +76,7 @@ def row_bytes(inputs: Inputs) -> int:
 def free_room() -> int:
     """Bytes that views may take of the accelerator; 0 on a CPU, and where nobody can tell."""
     # TensorFlow does not say how much memory a GPU has left.
-    if keras.backend.backend() != "jax" or not accelerators():
+    if keras.backend.backend() != "jax" or not accelerators() or not fast.enabled():
         return 0
     import jax
 

@@ -26,7 +26,6 @@ from keras_transfer.frozen.engine import (
 )
 from keras_transfer.frozen.store import ActivationKey, ActivationStore, iterate
 from keras_transfer.modalities.image import pipeline
-from keras_transfer.schedule import Schedule
 
 # Beyond this float16 overflows; such a cut is stored in float32.
 _FLOAT16_SAFE = 6e4
@@ -283,6 +282,16 @@ class FrozenPart:
         """The largest magnitude of a batch's activations; Keras's first run of the network."""
         return max(float(np.abs(value).max()) for value in self.native.run(self._batch))
 
+    @property
+    def images(self) -> int:
+        """How many it is expected to see."""
+        return self._request[1]
+
+    @property
+    def features(self) -> int:
+        """The number of pooled features."""
+        return int(self._model.get_layer(POOL).output.shape[-1])
+
     def native_rate(self) -> float:
         """Seconds an image of the network, in Keras."""
         _ = self._largest  # what has to run once runs before it is timed
@@ -423,13 +432,3 @@ def _thumbnails(pixels: np.ndarray, side: int = 16) -> np.ndarray:
     flat = np.stack(small)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
-
-
-def views_for(dataset: Dataset, schedule: Schedule, flip: bool) -> Views:
-    """The views that a schedule draws of a data set."""
-    return Views(dataset, seed=schedule.view_seed, strength=schedule.strength, flip=flip)
-
-
-def stack_views(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The features of several views, one after the other, float32 ``[views * images, d]``."""
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -294,6 +294,13 @@ class ActivationStore:
             self._sound[path] = mark
         return True
 
+    def allowed_bytes(self) -> int:
+        """What the store may take: its limit, or a share of the free disk."""
+        if self.limit is not None:
+            return self.limit
+        existing = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        return int(DEFAULT_SHARE * shutil.disk_usage(existing).free)
+
     def size(self) -> int:
         """Bytes that the store takes."""
         return sum(entry["bytes"] for entry in self.entries())

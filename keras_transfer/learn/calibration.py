@@ -183,15 +183,7 @@ def precision_threshold(
         probabilities: float, shape ``[images, classes]``.
         labels: int, shape ``[images]``.
         target: wanted precision, in (0, 1].
-
-    Raises:
-        UsageError: ``target`` outside (0, 1].
     """
-    if not 0.0 < target <= 1.0:
-        raise errors.UsageError(
-            f"The target precision must lie above 0 and be at most 1. Received: {target}.",
-            remedy="Give a share, such as 0.95.",
-        )
     confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
     correct = np.argmax(probabilities, axis=1) == np.asarray(labels)
     order = np.argsort(-confidence, kind="stable")

@@ -13,7 +13,7 @@ import threadpoolctl
 
 from keras_transfer.learn import calibration
 
-# From nearly no fit to nearly separable data, in factors of about 3 (lambda, see schedule.py).
+# From nearly no fit to nearly separable data, in factors of about 3 (lambda, see recipe.py).
 PENALTIES: tuple[float, ...] = tuple(float(x) for x in 10.0 ** np.arange(0.0, -6.1, -0.5))
 # Relative decrease of the loss at which L-BFGS stops: loose to tell penalties apart, tight for the
 # solution that is kept.
@@ -21,7 +21,7 @@ _LOOSE, _TIGHT = 1e-5, 1e-7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearHead:
+class Head:
     """A solved multinomial logistic regression on raw (not standardised) features.
 
     Attributes:
@@ -38,6 +38,23 @@ class LinearHead:
     validation_nll: float
     path: tuple[tuple[float, float, int], ...]
 
+    @property
+    def iterations(self) -> int:
+        """Of the whole path."""
+        return sum(step[2] for step in self.path)
+
+    def rows(self) -> list[dict[str, float | str]]:
+        """The path as rows of a history."""
+        return [
+            {"phase": "head", "epoch": number, "validation_loss": loss, "penalty": penalty}
+            for number, (penalty, loss, _) in enumerate(self.path, 1)
+        ]
+
+    def details(self) -> dict[str, object]:
+        """What ``metrics.json`` says of it."""
+        path = [list(step) for step in self.path]
+        return {"penalty": self.penalty, "validation_nll": self.validation_nll, "path": path}
+
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logits ``[n, classes]`` of raw features ``[n, features]``."""
         return features @ self.kernel + self.bias
@@ -45,7 +62,7 @@ class LinearHead:
 
 # Products this thin gain nothing from threads, and wait long for them on a busy machine.
 @threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
-def solve_linear_head(
+def solve_head(
     features: np.ndarray,
     labels: np.ndarray,
     classes: int,
@@ -55,7 +72,7 @@ def solve_linear_head(
     sample_weights: np.ndarray | None = None,
     label_smoothing: float = 0.0,
     penalties: Sequence[float] = PENALTIES,
-) -> LinearHead:
+) -> Head:
     """Multinomial logistic regression over a path of L2 penalties, by L-BFGS with warm starts.
 
     Minimises ``sum_i s_i l_i(w) / sum_i s_i + lambda ||w||^2`` over the weights w of standardised
@@ -74,17 +91,7 @@ def solve_linear_head(
         label_smoothing: share of each target spread evenly over the classes.
         penalties: the lambdas, strongest first.
     """
-    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    deviation = features.std(axis=0, dtype=np.float64).astype(np.float32)
-    # A feature that never varies carries nothing; dividing by its deviation would be 0/0.
-    deviation[deviation < 1e-6 * max(float(deviation.max()), 1e-30)] = np.inf
-    standard = (features.astype(np.float32) - mean) / deviation
-    validation = (validation_features.astype(np.float32) - mean) / deviation
-    # The solution has no part where the features do not vary: fewer images than features span as
-    # many dimensions as there are images, and L2 does not change under rotation.
-    basis = np.linalg.qr(standard.T)[0] if len(standard) < standard.shape[1] else None
-    if basis is not None:
-        standard, validation = standard @ basis, validation @ basis
+    standard, validation, fold = _standardised(features, validation_features)
     objective = _objective(standard, labels, classes, sample_weights, label_smoothing)
     gram = (standard.T @ standard).astype(np.float64) / len(standard)
 
@@ -92,33 +99,43 @@ def solve_linear_head(
         return calibration.nll(validation @ matrix[:-1] + matrix[-1], validation_labels)
 
     matrix = np.zeros((standard.shape[1] + 1, classes))
-    best: tuple[float, float, np.ndarray] | None = None
-    path: list[tuple[float, float, int]] = []
-    worse = 0
+    tried: list[tuple[float, float, int, np.ndarray]] = []  # penalty, loss, iterations, weights
     for penalty in penalties:
         matrix, iterations = _solve(objective, matrix, gram, penalty, _LOOSE)
-        loss = judge(matrix)
-        path.append((penalty, loss, iterations))
-        if best is None or loss < best[0]:
-            best, worse = (loss, penalty, matrix), 0
-        else:
-            worse += 1
-            if worse == 2:
-                break
-    assert best is not None
-    _, penalty, matrix = best
+        tried.append((penalty, judge(matrix), iterations, matrix))
+        losses = [loss for _, loss, _, _ in tried]
+        if len(tried) - losses.index(min(losses)) > 2:
+            break
+    place = losses.index(min(losses))
+    penalty, _, iterations, matrix = tried[place]
     matrix, more = _solve(objective, matrix, gram, penalty, _TIGHT)
-    loss, place = judge(matrix), [tried for tried, _, _ in path].index(penalty)
-    path[place] = (penalty, loss, path[place][2] + more)
-    weights = matrix[:-1] if basis is None else basis @ matrix[:-1]
-    folded = weights / deviation[:, None]
-    return LinearHead(
-        kernel=folded.astype(np.float32),
-        bias=(matrix[-1] - mean @ folded).astype(np.float32),
-        penalty=penalty,
-        validation_nll=loss,
-        path=tuple(path),
-    )
+    tried[place] = penalty, judge(matrix), iterations + more, matrix
+    kernel, bias = fold(matrix)
+    path = tuple((penalty, loss, iterations) for penalty, loss, iterations, _ in tried)
+    return Head(kernel, bias, penalty, tried[place][1], path)
+
+
+def _standardised(
+    features: np.ndarray, validation: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]:
+    """Both standardised by the first, and what folds this into the solved weights, exactly."""
+    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    deviation = features.std(axis=0, dtype=np.float64).astype(np.float32)
+    # A feature that never varies carries nothing; dividing by its deviation would be 0/0.
+    deviation[deviation < 1e-6 * max(float(deviation.max()), 1e-30)] = np.inf
+    parts = [(part.astype(np.float32) - mean) / deviation for part in (features, validation)]
+    # The solution has no part where the features do not vary: fewer images than features span as
+    # many dimensions as there are images, and L2 does not change under rotation.
+    basis = np.linalg.qr(parts[0].T)[0] if len(features) < features.shape[1] else None
+    if basis is not None:
+        parts = [part @ basis for part in parts]
+
+    def fold(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weights = matrix[:-1] if basis is None else basis @ matrix[:-1]
+        folded = weights / deviation[:, None]
+        return folded.astype(np.float32), (matrix[-1] - mean @ folded).astype(np.float32)
+
+    return parts[0], parts[1], fold
 
 
 def _solve(

@@ -21,7 +21,6 @@ from keras_transfer.base.types import (
     Backbone,
     Block,
 )
-from keras_transfer.schedule import HeadSpec
 
 # The means of one map; those of all maps so far are named LEVELS.
 _MEANS = f"{POOL}_"
@@ -29,13 +28,14 @@ _MEANS = f"{POOL}_"
 _NORM, _NOTHING = "head_norm", 1e12  # the layer, and the variance of a feature that is left out
 
 
-def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = None) -> keras.Model:
-    """Puts a classification head on a backbone.
+def build_classifier(backbone: Backbone, classes: int, levels: float = 0.0) -> keras.Model:
+    """Puts a linear classification head on a backbone.
 
     Args:
         backbone: a built backbone; its layers and weights become part of the classifier.
         classes: number of classes, at least 2.
-        head: the kind of head; the default is linear.
+        levels: how many means of lower maps the head may see for each feature of the topmost one,
+            in [0, 10]; see :func:`levels_of`.
 
     Returns:
         One flat functional model. Input: uint8 (floats in 0..255 are cast) ``[batch, height,
@@ -43,40 +43,24 @@ def build_classifier(backbone: Backbone, classes: int, head: HeadSpec | None = N
         are ``avg_pool``, ``logits``, ``temperature`` (the division by the fitted temperature, 1
         until :func:`set_temperature`) and ``probabilities``.
 
-    A network's topmost features were made to tell ImageNet's classes apart. With ``head.levels``,
+    A network's topmost features were made to tell ImageNet's classes apart. With ``levels``,
     ``avg_pool`` joins to them the means of lower maps, which know more of colours, strokes and
-    textures (after Head2Toe, Evci et al., 2022, "Head2Toe: Utilizing
-    intermediate representations for better transfer learning"). Levels differ in scale, so the
-    head then sees them standardised, see :func:`standardise`.
+    textures (after Head2Toe, Evci et al., 2022, "Head2Toe: Utilizing intermediate representations
+    for better transfer learning"). They differ in scale, so the head then sees them standardised,
+    see :func:`standardise`.
 
     >>> from keras_transfer import build
     >>> model = build_classifier(build("MobileNetV3Small", image_size=64, weights="none"), 5)
     >>> model.input_shape, model.output_shape
     ((None, 64, 64, 3), (None, 5))
     """
-    head = head or HeadSpec()
-    features = _pooled(backbone, levels_of(backbone.blocks, head.levels))
-    if head.levels:
+    features = _pooled(backbone, levels_of(backbone.blocks, levels))
+    if levels:
         features = keras.layers.BatchNormalization(
             center=False, scale=False, epsilon=1e-12, trainable=False, dtype="float32",
             name=_NORM,
         )(features)  # fmt: skip
-    if head.kind == "hidden":
-        features = keras.layers.Dense(head.hidden, activation="relu", name="head_hidden")(features)
-    if head.dropout:
-        features = keras.layers.Dropout(head.dropout, name="head_dropout")(features)
-    if head.kind == "cosine":
-        features = keras.layers.UnitNormalization(name="head_unit")(features)
-        cosines = keras.layers.Dense(
-            classes,
-            use_bias=False,
-            kernel_constraint=keras.constraints.UnitNorm(axis=0),
-            dtype="float32",
-            name="head_cosine",
-        )(features)
-        logits = keras.layers.Rescaling(head.scale, name=LOGITS, dtype="float32")(cosines)
-    else:
-        logits = keras.layers.Dense(classes, name=LOGITS, dtype="float32")(features)
+    logits = keras.layers.Dense(classes, name=LOGITS, dtype="float32")(features)
     scaled = keras.layers.Rescaling(1.0, name=TEMPERATURE, dtype="float32")(logits)
     probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
     return keras.Model(backbone.model.input, probabilities, name="classifier")
@@ -135,11 +119,9 @@ def levels_of(blocks: Sequence[Block], share: float) -> list[int]:
     return found
 
 
-def cut_blocks(blocks: Sequence[Block], head: HeadSpec) -> tuple[Block, ...]:
+def cut_blocks(blocks: Sequence[Block], share: float) -> tuple[Block, ...]:
     """A backbone's blocks as a classifier has them: at its cuts the levels below are alive too."""
-    if not head.levels:
-        return tuple(blocks)
-    levels = levels_of(blocks, head.levels)
+    levels = levels_of(blocks, share) if share else []
     held, features, found = "", 0, []
     for number, block in enumerate(blocks):
         if number in levels:
@@ -159,11 +141,6 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
     model.get_layer(TEMPERATURE).scale = 1.0 / temperature
     # A function traced before would keep the old factor.
     model.predict_function = None
-
-
-def temperature_of(model: keras.Model) -> float:
-    """The temperature by which a classifier's graph divides its logits."""
-    return 1.0 / float(model.get_layer(TEMPERATURE).scale)
 
 
 def standardise(model: keras.Model, features: np.ndarray) -> None:
@@ -213,26 +190,18 @@ def reseed(model: keras.Model, seed: int) -> None:
             generator.state.assign([(seed * 1_000_003 + number) % 2**31, 0])
 
 
-def freeze_batch_norm(model: keras.Model) -> None:
-    """Puts the backbone's BatchNormalization into inference mode, its scale and offset frozen too.
+def set_batch_norm(model: keras.Model, *, trains: bool) -> None:
+    """Freezes the backbone's BatchNormalization, scale and offset too, or lets all of it train.
 
     In Keras a BatchNormalization with ``trainable=False`` uses its moving statistics even when
     called with ``training=True``; batches of a fine-tuning run are too small and too unlike
-    ImageNet to replace them (Kumar et al., 2022).
+    ImageNet to replace them (Kumar et al., 2022). Random weights need them to train; statistics
+    that average over a thousand batches, as some networks have them, never arrive in a short
+    training, so the momentum is at most 0.9 then.
     """
     for layer in _batch_norms(model):
-        layer.trainable = False
-
-
-def train_batch_norm(model: keras.Model) -> None:
-    """Lets every BatchNormalization train, statistics included, as random weights need it.
-
-    Statistics that average over a thousand batches, as some networks have them, never arrive in a
-    short training: the momentum is at most 0.9.
-    """
-    for layer in _batch_norms(model):
-        layer.trainable = True
-        layer.momentum = min(layer.momentum, 0.9)
+        layer.trainable = trains
+        layer.momentum = min(layer.momentum, 0.9) if trains else layer.momentum
 
 
 def start_statistics(model: keras.Model, batch: Any) -> None:
@@ -242,7 +211,7 @@ def start_statistics(model: keras.Model, batch: Any) -> None:
     nothing comes out at the top.
 
     Args:
-        model: after :func:`train_batch_norm`; its weights stay as they are.
+        model: after :func:`set_batch_norm`; its weights stay as they are.
         batch: inputs of the model, at least a dozen that stand for all.
     """
     layers = _batch_norms(model)

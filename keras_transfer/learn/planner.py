@@ -14,10 +14,10 @@ from typing import Any
 
 from keras_transfer import backbones
 from keras_transfer.base.types import Block
-from keras_transfer.schedule import Phase, Schedule
+from keras_transfer.recipe import Recipe
 
 # What reading cached activations costs, seconds a byte: a conservative SSD.
-_READ_SECONDS = 1 / 500e6
+READ_SECONDS = 1 / 500e6
 # What augmenting costs, seconds an image of 128 x 128 pixels, on two cores.
 _AUGMENT_SECONDS = 4e-4
 # Solving the head, seconds for each training view and 1,280 features over the whole path.
@@ -139,82 +139,79 @@ def cut_below(blocks: Sequence[Block], depth: int) -> tuple[str, ...]:
 
 def make_plan(
     blocks: Sequence[Block],
-    schedule: Schedule,
+    recipe: Recipe,
     measured: Measured,
     *,
     train: int,
     validation: int,
     cache_bytes: int | None,
-    time_budget: float | None = None,
-) -> tuple[Plan, Schedule]:
-    """Decides what to cache, and shortens the schedule until it fits the time budget.
+    time_left: float | None = None,
+) -> tuple[Plan, Recipe]:
+    """Decides what to cache, and shortens the recipe until it fits the time.
 
     Args:
         blocks: the backbone's, bottom to top.
-        schedule: what was asked for.
+        recipe: what was asked for.
         measured: rates of this machine.
         train: number of training images.
         validation: number of validation images.
         cache_bytes: what the store may take; None switches it off.
-        time_budget: seconds left for everything, or None.
+        time_left: seconds for everything, or None.
 
     Returns:
-        The plan, and the schedule that it carries out.
+        The plan, and the recipe that it carries out.
     """
     notes: list[str] = []
     sizes = (train, validation, cache_bytes)
-    plan = _price(blocks, schedule, measured, sizes)
-    while time_budget is not None and plan.seconds["total"] > time_budget:
-        shorter = _shorten(blocks, schedule)
+    plan = _price(blocks, recipe, measured, sizes)
+    while time_left is not None and plan.seconds["total"] > time_left:
+        shorter = _shorten(resolve_depth(blocks, recipe.unfreeze), recipe)
         if shorter is None:
             notes.append("The budget is shorter than the least that can be done.")
             break
-        schedule, said = shorter
-        notes.append(said)
-        plan = _price(blocks, schedule, measured, sizes)
-    return dataclasses.replace(plan, notes=(*plan.notes, *notes)), schedule
+        changes, said = shorter
+        recipe = dataclasses.replace(recipe, **changes)
+        notes.append(f"To fit the time: {said}.")
+        plan = _price(blocks, recipe, measured, sizes)
+    return dataclasses.replace(plan, notes=(*plan.notes, *notes)), recipe
 
 
 def _price(
     blocks: Sequence[Block],
-    schedule: Schedule,
+    recipe: Recipe,
     measured: Measured,
     sizes: tuple[int, int, int | None],
 ) -> Plan:
     train, validation, cache_bytes = sizes
-    phase = schedule.fine_tune
-    depth = resolve_depth(blocks, phase.unfreeze) if phase else 0
-    epochs = phase.epochs if phase and depth else 0
-    whole = sum(block.macs for block in blocks)
-    above = sum(block.macs for block in blocks[len(blocks) - depth :]) if depth else 0
-    share = above / whole
-    rows = train * schedule.views + validation
-    row_bytes = 0 if depth == len(blocks) else blocks[-depth - 1].cut_bytes if depth else 0
+    depth = resolve_depth(blocks, recipe.unfreeze)
+    epochs = recipe.fine_tune_epochs if depth else 0
+    trained = blocks[len(blocks) - depth :]
+    share = sum(block.macs for block in trained) / sum(block.macs for block in blocks)
+    rows = train * recipe.views + validation
+    row_bytes = blocks[-depth - 1].cut_bytes if 0 < depth < len(blocks) else 0
     row_bytes += 2 * measured.features
     notes = [f"Frozen layers run on {measured.engine}: {measured.reason}."]
     cached = _decide_cache(measured, share, depth, rows * row_bytes, row_bytes, cache_bytes, notes)
-    frozen = (1 - share) * measured.extract
-    step = measured.step * share * measured.forward + (
-        row_bytes * _READ_SECONDS if cached else frozen
-    )
-    augment = _AUGMENT_SECONDS * measured.pixels / 128**2 * train * (schedule.views - 1)
+    frozen = row_bytes * READ_SECONDS if cached else (1 - share) * measured.extract
+    step = measured.step * share * measured.forward + frozen
+    augment = _AUGMENT_SECONDS * measured.pixels / 128**2 * train * (recipe.views - 1)
     solve = measured.features / 1280 * _HEAD_SECONDS
     seconds = {
         "extract": rows * measured.extract + augment,
-        "head": train * schedule.views * solve,
+        "head": train * recipe.views * solve,
         "fine_tune": epochs * (train * step + validation * share * measured.forward),
     }
     if epochs:
-        again = train * new_head_views(train, schedule.views)
+        again = train * new_head_views(train, recipe.views)
         seconds["fine_tune"] += depth * _TRACE_SECONDS
         seconds["fine_tune"] += again * (share * measured.forward + solve)
     seconds["total"] = sum(seconds.values())
     return Plan(
         unfreeze=depth,
-        blocks=tuple(block.name for block in blocks[len(blocks) - depth :]) if depth else (),
+        blocks=tuple(block.name for block in trained),
         cut=cut_below(blocks, depth),
         cached=cached,
-        views=schedule.views,
+        views=recipe.views,
         epochs=epochs,
         bytes=rows * row_bytes if cached else 0,
         seconds={name: round(value, 2) for name, value in seconds.items()},
@@ -242,41 +239,26 @@ def _decide_cache(
         )
         return False
     recompute = (1 - share) * measured.extract
-    if depth and share < 1 and row * _READ_SECONDS > recompute:
+    if depth and share < 1 and row * READ_SECONDS > recompute:
         notes.append("Not cached: reading would take longer than computing again.")
         return False
     return True
 
 
-def _shorten(blocks: Sequence[Block], schedule: Schedule) -> tuple[Schedule, str] | None:
-    """The next cheaper schedule: towards quick's numbers, and then the head alone.
+def _shorten(depth: int, recipe: Recipe) -> tuple[dict[str, Any], str] | None:
+    """What the next cheaper recipe changes: towards quick's numbers, and then the head alone.
 
     First epochs down to four, views down to two and blocks down to two, in that order; then two
     epochs and the clean view; then no second phase.
     """
-    phase = schedule.fine_tune
-
-    def trained_for(phase: Phase, epochs: int) -> tuple[Schedule, str]:
-        fewer = dataclasses.replace(phase, epochs=epochs)
-        said = f"To fit the time: {epochs} instead of {phase.epochs} epochs."
-        return dataclasses.replace(schedule, fine_tune=fewer), said
-
-    if phase is not None and phase.epochs > 4:
-        return trained_for(phase, max(4, phase.epochs * 2 // 3))
-    if schedule.views > 2:
-        views = schedule.views // 2
-        said = f"To fit the time: {views} instead of {schedule.views} views."
-        return dataclasses.replace(schedule, views=views), said
-    if phase is not None:
-        depth = resolve_depth(blocks, phase.unfreeze)
-        if depth > 2:
-            said = f"To fit the time: {depth // 2} instead of {depth} blocks."
-            shallower = dataclasses.replace(phase, unfreeze=depth // 2)
-            return dataclasses.replace(schedule, fine_tune=shallower), said
-        if phase.epochs > 2:
-            return trained_for(phase, 2)
-    if schedule.views > 1:
-        return dataclasses.replace(schedule, views=1), "To fit the time: one clean view."
-    if phase is not None:
-        return dataclasses.replace(schedule, fine_tune=None), "To fit the time: the head alone."
-    return None
+    epochs, views = recipe.fine_tune_epochs if depth else 0, recipe.views
+    fewer = max(4, epochs * 2 // 3) if epochs > 4 else 2
+    steps: list[tuple[bool, dict[str, Any], str]] = [
+        (epochs > 4, {"fine_tune_epochs": fewer}, f"{fewer} instead of {epochs} epochs"),
+        (views > 2, {"views": views // 2}, f"{views // 2} instead of {views} views"),
+        (depth > 2, {"unfreeze": depth // 2}, f"{depth // 2} instead of {depth} blocks"),
+        (epochs > 2, {"fine_tune_epochs": 2}, f"2 instead of {epochs} epochs"),
+        (views > 1, {"views": 1}, "one clean view"),
+        (depth > 0, {"unfreeze": "none"}, "the head alone"),
+    ]
+    return next(((changes, said) for wanted, changes, said in steps if wanted), None)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from keras_transfer.learn import calibration
-from keras_transfer.learn.finetune import between
+from keras_transfer.learn.suffix import between
 
 # Points on the line from the head-only weights (0) to the fine-tuned ones (1), as in WiSE-FT.
 LINE = (0.25, 0.5, 0.75)
@@ -35,9 +35,12 @@ class Candidate:
     accuracy: float
 
 
+Judged = tuple[Candidate, list[np.ndarray], np.ndarray]
+
+
 def choose(
     start: Sequence[np.ndarray],
-    ends: dict[str, Sequence[np.ndarray]],
+    ends: Mapping[str, Sequence[np.ndarray]],
     logits_of: Callable[[Sequence[np.ndarray]], np.ndarray],
     labels: np.ndarray,
     new_head: Callable[[Sequence[np.ndarray]], Callable[[], NewHead]] | None = None,
@@ -45,13 +48,10 @@ def choose(
     """Chooses weights by validation NLL after fitting a temperature to each candidate.
 
     Raw NLL would punish the over-confidence of fine-tuned weights, which the shipped temperature
-    removes anyway, and pick points too near the head. The line between the head-only and the
-    fine-tuned weights follows WiSE-FT (Wortsman et al., 2022, "Robust fine-tuning of zero-shot
-    models").
-
-    A head that is solved to its optimum on the fine-tuned features, under a penalty that validation
-    chooses, generalises better than the one that gradient steps left there, and a mean of the two
-    is better calibrated than either.
+    removes anyway. The line between the head-only and the fine-tuned weights follows WiSE-FT
+    (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models"). A head that is solved to its
+    optimum on the fine-tuned features generalises better than the one that gradient steps left
+    there, and a mean of the two is better calibrated than either.
 
     Args:
         start: the weights with the converged head and the pretrained backbone.
@@ -65,35 +65,28 @@ def choose(
     Returns:
         The chosen weights; all candidates, the chosen one first; and its logits.
     """
-    judged: list[tuple[Candidate, list[np.ndarray], np.ndarray]] = []
 
-    def judge(name: str, weights: Sequence[np.ndarray], known: np.ndarray | None = None) -> None:
-        logits = logits_of(weights) if known is None else known
+    def judged(name: str, weights: Sequence[np.ndarray], logits: np.ndarray) -> Judged:
         temperature = calibration.fit_temperature(logits, labels)
-        candidate = Candidate(
-            name=name,
-            temperature=temperature,
-            nll=calibration.nll(logits, labels, temperature),
-            accuracy=float((logits.argmax(axis=1) == labels).mean()),
-        )
-        judged.append((candidate, list(weights), logits))
+        loss = calibration.nll(logits, labels, temperature)
+        right = float((logits.argmax(axis=1) == labels).mean())
+        return Candidate(name, temperature, loss, right), list(weights), logits
 
-    judge("head", start)
-    for name, weights in ends.items():
-        judge(name, weights)
+    found = [judged(name, w, logits_of(w)) for name, w in {"head": start, **ends}.items()]
     if ends:
-        best, weights, logits = min(judged[1:], key=lambda one: one[0].nll)
+        best, weights, logits = min(found[1:], key=lambda one: one[0].nll)
         solving = new_head and new_head(weights)
         for share in LINE:
-            judge(f"{share} to {best.name}", between(start, weights, share))
+            mixed = between(start, weights, share)
+            found.append(judged(f"{share} to {best.name}", mixed, logits_of(mixed)))
         if solving is not None:
             solved, solved_logits = solving()
-            judge(f"{best.name}, new head", solved, solved_logits)
-            # Only the linear head differs, so that the logits lie on a line as well.
+            found.append(judged(f"{best.name}, new head", solved, solved_logits))
             for share in LINE:
-                mixed = (1 - share) * logits + share * solved_logits
-                judge(f"{best.name}, {share} to new head", between(weights, solved, share), mixed)
+                # Only the linear head differs, so that the logits lie on a line as well.
+                name, mixed = f"{best.name}, {share} to new head", between(weights, solved, share)
+                found.append(judged(name, mixed, (1 - share) * logits + share * solved_logits))
     # Equal NLLs keep the earlier candidate: the head, which changed least.
-    judged.sort(key=lambda one: one[0].nll)
-    _, weights, logits = judged[0]
-    return list(weights), tuple(one[0] for one in judged), logits
+    found.sort(key=lambda one: one[0].nll)
+    _, weights, logits = found[0]
+    return weights, tuple(one[0] for one in found), logits

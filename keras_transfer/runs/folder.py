@@ -25,7 +25,7 @@ from keras_transfer.base.types import Dataset
 if TYPE_CHECKING:
     import keras
 
-    from keras_transfer.training import TransferResult
+    from keras_transfer.runs.result import TransferResult
 
 CONFIG, METRICS, MODEL, SPLITS = "config.json", "metrics.json", "model.keras", "splits.csv"
 PREDICTIONS, HISTORY, STATE = "predictions.csv", "history.csv", "state"
@@ -256,7 +256,7 @@ def finish(path: str | os.PathLike[str], result: TransferResult, config: Mapping
         with files.atomic_path(folder / name) as temporary, open(temporary, "wb") as stream:
             np.save(stream, array)
     complete = dict(config) | {
-        "schedule": result.schedule.to_dict(),
+        **result.recipe.to_dict(),
         "temperature": result.temperature,
         "class_names": list(result.class_names),
     }

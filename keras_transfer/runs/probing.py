@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
-from keras_transfer import backbones, evaluation
+from keras_transfer import backbones, datasets, evaluation
 from keras_transfer.base import files
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import Dataset
+from keras_transfer.base.types import POOL, Dataset
 from keras_transfer.evaluation.scratch import train_from_scratch
+from keras_transfer.frozen.engine import build_engine, predict_probabilities
 from keras_transfer.frozen.features import FrozenPart, Views, features_of_view
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn.model import build_classifier
@@ -94,6 +96,59 @@ def compare_with_baselines(
     ]
     _add(run, {"baselines": rows, "suspects": suspects}, data)
     return rows
+
+
+def evaluate_run(run: runs.Run) -> evaluation.Evaluation:
+    """Evaluates a run's saved model on its test split again, from the image files.
+
+    Raises:
+        DataError: the data is gone or has changed.
+    """
+    data = run.dataset()
+    test = data.indices("test")
+    probabilities = predict_probabilities(run.model(), _examples(data)[test])
+    return evaluation.evaluate(probabilities, data.labels[test], run.class_names)
+
+
+def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
+    """Evaluates a run on other data, and against its own test split.
+
+    Args:
+        run: a finished run.
+        data: as for :func:`train`; all its images are used, whatever their split. Classes are
+            matched by name.
+
+    Raises:
+        DataError: no class in common.
+    """
+    home = run.dataset()
+    other = datasets.load_dataset(data, image_size=run.image_size, for_training=False)
+    model = run.model()
+    test = home.indices("test")
+    # One engine for all three sets, so that their features are of one kind.
+    pooled = keras.Model(model.input, model.get_layer(POOL).output)
+    features = [
+        build_engine(pooled, "keras").predict(_examples(part)[rows])[0]
+        for part, rows in (
+            (home, home.indices("train")),
+            (home, test),
+            (other, np.arange(len(other))),
+        )
+    ]
+    return evaluation.measure_shift(
+        run.class_names,
+        predict_probabilities(model, _examples(home)[test]),
+        home.labels[test],
+        predict_probabilities(model, _examples(other)),
+        other.labels,
+        other.class_names,
+        unlike=evaluation.unlikeness(*features),
+    )
+
+
+def _examples(dataset: Dataset) -> np.ndarray:
+    assert dataset.examples is not None
+    return dataset.examples
 
 
 def _add(run: runs.Run, found: Mapping[str, Any], data: Dataset) -> None:

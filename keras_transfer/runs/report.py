@@ -300,20 +300,11 @@ def _command(run: Reportable) -> str:
         return ""
     words = ["keras-transfer", "train", str(config["data"])]
     words += ["--splits", str(run.path / "splits.csv")]
-    for key in ("backbone", "weights", "image_size", "effort", "seed"):
-        if config.get(key) is not None and config[key] != "custom":
-            words += [f"--{key.replace('_', '-')}", str(config[key])]
-    if config.get("calibration") == "none":
-        words += ["--calibration", "none"]
-    tuned = (config.get("requested_schedule") or {}).get("fine_tune") or {}
-    for key, option in (
-        ("unfreeze", "unfreeze"),
-        ("epochs", "fine-tune-epochs"),
-        ("batch_size", "batch-size"),
-        ("learning_rate", "fine-tune-lr"),
-    ):
-        if key in tuned:
-            words += [f"--{option}", str(tuned[key])]
+    # What the file of splits stands for is no word of the command.
+    for name in ("seed", *config.get("asked", ())):
+        option = "--" + name.replace("_", "-")
+        if name not in ("split", "fold", "per_class") and option not in words:
+            words += [option, str(config[name])]
     return shlex.join(words)
 
 

@@ -28,9 +28,8 @@ from keras_transfer.learn.model import (
     start_statistics,
     train_batch_norm,
 )
-from keras_transfer.schedule import HeadSpec
 
-LEVELS = HeadSpec(levels=1.0)
+LEVELS = 1.0
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -174,7 +173,7 @@ def check_cuts(backbone: Backbone, pixels: np.ndarray) -> None:
 def check_levels(backbone: Backbone, pixels: np.ndarray) -> None:
     """A head that sees lower maps: at every cut one tensor more, and nothing else changes."""
     model, blocks = build_classifier(backbone, 3, LEVELS), cut_blocks(backbone.blocks, LEVELS)
-    levels = levels_of(backbone.blocks, LEVELS.levels)
+    levels = levels_of(backbone.blocks, LEVELS)
     assert levels
     pooled = keras.Model(model.input, model.get_layer("avg_pool").output)
     joined = np.asarray(pooled(pixels, training=False))

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transfer import api, backbones
+from keras_transfer import backbones, training
+from keras_transfer.frozen.engine import predict_probabilities
 from keras_transfer.runs import folder as runs
 
 # Cuts at a bare addition, and activations that OpenVINO takes for outputs.
@@ -22,7 +23,7 @@ OTHERS = [
     "name", [*DIFFERENT, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
 def test_a_backbone_trains_from_end_to_end(name, digits_folder, tmp_path):
-    result = api.train(
+    result = training.train(
         str(digits_folder), backbone=name, weights="none", unfreeze=2, engine="openvino",
         image_size=max(32, backbones.spec(name).min_size), per_class=4, effort="quick",
         changes={"fine_tune_epochs": 1}, output=tmp_path / "run",
@@ -31,6 +32,6 @@ def test_a_backbone_trains_from_end_to_end(name, digits_folder, tmp_path):
     assert cached["misses"] > 0
     run = runs.open_run(tmp_path / "run")
     data = run.dataset()
-    found = api.predict_probabilities(run.model(), data.examples[data.indices("test")])
+    found = predict_probabilities(run.model(), data.examples[data.indices("test")])
     np.testing.assert_allclose(found, run.array(runs.PROBABILITIES), atol=1e-4)
     keras.utils.clear_session()

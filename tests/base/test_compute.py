@@ -1,4 +1,3 @@
-import functools
 import json
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from recorder import Recorder
 
-from keras_transfer import api, cli
+from keras_transfer import cli, training
 from keras_transfer.backbones.copying import working_copy
 from keras_transfer.base import compute as devices
 from keras_transfer.base import distribution
@@ -19,18 +18,18 @@ from keras_transfer.base.errors import UsageError
 from keras_transfer.frozen.engine import keras_engine
 from keras_transfer.frozen.features import Array
 from keras_transfer.learn import finetune
-from keras_transfer.learn.finetune import train_phase, values_of
+from keras_transfer.learn.finetune import fine_tune
 from keras_transfer.learn.optimizers import build_optimizer
+from keras_transfer.learn.suffix import values_of
 from keras_transfer.runs import folder as runs
 
 
-def train(phase=distributed.PHASE, precision="float32", spoil=None, **options):
+def train(recipe=distributed.RECIPE, precision="float32", spoil=None, **options):
     suffix, examples = distributed.problem()
     working = working_copy(suffix, precision)
     if spoil:
         spoil(working)
-    make = functools.partial(build_optimizer, phase, working, {}, precision=precision)
-    done = train_phase(working, make, phase, examples, seed=1, **options)
+    done = fine_tune(working, recipe, examples, dtype_policy=precision, **options)
     return done, values_of(working.trainable_variables)
 
 
@@ -84,7 +83,7 @@ def test_precision_follows_the_device(monkeypatch):
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_a_phase_compiles_once(jit, monkeypatch):
-    done, _ = train(jit=jit)
+    done, _ = train(xla=jit)
     assert done.compilations == 1
     assert 0 < done.compile_seconds < 60
 
@@ -117,7 +116,7 @@ def test_mixed_precision_learns_the_same_with_a_float32_head(precision, whole):
 def test_float16_has_its_loss_scaled():
     suffix, _ = distributed.problem()
     suffix.regularise("none", 0.0)
-    made = build_optimizer(distributed.PHASE, suffix, {}, precision="mixed_float16")
+    made = build_optimizer(distributed.RECIPE, suffix, {}, dtype_policy="mixed_float16")
     assert float(made.scale_loss(1.0)) > 1000
 
 
@@ -154,11 +153,10 @@ def test_a_batch_that_does_not_fit_is_added_up_from_parts(whole):
 
 def test_parts_go_on_from_a_checkpoint_of_whole_batches(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(finetune, "CHECKPOINT_SECONDS", -1.0)
-    phase = distributed.PHASE
     path = tmp_path / "phase.npz"
     train(checkpoint=path, deadline=0.0)
-    done, weights = train(phase, checkpoint=path, spoil=full_above(5))
-    assert len(done.history) == phase.epochs
+    done, weights = train(checkpoint=path, spoil=full_above(5))
+    assert len(done.history) == distributed.RECIPE.fine_tune_epochs
     for mine, theirs in zip(weights, whole[1], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
 
@@ -205,8 +203,7 @@ def test_waiting_for_slow_inputs_is_seen():
     Device(0.001).spoil(suffix)
     slow = Slow(examples.views[0].gather(np.arange(34))[0])
     spoilt = type(examples)([slow], *list(vars(examples).values())[1:])
-    make = functools.partial(build_optimizer, distributed.PHASE, suffix, {})
-    done = train_phase(suffix, make, distributed.PHASE, spoilt, seed=0)
+    done = fine_tune(suffix, distributed.RECIPE, spoilt)
     assert min(row["input_wait"] for row in done.history) > 0.5
 
 
@@ -240,7 +237,7 @@ def test_several_devices_learn_as_one_does():
 
 
 def test_a_run_in_bfloat16_leaves_a_float32_model(digits_folder):
-    result = api.train(
+    result = training.train(
         str(digits_folder), image_size=32, effort="quick", precision="mixed_bfloat16", cache=False,
         split=(0.4, 0.3, 0.3),
     )  # fmt: skip

@@ -7,7 +7,6 @@ from keras_transfer import backbones
 from keras_transfer.base import errors
 from keras_transfer.evaluation import saliency as explain
 from keras_transfer.learn import model
-from keras_transfer.schedule import HeadSpec
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +24,17 @@ def lite():
     return backbones.build("EfficientNetLite0", image_size=96, weights="offline")
 
 
-def classifier(backbone, head=None):
+def classifier(backbone, levels=0.0):
     keras.utils.set_random_seed(0)
-    return model.build_classifier(backbone, 7, head)
+    return model.build_classifier(backbone, 7, levels)
+
+
+def deep_classifier(backbone):
+    """A classifier of somebody's own, whose head is not linear."""
+    keras.utils.set_random_seed(0)
+    pooled = keras.layers.GlobalAveragePooling2D(name="avg_pool")(backbone.model.output)
+    hidden = keras.layers.Dense(32, activation="relu", name="hidden")(pooled)
+    return keras.Model(backbone.model.input, keras.layers.Dense(7, name="logits")(hidden))
 
 
 def scaled(maps):
@@ -48,11 +55,10 @@ def test_with_a_linear_head_it_is_the_class_activation_map(photos, lite):
     np.testing.assert_allclose(maps, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("head", [HeadSpec(kind="hidden", hidden=32), HeadSpec(kind="cosine")])
-def test_with_any_other_head_it_agrees_with_backpropagation(photos, head, lite):
+def test_with_any_other_head_it_agrees_with_backpropagation(photos, lite):
     import tensorflow as tf
 
-    built = classifier(lite, head)
+    built = deep_classifier(lite)
     below = keras.Model(built.input, built.get_layer("avg_pool").input)
     above = keras.Model(built.get_layer("avg_pool").input, built.get_layer("logits").output)
     features = tf.Variable(below(photos, training=False))
@@ -69,7 +75,7 @@ def test_with_any_other_head_it_agrees_with_backpropagation(photos, head, lite):
 def test_with_levels_it_agrees_with_backpropagation(photos, layer, lite):
     import tensorflow as tf
 
-    built = classifier(lite, HeadSpec(levels=1.0))
+    built = classifier(lite, 1.0)
     model.standardise(built, np.random.default_rng(0).normal(size=(9, 2024)))
     logits = built.get_layer("logits")
     # Through a variable added to the map: what lies beside the map keeps its values.

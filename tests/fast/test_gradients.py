@@ -8,9 +8,10 @@ tf = pytest.importorskip("tensorflow")
 
 from keras_transfer import backbones  # noqa: E402
 from keras_transfer.fast import gradients  # noqa: E402
+from keras_transfer.fast.steps import begin_steps  # noqa: E402
 from keras_transfer.learn import planner  # noqa: E402
-from keras_transfer.learn.finetune import Stepping, Suffix  # noqa: E402
-from keras_transfer.learn.model import freeze_batch_norm  # noqa: E402
+from keras_transfer.learn.model import set_batch_norm  # noqa: E402
+from keras_transfer.learn.suffix import Suffix  # noqa: E402
 
 
 def compared(ours, theirs, images, kernel):
@@ -89,7 +90,7 @@ def test_rounding_reaches_the_filters_of_small_maps(size):
 
 def step(name, share, size, monkeypatch, calls, *, rounded=False, rate=1e-2):
     """One step of plain gradient descent above a cut: loss, weights and their first values."""
-    monkeypatch.setattr("keras_transfer.learn.finetune.cheap_calls", calls)
+    monkeypatch.setattr("keras_transfer.fast.steps.cheap_calls", calls)
     draw = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
     weights = "offline" if name == "EfficientNetLite0" else "none"
@@ -98,7 +99,7 @@ def step(name, share, size, monkeypatch, calls, *, rounded=False, rate=1e-2):
         if isinstance(layer, keras.layers.BatchNormalization):
             # Statistics and scales as no network has them at first.
             layer.set_weights([v + 0.5 * draw.random(v.shape) for v in layer.get_weights()])
-    freeze_batch_norm(built.model)
+    set_batch_norm(built.model, trains=False)
     cut = planner.cut_below(built.blocks, planner.resolve_depth(built.blocks, share))
     below, above = backbones.split(built.model, cut)
     pooled = keras.layers.GlobalAveragePooling2D()(above.output)
@@ -109,9 +110,9 @@ def step(name, share, size, monkeypatch, calls, *, rounded=False, rate=1e-2):
     before = [np.array(variable) for variable in suffix.trainable_variables]
     targets = np.eye(3, dtype=np.float32)[draw.integers(0, 3, 4)]
     pixels = draw.integers(0, 256, (4, size, size, 3), np.uint8)
-    with Stepping(suffix) as stepping:
-        stepping.take(rate, np.asarray(below(pixels)), targets, np.full(4, 0.25, np.float32))
-    return stepping.loss, [np.array(variable) for variable in suffix.trainable_variables], before
+    steps = begin_steps(suffix)
+    steps.take(rate, np.asarray(below(pixels)), targets, np.full(4, 0.25, np.float32))
+    return steps.end(), [np.array(variable) for variable in suffix.trainable_variables], before
 
 
 # Folded, pre-activated, shared by many layers, with bias and without BatchNorm.

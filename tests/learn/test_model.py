@@ -4,8 +4,7 @@ import pytest
 
 from keras_transfer import backbones, datasets
 from keras_transfer.base.types import Block
-from keras_transfer.frozen.features import Array, FrozenPart, Views
-from keras_transfer.learn.batches import Examples, batches
+from keras_transfer.frozen.features import FrozenPart, Views
 from keras_transfer.learn.model import (
     build_classifier,
     cut_blocks,
@@ -13,9 +12,6 @@ from keras_transfer.learn.model import (
     levels_of,
     standardise,
 )
-from keras_transfer.schedule import HeadSpec, Phase
-
-LEVELS = HeadSpec(levels=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +35,18 @@ def test_levels_are_as_many_as_fit_beside_the_top(share, levels):
 
 
 def test_a_cut_carries_the_levels_below_it():
-    held = cut_blocks(blocks(*SHAPES), HeadSpec(levels=0.9))
+    held = cut_blocks(blocks(*SHAPES), 0.9)
     assert [one.cut for one in held] == [
         ("l0",), ("l1",), ("l2",), ("l3", "levels_b3"), ("l4", "levels_b4"), ("l5", "levels_b5"),
         ("l6",),
     ]  # fmt: skip
     assert [one.output_shapes[1:] for one in held[3:6]] == [((4,),), ((10,),), ((16,),)]
-    assert cut_blocks(blocks(*SHAPES), HeadSpec()) == tuple(blocks(*SHAPES))
+    assert cut_blocks(blocks(*SHAPES), 0.0) == tuple(blocks(*SHAPES))
 
 
 def test_a_head_with_levels_sees_standardised_features(mobile):
     draw = np.random.default_rng(0)
-    model = build_classifier(mobile, 3, LEVELS)
+    model = build_classifier(mobile, 3, 1.0)
     count = model.get_layer("avg_pool").output.shape[-1]
     levels = levels_of(mobile.blocks, 1.0)
     assert count == 576 + sum(mobile.blocks[i].output_shapes[0][-1] for i in levels)
@@ -77,8 +73,7 @@ def test_whatever_the_head_sees_has_its_own_keys(mobile, digits_folder):
     views = Views(datasets.load_dataset(str(digits_folder), image_size=64))
     found = {}
     for share in (0.0, 0.1, 0.5, 1.0):
-        head = HeadSpec(levels=share)
-        model, cut = build_classifier(mobile, 3, head), cut_blocks(mobile.blocks, head)[-2].cut
+        model, cut = build_classifier(mobile, 3, share), cut_blocks(mobile.blocks, share)[-2].cut
         part = FrozenPart(
             model, mobile, cut, engine="keras", images=4, sample=np.zeros((4, 64, 64, 3), np.uint8)
         )  # fmt: skip
@@ -90,23 +85,3 @@ def test_whatever_the_head_sees_has_its_own_keys(mobile, digits_folder):
     assert len({pooled.cut for pooled, _ in keys}) == 1
     assert keys[2][1].cut == keys[3][1].cut
     assert len({pooled for pooled, _ in keys}) == len({at_cut for _, at_cut in keys}) == 4
-
-
-def test_cutmix_mixes_levels_by_the_share_of_the_box():
-    maps = np.arange(4, dtype=np.float32)[:, None, None, None] * np.ones((4, 6, 6, 2), np.float32)
-    means = maps.mean(axis=(1, 2))
-    targets = np.eye(4, dtype=np.float32)
-
-    class Both(Array):
-        def gather(self, rows):
-            return [maps[rows], means[rows]]
-
-    examples = Examples([Both(means)], targets, np.ones(4), Array(means), np.arange(4))
-    phase = Phase("fine_tune", batch_size=4, cutmix=1.0)
-    shares = []
-    for seed in range(20):
-        (mixed, levels), answers, _ = next(batches(examples.views[0], examples, phase, [seed, 0]))
-        np.testing.assert_allclose(mixed.mean(axis=(1, 2)), levels, atol=1e-4)
-        np.testing.assert_allclose(levels[:, 0], answers @ np.arange(4), atol=1e-4)
-        shares.append(answers.max())
-    assert min(shares) < 0.8

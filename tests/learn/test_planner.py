@@ -6,7 +6,7 @@ from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Block
 from keras_transfer.learn import planner
 from keras_transfer.learn.planner import Measured
-from keras_transfer.schedule import recipe
+from keras_transfer.recipe import Recipe
 
 # Ten blocks of one price each, whose cuts narrow towards the top.
 BLOCKS = tuple(
@@ -16,15 +16,15 @@ BLOCKS = tuple(
 MEASURED = Measured(0.01, 0.005, 128 * 128, 1280, "openvino", "asked for")
 
 
-def plan(schedule=None, cache_bytes=10**10, time_budget=None, measured=MEASURED, train=1000):
+def plan(recipe=None, cache_bytes=10**10, time_left=None, measured=MEASURED, train=1000):
     return planner.make_plan(
         BLOCKS,
-        schedule or recipe(),
+        recipe or Recipe(),
         measured,
         train=train,
         validation=200,
         cache_bytes=cache_bytes,
-        time_budget=time_budget,
+        time_left=time_left,
     )
 
 
@@ -93,15 +93,15 @@ def test_not_cached_when_switched_off_too_large_or_slower_to_read():
 
 def test_a_time_budget_shortens_step_by_step_until_it_fits():
     full, asked = plan()
-    assert asked == recipe()
+    assert asked == Recipe()
     half = full.seconds["total"] / 2
-    shorter, schedule = plan(time_budget=half)
+    shorter, recipe = plan(time_left=half)
     assert shorter.seconds["total"] <= half
-    assert schedule.fine_tune.epochs < 5
+    assert recipe.fine_tune_epochs < 5
     assert "To fit the time" in str(shorter)
-    least, schedule = plan(time_budget=0.001)
-    assert schedule.fine_tune is None
-    assert schedule.views == 1
+    least, recipe = plan(time_left=0.001)
+    assert recipe.unfreeze == "none"
+    assert recipe.views == 1
     assert "least that can be done" in str(least)
 
 

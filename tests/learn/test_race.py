@@ -1,6 +1,7 @@
 """The race over depths: what it leaves behind, and a run that begins with it."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -9,10 +10,9 @@ import scipy.stats
 from keras_transfer import cli, datasets, training
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
-from keras_transfer.learn import planner
 from keras_transfer.learn import race as depth
-from keras_transfer.learn.steps import Steps
-from keras_transfer.schedule import recipe
+from keras_transfer.learn.selection import Candidate
+from keras_transfer.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def test_the_winner_of_the_race_is_what_trains(raced):
     rows = config["race"]
     assert [row["unfreeze"] for row in rows] == list(depth.DEPTHS)
     winner = depth._winner(rows)
-    assert config["schedule"]["fine_tune"]["unfreeze"] == winner
-    assert config["requested_schedule"]["fine_tune"]["unfreeze"] == "auto"
+    assert config["unfreeze"] == winner
+    assert "unfreeze" in config["asked"]
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["seconds"]["race"] >= sum(row["seconds"] for row in rows) - 0.01
     # The test split was opened once, after the race.
@@ -60,61 +60,36 @@ def test_half_of_every_class_is_raced_with(digits_folder):
 
 
 class Fake:
-    """Stands in for training: made-up scores, and weights that it moves."""
+    """Stands in for training, with made-up scores."""
 
-    def __init__(self, scores, backbone):
-        self.scores, self.backbone = scores, backbone
+    def __init__(self, scores):
+        self.scores = scores
 
-    def __call__(self, data, backbone, schedule, **how):
-        kernel = backbone.model.trainable_variables[0]
-        kernel.assign(kernel + 1.0)
-        backbone.model.layers[-1].trainable = False
-        nll = self.scores[schedule.fine_tune.unfreeze]
-        head = training.Candidate("head", 1.0, nll=0.6, accuracy=0.5)
-        tuned = training.Candidate("last epoch", 1.0, nll=nll, accuracy=0.5)
-        measured = planner.Measured(0.01, 0.005, 1024, 1280, "keras", "a test")
+    def __call__(self, data, recipe):
+        nll = self.scores[recipe.unfreeze]
+        head, tuned = (
+            Candidate(name, 1.0, n, 0.5) for name, n in (("head", 0.6), ("average", nll))
+        )
         # Every image's loss is about that score: the true class's logit among nine of zero.
         labels = data.labels[data.indices("val")]
         spread = np.random.default_rng(0).normal(0, 0.01, len(labels))
         logits = np.zeros((len(labels), 10))
         logits[np.arange(len(labels)), labels] = np.log(9 / np.expm1(nll + spread))
-        return training.Fitted(None, (), (tuned, head), 1.0, logits, measured)
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    from keras_transfer import backbones
-
-    return backbones.build("EfficientNetLite0", image_size=32, weights="offline")
+        return types.SimpleNamespace(
+            candidates=(tuned, head), validation_logits=logits, temperature=1.0
+        )
 
 
 @pytest.mark.parametrize("winner", depth.DEPTHS)
-def test_a_sure_winner_is_taken(digits_folder, backbone, monkeypatch, winner):
+def test_a_sure_winner_is_taken(digits_folder, winner):
     data = datasets.load_dataset(str(digits_folder), image_size=32, split=(0.6, 0.2, 0.2))
     scores = {name: 0.5 - 0.1 * (name == winner) for name in depth.DEPTHS}
-    base = recipe()
-    before = np.array(backbone.model.trainable_variables[0])
-    asked = training.dataclasses.replace(
-        base, fine_tune=training.dataclasses.replace(base.fine_tune, unfreeze="auto")
-    )
-    found, rows = depth.decide(
-        data,
-        backbone,
-        asked,
-        fit=Fake(scores, backbone),
-        store=None,
-        steps=Steps(),
-        progress=Progress(),
-        seed=0,
-    )
-    assert found.fine_tune.unfreeze == winner
-    assert found.fine_tune.epochs == base.fine_tune.epochs
+    found, rows = depth.decide(data, Recipe(unfreeze="auto"), Fake(scores), Progress())
+    assert found == winner
     assert len(rows) == len(depth.DEPTHS)
     for row in rows:
         lead = scores[depth.DEEPEST] - scores[row["unfreeze"]]
         assert row["sure"] == 0 if not lead else row["sure"] * lead > 9 * abs(lead)
-    np.testing.assert_array_equal(np.array(backbone.model.trainable_variables[0]), before)
-    assert backbone.model.layers[-1].trainable
 
 
 def test_the_lead_is_counted_in_standard_errors_of_the_pairs():
@@ -138,17 +113,5 @@ def test_the_deepest_stays_unless_another_is_surely_better(sure, winner):
 
 
 def test_random_weights_have_no_depth_to_decide():
-    class Random:
-        weights = "none"
-
     with pytest.raises(UsageError, match="no depth"):
-        depth.decide(
-            None,
-            Random(),
-            recipe(),
-            fit=None,
-            store=None,
-            steps=Steps(),
-            progress=Progress(),
-            seed=0,
-        )
+        depth.decide(None, Recipe(weights="none"), None, Progress())

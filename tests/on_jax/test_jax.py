@@ -4,7 +4,6 @@
 hold what the two backends make of the same images to each other.
 """
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -22,19 +21,20 @@ if os.environ.get("KERAS_BACKEND") != "jax" or importlib.util.find_spec("jax") i
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "base")]
 
-import distributed  # noqa: E402
 import jax  # noqa: E402
 import keras  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from recorder import Recorder  # noqa: E402
 from test_compute import check_distributed, train  # noqa: E402
 
-from keras_transfer import api, cli  # noqa: E402
+from keras_transfer import cli, training  # noqa: E402
 from keras_transfer.backbones.copying import working_copy  # noqa: E402
 from keras_transfer.base import compute as devices  # noqa: E402
+from keras_transfer.fast import steps  # noqa: E402
 from keras_transfer.fast.resident import Resident, resident  # noqa: E402
+from keras_transfer.frozen.engine import predict_probabilities  # noqa: E402
 from keras_transfer.frozen.features import Array  # noqa: E402
-from keras_transfer.learn import finetune  # noqa: E402
+from keras_transfer.learn import finetune, suffix  # noqa: E402
 from keras_transfer.runs import folder as runs  # noqa: E402
 
 SETTINGS = {"image_size": 32, "effort": "quick", "seed": 3, "split": (0.6, 0.2, 0.2)}
@@ -43,7 +43,7 @@ SETTINGS = {"image_size": 32, "effort": "quick", "seed": 3, "split": (0.6, 0.2, 
 @pytest.fixture(scope="session")
 def jax_run(digits_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "jax"
-    api.train(str(digits_folder), output=output, **SETTINGS)
+    training.train(str(digits_folder), output=output, **SETTINGS)
     return runs.open_run(output)
 
 
@@ -81,7 +81,7 @@ def test_a_run_needs_no_tensorflow(jax_run):
 
 
 def test_a_saved_run_answers_as_it_did(jax_run):
-    found = api.predict_probabilities(jax_run.model(), pixels(jax_run))
+    found = predict_probabilities(jax_run.model(), pixels(jax_run))
     np.testing.assert_allclose(found, jax_run.array(runs.PROBABILITIES), atol=1e-4)
 
 
@@ -119,7 +119,7 @@ def test_runs_load_on_the_other_backend(other, jax_run):
     elsewhere = np.load(other / "jax-run.npy")
     np.testing.assert_allclose(elsewhere, jax_run.array(runs.PROBABILITIES), atol=1e-4)
     trained = runs.open_run(other / "run")
-    here = api.predict_probabilities(trained.model(), pixels(trained))
+    here = predict_probabilities(trained.model(), pixels(trained))
     np.testing.assert_allclose(here, trained.array(runs.PROBABILITIES), atol=1e-4)
 
 
@@ -162,9 +162,9 @@ def test_parts_of_a_batch_add_up():
         working.make_train_function = make_limited
 
     said = Recorder()
-    done, weights = train(spoil=spoil, jit=True, progress=said)
+    done, weights = train(spoil=spoil, xla=True, progress=said)
     assert any(note.startswith("Out of memory") for note in said.notes)
-    same((done, weights), train(jit=True))
+    same((done, weights), train(xla=True))
     assert done.compilations == 1
 
 
@@ -176,14 +176,12 @@ def memory(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_an_epoch_in_one_call_ends_where_its_steps_would(precision, monkeypatch):
-    streamed = train(jit=True, precision=precision)
+    streamed = train(xla=True, precision=precision)
     calls = []
     monkeypatch.setattr(finetune, "free_room", lambda: 10**9)
-    own = finetune.Stepping.take_all
-    monkeypatch.setattr(
-        finetune.Stepping, "take_all", lambda *given: calls.append(1) or own(*given)
-    )
-    held = train(jit=True, precision=precision)
+    own = steps.HeldSteps.take_all
+    monkeypatch.setattr(steps.HeldSteps, "take_all", lambda *given: calls.append(1) or own(*given))
+    held = train(xla=True, precision=precision)
     assert len(calls) == len(held[0].history) > 1
     assert held[0].compilations == 1
     same(held, streamed)
@@ -213,53 +211,49 @@ def test_what_is_compiled_is_kept(tmp_path, monkeypatch):
 def test_the_original_of_a_copy_outlives_its_steps():
     inputs = keras.Input((4,))
     logits = keras.layers.Dense(3, name="logits")(keras.layers.Dropout(0.5)(inputs))
-    original = finetune.Suffix(inputs, logits)
+    original = suffix.Suffix(inputs, logits)
     copied = working_copy(original, "mixed_bfloat16")
     copied.regularise("none", 0.0)
     copied.prepare(lambda parts: keras.optimizers.Adam(), 1, jit=True)
     targets = np.eye(3, dtype=np.float32)
-    with finetune.Stepping(copied) as stepping:
-        stepping.take(1e-3, np.ones((3, 4)), targets, np.full(3, 1 / 3, np.float32))
+    taken = steps.begin_steps(copied)
+    taken.take(1e-3, np.ones((3, 4)), targets, np.full(3, 1 / 3, np.float32))
+    taken.end()
     working_copy(original, "mixed_bfloat16")
     for model in (original, copied):
-        finetune.values_of(finetune._changing(model))
+        suffix.values_of(finetune._changing(model))
 
 
-def test_an_epoch_that_does_not_fit_is_taken_in_parts(memory):
-    def spoil(working):
-        def failing(rate):
-            def whole(state, *rest):
-                for array in chain(*state):
-                    array.delete()
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+def test_an_epoch_that_does_not_fit_is_taken_in_parts(memory, monkeypatch):
+    def failing(suffix, rate):
+        def whole(state, *rest):
+            for array in chain(*state):
+                array.delete()
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-            return whole
-
-        working.epoch_function = failing
+        return whole
 
     said = Recorder()
-    held = train(spoil=spoil, jit=True, progress=said)
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "_epoch_function", failing)
+        held = train(xla=True, progress=said)
     assert "2 parts of 5" in said.notes[-1]
-    same(held, train(jit=True))
+    same(held, train(xla=True))
 
 
-def test_views_without_room_or_that_are_mixed_stay_where_they_are(monkeypatch):
+def test_views_without_room_stay_where_they_are():
     views = [Array(np.zeros((4, 2), np.float32))] * 2
     assert resident(views, 63) is views
     assert all(isinstance(view, Resident) for view in resident(views, 64))
     computed = Array(np.zeros((4, 2), np.float32))
     computed.held = False
     assert resident([*views, computed], 10**6)[0] is views[0]
-    asked = []
-    monkeypatch.setattr(finetune, "free_room", lambda: asked.append(1) or 10**9)
-    train(jit=True, phase=dataclasses.replace(distributed.PHASE, epochs=1, mixup=0.2))
-    assert not asked
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns_the_same(precision):
     mixed, exact = (
-        [row["train_loss"] for row in train(precision=name, jit=True)[0].history]
+        [row["train_loss"] for row in train(precision=name, xla=True)[0].history]
         for name in (precision, "float32")
     )
     np.testing.assert_allclose(mixed, exact, rtol=0.02)

@@ -6,7 +6,7 @@ import csv
 SPACE = """\
 unfreeze = "1"
 views = 1
-[epochs]
+[fine_tune_epochs]
 choices = [1, 2]
 default = 1
 [fine_tune_lr]

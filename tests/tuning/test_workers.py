@@ -13,7 +13,7 @@ from studies import SPACE, rows_of
 
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
-from tuning import oracles, results, search, space_file, workers
+from tuning import oracles, results, search, space, workers
 from tuning.__main__ import main
 from tuning.results import Record
 
@@ -116,7 +116,7 @@ def test_a_port_in_use(digits_folder, tmp_path, capsys):
 @pytest.fixture
 def oracle(tmp_path):
     """An oracle of four trials, with its tuner's files in place."""
-    found = space_file.parse(SPACE)
+    found = space.parse(SPACE)
     made = oracles.build("random", "nll", found, trials=4, seed=0)
     oracles.open_tuner(made, tmp_path, found, lambda trial: {}, lambda: None, Progress())
     return made
@@ -196,8 +196,7 @@ def test_a_trial_without_a_survivor_has_a_record(tmp_path, oracle, digits_folder
     for worker in ("a", "b", "c"):
         oracle.create_trial(worker)
         oracle.release(worker)
-    kept = search._Study(tmp_path, None, space_file.parse(SPACE), "random", "nll", 4, Progress())
-    kept._note_lost(oracle)
+    search._note_lost(tmp_path, oracle)
     record = results.read_record(tmp_path, 0)
     assert isinstance(record, Record)
     assert record.status == "failed"

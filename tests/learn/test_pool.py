@@ -7,14 +7,17 @@ import pytest
 
 from keras_transfer import backbones, datasets, training
 from keras_transfer.frozen.store import ActivationStore
-from keras_transfer.learn.finetune import assign, trace_step, values_of
-from keras_transfer.learn.steps import Steps
-from keras_transfer.schedule import Phase, Schedule
+from keras_transfer.learn.finetune import trace_ahead
+from keras_transfer.learn.pool import ModelPool
+from keras_transfer.recipe import Recipe
 
-FIRST = Phase("fine_tune", unfreeze=1, epochs=2, penalty="l2-sp", penalty_strength=0.01)
+FIRST = Recipe(
+    image_size=32, unfreeze=1, fine_tune_epochs=2, penalty="l2-sp", penalty_strength=0.01,
+    levels=0, views=1, batch_norm="frozen",
+)  # fmt: skip
 # What only sets variables of the step, or what goes into it.
 SECOND = dataclasses.replace(
-    FIRST, learning_rate=2e-3, rate_decay=0.6, weight_decay=0.05, penalty_strength=0.1,
+    FIRST, fine_tune_lr=2e-3, rate_decay=0.6, weight_decay=0.05, penalty_strength=0.1,
     label_smoothing=0.1,
 )  # fmt: skip
 
@@ -23,20 +26,18 @@ SECOND = dataclasses.replace(
 def fit(digits_folder, tmp_path_factory):
     data = datasets.load_dataset(str(digits_folder), image_size=32, split=(0.6, 0.2, 0.2))
     built = backbones.build("EfficientNetLite0", image_size=32, weights="offline")
-    pretrained = values_of(built.model.variables)
     store = ActivationStore(tmp_path_factory.mktemp("store"))
 
-    def run(phase, steps=None, **options):
-        assign(built.model.variables, pretrained)
-        schedule = Schedule(Phase("head", solver="lbfgs"), phase, views=1)
-        return training.fit(data, built, schedule, store=store, steps=steps, **options)
+    def run(recipe, pool=None):
+        shared = training.Shared(pool or ModelPool(), store)
+        return training.train(data, recipe=recipe, backbone=built, shared=shared, judge=False)
 
     return run
 
 
 def test_a_shared_step_is_compiled_once_and_changes_nothing(fit):
-    steps = Steps()
-    first, second, again = (fit(phase, steps) for phase in (FIRST, SECOND, FIRST))
+    pool = ModelPool()
+    first, second, again = (fit(recipe, pool) for recipe in (FIRST, SECOND, FIRST))
     assert [one.compilations for one in (first, second, again)] == [1, 0, 0]
     alone = fit(SECOND)
     assert alone.compilations == 1
@@ -48,25 +49,25 @@ def test_a_shared_step_is_compiled_once_and_changes_nothing(fit):
 
 
 def test_what_is_compiled_into_a_step_is_not_shared(fit):
-    steps = Steps()
-    fit(FIRST, steps)
-    for other in ({"penalty": "none"}, {"solver": "sgd"}, {"unfreeze": 2}):
-        assert fit(dataclasses.replace(FIRST, epochs=1, **other), steps).compilations == 1
+    pool = ModelPool()
+    fit(FIRST, pool)
+    for other in ({"penalty": "none"}, {"ema": 0.0}, {"unfreeze": 2}):
+        recipe = dataclasses.replace(FIRST, fine_tune_epochs=1, **other)
+        assert fit(recipe, pool).compilations == 1
 
 
 def test_a_step_traced_beforehand_is_traced_once_and_changes_nothing(fit, monkeypatch):
-    """Stochastic depth draws anew in each step: one that was not put back would show."""
-    phase = dataclasses.replace(FIRST, unfreeze=3, dropout="on")
+    recipe = dataclasses.replace(FIRST, unfreeze=3)
     traced = []
 
     def watched(suffix, *rest):
-        trace_step(suffix, *rest)
+        trace_ahead(suffix, *rest)
         traced.append(suffix.compilations)
 
-    monkeypatch.setattr(training, "trace_step", watched)
-    ahead = fit(phase)
-    monkeypatch.setattr(training, "trace_step", lambda *arguments: None)
-    alone = fit(phase)
+    monkeypatch.setattr(training, "trace_ahead", watched)
+    ahead = fit(recipe)
+    monkeypatch.setattr(training, "trace_ahead", lambda *arguments: None)
+    alone = fit(recipe)
     assert traced == [1]
     assert ahead.compilations == alone.compilations == 1
     ends = [{c.name: c.nll for c in one.candidates}["last epoch"] for one in (ahead, alone)]
@@ -74,4 +75,4 @@ def test_a_step_traced_beforehand_is_traced_once_and_changes_nothing(fit, monkey
 
 
 def test_a_step_for_xla_is_traced_by_its_phase_alone(fit):
-    assert fit(dataclasses.replace(FIRST, epochs=1), jit="on").compilations == 1
+    assert fit(dataclasses.replace(FIRST, fine_tune_epochs=1, jit="on")).compilations == 1

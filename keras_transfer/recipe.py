@@ -1,0 +1,506 @@
+"""Every setting of a run, once: its type, default, range and help.
+
+All else is read from the fields of :class:`Recipe`: the options of the command line, the keywords
+of ``train``, what a TOML file and ``config.json`` hold, what a search may vary, and the reference.
+
+Notation of the second phase, in the letters of the code that runs it:
+
+    w        the weights that it trains              w0    their pretrained values
+    l_i(w)   cross-entropy of example i              N     number of training examples
+    R(w)     the penalty                             lambda  its strength
+
+    minimise   1/N * sum_i l_i(w)  +  lambda * R(w)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_transfer.base.errors import UsageError, closest
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a setting may be.
+
+    Attributes:
+        expected: that, in words that follow "must be".
+        read: the value of a word of the command line, or of a value of Python or TOML; raises
+            ``ValueError`` or ``TypeError`` for what is not allowed.
+        words: the allowed words, where there are no others.
+        whole: whether its numbers are whole.
+    """
+
+    expected: str
+    read: Callable[[Any], Any]
+    words: tuple[str, ...] = ()
+    whole: bool = False
+
+
+def _number(value: Any, low: float, high: float, whole: bool = False) -> Any:
+    if isinstance(value, bool):
+        raise TypeError
+    found = float(value)
+    if not low <= found <= high or (whole and found != int(found)):
+        raise ValueError
+    return int(found) if whole else found
+
+
+def whole(low: int, high: float = math.inf) -> Kind:
+    """Whole numbers from ``low`` to ``high``."""
+    bounds = f"of at least {low}" if high == math.inf else f"between {low} and {high:g}"
+    return Kind(f"a whole number {bounds}", lambda v: _number(v, low, high, whole=True), whole=True)
+
+
+def real(low: float, high: float) -> Kind:
+    """Numbers from ``low`` to ``high``."""
+    return Kind(f"a number between {low:g} and {high:g}", lambda v: _number(v, low, high))
+
+
+def words(*known: str) -> Kind:
+    """One of some words."""
+    return Kind(f"one of {', '.join(known)}", lambda v: known[known.index(v)], known)
+
+
+def word_or(word: str, kind: Kind) -> Kind:
+    """A word, or what another kind allows."""
+    return Kind(f"{word} or {kind.expected}", lambda v: v if v == word else kind.read(v))
+
+
+TEXT = Kind("a name or a path", lambda v: os.fspath(v) if not isinstance(v, str) else v)
+
+
+def _matched(pattern: str, value: Any) -> re.Match[str]:
+    found = re.fullmatch(pattern, str(value).strip().lower())
+    if found is None:
+        raise ValueError
+    return found
+
+
+def _duration(value: Any) -> float:
+    found = _matched(r"(\d+(?:\.\d+)?)\s*([smh]?)", value)
+    return _number(float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]], 1e-9, 1e9)
+
+
+def _bytes(value: Any) -> int:
+    found = _matched(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", value)
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+
+
+def _shares(value: Any) -> tuple[float, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    shares = tuple(_number(part, 1e-9, 1) for part in parts)
+    if len(shares) != 3 or abs(sum(shares) - 1) > 0.01:
+        raise ValueError
+    return shares
+
+
+def _fold(value: Any) -> tuple[int, int]:
+    i, k = value.split("/") if isinstance(value, str) else value
+    parts = _number(k, 1, math.inf, whole=True)
+    return _number(i, 1, parts, whole=True), parts
+
+
+def _depth(value: Any) -> int | str:
+    if isinstance(value, (bool, float)) or not re.fullmatch(r"[\w.%-]+", str(value)):
+        raise ValueError
+    return int(value) if str(value).isdigit() else str(value)
+
+
+def _cache(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return TEXT.read(value)
+
+
+DURATION = Kind("a duration such as 90s, 10m or 1.5h", _duration)
+BYTES = Kind("a size such as 500M or 20G", _bytes)
+SHARES = Kind("three shares that add up to 1, such as 0.7,0.15,0.15", _shares)
+FOLD = Kind("a fold such as 1/5", _fold)
+DEPTH = Kind("a number of blocks, a block's name, a share such as 35%, all, none or auto", _depth)
+RATE = real(1e-12, 100)
+
+
+def setting(
+    group: str,
+    default: Any,
+    kind: Kind,
+    help: str,
+    *,
+    metavar: str = "N",
+    search: Mapping[str, Any] | None = None,
+) -> Any:
+    """A field of :class:`Recipe`.
+
+    Args:
+        group: the heading under which ``--help`` and the reference list it.
+        default: its value in the default effort; None where it follows from the data.
+        kind: what it may be.
+        help: what it is, for people.
+        metavar: what stands for its value in ``--help``.
+        search: its row in the default search space, see ``tuning.space``.
+    """
+    about = {"group": group, "kind": kind, "help": help, "metavar": metavar, "search": search}
+    return dataclasses.field(default=default, metadata=about)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All settings of a run.
+
+    ``Recipe()`` is the default effort with pretrained weights; ``resolve`` makes others.
+
+    Raises:
+        UsageError: a value is not allowed; the message names it and what is.
+
+    >>> Recipe().fine_tune_epochs, Recipe(batch_size="64").batch_size
+    (5, 64)
+    """
+
+    effort: str = setting(
+        "effort", "default", words("quick", "default", "high"),
+        "numbers of the recipe: the head and a short second phase near the top; more of both; "
+        "everything trains, for longer",
+    )  # fmt: skip
+    time_budget: float | None = setting(
+        "effort", None, DURATION, "shorten the run until it fits, such as 10m", metavar="10m"
+    )
+
+    split: tuple[float, float, float] = setting(
+        "data", (0.7, 0.15, 0.15), SHARES, "shares of the splits that the data does not give",
+        metavar="TRAIN,VAL,TEST",
+    )  # fmt: skip
+    splits: str | None = setting("data", None, TEXT, "a splits.csv to apply", metavar="FILE")
+    fold: tuple[int, int] | None = setting(
+        "data", None, FOLD, "test on the I-th of K parts, validate on the next", metavar="I/K"
+    )
+    per_class: int | None = setting(
+        "data", None, whole(1), "train on at most N images of each class"
+    )
+    seed: int = setting(
+        "data", 0, whole(0, 2**32 - 2), "of the split, the order of images and random weights"
+    )
+    class_weights: str = setting(
+        "data", "none", words("none", "balanced"),
+        "weigh each class by the inverse of its size",
+    )  # fmt: skip
+
+    backbone: str = setting(
+        "model", "EfficientNetLite0", TEXT, "one of those that `backbones` lists", metavar="NAME"
+    )
+    weights: str | None = setting(
+        "model", None, TEXT, "where they come from (default: what the backbone names first); with "
+        "none everything trains", metavar="imagenet|offline|none|PATH|RUN",
+    )  # fmt: skip
+    image_size: int | None = setting(
+        "model", None, whole(1, 10_000), "height and width in pixels (default: the backbone's, or "
+        "about twice that of images that are much smaller)",
+    )  # fmt: skip
+    levels: float = setting(
+        "model", 1.0, real(0, 10), "how many means of lower maps the head may see for each "
+        "feature of the topmost one (Head2Toe)", metavar="X",
+    )  # fmt: skip
+
+    head_epochs: int | None = setting(
+        "head", None, whole(0, 100_000), "train the head by gradient for N epochs, 8 if only its "
+        "rate is given (default: it is solved by L-BFGS)",
+    )  # fmt: skip
+    head_lr: float | None = setting(
+        "head", None, RATE, "train the head by gradient at this rate, 1e-3 if only epochs are "
+        "given", metavar="X",
+    )  # fmt: skip
+
+    unfreeze: int | str = setting(
+        "fine-tuning", "35%", DEPTH, "blocks that the second phase trains, from the top: a number, "
+        "the name of the lowest, or a share of the multiply-adds; auto decides by a short race",
+        metavar="N|NAME|SHARE|all|none|auto",
+        search={"choices": ["12%", "35%", "70%"]},
+    )  # fmt: skip
+    fine_tune_lr: float = setting(
+        "fine-tuning", 7e-4, RATE, "peak learning rate", metavar="X",
+        search={"low": 2e-4, "high": 3e-3, "scale": "log"},
+    )  # fmt: skip
+    fine_tune_epochs: int = setting(
+        "fine-tuning", 5, whole(0, 100_000), "of the second phase; one sees one view of each image",
+        search={"choices": [3, 5, 8]},
+    )  # fmt: skip
+    rate_decay: float = setting(
+        "fine-tuning", 1.0, real(1e-3, 1), "factor on the rate for each block further down",
+        metavar="X", search={"low": 0.5, "high": 1.0},
+    )  # fmt: skip
+    weight_decay: float = setting(
+        "fine-tuning", 1e-4, real(0, 10), "decoupled, of kernels, as in AdamW", metavar="X",
+        search={"low": 1e-6, "high": 1e-2, "scale": "log"},
+    )  # fmt: skip
+    penalty: str = setting(
+        "fine-tuning", "none", words("none", "l2", "l2-sp"),
+        "R(w): l2 is ||w||^2, l2-sp pulls to the pretrained weights, ||w - w0||^2",
+        search={"choices": ["none", "l2-sp"]},
+    )  # fmt: skip
+    penalty_strength: float = setting(
+        "fine-tuning", 1e-3, real(0, 1e6), "lambda", metavar="X",
+        search={"low": 1e-4, "high": 1e-1, "scale": "log", "when": {"penalty": ["l2-sp"]}},
+    )  # fmt: skip
+    label_smoothing: float = setting(
+        "fine-tuning", 0.0, real(0, 0.99), "share of a target spread over all classes",
+        metavar="X", search={"choices": [0.0, 0.05, 0.1]},
+    )  # fmt: skip
+    batch_size: int = setting(
+        "fine-tuning", 32, whole(1, 1_000_000), "images in a step; computed in parts where memory "
+        "is short", search={"choices": [16, 32, 64]},
+    )  # fmt: skip
+    warmup: float = setting(
+        "fine-tuning", 0.1, real(0, 1), "share of the steps in which the rate rises", metavar="X"
+    )
+    decay: str = setting(
+        "fine-tuning", "cosine", words("cosine", "constant"), "how the rate falls afterwards"
+    )
+    decay_from: float = setting(
+        "fine-tuning", 0.0, real(0, 1), "share of the steps until which it stays at its peak",
+        metavar="X",
+    )  # fmt: skip
+    clip_norm: float = setting(
+        "fine-tuning", 1.0, real(0, 1e9), "bound on the gradient's global norm; 0 for none",
+        metavar="X",
+    )  # fmt: skip
+    ema: float = setting(
+        "fine-tuning", 0.98, real(0, 0.99999), "bound of the momentum of the weights' moving "
+        "average, (t - 1) / (t + 2) at step t; 0 for none", metavar="X",
+    )  # fmt: skip
+    batch_norm: str = setting(
+        "fine-tuning", "auto", words("auto", "frozen", "train"), "keep BatchNorm of trained blocks "
+        "as it is, or train it, statistics included (auto: train for random weights alone)",
+    )  # fmt: skip
+
+    views: int = setting(
+        "augmentation", 2, whole(1, 1000), "views of each training image, the first of them clean; "
+        "half as many as epochs, one to eight, unless given",
+    )  # fmt: skip
+    strength: float = setting(
+        "augmentation", 1.0, real(0, 3), "of the views that are not clean", metavar="X",
+        search={"choices": [0.5, 1.0]},
+    )  # fmt: skip
+    flip: str = setting(
+        "augmentation", "auto", words("auto", "on", "off"), "whether views are mirrored (auto: "
+        "unless the data shows that left and right matter)",
+    )  # fmt: skip
+    view_seed: int = setting(
+        "augmentation", 0, whole(0, 2**32 - 2), "of the views; one for all runs, so that they "
+        "share cached work",
+    )  # fmt: skip
+
+    target_precision: float = setting(
+        "judgement", 0.95, real(1e-9, 1), "share of right answers that the confidence threshold is "
+        "chosen for", metavar="P",
+    )  # fmt: skip
+    calibration: str = setting(
+        "judgement", "temperature", words("temperature", "none"), "whether probabilities are made "
+        "honest on the validation images",
+    )  # fmt: skip
+
+    engine: str = setting(
+        "machine", "auto", words("auto", "keras", "openvino", "openvino-bfloat16"),
+        "what runs the frozen part",
+    )  # fmt: skip
+    jit: str = setting("machine", "auto", words("auto", "on", "off"), "XLA")
+    precision: str = setting(
+        "machine", "auto", words("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+        "in which type layers compute while they train",
+    )  # fmt: skip
+    devices: int | str = setting(
+        "machine", 1, word_or("all", whole(1)), "how many share each batch", metavar="N|all"
+    )
+    cache: str = setting(
+        "machine", "on", Kind("on, off or a folder", _cache), "where frozen work is kept",
+        metavar="DIR|off",
+    )  # fmt: skip
+    cache_limit: int | None = setting(
+        "machine", None, BYTES, "that it may take, such as 20G", metavar="SIZE"
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None or field.default is not None:
+                object.__setattr__(self, field.name, read(field.name, value))
+
+    @property
+    def head_is_solved(self) -> bool:
+        """Whether L-BFGS solves the head, rather than gradient steps training it."""
+        return self.head_epochs is None and self.head_lr is None
+
+    def for_head(self) -> Recipe:
+        """The numbers of a head that trains by gradient, where those of the second phase stand."""
+        return dataclasses.replace(
+            self,
+            fine_tune_epochs=8 if self.head_epochs is None else self.head_epochs,
+            fine_tune_lr=1e-3 if self.head_lr is None else self.head_lr,
+            penalty="none",
+            label_smoothing=0.0,
+        )
+
+    def rate(self, step: int, steps: int) -> float:
+        """The second phase's learning rate at ``step`` (from 0) of ``steps``.
+
+        >>> recipe = Recipe(fine_tune_lr=0.001, warmup=0.5)
+        >>> [round(recipe.rate(step, 4), 6) for step in range(4)]
+        [0.0005, 0.001, 0.001, 0.0005]
+        """
+        rising = max(1, round(self.warmup * steps))
+        if step < rising:
+            return self.fine_tune_lr * (step + 1) / rising
+        if self.decay == "constant":
+            return self.fine_tune_lr
+        level = max(rising, round(self.decay_from * steps))
+        progress = max(0, step - level) / max(1, steps - level)
+        return self.fine_tune_lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def to_dict(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """The settings as plain values, fit for JSON and TOML; those of this machine left out.
+
+        Args:
+            names: those wanted; all by default.
+        """
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in LOCAL and (names is None or name in names)
+        }
+
+
+SETTINGS = {field.name: field for field in dataclasses.fields(Recipe)}
+"""The field of each setting, by name; its metadata is what ``setting`` was given."""
+
+LOCAL = ("cache", "cache_limit", "splits", "time_budget")
+"""Settings of a machine or a moment: repeating a run elsewhere needs none of them."""
+
+EFFORTS: dict[str, dict[str, Any]] = {
+    "quick": {"unfreeze": "12%", "fine_tune_epochs": 2},
+    "default": {},
+    "high": {"unfreeze": "all", "fine_tune_epochs": 8, "fine_tune_lr": 4e-4, "levels": 1.5},
+}
+"""What each effort changes. Chosen by pairs over tuning tasks: ``benchmarks/results/recipe.md``."""
+
+RANDOM_WEIGHTS = {"unfreeze": "all", "fine_tune_lr": 1e-3, "levels": 0.0, "batch_norm": "train"}
+"""What random weights change: nothing is worth keeping, so everything trains, at a higher rate."""
+
+
+def read(name: str, value: Any) -> Any:
+    """A setting's value, from a word of the command line or from a value of Python or TOML.
+
+    Raises:
+        UsageError: the value is not allowed.
+    """
+    kind = SETTINGS[name].metadata["kind"]
+    try:
+        return kind.read(value)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{name} must be {kind.expected}. Received: {value!r}."
+            f"{closest(str(value), list(kind.words))}",
+            remedy=f"Give {name} {kind.expected}.",
+        ) from None
+
+
+def resolve(typed: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> Recipe:
+    """The settings of a run: what is typed beats the file, the file the effort, that the default.
+
+    Args:
+        typed: settings of the command line or of a call, by name; None counts as not typed.
+        file: those of :func:`read_file`.
+
+    Raises:
+        UsageError: an unknown setting, a value that is not allowed, or settings that exclude each
+            other.
+
+    >>> resolve({"effort": "quick"}, {"fine_tune_epochs": 4}).views
+    2
+    """
+    typed = {name: value for name, value in typed.items() if value is not None}
+    given = {**(file or {}), **typed}
+    if given.get("batch_size") == "auto":
+        del given["batch_size"]
+    check_names(given, "the settings")
+    if len(ways := [name for name in ("split", "splits", "fold") if name in typed]) > 1:
+        raise UsageError(f"{ways[0]} and {ways[1]} were given.", remedy="Give one or the other.")
+    effort = read("effort", given.get("effort", "default"))
+    pretrained = given.get("weights") != "none"
+    numbers = {**EFFORTS[effort], **({} if pretrained else RANDOM_WEIGHTS), **given}
+    epochs = numbers.get("fine_tune_epochs") or EFFORTS[effort].get("fine_tune_epochs", 5)
+    numbers.setdefault("views", views_for(epochs if pretrained else 2 * int(epochs)))
+    if numbers.get("batch_norm", "auto") == "auto":
+        numbers["batch_norm"] = "frozen" if pretrained else "train"
+    if not pretrained:
+        # Lower blocks that know nothing must learn as fast as upper ones; nothing is worth keeping.
+        numbers["rate_decay"] = 1.0
+        numbers["penalty"] = "l2" if numbers.get("penalty") == "l2-sp" else numbers.get("penalty")
+    return Recipe(**{name: value for name, value in numbers.items() if value is not None})
+
+
+def check_names(names: Collection[str], where: str) -> None:
+    """Refuses names that are no settings, with near ones."""
+    for name in names:
+        if name not in SETTINGS:
+            raise UsageError(
+                f"Unknown setting {name!r} in {where}.{closest(name, list(SETTINGS))}",
+                remedy=f"Known settings: {', '.join(SETTINGS)}.",
+            )
+
+
+def views_for(epochs: int) -> int:
+    """The recipe's views for so many epochs of the second phase: half as many, one to eight.
+
+    >>> [views_for(epochs) for epochs in (1, 5, 8, 30)]
+    [1, 2, 4, 8]
+    """
+    return max(1, min(8, int(epochs) // 2))
+
+
+def read_file(path: str | os.PathLike[str], typed: Collection[str] = ()) -> dict[str, Any]:
+    """Settings of a TOML file, or of the ``config.json`` of an earlier run.
+
+    Args:
+        path: the file.
+        typed: names of settings that are given elsewhere; with ``effort`` among them, what the
+            run's own effort had decided is no word of the file.
+
+    Raises:
+        UsageError: the file is missing or damaged, or holds an unknown setting.
+    """
+    held = read_table(path)
+    if "keras_transfer" in held:
+        names = held["asked"] if "effort" in typed and "asked" in held else SETTINGS
+        held = {name: held[name] for name in names if held.get(name) is not None}
+    check_names(held, str(path))
+    return held
+
+
+def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The values of a TOML or JSON file.
+
+    Raises:
+        UsageError: the file is missing or damaged, or holds no table.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        held = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read {file}: {error.strerror}.", remedy="Name an existing file."
+        ) from None
+    except ValueError as error:  # of TOML, JSON and UTF-8 alike
+        raise UsageError(
+            f"{file} is damaged: {error}.", remedy="Mend the line that the message names."
+        ) from None
+    if not isinstance(held, dict):
+        raise UsageError(f"{file} holds no settings.", remedy="Give a table of settings.")
+    return held

@@ -1,0 +1,339 @@
+"""One trial: settings in, validation figures out, on data and frozen work that all trials share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_transfer import backbones, evaluation, training
+from keras_transfer.base import files
+from keras_transfer.base.errors import UsageError
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.types import Backbone, Dataset
+from keras_transfer.frozen.engine import BATCH, keras_engine, seconds_per_image
+from keras_transfer.frozen.features import FrozenPart, Views, features_of_view
+from keras_transfer.frozen.store import ActivationStore
+from keras_transfer.learn import calibration, planner
+from keras_transfer.learn.model import cut_blocks
+from keras_transfer.learn.pool import ModelPool
+from keras_transfer.recipe import Recipe
+from keras_transfer.runs.result import Fitted
+from tuning.plan import StorePlan, cuts_of, plan
+from tuning.space import Space
+
+_STATE, _HEAD, _FINE_TUNE = "state", "head.npz", "fine-tune.npz"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a trial came to on validation; see ``results.Record`` for the fields."""
+
+    nll: float
+    accuracy: float
+    macro_f1: float
+    temperature: float
+    kept: str
+    epochs_done: int
+    validation_logits: np.ndarray
+    extract_seconds: float = 0.0
+    head_seconds: float = 0.0
+    fine_tune_seconds: float = 0.0
+    compilations: int = 0
+
+
+class Workbench:
+    """Data sets, backbones, activations and solved heads, each made once for all trials.
+
+    Every trial has the study's seed, so that trials differ in their settings alone and the best
+    one is repeated by ``keras-transfer train`` as it was.
+
+    Args:
+        data: where the images are.
+        recipe: what a trial has where the space says nothing.
+        folder: where solved heads are kept.
+        store: the activations; None computes frozen work again in every trial.
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str],
+        recipe: Recipe,
+        folder: Path,
+        store: ActivationStore | None,
+    ) -> None:
+        self.data, self.recipe, self.store = data, recipe, store
+        self._folder, self._pool = folder, ModelPool()
+        self._datasets: dict[int, Dataset] = {}
+        self._backbones: dict[tuple[str, int], Backbone] = {}
+        self._flips: dict[int, str] = {}
+        self._measured: dict[tuple[str, int, int], planner.Measured] = {}
+        self.plans: dict[tuple[str, int], StorePlan] = {}
+        self._extracted: set[tuple[Any, ...]] = set()
+
+    def trial_recipe(self, values: Mapping[str, Any]) -> Recipe:
+        """The recipe of a trial; a Hyperband rung's rate does not fall before the bracket's last.
+
+        A rung continues the one before, so the rate must not depend on where fine-tuning will end:
+        it is constant after a warm-up of a tenth of an epoch, and the moving average of the weights
+        stands in for its decay. In a bracket's last rung it falls to 0 as it always does, so that
+        the trials which a study ends with are comparable with the default. Training by a rung's
+        recipe from the beginning comes to the same weights.
+        """
+        own = {name: value for name, value in values.items() if not name.startswith("tuner/")}
+        recipe = dataclasses.replace(self.recipe, **own)
+        row = backbones.spec(recipe.backbone)
+        size = recipe.image_size or training.suited_size(self.data, row)
+        if size < row.min_size or (row.fixed_size and size != row.image_size):
+            wanted = f"{row.image_size}" if row.fixed_size else f"at least {row.min_size}"
+            raise UsageError(
+                f"{row.name} needs images of {wanted} px. Received: {size}.",
+                remedy="Change image_size or backbone.",
+            )
+        weights = recipe.weights or row.weights[0]
+        recipe = dataclasses.replace(recipe, image_size=size, weights=weights)
+        if values.get("tuner/epochs") is None:
+            return recipe
+        epochs, before = int(values["tuner/epochs"]), int(values.get("tuner/initial_epoch") or 0)
+        last = bool(values.get("tuner/last"))
+        recipe = dataclasses.replace(recipe, fine_tune_epochs=epochs)
+        if before or not last:
+            recipe = dataclasses.replace(
+                recipe,
+                decay=recipe.decay if last else "constant",
+                decay_from=before / epochs if last else 0.0,
+                warmup=min(1.0, recipe.warmup / epochs),
+            )
+        return recipe
+
+    def dataset(self, recipe: Recipe) -> Dataset:
+        """The data at a recipe's size, decoded once; the splits are the same at every size."""
+        assert recipe.image_size is not None
+        if recipe.image_size not in self._datasets:
+            self._datasets[recipe.image_size] = training.load(self.data, recipe)
+        return self._datasets[recipe.image_size]
+
+    def backbone(self, recipe: Recipe) -> Backbone:
+        """A recipe's backbone with its pretrained weights; building one takes seconds."""
+        assert recipe.image_size is not None
+        key = recipe.backbone, recipe.image_size
+        if key not in self._backbones:
+            self._backbones[key] = backbones.build(
+                recipe.backbone, image_size=recipe.image_size, weights=str(recipe.weights)
+            )
+        return self._backbones[key]
+
+    def check(self, space: Space) -> None:
+        """Builds every backbone of a space, and resolves every depth in it.
+
+        Raises:
+            UsageError: weights are missing, an image size does not fit, or a depth is beyond the
+                backbone; the message names the line of the space.
+        """
+        depths = space.get("unfreeze")
+        for recipe in self._kinds(space):
+            built = self.backbone(recipe)
+            for depth in depths.choices if depths else ():
+                try:
+                    planner.resolve_depth(built.blocks, str(depth))
+                except UsageError as error:
+                    where = f"{space.source}, line {depths.line}" if depths else ""
+                    raise UsageError(
+                        f"{where}: {built.spec.name}: {error.message}", remedy=error.remedy
+                    ) from None
+
+    def _kinds(self, space: Space) -> list[Recipe]:
+        """A recipe for each backbone and image size of a space."""
+        named, sizes = space.get("backbone"), space.get("image_size")
+        first = {n: v for n, v in space.defaults().items() if n not in ("backbone", "image_size")}
+        return [
+            self.trial_recipe(
+                {**first, "backbone": name, **({} if size is None else {"image_size": size})}
+            )
+            for name in (named.choices if named else (self.recipe.backbone,))
+            for size in (sizes.choices if sizes else (None,))
+        ]
+
+    def plan(self, space: Space, trials: int) -> list[StorePlan]:
+        """Plans which cuts are stored, over all depths of a space at once.
+
+        Args:
+            space: whose depths are planned together.
+            trials: how many are expected.
+
+        Returns:
+            A plan for each backbone and image size of the space.
+        """
+        depths, epochs, strengths = map(space.get, ("unfreeze", "fine_tune_epochs", "strength"))
+        kinds = self._kinds(space)
+        mean = float(self.recipe.fine_tune_epochs)
+        if epochs is not None:
+            mean = float(np.mean([float(n) for n in epochs.choices or (epochs.low, epochs.high)]))
+        variants = len(strengths.choices) or 2 if strengths else 1
+        for recipe in kinds if self.store else ():
+            data, built = self.dataset(recipe), self.backbone(recipe)
+            train = data.indices("train")
+            assert data.examples is not None
+            sample = np.resize(data.examples[train[:BATCH]], (BATCH, *data.examples.shape[1:]))
+            listed: Sequence[Any] = depths.choices if depths else (recipe.unfreeze,)
+            cuts = cuts_of(
+                cut_blocks(built.blocks, recipe.levels),
+                [str(depth) for depth in listed],
+                trials * mean / len(kinds),
+            )
+            assert self.store is not None
+            assert recipe.image_size is not None
+            self.plans[recipe.backbone, recipe.image_size] = plan(
+                cuts,
+                rows=len(train) * recipe.views + len(data.indices("val")),
+                images=len(train),
+                forward=seconds_per_image(keras_engine(built.model), sample),
+                variants=variants,
+                budget=self.store.allowed_bytes(),
+            )
+        return list(self.plans.values())
+
+    def _extract(self, built: Backbone, data: Dataset, recipe: Recipe) -> None:
+        """One pass over a strength's views that stores every cut of the plan, done once."""
+        planned = self._plan_of(recipe)
+        key = recipe.backbone, recipe.image_size, recipe.views, recipe.strength, recipe.levels
+        if planned is None or key in self._extracted:
+            return
+        self._extracted.add(key)
+        if len(planned.stored) < 2:
+            return
+        train, validation = data.indices("train"), data.indices("val")
+        assert data.examples is not None
+        model = self._pool.classifier(built, len(data.class_names), recipe.levels, recipe.seed)
+        first, *others = (cut.layers for cut in planned.stored)
+        frozen = FrozenPart(
+            model,
+            built,
+            first,
+            also=others,
+            engine=recipe.engine,
+            images=len(train) * recipe.views + len(validation),
+            sample=data.examples[train[:BATCH]],
+        )
+        views = Views(
+            data, seed=recipe.view_seed, strength=recipe.strength, flip=recipe.flip == "on"
+        )
+        features_of_view(frozen, self.store, views, validation, 0, Progress())
+        for number in range(recipe.views):
+            features_of_view(frozen, self.store, views, train, number, Progress(), exact=False)
+
+    def _base(self, built: Backbone, recipe: Recipe) -> tuple[str, ...] | None:
+        """The stored cut from which a trial goes on; None where that is its own."""
+        planned = self._plan_of(recipe)
+        if planned is None:
+            return None
+        depth = planner.resolve_depth(built.blocks, recipe.unfreeze)
+        blocks = cut_blocks(built.blocks, recipe.levels)
+        wanted = planner.cut_below(blocks, depth) if depth else ()
+        for cut, base in zip(planned.cuts, planned.base, strict=True):
+            if cut.layers == wanted and base is not cut:
+                return base.layers if base is not None else ()
+        return None
+
+    def _plan_of(self, recipe: Recipe) -> StorePlan | None:
+        return self.plans.get((recipe.backbone, recipe.image_size or 0))
+
+    def _flip_decided(self, data: Dataset, recipe: Recipe) -> Recipe:
+        """The recipe with what the data says of mirroring, asked once for all trials."""
+        size = recipe.image_size or 0
+        if recipe.flip != "auto" or recipe.views == 1 or not recipe.strength:
+            return recipe
+        if size not in self._flips:
+            safe, _ = training.mirrors(recipe, data)
+            self._flips[size] = "on" if safe else "off"
+        return dataclasses.replace(recipe, flip=self._flips[size])
+
+    def run(self, recipe: Recipe, folder: Path, earlier: Path | None) -> Outcome:
+        """Trains by a recipe and judges it on validation; the test split stays closed.
+
+        Args:
+            recipe: see :meth:`trial_recipe`.
+            folder: the trial's own; a trial that was killed goes on from what is there.
+            earlier: the folder of the trial whose fine-tuning this one continues, or None.
+        """
+        data, built, state = self.dataset(recipe), self.backbone(recipe), folder / _STATE
+        recipe = self._flip_decided(data, recipe)
+        # The number of views decides how much work there is, and so the engine that is worth it.
+        alike = recipe.backbone, recipe.image_size or 0, recipe.views
+        begun = time.monotonic()
+        self._extract(built, data, recipe)
+        shared_seconds = time.monotonic() - begun
+        memo = self._folder / f"{self._head_digest(built, data, recipe)}.npz"
+        _bring(memo, state / _HEAD)
+        if earlier is not None:
+            _bring(earlier / _STATE / _FINE_TUNE, state / _FINE_TUNE)
+        state.mkdir(parents=True, exist_ok=True)
+        done: Fitted = training.train(
+            data,
+            recipe=recipe,
+            backbone=built,
+            judge=False,
+            shared=training.Shared(
+                self._pool,
+                self.store,
+                measured=self._measured.get(alike),
+                base=self._base(built, recipe),
+                state=state,
+            ),
+        )
+        self._measured[alike] = done.measured
+        _bring(state / _HEAD, memo)
+        return _outcome(done, data, shared_seconds)
+
+    def _head_digest(self, built: Backbone, data: Dataset, recipe: Recipe) -> str:
+        """Everything that the head depends on: trials that agree in it share one solution."""
+        names = (
+            *("seed", "levels", "head_epochs", "head_lr", "batch_size", "views", "strength"),
+            *("flip", "view_seed", "class_weights", "engine"),
+        )
+        about = [recipe.to_dict(names), built.weights_digest, built.model.input_shape[1:3]]
+        return files.sha256(json.dumps([*about, data_digest(data)]).encode())[:32]
+
+
+def _outcome(done: Fitted, data: Dataset, shared_seconds: float) -> Outcome:
+    kept = done.candidates[0]
+    probabilities = calibration.softmax(done.validation_logits / done.temperature)
+    labels = data.labels[data.indices("val")]
+    judged = evaluation.evaluate(probabilities, labels, data.class_names)
+    return Outcome(
+        nll=kept.nll,
+        accuracy=kept.accuracy,
+        macro_f1=judged.macro_f1,
+        temperature=done.temperature,
+        kept=kept.name,
+        epochs_done=sum(phase.epochs for phase in done.phases if phase.name == "fine_tune"),
+        validation_logits=done.validation_logits,
+        compilations=done.compilations,
+        extract_seconds=round(done.seconds["extract"] + shared_seconds, 3),
+        head_seconds=round(done.seconds["head"], 3),
+        fine_tune_seconds=round(done.seconds["fine_tune"], 3),
+    )
+
+
+def data_digest(data: Dataset) -> str:
+    """A digest of the images, their labels and their splits, whatever their size."""
+    rows = sorted(zip(data.digests, data.labels.tolist(), data.splits.tolist(), strict=True))
+    return files.sha256(json.dumps([rows, list(data.class_names)]).encode())
+
+
+def clear_state(folder: Path) -> None:
+    """Removes the checkpoints of a trial that nothing will continue."""
+    for path in (folder / _STATE).glob("*"):
+        path.unlink(missing_ok=True)
+
+
+def _bring(source: Path, target: Path) -> None:
+    """Copies a file where there is one and the target has none, atomically."""
+    if source.exists() and not target.exists():
+        files.write_bytes(target, source.read_bytes())
