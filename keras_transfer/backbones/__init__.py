@@ -1,10 +1,10 @@
 """Pretrained backbones: what there is, building one, its blocks, cutting and unfreezing it."""
 
 from keras_transfer.backbones.blocks import block_map, depth_of, rate_groups, unfreeze
-from keras_transfer.backbones.construction import build, unset_weights
+from keras_transfer.backbones.construction import build, register
 from keras_transfer.backbones.graph import split
 from keras_transfer.backbones.prices import price_table, prices, render_listing, render_price_table
-from keras_transfer.backbones.registry import listing, names, register, spec
+from keras_transfer.backbones.registry import listing, names, spec
 
 __all__ = [
     "block_map",
@@ -21,5 +21,4 @@ __all__ = [
     "spec",
     "split",
     "unfreeze",
-    "unset_weights",
 ]

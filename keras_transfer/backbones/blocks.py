@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import collections
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_transfer.backbones import graph as graphs
 from keras_transfer.backbones import registry
+from keras_transfer.backbones.graph import Cut, cuts, trace
+from keras_transfer.backbones.multiply_adds import count_macs
+from keras_transfer.backbones.naming import label
 from keras_transfer.base.errors import UsageError, closest
-from keras_transfer.base.types import POOL, TOPMOST, BackboneSpec, Block
+from keras_transfer.base.types import POOL, TOPMOST, BackboneSpec, Block, Patterns
 
 if TYPE_CHECKING:
     import keras
-
-Patterns = tuple[tuple[str, str], ...]
 
 
 def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]:
@@ -37,23 +36,26 @@ def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]
     >>> [block.name for block in block_map(backbone.model, "MobileNetV3Small")][:3]
     ['conv', 'expanded_conv', 'expanded_conv_1']
     """
-    graph = graphs.trace(_without_levels(model))
-    family = registry.family(registry.spec(spec).name if isinstance(spec, str) else spec.name)
-    end = graph.parents[POOL][0] if POOL in graph.parents else graph.order[-1]
-    found = graphs.cuts(graph, pairs=family.pairs, end=end)
-    learned = [cut for cut in found if any(_parameters(graph, name) for name in cut.below)]
+    row = registry.spec(spec) if isinstance(spec, str) else spec
+    nodes = trace(_without_levels(model))
+    weights = {name: _parameters(node.operation) for name, node in nodes.items()}
+    end = nodes[POOL].parent_nodes[0].operation.name if POOL in nodes else None
+    found = cuts(nodes, pairs=row.pairs, end=end)
+    learned = [cut for cut in found if any(weights[name] for name in cut.below)]
     blocks: list[Block] = []
     done: frozenset[str] = frozenset()
-    for name, cut in _ends(learned, family.blocks):
-        layers = tuple(layer for layer in graph.order if layer in cut.below - done)
+    for name, cut in _ends(learned, row.blocks):
+        layers = tuple(layer for layer in nodes if layer in cut.below - done)
         blocks.append(
             Block(
                 name=name,
                 layers=layers,
-                parameters=sum(_parameters(graph, layer) for layer in layers),
-                macs=sum(graphs.macs(graph, layer) for layer in layers),
+                parameters=sum(weights[layer] for layer in layers),
+                macs=sum(count_macs(nodes[layer]) for layer in layers),
                 cut=cut.alive,
-                output_shapes=tuple(tuple(graph.outputs[x].shape[1:]) for x in cut.alive),
+                output_shapes=tuple(
+                    tuple(nodes[alive].output_tensors[0].shape[1:]) for alive in cut.alive
+                ),
             )
         )
         done = cut.below
@@ -79,15 +81,15 @@ def topmost(model: keras.Model) -> Any:
     return model.get_layer(TOPMOST).input if means else pooled[-1]
 
 
-def _ends(cuts: Sequence[graphs.Cut], patterns: Patterns) -> list[tuple[str, graphs.Cut]]:
+def _ends(found: Sequence[Cut], patterns: Patterns) -> list[tuple[str, Cut]]:
     """Names the stretches between cuts, and keeps the last cut of each name.
 
     A stretch takes the name that most of its layers bear; one without any, such as a lone
     addition, belongs to the block below it.
     """
-    ends: list[tuple[str, graphs.Cut]] = []
+    ends: list[tuple[str, Cut]] = []
     done: frozenset[str] = frozenset()
-    for cut in cuts:
+    for cut in found:
         labels = (label(layer, patterns) for layer in sorted(cut.below - done))
         votes = collections.Counter(label for label in labels if label)
         last = ends[-1][0] if ends else "stem"
@@ -99,17 +101,8 @@ def _ends(cuts: Sequence[graphs.Cut], patterns: Patterns) -> list[tuple[str, gra
     return ends
 
 
-def label(layer: str, patterns: Patterns) -> str:
-    """The name of the block to which a layer belongs by its own name, or nothing."""
-    for pattern, name in patterns:
-        if match := re.search(pattern, layer):
-            return match.expand(name)
-    return ""
-
-
-def _parameters(graph: graphs.Graph, name: str) -> int:
-    count = getattr(graph.operations[name], "count_params", None)
-    return int(count()) if count is not None else 0
+def _parameters(operation: Any) -> int:
+    return int(operation.count_params()) if hasattr(operation, "count_params") else 0
 
 
 def depth_of(blocks: Sequence[Block], depth: int | str) -> int:
@@ -123,16 +116,15 @@ def depth_of(blocks: Sequence[Block], depth: int | str) -> int:
     Raises:
         UsageError: there is no such block, or not that many.
     """
-    words = {"none": 0, "all": len(blocks)}
     names = [block.name for block in blocks]
-    if isinstance(depth, str) and depth.isdigit():
-        depth = int(depth)
-    if isinstance(depth, int) and 0 <= depth <= len(blocks):
-        return depth
-    if depth in words:
-        return words[depth]
-    if depth in names:
-        return len(names) - names.index(depth)
+    known = {name: len(names) - index for index, name in enumerate(names)}
+    known |= {
+        "none": 0,
+        "all": len(names),
+        **{str(count): count for count in range(len(names) + 1)},
+    }
+    if str(depth) in known:
+        return known[str(depth)]
     raise UsageError(
         f"Unfreeze depth {depth!r} is unknown.{closest(str(depth), names)}",
         remedy=f"Give a number from 0 to {len(blocks)}, all, none, or one of: {', '.join(names)}.",

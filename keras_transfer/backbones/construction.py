@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import dataclasses
 import importlib
 import inspect
-import threading
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,30 +13,23 @@ import numpy as np
 from keras_transfer.backbones import registry
 from keras_transfer.backbones.blocks import block_map
 from keras_transfer.backbones.naming import canonical_names
-from keras_transfer.backbones.weights import assign, resolve
-from keras_transfer.base.errors import UsageError
+from keras_transfer.backbones.weights import assign, digest, resolve, unset_weights
+from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.types import Backbone, BackboneSpec
 
 if TYPE_CHECKING:
     import keras
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+_MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's
 
 # Each mode maps a pixel x in 0..255 to x * scale + offset, after turning RGB to BGR if asked to.
-MODES: dict[str, tuple[bool, tuple[float, ...], tuple[float, ...]]] = {
-    "tf": (False, (1 / 127.5,), (-1.0,)),
-    "symmetric": (False, (1 / 128,), (-1.0,)),
-    "lite": (False, (1 / 128,), (-127 / 128,)),
-    "torch": (
-        False,
-        tuple(1 / (255 * std) for std in _IMAGENET_STD),
-        tuple(-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)),
-    ),
-    "caffe": (True, (1.0,), (-103.939, -116.779, -123.68)),
+MODES: dict[str, tuple[bool, float | list[float], float | list[float]]] = {
+    "tf": (False, 1 / 127.5, -1.0),
+    "symmetric": (False, 1 / 128, -1.0),
+    "lite": (False, 1 / 128, -127 / 128),
+    "torch": (False, (1 / (255 * _DEVIATION)).tolist(), (-_MEAN / _DEVIATION).tolist()),
+    "caffe": (True, 1.0, [-103.939, -116.779, -123.68]),
 }
-
-_BUILDING = threading.Lock()
 
 
 def build(
@@ -65,82 +56,71 @@ def build(
     (None, 2, 2, 576)
     """
     row = registry.spec(name)
-    size = _checked_size(row, image_size)
+    size = _checked_size(row, row.image_size if image_size is None else image_size)
     source = resolve(row, weights)
     with contextlib.nullcontext() if source is None else unset_weights():
-        model = construct(row, size)
+        model = _construct(row, registry.layers_of(row.name), size)
     if source is not None:
         assign(model, source, row)
-    return Backbone(
-        spec=row,
-        model=model,
-        blocks=block_map(model, row),
-        weights=weights,
-        weights_digest=digest(model),
-    )
+    return Backbone(row, model, block_map(model, row), weights, digest(model))
 
 
-@contextlib.contextmanager
-def unset_weights() -> Iterator[None]:
-    """Layers that this thread makes within the block begin with zeros: their weights follow.
+def register(
+    name: str,
+    layers: registry.Layers,
+    *,
+    image_size: int,
+    preprocessing: str = "tf",
+    **facts: Any,
+) -> BackboneSpec:
+    """Adds a backbone of one's own to the registry of this process.
 
-    Drawing random ones takes much of the time to build a network, and with JAX, which compiles a
-    function for every shape, most of it.
+    Every function then takes it by name. A network that many should have is better added as a row
+    of ``modalities/image/backbones.csv``.
+
+    Args:
+        name: the name by which to ask for it.
+        layers: takes the preprocessed images, a symbolic float32 ``[batch, height, width, 3]``,
+            puts layers on them and returns the feature map ``[batch, h, w, channels]`` or vector.
+        image_size: default height and width in pixels.
+        preprocessing: what becomes of pixels 0..255: ``tf`` (to -1..1), ``torch`` (ImageNet's mean
+            and deviation), ``caffe`` (BGR, mean subtracted), ``symmetric`` or ``lite``.
+        facts: other fields of :class:`keras_transfer.base.types.BackboneSpec`: ``min_size``
+            (32 pixels), ``blocks`` (by default layers ``block1_...``, ``block2a_...`` and so on
+            make blocks of these names), ``licence``, ``int8_safe``, ``advice``.
+
+    Returns:
+        Its row, the parameters counted.
+
+    Raises:
+        UsageError: the name is one of the built-in backbones', or the preprocessing is unknown.
     """
-    import keras
-
-    here = threading.get_ident()
-
-    def add_weight(
-        self: Any, shape: Any = None, initializer: Any = None, *rest: Any, **options: Any
-    ) -> Any:
-        if threading.get_ident() == here:
-            initializer = _zeros
-        return own(self, shape, initializer, *rest, **options)
-
-    with _BUILDING:
-        own = keras.layers.Layer.add_weight
-        keras.layers.Layer.add_weight = add_weight
-        try:
-            yield
-        finally:
-            keras.layers.Layer.add_weight = own
+    if preprocessing not in MODES:
+        raise UsageError(
+            f"Unknown preprocessing {preprocessing!r}.{closest(preprocessing, list(MODES))}",
+            remedy=f"Choose one of {', '.join(MODES)}.",
+        )
+    facts = {"weights": ("none",), "advice": "Registered by its user.", **facts}
+    row = BackboneSpec(name, "", image_size, preprocessing=preprocessing, **facts)
+    built = _construct(row, layers, (image_size, image_size))
+    row = dataclasses.replace(row, parameters=built.count_params())
+    registry.add(row, layers)
+    return row
 
 
-def _zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    return np.zeros(shape, dtype)
-
-
-def construct(row: BackboneSpec, size: tuple[int, int]) -> keras.Model:
+def _construct(
+    row: BackboneSpec, layers: registry.Layers | None, size: tuple[int, int]
+) -> keras.Model:
     """Builds the graph with random weights, preprocessing included, without a head."""
     import keras
 
     images = keras.Input((*size, 3), dtype="uint8", name="image")
     inputs = preprocess(images, row.preprocessing)
-    own = registry.layers_of(row)
-    if own is not None:
-        model = keras.Model(images, own(inputs))
-    else:
-        model = _published(row, inputs)
+    model = keras.Model(images, layers(inputs)) if layers else _published(row, inputs)
     renamed = canonical_names(operation.name for operation in model.operations)
     for operation in model.operations:
         operation.name = renamed[operation.name]
     return keras.Model(model.inputs[0], model.outputs[0], name=row.name)
-
-
-def _published(row: BackboneSpec, inputs: keras.KerasTensor) -> keras.Model:
-    """Builds a network on preprocessed images by its constructor in Keras Applications."""
-    import keras
-
-    module, function = row.constructor.split(":")
-    constructor: Callable[..., keras.Model] = getattr(importlib.import_module(module), function)
-    arguments: dict[str, Any] = {"include_top": False, "weights": None, "input_tensor": inputs}
-    if "include_preprocessing" in inspect.signature(constructor).parameters:
-        arguments["include_preprocessing"] = False
-    model = constructor(**arguments)
-    if any(isinstance(layer, (keras.Model, keras.layers.Normalization)) for layer in model.layers):
-        model = _flatten(model)
-    return model
 
 
 def preprocess(images: keras.KerasTensor, mode: str) -> keras.KerasTensor:
@@ -148,11 +128,23 @@ def preprocess(images: keras.KerasTensor, mode: str) -> keras.KerasTensor:
     import keras
 
     flipped, scale, offset = MODES[mode]
-    x = images
-    if flipped:
-        x = keras.ops.take(x, [2, 1, 0], axis=-1)
-    scales, offsets = (part[0] if len(part) == 1 else list(part) for part in (scale, offset))
-    return keras.layers.Rescaling(scales, offsets, dtype="float32", name="preprocessing")(x)
+    x = keras.ops.take(images, [2, 1, 0], axis=-1) if flipped else images
+    return keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")(x)
+
+
+def _published(row: BackboneSpec, inputs: keras.KerasTensor) -> keras.Model:
+    """Builds a network on preprocessed images by its constructor in Keras Applications."""
+    import keras
+
+    module, function = row.constructor.split(":")
+    constructor = getattr(importlib.import_module(module), function)
+    arguments: dict[str, Any] = {"include_top": False, "weights": None, "input_tensor": inputs}
+    if "include_preprocessing" in inspect.signature(constructor).parameters:
+        arguments["include_preprocessing"] = False
+    model = constructor(**arguments)
+    if any(isinstance(layer, (keras.Model, keras.layers.Normalization)) for layer in model.layers):
+        model = _flatten(model)
+    return model
 
 
 def _flatten(model: keras.Model) -> keras.Model:
@@ -181,27 +173,16 @@ def _flatten(model: keras.Model) -> keras.Model:
     )
 
 
-def _checked_size(row: BackboneSpec, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
-    wanted = row.image_size if image_size is None else image_size
+def _checked_size(row: BackboneSpec, wanted: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
-    if row.fixed_size and (height, width) != (row.image_size, row.image_size):
-        raise UsageError(
-            f"{row.name} takes images of {row.image_size} px only; received {height} x {width}.",
-            remedy=f"Use --image-size {row.image_size}, or another backbone.",
-        )
-    if min(height, width) < row.min_size:
-        raise UsageError(
-            f"{row.name} needs images of at least {row.min_size} px; received {height} x {width}.",
-            remedy=f"Use --image-size {row.min_size} or more, or another backbone.",
-        )
-    return height, width
-
-
-def digest(model: keras.Model) -> str:
-    """SHA-256 over the names, shapes and values of all weights, in hexadecimal."""
-    total = hashlib.sha256()
-    for layer in model.layers:
-        for array in layer.get_weights():
-            total.update(f"{layer.name}{array.shape}{array.dtype}".encode())
-            total.update(array.tobytes())
-    return total.hexdigest()
+    own, smallest = row.image_size, row.min_size
+    if row.fixed_size and (height, width) != (own, own):
+        said, use = f"takes images of {own} px only", str(own)
+    elif min(height, width) < smallest:
+        said, use = f"needs images of at least {smallest} px", f"{smallest} or more"
+    else:
+        return height, width
+    raise UsageError(
+        f"{row.name} {said}; received {height} x {width}.",
+        remedy=f"Use --image-size {use}, or another backbone.",
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transfer.backbones.construction import unset_weights
+from keras_transfer.backbones.weights import unset_weights
 from keras_transfer.base.distribution import Distribution
 from keras_transfer.base.types import LEVELS, LOGITS, POOL, PROBABILITIES, TEMPERATURE, Backbone
 
@@ -19,8 +19,17 @@ _FLOAT32 = ("preprocessing", POOL, LEVELS, "head_", LOGITS, TEMPERATURE, PROBABI
 
 
 def copy_of(backbone: Backbone) -> Backbone:
-    """The same backbone with variables of its own."""
-    model = clone(backbone.model, lambda name: "float32", None)
+    """A backbone with a model of its own, so that training it leaves the caller's as it was.
+
+    Takes as long as building the network.
+
+    Returns:
+        The same blocks and equal weights in other variables; every layer of the copy is trainable,
+        whatever is frozen in the original.
+    """
+    model = _clone(backbone.model)
+    for layer in model.layers:
+        layer.trainable = True
     return dataclasses.replace(backbone, model=model)
 
 
@@ -41,39 +50,37 @@ def working_copy(
     """
     if precision == "float32" and distribution is None:
         return model
-    return clone(
-        model,
-        lambda name: "float32" if name.startswith(_FLOAT32) else precision,
-        distribution,
+    return _clone(
+        model, lambda name: "float32" if name.startswith(_FLOAT32) else precision, distribution
     )
 
 
-def clone(
-    model: keras.Model, dtype: Callable[[str], str], distribution: Distribution | None
+def _clone(
+    model: keras.Model,
+    dtype: Callable[[str], str] | None = None,
+    distribution: Distribution | None = None,
 ) -> keras.Model:
     """A copy of a functional model with weights of its own and the same values.
 
     Args:
         model: of any subclass that is built from inputs and outputs.
-        dtype: the Keras dtype policy of each layer, by the layer's name.
+        dtype: the Keras dtype policy of each layer, by the layer's name; None for its own.
         distribution: the devices that it lives on; None for the default one.
     """
 
     def layer_like(layer: Any) -> Any:
         settings = layer.get_config()
-        if isinstance(layer, keras.layers.Layer) and "dtype" in settings:
+        if dtype and isinstance(layer, keras.layers.Layer) and "dtype" in settings:
             settings["dtype"] = dtype(layer.name)
         return type(layer).from_config(settings)
 
-    scope = distribution.scope() if distribution else contextlib.nullcontext()
-    with scope, unset_weights():
+    with distribution.scope() if distribution else contextlib.nullcontext(), unset_weights():
         graph = keras.Model(model.input, model.output)
         copied = keras.models.clone_model(graph, clone_function=layer_like)
         made = type(model)(copied.input, copied.output, name=model.name)
         for old, new in zip(model.layers, made.layers, strict=True):
             new.set_weights(old.get_weights())
-            generator = getattr(old, "seed_generator", None)
-            if generator is not None:
+            if generator := getattr(old, "seed_generator", None):
                 # By value: JAX would share the array, and a step gives its inputs away.
                 new.seed_generator.state.assign(np.array(generator.state))
     return made

@@ -7,13 +7,12 @@ blocks in the first and the last stage are not scaled with the network.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-
-from keras_transfer.base.errors import WeightsError
 
 # Width and depth multipliers (Tan and Le 2019, table 1, as the Lite networks use them).
 _SCALING = {
@@ -32,114 +31,26 @@ _STAGES = (
     (3, 1, 320, 6, 1),
 )
 _STEM, _TOP = 32, 1280
-# The last block is dropped with this probability, those below in proportion.
-_DROP = 0.2
+_DROP = 0.2  # the last block is dropped with this probability, those below in proportion
 
 
-def EfficientNetLite0(**arguments: Any) -> Any:
-    """Builds EfficientNet-Lite0 on ``input_tensor``, its top left off, with random weights."""
-    return _build("EfficientNetLite0", **arguments)
-
-
-def EfficientNetLite1(**arguments: Any) -> Any:
-    """Builds EfficientNet-Lite1, as :func:`EfficientNetLite0`."""
-    return _build("EfficientNetLite1", **arguments)
-
-
-def EfficientNetLite2(**arguments: Any) -> Any:
-    """Builds EfficientNet-Lite2, as :func:`EfficientNetLite0`."""
-    return _build("EfficientNetLite2", **arguments)
-
-
-def _build(
-    name: str, *, input_tensor: Any, include_top: bool = False, weights: str | None = None
-) -> Any:
-    """Built here, since Keras's constructor puts a preprocessing of its own into every graph."""
-    import keras
-
-    assert not include_top
-    assert weights is None
-    width, names = _SCALING[name][0], _block_names(name)
-    blocks = iter(enumerate(names))
-    x = _norm(_convolution(_pad(input_tensor, 3, "stem_conv"), _STEM, "stem_conv", 3, 2), "stem_bn")
-    x = keras.layers.Activation("relu6", name="stem_activation")(x)
-    for (kernel, _, filters, expansion, stride), repeats in zip(
-        _STAGES, _repeats(name), strict=True
-    ):
-        for index in range(repeats):
-            number, block = next(blocks)
-            x = _block(
-                x, block, kernel, _scaled(filters, width), expansion,
-                1 if index else stride, _DROP * number / len(names),
-            )  # fmt: skip
-    x = _norm(_convolution(x, _TOP, "top_conv"), "top_bn")
-    x = keras.layers.Activation("relu6", name="top_activation")(x)
-    return keras.Model(keras.utils.get_source_inputs(input_tensor)[0], x, name=name.lower())
-
-
-def _block(
-    inputs: Any, name: str, kernel: int, filters: int, expansion: int, stride: int, drop: float
-) -> Any:
+class _Block(NamedTuple):
     """An inverted residual block (Sandler et al. 2018)."""
-    from keras import layers
 
-    x = inputs
-    if expansion > 1:
-        wide = expansion * inputs.shape[-1]
-        x = _norm(_convolution(x, wide, f"{name}_expand_conv"), f"{name}_expand_bn")
-        x = layers.Activation("relu6", name=f"{name}_expand_activation")(x)
-    if stride > 1:
-        x = _pad(x, kernel, f"{name}_dwconv")
-    x = layers.DepthwiseConv2D(
-        kernel,
-        strides=stride,
-        padding="valid" if stride > 1 else "same",
-        use_bias=False,
-        depthwise_initializer=_initial(),
-        name=f"{name}_dwconv",
-    )(x)
-    x = layers.Activation("relu6", name=f"{name}_activation")(_norm(x, f"{name}_bn"))
-    x = _norm(_convolution(x, filters, f"{name}_project_conv"), f"{name}_project_bn")
-    if stride > 1 or filters != inputs.shape[-1]:
-        return x
-    if drop:
-        x = layers.Dropout(drop, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
-    return layers.Add(name=f"{name}_add")([x, inputs])
+    name: str
+    kernel: int
+    filters: int
+    expansion: int
+    stride: int
 
 
-def _convolution(x: Any, filters: int, name: str, kernel: int = 1, stride: int = 1) -> Any:
-    from keras import layers
-
-    return layers.Conv2D(
-        filters,
-        kernel,
-        strides=stride,
-        padding="valid" if stride > 1 else "same",
-        use_bias=False,
-        kernel_initializer=_initial(),
-        name=name,
-    )(x)
-
-
-def _norm(x: Any, name: str) -> Any:
-    from keras import layers
-
-    return layers.BatchNormalization(axis=3, name=name)(x)
-
-
-def _pad(x: Any, kernel: int, name: str) -> Any:
-    """What TensorFlow's own padding would add before a stride of 2: more at the end."""
-    from keras import layers
-
-    half = kernel // 2
-    sides = tuple((half - 1 + (side or 0) % 2, half) for side in x.shape[1:3])
-    return layers.ZeroPadding2D(sides, name=f"{name}_pad")(x)
-
-
-def _initial() -> Any:
-    import keras
-
-    return keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal")
+def _blocks(network: str) -> Iterator[_Block]:
+    width, depth = _SCALING[network]
+    for stage, (kernel, count, filters, expansion, stride) in enumerate(_STAGES):
+        repeats = count if stage in (0, len(_STAGES) - 1) else math.ceil(depth * count)
+        for index in range(repeats):
+            name = f"block{stage + 1}{'abcdefgh'[index]}"
+            yield _Block(name, kernel, _scaled(filters, width), expansion, 1 if index else stride)
 
 
 def _scaled(filters: int, width: float, divisor: int = 8) -> int:
@@ -149,63 +60,99 @@ def _scaled(filters: int, width: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * scaled else rounded
 
 
-def from_torch(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+def _network(network: str, *, input_tensor: Any, **_: Any) -> Any:
+    """Builds the network on a tensor, its top left off, with random weights.
+
+    Built here, since Keras's constructor puts a preprocessing of its own into every graph.
+    """
+    import keras
+    from keras import layers
+
+    blocks = list(_blocks(network))
+    x = _normalised(_convolution(input_tensor, "stem_conv", _STEM, 3, 2), "stem")
+    for number, block in enumerate(blocks):
+        name, entry = block.name, x
+        if block.expansion > 1:
+            x = _convolution(x, f"{name}_expand_conv", block.expansion * x.shape[-1])
+            x = _normalised(x, f"{name}_expand")
+        x = _convolution(x, f"{name}_dwconv", None, block.kernel, block.stride)
+        x = _normalised(x, name)
+        x = _convolution(x, f"{name}_project_conv", block.filters)
+        x = _normalised(x, f"{name}_project", activated=False)
+        if block.stride == 1 and x.shape[-1] == entry.shape[-1]:
+            if drop := _DROP * number / len(blocks):
+                x = layers.Dropout(drop, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
+            x = layers.Add(name=f"{name}_add")([x, entry])
+    x = _normalised(_convolution(x, "top_conv", _TOP), "top")
+    return keras.Model(keras.utils.get_source_inputs(input_tensor)[0], x, name=network.lower())
+
+
+EfficientNetLite0 = functools.partial(_network, "EfficientNetLite0")
+EfficientNetLite1 = functools.partial(_network, "EfficientNetLite1")
+EfficientNetLite2 = functools.partial(_network, "EfficientNetLite2")
+
+
+def _convolution(x: Any, name: str, filters: int | None, kernel: int = 1, stride: int = 1) -> Any:
+    """A convolution without bias, depthwise without ``filters``, padded as TensorFlow does."""
+    from keras import initializers, layers
+
+    if stride > 1:  # TensorFlow's own padding adds more at the end
+        half = kernel // 2
+        sides = tuple((half - 1 + (side or 0) % 2, half) for side in x.shape[1:3])
+        x = layers.ZeroPadding2D(sides, name=f"{name}_pad")(x)
+    padding = "valid" if stride > 1 else "same"
+    settings = {"strides": stride, "padding": padding, "use_bias": False, "name": name}
+    initial = initializers.VarianceScaling(2.0, "fan_out", "truncated_normal")
+    if filters is None:
+        return layers.DepthwiseConv2D(kernel, depthwise_initializer=initial, **settings)(x)
+    return layers.Conv2D(filters, kernel, kernel_initializer=initial, **settings)(x)
+
+
+def _normalised(x: Any, name: str, *, activated: bool = True) -> Any:
+    from keras import layers
+
+    x = layers.BatchNormalization(axis=3, name=f"{name}_bn")(x)
+    return layers.Activation("relu6", name=f"{name}_activation")(x) if activated else x
+
+
+# Layers as PyTorch's checkpoints call them, and as the Keras graph does; the same of one block.
+_LAYERS = dict(
+    zip(
+        ("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc"),
+        ("stem_conv", "stem_bn", "top_conv", "top_bn", "predictions"),
+        strict=True,
+    )
+)
+_BLOCK_LAYERS = dict(
+    zip(
+        ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"),
+        ("expand_conv", "expand_bn", "dwconv", "bn", "project_conv", "project_bn"),
+        strict=True,
+    )
+)
+
+
+def from_torch(network: str, tensors: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
     """Renames and transposes a PyTorch EfficientNet-Lite checkpoint for the Keras graph.
 
     Args:
-        name: the backbone's name, for the message.
+        network: the backbone's name.
         tensors: the checkpoint's state dictionary; convolutions ``[out, in, height, width]``.
 
     Returns:
         Arrays by Keras layer name, in the order of the layer's weights; ``predictions`` is the
         1,000-class top.
-
-    Raises:
-        WeightsError: a tensor that the network needs is not in the checkpoint.
     """
+    names = _LAYERS | {
+        f"_blocks.{number}.{layer}": f"{block.name}_{own}"
+        for number, block in enumerate(_blocks(network))
+        for layer, own in _BLOCK_LAYERS.items()
+    }
+    axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
     converted: dict[str, list[np.ndarray]] = {}
-
-    def convolution(layer: str, key: str, *, depthwise: bool = False) -> None:
-        axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
-        converted[layer] = [tensors[f"{key}.weight"].transpose(axes)]
-
-    def batch_norm(layer: str, key: str) -> None:
-        parts = ("weight", "bias", "running_mean", "running_var")
-        converted[layer] = [tensors[f"{key}.{part}"] for part in parts]
-
-    try:
-        convolution("stem_conv", "_conv_stem")
-        batch_norm("stem_bn", "_bn0")
-        for index, block in enumerate(_block_names(name)):
-            key = f"_blocks.{index}"
-            expanded = f"{key}._expand_conv.weight" in tensors
-            if expanded:
-                convolution(f"{block}_expand_conv", f"{key}._expand_conv")
-                batch_norm(f"{block}_expand_bn", f"{key}._bn0")
-            convolution(f"{block}_dwconv", f"{key}._depthwise_conv", depthwise=True)
-            batch_norm(f"{block}_bn", f"{key}._bn1")
-            convolution(f"{block}_project_conv", f"{key}._project_conv")
-            batch_norm(f"{block}_project_bn", f"{key}._bn2")
-        convolution("top_conv", "_conv_head")
-        batch_norm("top_bn", "_bn1")
-        converted["predictions"] = [tensors["_fc.weight"].T, tensors["_fc.bias"]]
-    except KeyError as error:
-        raise WeightsError(
-            f"The checkpoint is not one of {name}: it has no tensor {error}.",
-            remedy=f"Use the checkpoint of {name}, or name the backbone that it belongs to.",
-        ) from error
+    for key, tensor in tensors.items():
+        layer, _, part = key.rpartition(".")
+        if part != "num_batches_tracked":  # PyTorch's other parts stand in Keras's order
+            order = (2, 3, 0, 1) if layer.endswith("_depthwise_conv") else axes[tensor.ndim]
+            converted.setdefault(names[layer], []).append(tensor.transpose(order))
     return converted
-
-
-def _block_names(name: str) -> list[str]:
-    return [
-        f"block{stage}{chr(ord('a') + index)}"
-        for stage, count in enumerate(_repeats(name), start=1)
-        for index in range(count)
-    ]
-
-
-def _repeats(name: str) -> list[int]:
-    counts = [count for _, count, *_ in _STAGES]
-    deep = [math.ceil(_SCALING[name][1] * count) for count in counts[1:-1]]
-    return [counts[0], *deep, counts[-1]]

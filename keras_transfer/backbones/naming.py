@@ -1,9 +1,11 @@
-"""Names of layers that their author left unnamed."""
+"""What the names of layers tell: their block, or nothing where Keras made them up."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+
+from keras_transfer.base.types import Patterns
 
 # What Keras calls the layers and operations that its applications leave unnamed.
 _AUTOMATIC = re.compile(
@@ -11,6 +13,12 @@ _AUTOMATIC = re.compile(
     "custom_scale_layer|layer_normalization|max_pooling2d|multiply|re_lu|take|zero_padding2d)"
     "(?:_([0-9]+))?"
 )
+
+
+def label(layer: str, patterns: Patterns) -> str:
+    """The name of the block to which a layer belongs by its own name, or nothing."""
+    found = ((re.search(pattern, layer), name) for pattern, name in patterns)
+    return next((match.expand(name) for match, name in found if match), "")
 
 
 def is_automatic(name: str) -> bool:

@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from keras_transfer.backbones.naming import canonical_names
 from keras_transfer.backbones.weight_files import Weights
 from keras_transfer.base.errors import WeightsError
 from keras_transfer.base.types import BackboneSpec
@@ -56,11 +55,7 @@ def imagenet_weights(row: BackboneSpec) -> Weights:
                 f"or --weights PATH with a copy of the _notop.h5 file of {row.name}."
             ),
         ) from error
-    arrays = dict(layer_arrays(donor))
-    renamed = canonical_names(arrays)
-    return Weights(
-        f"The ImageNet weights of {row.name}", {renamed[name]: arrays[name] for name in arrays}
-    )
+    return Weights(f"The ImageNet weights of {row.name}", dict(layer_arrays(donor)))
 
 
 def layer_arrays(model: Any) -> Iterator[tuple[str, list[Any]]]:
@@ -79,9 +74,7 @@ def _impatient_network() -> Iterator[None]:
     opener = getattr(urllib.request, "_opener", None)
     socket.setdefaulttimeout(SILENCE_SECONDS)
     if not _reachable():
-        closed = urllib.request.OpenerDirector()
-        closed.add_handler(_NoConnection())
-        urllib.request.install_opener(closed)
+        urllib.request.install_opener(_NoConnection())  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -89,10 +82,10 @@ def _impatient_network() -> Iterator[None]:
         urllib.request.install_opener(opener)
 
 
-class _NoConnection(urllib.request.BaseHandler):
+class _NoConnection:
     """Stands in for the network where there is none: the resolver alone may take a minute."""
 
-    def default_open(self, request: urllib.request.Request) -> None:
+    def open(self, *_: object) -> None:
         raise urllib.error.URLError("no connection")
 
 

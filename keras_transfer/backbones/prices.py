@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from keras_transfer.backbones.blocks import unfreeze
 from keras_transfer.backbones.construction import build
 from keras_transfer.backbones.registry import names, spec
 from keras_transfer.base.types import Backbone, Block
@@ -43,26 +42,25 @@ def price_table(name: str, image_size: int | tuple[int, int] | None = None) -> l
 
 
 def prices(backbone: Backbone) -> list[dict[str, Any]]:
-    """``price_table`` for a backbone that is built already; opens all its blocks."""
+    """``price_table`` for a backbone that is built already."""
     blocks = backbone.blocks
-    unfreeze(backbone.model, "all", blocks)
+    layers = {layer.name: layer for layer in backbone.model.layers}
     total = sum(block.macs for block in blocks)
     rows: list[dict[str, Any]] = []
     trained = parameters = 0
     for depth in range(len(blocks) + 1):
-        block = blocks[-depth] if depth else None
-        cut = blocks[-depth - 1].cut if depth < len(blocks) else ()
-        trained += block.macs if block else 0
-        parameters += _trainable(backbone, block) if block else 0
+        block = blocks[-depth] if depth else Block("", (), 0, 0, (), ())  # the head alone
+        trained += block.macs
+        parameters += sum(_learnable(layers[name]) for name in block.layers if name in layers)
         rows.append(
             {
                 "depth": depth,
-                "block": block.name if block else "",
-                "parameters": block.parameters if block else 0,
-                "macs": block.macs if block else 0,
-                "output_shapes": [list(shape) for shape in block.output_shapes] if block else [],
+                "block": block.name,
+                "parameters": block.parameters,
+                "macs": block.macs,
+                "output_shapes": [list(shape) for shape in block.output_shapes],
                 "trainable_parameters": parameters,
-                "cut": list(cut),
+                "cut": list(blocks[-depth - 1].cut) if depth < len(blocks) else [],
                 "cut_bytes": _kept_bytes(backbone, depth),
                 "uncached_macs": total + 2 * trained,
                 "cached_macs": 3 * trained,
@@ -72,9 +70,17 @@ def prices(backbone: Backbone) -> list[dict[str, Any]]:
     return rows
 
 
-def _trainable(backbone: Backbone, block: Block) -> int:
-    layers = (layer for layer in backbone.model.layers if layer.name in block.layers)
-    return sum(math.prod(weight.shape) for layer in layers for weight in layer.trainable_weights)
+def _learnable(layer: Any) -> int:
+    """How many parameters a layer trains once it is open; its own flag is left as it is."""
+    import keras
+
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return 0
+    opened = layer.trainable
+    layer.trainable = True
+    count = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
+    layer.trainable = opened
+    return count
 
 
 def _kept_bytes(backbone: Backbone, depth: int) -> int:
@@ -91,22 +97,16 @@ def render_listing() -> Table:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("backbone", no_wrap=True)
-    for heading in ("px", "M params", "top-1 %"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    table.add_column("int8", no_wrap=True)
+    for heading in ("backbone", "px", "M params", "top-1 %", "weights", "int8"):
+        number = heading in ("px", "M params", "top-1 %")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     table.add_column("when to choose it")
     safety = {True: "safe", False: "lossy", None: "?"}
     for row in map(spec, names()):
+        size, top1 = f"{row.parameters / 1e6:.1f}", f"{row.top1:.1f}" if row.top1 else ""
+        sources = ", ".join(row.weights)
         table.add_row(
-            row.name,
-            str(row.image_size),
-            f"{row.parameters / 1e6:.1f}",
-            f"{row.top1:.1f}" if row.top1 else "",
-            ", ".join(row.weights),
-            safety[row.int8_safe],
-            row.advice,
+            row.name, str(row.image_size), size, top1, sources, safety[row.int8_safe], row.advice
         )
     return table
 
@@ -130,10 +130,11 @@ def render_price_table(name: str, image_size: int | tuple[int, int] | None = Non
         title_justify="left",
         caption_justify="left",
     )
-    for heading in ("unfreeze", "down to", "output", "parameters", "MMACs"):
+    for heading in (
+        *("unfreeze", "down to", "output", "parameters", "MMACs"),
+        *("cache, KiB", "step, MMACs", "cached", "faster"),
+    ):
         table.add_column(heading, justify="left" if heading == "down to" else "right")
-    for heading in ("cache, KiB", "step, MMACs", "cached", "faster"):
-        table.add_column(heading, justify="right")
     for row in prices(backbone):
         table.add_row(
             str(row["depth"]),

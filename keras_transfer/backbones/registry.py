@@ -1,127 +1,63 @@
-"""The registry of backbones. Rows are data: to add a backbone, add a row (and a family)."""
+"""The registry of backbones: rows of data beside each modality, and what users add to them."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import functools
+import tomllib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from keras_transfer.backbones.rows import FAMILIES, KERAS, OFFLINE, ROWS
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.types import BackboneSpec
 
 if TYPE_CHECKING:
     import keras
 
-_ROWS = {row[0]: row for row in ROWS}
-
-
-class Family(NamedTuple):
-    """What the networks of one family share.
-
-    Attributes:
-        preprocessing: name of the mode, see ``construction.MODES``.
-        licence: SPDX name of the licence of the published weights.
-        blocks: pairs of a regular expression that finds a layer's block and the block's name.
-        pairs: regular expression for the layers at which two live tensors make a cut.
-        int8_safe: whether full-integer quantisation is known to keep accuracy; None if unknown.
-        min_size: the smallest height and width in pixels.
-        constructor: the module that holds the constructors.
-        source: where top-1 accuracy was published.
-    """
-
-    preprocessing: str
-    licence: str
-    blocks: tuple[tuple[str, str], ...]
-    pairs: str = ""
-    int8_safe: bool | None = None
-    min_size: int = 32
-    constructor: str = "keras.applications"
-    source: str = KERAS
-
+_MODALITIES = Path(__file__).parents[1] / "modalities"
 
 Layers = Callable[["keras.KerasTensor"], "keras.KerasTensor"]
-_OWN: dict[str, tuple[BackboneSpec, Family, Layers]] = {}
+_registered: dict[str, tuple[BackboneSpec, Layers]] = {}
 
 
-def register(
-    name: str,
-    layers: Layers,
-    *,
-    image_size: int,
-    min_size: int = 32,
-    preprocessing: str = "tf",
-    blocks: tuple[tuple[str, str], ...] = ((r"^(block\d+[a-z]*)_", r"\1"),),
-    licence: str = "",
-    int8_safe: bool | None = None,
-    advice: str = "Registered by its user.",
-) -> BackboneSpec:
-    """Adds a backbone of one's own to the registry of this process.
-
-    Every function then takes it by name. A network that many should have is better added as a row
-    of ``backbones/rows.py``.
+@functools.cache
+def table(name: str) -> dict[str, dict[str, str]]:
+    """The rows of all modalities' tables of a name, by the backbone's name.
 
     Args:
-        name: the name by which to ask for it.
-        layers: takes the preprocessed images, a symbolic float32 ``[batch, height, width, 3]``,
-            puts layers on them and returns the feature map ``[batch, h, w, channels]`` or vector.
-        image_size: default height and width in pixels.
-        min_size: the smallest height and width that it accepts.
-        preprocessing: what becomes of pixels 0..255: ``tf`` (to -1..1), ``torch`` (ImageNet's mean
-            and deviation), ``caffe`` (BGR, mean subtracted), ``symmetric`` or ``lite``.
-        blocks: pairs of a regular expression that finds a layer's block in its name, and the
-            block's name; by default layers ``block1_...``, ``block2a_...`` and so on.
-        licence: SPDX name of the licence of its weights.
-        int8_safe: whether full-integer quantisation is known to keep accuracy; None if unknown.
-        advice: when to choose it, in one line.
+        name: ``backbones`` or ``offline``, the installable packages that carry weights.
 
     Returns:
-        Its row, the parameters counted.
-
-    Raises:
-        UsageError: the name is one of the built-in backbones', or the preprocessing is unknown.
+        The columns of each row, and ``modality``, the name of the folder.
     """
-    from keras_transfer.backbones import construction
-
-    if name.lower() in (known.lower() for known in _ROWS):
-        raise UsageError(f"Backbone {name!r} is built in.", remedy="Choose another name.")
-    if preprocessing not in construction.MODES:
-        raise UsageError(
-            f"Unknown preprocessing {preprocessing!r}."
-            f"{closest(preprocessing, list(construction.MODES))}",
-            remedy=f"Choose one of {', '.join(construction.MODES)}.",
-        )
-    row = BackboneSpec(
-        name=name,
-        constructor="",
-        image_size=image_size,
-        min_size=min_size,
-        preprocessing=preprocessing,
-        weights=("none",),
-        licence=licence,
-        parameters=0,
-        advice=advice,
-        int8_safe=int8_safe,
-    )
-    _OWN[name] = row, Family(preprocessing, licence, blocks, min_size=min_size), layers
-    try:
-        built = construction.construct(row, (image_size, image_size))
-    except BaseException:
-        del _OWN[name]
-        raise
-    row = dataclasses.replace(row, parameters=built.count_params())
-    _OWN[name] = row, *_OWN[name][1:]
-    return row
+    rows: dict[str, dict[str, str]] = {}
+    for path in sorted(_MODALITIES.glob(f"*/{name}.csv")):
+        with open(path, encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                rows[row["name"]] = {**row, "modality": path.parent.name}
+    return rows
 
 
-def layers_of(row: BackboneSpec) -> Layers | None:
-    """What a registered backbone puts on preprocessed images; None for a built-in one."""
-    return _OWN[row.name][2] if row.name in _OWN else None
+@functools.cache
+def _families(modality: str) -> dict[str, dict[str, Any]]:
+    """What the networks of each family share, as fields of :class:`BackboneSpec`."""
+    found = tomllib.loads((_MODALITIES / modality / "families.toml").read_text(encoding="utf-8"))
+    families = found.pop("families")
+    for name, family in families.items():
+        families[name] = {
+            **found,
+            **family,
+            "weights": tuple(family.get("weights", found["weights"])),
+            "blocks": tuple(map(tuple, family["blocks"])),
+        }
+    return families
 
 
 def names() -> list[str]:
     """The names of all backbones, in alphabetical order."""
-    return sorted([*_ROWS, *_OWN])
+    return sorted([*table("backbones"), *_registered])
 
 
 def spec(name: str) -> BackboneSpec:
@@ -134,36 +70,45 @@ def spec(name: str) -> BackboneSpec:
         UsageError: there is no such backbone; the message lists near matches.
     """
     name = {known.lower(): known for known in names()}.get(name.lower(), name)
-    if name in _OWN:
-        return _OWN[name][0]
-    if name not in _ROWS:
+    if name in _registered:
+        return _registered[name][0]
+    row = table("backbones").get(name)
+    if row is None:
         raise UsageError(
             f"Backbone {name!r} is unknown.{closest(name, names())}",
             remedy="List the backbones with: keras-transfer backbones",
         )
-    _, _, image_size, parameters, top1, advice = _ROWS[name]
-    kind = family(name)
-    return BackboneSpec(
+    family = _families(row["modality"])[row["family"]]
+    found = BackboneSpec(
         name=name,
-        constructor=f"{kind.constructor}:{name}",
-        image_size=image_size,
-        min_size=kind.min_size,
-        preprocessing=kind.preprocessing,
-        weights=("offline",) if name in OFFLINE else ("imagenet",),
-        licence=kind.licence,
-        parameters=parameters,
-        advice=advice,
-        top1=top1,
-        top1_source=kind.source,
-        int8_safe=kind.int8_safe,
+        modality=row["modality"],
+        image_size=int(row["image_size"]),
+        parameters=int(row["parameters"]),
+        top1=float(row["top1"]),
+        advice=row["advice"],
+        **family,
     )
+    return dataclasses.replace(found, constructor=f"{found.constructor}:{name}")
 
 
-def family(name: str) -> Family:
-    """The family of a backbone in the registry."""
-    if name in _OWN:
-        return _OWN[name][1]
-    return Family(**FAMILIES[_ROWS[name][1]])
+def add(row: BackboneSpec, layers: Layers) -> None:
+    """Adds a backbone to the registry of this process, or replaces one that was added before.
+
+    Args:
+        row: what is known of it.
+        layers: see :func:`keras_transfer.backbones.register`.
+
+    Raises:
+        UsageError: the name is one of the built-in backbones'.
+    """
+    if row.name.lower() in map(str.lower, table("backbones")):
+        raise UsageError(f"Backbone {row.name!r} is built in.", remedy="Choose another name.")
+    _registered[row.name] = row, layers
+
+
+def layers_of(name: str) -> Layers | None:
+    """What a registered backbone puts on preprocessed images; None for a built-in one."""
+    return _registered[name][1] if name in _registered else None
 
 
 def listing() -> list[dict[str, Any]]:

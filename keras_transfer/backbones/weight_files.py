@@ -6,11 +6,11 @@ a weights file from anywhere is data and cannot run code.
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,9 @@ def read_weights(path: Path) -> Weights:
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
-                _refuse_code(path, json.loads(archive.read("config.json")))
+                json.loads(
+                    archive.read("config.json"), object_hook=functools.partial(_refuse_code, path)
+                )
                 return _read_h5(path, io.BytesIO(archive.read("model.weights.h5")))
         if path.suffix in {".h5", ".hdf5"}:
             return _read_h5(path, path)
@@ -63,28 +65,16 @@ def read_weights(path: Path) -> Weights:
     )
 
 
-def _refuse_code(path: Path, config: Any) -> None:
-    for part in _objects(config):
-        module = part.get("module") or "keras"
-        foreign = module.split(".")[0] not in {"keras", "builtins"}
-        if foreign or part["class_name"] in {"Lambda", "__lambda__"}:
-            name = part["class_name"] if not foreign else f"{module}.{part['class_name']}"
-            raise WeightsError(
-                f"{path} holds code ({name}), which is not executed.",
-                remedy="Save the backbone's weights alone, with model.save_weights().",
-            )
-
-
-def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Every serialised object within a configuration."""
-    if isinstance(config, dict):
-        if isinstance(config.get("class_name"), str):
-            yield config
-        for value in config.values():
-            yield from _objects(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _objects(value)
+def _refuse_code(path: Path, part: dict[str, Any]) -> None:
+    """Looks at an object of a configuration while it is read, the innermost ones first."""
+    name, module = part.get("class_name"), part.get("module") or "keras"
+    foreign = module.split(".")[0] not in {"keras", "builtins"}
+    if isinstance(name, str) and (foreign or name in {"Lambda", "__lambda__"}):
+        said = f"{module}.{name}" if foreign else "Lambda"
+        raise WeightsError(
+            f"{path} holds code ({said}), which is not executed.",
+            remedy="Save the backbone's weights alone, with model.save_weights().",
+        )
 
 
 def _read_h5(path: Path, source: Path | io.BytesIO) -> Weights:

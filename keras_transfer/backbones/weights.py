@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import itertools
 import json
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer.backbones import registry
-from keras_transfer.backbones.blocks import label
-from keras_transfer.backbones.naming import canonical_names, is_automatic
+from keras_transfer.backbones.naming import canonical_names, is_automatic, label
 from keras_transfer.backbones.offline import offline_weights
 from keras_transfer.backbones.online import imagenet_weights
 from keras_transfer.backbones.weight_files import Weights, read_weights
@@ -22,8 +24,9 @@ from keras_transfer.base.types import BackboneSpec
 if TYPE_CHECKING:
     import keras
 
-
 Named = tuple[str, list[np.ndarray]]
+
+_BUILDING = threading.Lock()
 
 
 def resolve(row: BackboneSpec, weights: str) -> Weights | None:
@@ -97,23 +100,24 @@ def assign(model: keras.Model, weights: Weights, row: BackboneSpec) -> None:
     renamed = canonical_names(learned)
     by_name = {renamed[name]: found for name, found in learned.items()}
     layers = [layer for layer in model.layers if layer.weights]
+    expected = [[tuple(weight.shape) for weight in layer.weights] for layer in layers]
     received = [(layer.name, by_name.get(layer.name, [])) for layer in layers]
     if weights.ordered:
-        dealt = _in_order(layers, learned)
+        dealt = _in_order([len(shapes) for shapes in expected], learned)
         complete = all(layer.name in by_name for layer in layers)
         automatic = any(is_automatic(layer.name) for layer in layers)
-        if not complete or (automatic and all(map(_fits, layers, dealt))):
+        if not complete or (automatic and [_shapes(found) for _, found in dealt] == expected):
             received = dealt
-    for layer, (name, found) in zip(layers, received, strict=True):
-        if not _fits(layer, (name, found)):
-            expected = [tuple(weight.shape) for weight in layer.weights]
-            got = f"{_shapes(found)} in layer {name!r}" if found else _example(expected, by_name)
-            raise _mismatch(row, weights, f"Layer {layer.name!r} has {expected}; received {got}")
+    for layer, shapes, (name, found) in zip(layers, expected, received, strict=True):
+        if _shapes(found) != shapes:
+            got = f"{_shapes(found)} in layer {name!r}" if found else _example(shapes, by_name)
+            raise _mismatch(row, weights, f"Layer {layer.name!r} has {shapes}; received {got}")
     # The layers of ResNet50 are all in ResNet101, with the same shapes: look for what is too much.
     known = {layer.name for layer in layers}
-    for name, found in sorted(by_name.items(), key=lambda item: _natural(item[0])):
-        if name not in known and label(name, registry.family(row.name).blocks):
-            raise _mismatch(row, weights, f"It has no layer {name!r}; received {_shapes(found)}")
+    for name in sorted(by_name, key=_natural):
+        if name not in known and label(name, row.blocks):
+            extra = _shapes(by_name[name])
+            raise _mismatch(row, weights, f"It has no layer {name!r}; received {extra}")
     for layer, (_, found) in zip(layers, received, strict=True):
         layer.set_weights(found)
 
@@ -121,22 +125,14 @@ def assign(model: keras.Model, weights: Weights, row: BackboneSpec) -> None:
 _PIXELS = re.compile(r"(?<!batch_)(?<!layer_)normalization(_\d+)?$")
 
 
-def _in_order(
-    layers: Iterable[keras.layers.Layer], arrays: dict[str, list[np.ndarray]]
-) -> list[Named]:
-    """Deals a file's arrays out to the layers one after the other."""
-    flat = [(name, array) for name, found in arrays.items() for array in found]
+def _in_order(sizes: list[int], arrays: dict[str, list[np.ndarray]]) -> list[Named]:
+    """Deals a file's arrays out to layers of so many weights, one after the other."""
+    flat = iter([(name, array) for name, found in arrays.items() for array in found])
     dealt = []
-    start = 0
-    for layer in layers:
-        part = flat[start : start + len(layer.weights)]
+    for size in sizes:
+        part = list(itertools.islice(flat, size))
         dealt.append((part[0][0] if part else "", [array for _, array in part]))
-        start += len(layer.weights)
     return dealt
-
-
-def _fits(layer: keras.layers.Layer, received: Named) -> bool:
-    return _shapes(received[1]) == [tuple(weight.shape) for weight in layer.weights]
 
 
 def _shapes(arrays: list[np.ndarray]) -> list[tuple[int, ...]]:
@@ -150,10 +146,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _example(expected: list[tuple[int, ...]], arrays: dict[str, list[np.ndarray]]) -> str:
     """What a file has instead of a layer that it lacks: its first whose kernel is alike."""
-    alike = (item for item in arrays.items() if item[1][0].ndim == len(expected[0]))
-    name, found = next(alike, ("", []))
-    other = f", but {_shapes(found)} in layer {name!r}" if name else ""
-    return f"no layer of that name{other}"
+    for name, found in arrays.items():
+        if found[0].ndim == len(expected[0]):
+            return f"no layer of that name, but {_shapes(found)} in layer {name!r}"
+    return "no layer of that name"
 
 
 def _mismatch(row: BackboneSpec, weights: Weights, difference: str) -> WeightsError:
@@ -161,3 +157,38 @@ def _mismatch(row: BackboneSpec, weights: Weights, difference: str) -> WeightsEr
         f"{weights.origin}: not weights of {row.name}. {difference}.",
         remedy=f"Use weights of {row.name}, or name the backbone that these belong to.",
     )
+
+
+@contextlib.contextmanager
+def unset_weights() -> Iterator[None]:
+    """Layers that this thread makes within the block begin with zeros: their weights follow.
+
+    Drawing random ones takes much of the time to build a network, and with JAX, which compiles a
+    function for every shape, most of it.
+    """
+    import keras
+
+    here = threading.get_ident()
+
+    def add_weight(self: Any, shape: Any = None, initializer: Any = None, *a: Any, **b: Any) -> Any:
+        if threading.get_ident() == here:
+            initializer = np.zeros
+        return own(self, shape, initializer, *a, **b)
+
+    with _BUILDING:
+        own = keras.layers.Layer.add_weight
+        keras.layers.Layer.add_weight = add_weight
+        try:
+            yield
+        finally:
+            keras.layers.Layer.add_weight = own
+
+
+def digest(model: keras.Model) -> str:
+    """SHA-256 over the names, shapes and values of all weights, in hexadecimal."""
+    total = hashlib.sha256()
+    for layer in model.layers:
+        for array in layer.get_weights():
+            total.update(f"{layer.name}{array.shape}{array.dtype}".encode())
+            total.update(array.tobytes())
+    return total.hexdigest()

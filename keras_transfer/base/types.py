@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 POOL, TOPMOST, LEVELS = "avg_pool", "avg_pool_top", "levels_"
 LOGITS, TEMPERATURE, PROBABILITIES = "logits", "temperature", "probabilities"
 
+# Regular expressions over layers' names, and what they stand for.
+Patterns = tuple[tuple[str, str], ...]
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -92,14 +95,18 @@ class BackboneSpec:
         name: the name by which users ask for it, that of Keras Applications where it is there.
         constructor: ``module:function`` that builds it.
         image_size: default height and width in pixels.
+        preprocessing: how uint8 RGB becomes the input that its weights expect.
+        parameters: number of parameters without the classification top.
+        modality: what it takes, the name of a folder in ``modalities``.
+        blocks: pairs of a regular expression that finds a layer's block in its name, and the
+            block's name.
+        pairs: regular expression for the layers at which two live tensors make a cut.
         min_size: the smallest height and width that it accepts.
         fixed_size: whether only ``image_size`` works.
-        preprocessing: how uint8 RGB becomes the input that its weights expect.
         weights: the sources that exist for it, among ``imagenet`` and ``offline``.
         licence: SPDX name of the licence of the published weights.
         top1: published ImageNet top-1 accuracy in percent, None where none is published.
         top1_source: where ``top1`` was published.
-        parameters: number of parameters without the classification top.
         int8_safe: whether full-integer quantisation is known to keep accuracy; None if unknown.
         advice: when to choose it, in one line.
     """
@@ -107,16 +114,19 @@ class BackboneSpec:
     name: str
     constructor: str
     image_size: int
-    min_size: int
     preprocessing: str
-    weights: tuple[str, ...]
-    licence: str
-    parameters: int
-    advice: str
+    parameters: int = 0
+    modality: str = "image"
+    blocks: Patterns = ((r"^(block\d+[a-z]*)_", r"\1"),)
+    pairs: str = ""
+    min_size: int = 32
     fixed_size: bool = False
+    weights: tuple[str, ...] = ("imagenet",)
+    licence: str = ""
     top1: float | None = None
     top1_source: str = ""
     int8_safe: bool | None = None
+    advice: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transfer.backbones import graph
 from keras_transfer.backbones.copying import working_copy
+from keras_transfer.backbones.multiply_adds import model_macs
 from keras_transfer.base import files
 from keras_transfer.base.compute import accelerators, keep_compiled
 from keras_transfer.base.distribution import Distribution, place
@@ -134,7 +134,7 @@ def _choose(
     share a store. A rate that looks much worse is therefore not believed before both have been
     timed again in turn.
     """
-    each = multiply_adds(model)
+    each = model_macs(model)
     if sample is None or not len(sample) or not worth_converting(images, each):
         return dataclasses.replace(
             native,
@@ -172,12 +172,6 @@ def predict_probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
 def worth_converting(images: int, multiply_adds: int) -> bool:
     """Whether so many images of so many multiply-adds pay for a conversion to OpenVINO."""
     return not accelerators() and images * multiply_adds >= _WORTH_CONVERTING
-
-
-def multiply_adds(model: keras.Model) -> int:
-    """What one image costs a functional model."""
-    traced = graph.trace(model)
-    return sum(graph.macs(traced, name) for name in traced.order)
 
 
 def seconds_per_image(engine: Engine, batch: np.ndarray, *, warm: bool = False) -> float:

@@ -99,7 +99,7 @@ def test_a_view_beyond_its_storage_is_refused(
     tmp_path: Path, torch: types.SimpleNamespace, view: tuple
 ) -> None:
     path = write(tmp_path / "a.pth", torch, np.arange(30.0), {"x": view})
-    with pytest.raises(WeightsError, match="beyond its storage"):
+    with pytest.raises(WeightsError, match=r"a\.pth is not a readable PyTorch checkpoint"):
         read_checkpoint(path)
 
 

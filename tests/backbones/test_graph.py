@@ -75,34 +75,6 @@ def test_what_cannot_be_split_is_an_error() -> None:
         graph.trace(keras.Model(inputs, twice(twice(inputs))))
 
 
-def test_multiply_adds_by_hand() -> None:
-    inputs = keras.Input((10, 12, 6), name="in")
-    x = layers.Conv2D(8, (3, 5), strides=2, padding="same", name="conv")(inputs)
-    x = layers.Conv2D(8, 3, groups=4, padding="same", name="grouped")(x)
-    x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same", name="depthwise")(x)
-    x = layers.SeparableConv2D(4, 3, padding="same", name="separable")(x)
-    x = layers.BatchNormalization(name="norm")(x)
-    x = layers.Dense(7, name="dense")(x)
-    traced = graph.trace(keras.Model(inputs, x))
-    places = 5 * 6
-    assert {name: graph.macs(traced, name) for name in traced.order} == {
-        "in": 0,
-        "conv": places * 8 * 3 * 5 * 6,
-        "grouped": places * 8 * 3 * 3 * (8 // 4),
-        "depthwise": places * 16 * 3 * 3,
-        "separable": places * (16 * 3 * 3 + 16 * 4),
-        "norm": 0,
-        "dense": places * 4 * 7,
-    }
-
-
-def test_multiply_adds_need_a_size() -> None:
-    inputs = keras.Input((None, None, 3))
-    traced = graph.trace(keras.Model(inputs, layers.Conv2D(2, 3, name="conv")(inputs)))
-    with pytest.raises(UsageError, match="no fixed size"):
-        graph.macs(traced, "conv")
-
-
 def test_nasnet_is_cut_between_its_cells() -> None:
     backbone = backbones.build("NASNetMobile", image_size=(33, 64), weights="none")
     randomise(backbone.model)

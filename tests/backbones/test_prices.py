@@ -60,6 +60,15 @@ def test_prices_of_a_step(backbone: Backbone) -> None:
         assert rows[depth]["cut_bytes"] // 1024 == kibibytes
 
 
+def test_pricing_leaves_the_backbone_as_it_is() -> None:
+    backbone = backbones.build("MobileNetV3Small", image_size=64, weights="none")
+    expected = backbones.prices(backbone)
+    backbones.unfreeze(backbone.model, 2, backbone.blocks)
+    before = [weight.path for weight in backbone.model.trainable_weights]
+    assert backbones.prices(backbone) == expected
+    assert [weight.path for weight in backbone.model.trainable_weights] == before
+
+
 def test_tables_for_people_and_for_programs() -> None:
     rows = backbones.price_table("MobileNetV3Small", 64)
     assert json.loads(json.dumps(rows)) == rows

@@ -17,7 +17,7 @@ def tiny(x):
 @pytest.fixture
 def registered():
     yield backbones.register("Tiny", tiny, image_size=40)
-    del backbones.registry._OWN["Tiny"]
+    del backbones.registry._registered["Tiny"]
 
 
 def test_it_is_built_cut_and_listed_by_name(registered):
@@ -40,4 +40,6 @@ def test_a_built_in_name_and_unknown_preprocessing_are_refused():
         backbones.register("resnet50", tiny, image_size=40)
     with pytest.raises(UsageError, match="preprocessing"):
         backbones.register("Tiny", tiny, image_size=40, preprocessing="torsh")
+    with pytest.raises(TypeError, match="licens"):
+        backbones.register("Tiny", tiny, image_size=40, license="MIT")
     assert "Tiny" not in backbones.names()

@@ -18,6 +18,7 @@ def test_rows_are_whole() -> None:
     assert len(rows) >= 41
     assert json.loads(json.dumps(rows))
     for row in rows:
+        assert row["modality"] == "image"
         assert row["preprocessing"] in MODES
         assert row["min_size"] <= row["image_size"]
         assert row["parameters"] > 900_000

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transfer.backbones import build, unset_weights
+from keras_transfer.backbones import build
+from keras_transfer.backbones.weights import unset_weights
 
 
 def values(layer):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from keras_transfer import backbones
-from keras_transfer.backbones.construction import digest
+from keras_transfer.backbones.weights import digest
 from keras_transfer.base.errors import WeightsError
 from keras_transfer.learn.model import build_classifier
 
