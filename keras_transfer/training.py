@@ -455,7 +455,7 @@ def suited_size(data: Any, spec: BackboneSpec, built: Backbone | None = None) ->
         return int(built.model.input_shape[1])
     if isinstance(data, Dataset):
         return 0 if data.examples is None else int(data.examples.shape[1])
-    sides = [] if spec.fixed_size else datasets.image_sides(data, at_most=64)
+    sides = datasets.image_sides(data, at_most=64)
     if not sides:
         return spec.image_size
     enlarged = max(_SMALLEST, -(-2 * int(statistics.median(sides)) // 32) * 32)

@@ -90,10 +90,9 @@ class Workbench:
         recipe = dataclasses.replace(self.recipe, **own)
         row = backbones.spec(recipe.backbone)
         size = recipe.image_size or training.suited_size(self.data, row)
-        if size < row.min_size or (row.fixed_size and size != row.image_size):
-            wanted = f"{row.image_size}" if row.fixed_size else f"at least {row.min_size}"
+        if size < row.min_size:
             raise UsageError(
-                f"{row.name} needs images of {wanted} px. Received: {size}.",
+                f"{row.name} needs images of at least {row.min_size} px. Received: {size}.",
                 remedy="Change image_size or backbone.",
             )
         weights = recipe.weights or row.weights[0]

@@ -37,15 +37,18 @@ def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]
     ['conv', 'expanded_conv', 'expanded_conv_1']
     """
     row = registry.spec(spec) if isinstance(spec, str) else spec
-    nodes = trace(_without_levels(model))
-    weights = {name: _parameters(node.operation) for name, node in nodes.items()}
-    end = nodes[POOL].parent_nodes[0].operation.name if POOL in nodes else None
-    found = cuts(nodes, pairs=row.pairs, end=end)
+    nodes = trace(_without_head(model))
+    shapes = {name: tuple(node.output_tensors[0].shape[1:]) for name, node in nodes.items()}
+    weights = {
+        name: int(getattr(node.operation, "count_params", int)()) for name, node in nodes.items()
+    }
+    found = cuts(nodes, pairs=row.pairs)
     learned = [cut for cut in found if any(weights[name] for name in cut.below)]
     blocks: list[Block] = []
     done: frozenset[str] = frozenset()
     for name, cut in _ends(learned, row.blocks):
-        layers = tuple(layer for layer in nodes if layer in cut.below - done)
+        own = cut.below - done
+        layers = tuple(layer for layer in nodes if layer in own)
         blocks.append(
             Block(
                 name=name,
@@ -53,23 +56,18 @@ def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]
                 parameters=sum(weights[layer] for layer in layers),
                 macs=sum(count_macs(nodes[layer]) for layer in layers),
                 cut=cut.alive,
-                output_shapes=tuple(
-                    tuple(nodes[alive].output_tensors[0].shape[1:]) for alive in cut.alive
-                ),
+                output_shapes=tuple(shapes[layer] for layer in cut.alive),
             )
         )
         done = cut.below
     return tuple(blocks)
 
 
-def _without_levels(model: keras.Model) -> keras.Model:
-    """The model up to its topmost map, where its head sees lower ones too; else the model."""
+def _without_head(model: keras.Model) -> keras.Model:
     import keras
 
-    pools = any(layer.name == POOL for layer in model.layers)
-    if not pools or not isinstance(model.get_layer(POOL).input, list):
-        return model
-    return keras.Model(model.input, topmost(model))
+    headed = any(layer.name == POOL for layer in model.layers)
+    return keras.Model(model.input, topmost(model)) if headed else model
 
 
 def topmost(model: keras.Model) -> Any:
@@ -101,10 +99,6 @@ def _ends(found: Sequence[Cut], patterns: Patterns) -> list[tuple[str, Cut]]:
     return ends
 
 
-def _parameters(operation: Any) -> int:
-    return int(operation.count_params()) if hasattr(operation, "count_params") else 0
-
-
 def depth_of(blocks: Sequence[Block], depth: int | str) -> int:
     """How many blocks, counted from the top, a stated unfreeze depth covers.
 
@@ -118,11 +112,8 @@ def depth_of(blocks: Sequence[Block], depth: int | str) -> int:
     """
     names = [block.name for block in blocks]
     known = {name: len(names) - index for index, name in enumerate(names)}
-    known |= {
-        "none": 0,
-        "all": len(names),
-        **{str(count): count for count in range(len(names) + 1)},
-    }
+    known |= {str(count): count for count in range(len(names) + 1)}
+    known |= {"none": 0, "all": len(names)}
     if str(depth) in known:
         return known[str(depth)]
     raise UsageError(

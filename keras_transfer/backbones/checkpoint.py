@@ -11,6 +11,7 @@ import collections
 import os
 import pickle
 import struct
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +20,7 @@ from keras_transfer.base.errors import WeightsError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "FloatStorage": np.dtype("<f4"),
-    "LongStorage": np.dtype("<i8"),
-}
+_DTYPES: dict[str, Any] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
 class _Storage(NamedTuple):
@@ -78,11 +76,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as stream:
             return _read(stream)
-    except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be read: {error.strerror or error}.",
-            remedy="Check the path and its permissions.",
-        ) from error
     except Exception as error:  # a damaged pickle may raise nearly anything
         raise WeightsError(
             f"{path} is not a readable PyTorch checkpoint: {error}.",
@@ -113,3 +106,24 @@ def _view(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
     offset = tensor.offset * storage.itemsize
     view = np.ndarray(tensor.shape, storage.dtype, storage, offset, strides)
     return np.ascontiguousarray(view).reshape(tensor.shape)
+
+
+def keras_layers(tensors: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+    """Brings a PyTorch state dictionary into Keras's layout.
+
+    Args:
+        tensors: by name, such as ``layer.weight``; convolutions ``[out, in, height, width]``.
+
+    Returns:
+        Arrays by PyTorch's layer name, in the order of the network and of Keras's own layers:
+        kernels ``[height, width, in, out]``, or ``[height, width, in, 1]`` of depthwise ones;
+        weight and bias, then the mean and variance of normalisations.
+    """
+    layers: dict[str, list[np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".")
+        if part != "num_batches_tracked":
+            axes = (2, 3, 0, 1) if tensor.shape[1:2] == (1,) else (2, 3, 1, 0)
+            kernel = tensor.transpose(axes) if tensor.ndim == 4 else tensor.T
+            layers.setdefault(layer, []).append(kernel)
+    return layers

@@ -56,22 +56,23 @@ def build(
     (None, 2, 2, 576)
     """
     row = registry.spec(name)
-    size = _checked_size(row, row.image_size if image_size is None else image_size)
+    wanted = row.image_size if image_size is None else image_size
+    height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
+    if min(height, width) < row.min_size:
+        raise UsageError(
+            f"{row.name} needs images of at least {row.min_size} px; received {height} x {width}.",
+            remedy=f"Use --image-size {row.min_size} or more, or another backbone.",
+        )
     source = resolve(row, weights)
     with contextlib.nullcontext() if source is None else unset_weights():
-        model = _construct(row, registry.layers_of(row.name), size)
+        model = _construct(row, registry.layers_of(row.name), (height, width))
     if source is not None:
         assign(model, source, row)
     return Backbone(row, model, block_map(model, row), weights, digest(model))
 
 
 def register(
-    name: str,
-    layers: registry.Layers,
-    *,
-    image_size: int,
-    preprocessing: str = "tf",
-    **facts: Any,
+    name: str, layers: registry.Layers, *, image_size: int, preprocessing: str = "tf", **facts: Any
 ) -> BackboneSpec:
     """Adds a backbone of one's own to the registry of this process.
 
@@ -170,19 +171,4 @@ def _flatten(model: keras.Model) -> keras.Model:
         model,
         clone_function=lambda layer: layer.from_config(layer.get_config()),
         call_function=call,
-    )
-
-
-def _checked_size(row: BackboneSpec, wanted: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
-    own, smallest = row.image_size, row.min_size
-    if row.fixed_size and (height, width) != (own, own):
-        said, use = f"takes images of {own} px only", str(own)
-    elif min(height, width) < smallest:
-        said, use = f"needs images of at least {smallest} px", f"{smallest} or more"
-    else:
-        return height, width
-    raise UsageError(
-        f"{row.name} {said}; received {height} x {width}.",
-        remedy=f"Use --image-size {use}, or another backbone.",
     )

@@ -71,17 +71,16 @@ class Cut(NamedTuple):
     below: frozenset[str]
 
 
-def cuts(nodes: Nodes, *, pairs: str = "", end: str | None = None) -> list[Cut]:
+def cuts(nodes: Nodes, *, pairs: str = "") -> list[Cut]:
     """Finds the cuts of a graph, bottom to top, each containing the one before it.
 
     Args:
         nodes: the traced model.
         pairs: regular expression for the layers at which two live tensors are allowed as well;
             empty for none. NASNet's cells hand on their own and their predecessor's output.
-        end: stop at this layer, the top of the backbone; default the last one.
 
     Returns:
-        The cuts; the last is at ``end``.
+        The cuts; the last is at the graph's end.
     """
     parents = {
         name: [up.operation.name for up in node.parent_nodes] for name, node in nodes.items()
@@ -98,8 +97,6 @@ def cuts(nodes: Nodes, *, pairs: str = "", end: str | None = None) -> list[Cut]:
         limit = 2 if pairs and re.search(pairs, name) else 1
         if len(alive) <= limit and (not found or found[-1].below <= below):
             found.append(Cut(tuple(member for member in nodes if member in alive), below))
-        if name == end:
-            break
     return found
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Iterator
+from typing import Any
 
 # Width and depth multipliers (Tan and Le 2019, table 1, as the Lite networks use them).
 _SCALING = {
@@ -34,23 +32,14 @@ _STEM, _TOP = 32, 1280
 _DROP = 0.2  # the last block is dropped with this probability, those below in proportion
 
 
-class _Block(NamedTuple):
-    """An inverted residual block (Sandler et al. 2018)."""
-
-    name: str
-    kernel: int
-    filters: int
-    expansion: int
-    stride: int
-
-
-def _blocks(network: str) -> Iterator[_Block]:
+def _blocks(network: str) -> Iterator[tuple[str, int, int, int, int]]:
+    """Name, kernel, filters, expansion and stride of each block."""
     width, depth = _SCALING[network]
     for stage, (kernel, count, filters, expansion, stride) in enumerate(_STAGES):
         repeats = count if stage in (0, len(_STAGES) - 1) else math.ceil(depth * count)
         for index in range(repeats):
             name = f"block{stage + 1}{'abcdefgh'[index]}"
-            yield _Block(name, kernel, _scaled(filters, width), expansion, 1 if index else stride)
+            yield name, kernel, _scaled(filters, width), expansion, 1 if index else stride
 
 
 def _scaled(filters: int, width: float, divisor: int = 8) -> int:
@@ -70,16 +59,15 @@ def _network(network: str, *, input_tensor: Any, **_: Any) -> Any:
 
     blocks = list(_blocks(network))
     x = _normalised(_convolution(input_tensor, "stem_conv", _STEM, 3, 2), "stem")
-    for number, block in enumerate(blocks):
-        name, entry = block.name, x
-        if block.expansion > 1:
-            x = _convolution(x, f"{name}_expand_conv", block.expansion * x.shape[-1])
+    for number, (name, kernel, filters, expansion, stride) in enumerate(blocks):
+        entry = x  # each an inverted residual block (Sandler et al. 2018)
+        if expansion > 1:
+            x = _convolution(x, f"{name}_expand_conv", expansion * x.shape[-1])
             x = _normalised(x, f"{name}_expand")
-        x = _convolution(x, f"{name}_dwconv", None, block.kernel, block.stride)
-        x = _normalised(x, name)
-        x = _convolution(x, f"{name}_project_conv", block.filters)
+        x = _normalised(_convolution(x, f"{name}_dwconv", None, kernel, stride), name)
+        x = _convolution(x, f"{name}_project_conv", filters)
         x = _normalised(x, f"{name}_project", activated=False)
-        if block.stride == 1 and x.shape[-1] == entry.shape[-1]:
+        if stride == 1 and filters == entry.shape[-1]:
             if drop := _DROP * number / len(blocks):
                 x = layers.Dropout(drop, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
             x = layers.Add(name=f"{name}_add")([x, entry])
@@ -113,46 +101,3 @@ def _normalised(x: Any, name: str, *, activated: bool = True) -> Any:
 
     x = layers.BatchNormalization(axis=3, name=f"{name}_bn")(x)
     return layers.Activation("relu6", name=f"{name}_activation")(x) if activated else x
-
-
-# Layers as PyTorch's checkpoints call them, and as the Keras graph does; the same of one block.
-_LAYERS = dict(
-    zip(
-        ("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc"),
-        ("stem_conv", "stem_bn", "top_conv", "top_bn", "predictions"),
-        strict=True,
-    )
-)
-_BLOCK_LAYERS = dict(
-    zip(
-        ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"),
-        ("expand_conv", "expand_bn", "dwconv", "bn", "project_conv", "project_bn"),
-        strict=True,
-    )
-)
-
-
-def from_torch(network: str, tensors: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """Renames and transposes a PyTorch EfficientNet-Lite checkpoint for the Keras graph.
-
-    Args:
-        network: the backbone's name.
-        tensors: the checkpoint's state dictionary; convolutions ``[out, in, height, width]``.
-
-    Returns:
-        Arrays by Keras layer name, in the order of the layer's weights; ``predictions`` is the
-        1,000-class top.
-    """
-    names = _LAYERS | {
-        f"_blocks.{number}.{layer}": f"{block.name}_{own}"
-        for number, block in enumerate(_blocks(network))
-        for layer, own in _BLOCK_LAYERS.items()
-    }
-    axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
-    converted: dict[str, list[np.ndarray]] = {}
-    for key, tensor in tensors.items():
-        layer, _, part = key.rpartition(".")
-        if part != "num_batches_tracked":  # PyTorch's other parts stand in Keras's order
-            order = (2, 3, 0, 1) if layer.endswith("_depthwise_conv") else axes[tensor.ndim]
-            converted.setdefault(names[layer], []).append(tensor.transpose(order))
-    return converted

@@ -34,9 +34,8 @@ def counts() -> dict[type, Count]:
     from keras.src.applications.convnext import LayerScale  # Keras exports it nowhere
 
     table: list[tuple[Any, ...]] = [
-        (_kernel, k.Dense, k.Conv1D, k.Conv2D, k.Conv3D),
-        (_depthwise, k.DepthwiseConv1D, k.DepthwiseConv2D),
-        (_separable, k.SeparableConv1D, k.SeparableConv2D),
+        (_kernels, k.Dense, k.Conv1D, k.Conv2D, k.Conv3D, k.DepthwiseConv1D, k.DepthwiseConv2D),
+        (_kernels, k.SeparableConv1D, k.SeparableConv2D),
         (_transposed, k.Conv1DTranspose, k.Conv2DTranspose, k.Conv3DTranspose),
         (_einsum, k.EinsumDense),
         (_spectrogram, k.STFTSpectrogram),
@@ -117,21 +116,22 @@ def _unknown(layer: Any, inputs: list[Any], output: Shape) -> int:
     )
 
 
-def _kernel(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return math.prod(output) * math.prod(layer.kernel.shape[:-1])
+def _size(layer: Any) -> int:
+    """Elements of a layer's kernels: each is used once at every place."""
+    return sum(math.prod(part.shape) for part in layer.weights if part.name.endswith("kernel"))
 
 
-def _depthwise(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return math.prod(output) * math.prod(layer.kernel_size)
+def _places(layer: Any, shape: Shape) -> int:
+    first = getattr(layer, "data_format", "") == "channels_first"
+    return math.prod(shape[1:] if first else shape[:-1])
 
 
-def _separable(layer: Any, inputs: list[Any], output: Shape) -> int:
-    kernels = layer.depthwise_kernel, layer.pointwise_kernel
-    return math.prod(output) // layer.filters * sum(math.prod(part.shape) for part in kernels)
+def _kernels(layer: Any, inputs: list[Any], output: Shape) -> int:
+    return _places(layer, output) * _size(layer)
 
 
 def _transposed(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return math.prod(inputs[0]) * math.prod(layer.kernel.shape[:-1])
+    return _places(layer, inputs[0]) * _size(layer)
 
 
 def _einsum(layer: Any, inputs: list[Any], output: Shape) -> int:
@@ -139,13 +139,12 @@ def _einsum(layer: Any, inputs: list[Any], output: Shape) -> int:
     shape = (1, *inputs[0])
     letters = letters.replace("...", "." * (len(shape) - len(letters.replace("...", ""))))
     others = (size for letter, size in zip(letters, shape, strict=True) if letter not in kernel)
-    return math.prod(layer.kernel.shape) * math.prod(others)
+    return _size(layer) * math.prod(others)
 
 
 def _spectrogram(layer: Any, inputs: list[Any], output: Shape) -> int:
     frequencies = layer.weights[0].shape[-1] * (2 if layer.mode == "stft" else 1)
-    frames = math.prod(output) // frequencies
-    return frames * sum(math.prod(weight.shape) for weight in layer.weights)
+    return math.prod(output) // frequencies * _size(layer)
 
 
 def _attention(layer: Any, inputs: list[Any], output: Shape) -> int:
@@ -173,7 +172,7 @@ def _group_query(layer: Any, inputs: list[Any], output: Shape) -> int:
 
 
 def _cell(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return math.prod(layer.kernel.shape) + math.prod(layer.recurrent_kernel.shape)
+    return _size(layer)
 
 
 def _stacked(layer: Any, inputs: list[Any], output: Shape) -> int:
@@ -185,9 +184,8 @@ def _recurrent(layer: Any, inputs: list[Any], output: Shape) -> int:
 
 
 def _conv_lstm(layer: Any, inputs: list[Any], output: Shape) -> int:
-    positions = math.prod(output) // layer.cell.filters
-    steps = 1 if layer.return_sequences else inputs[0][0]
-    return steps * positions * _cell(layer.cell, inputs, output)
+    steps = 1 if layer.return_sequences else inputs[0][0]  # else the output has them
+    return steps * (math.prod(output) // layer.cell.filters) * _size(layer.cell)
 
 
 def _bidirectional(layer: Any, inputs: list[Any], output: Shape) -> int:

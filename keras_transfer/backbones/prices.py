@@ -46,6 +46,10 @@ def prices(backbone: Backbone) -> list[dict[str, Any]]:
     blocks = backbone.blocks
     layers = {layer.name: layer for layer in backbone.model.layers}
     total = sum(block.macs for block in blocks)
+    # What an image takes where the frozen part ends: its features, a map, or the pixels themselves.
+    kept = [2 * int(backbone.model.output_shape[-1])]
+    kept += [block.cut_bytes for block in reversed(blocks[:-1])]
+    kept += [math.prod(backbone.model.input_shape[1:])]
     rows: list[dict[str, Any]] = []
     trained = parameters = 0
     for depth in range(len(blocks) + 1):
@@ -61,7 +65,7 @@ def prices(backbone: Backbone) -> list[dict[str, Any]]:
                 "output_shapes": [list(shape) for shape in block.output_shapes],
                 "trainable_parameters": parameters,
                 "cut": list(blocks[-depth - 1].cut) if depth < len(blocks) else [],
-                "cut_bytes": _kept_bytes(backbone, depth),
+                "cut_bytes": kept[depth],
                 "uncached_macs": total + 2 * trained,
                 "cached_macs": 3 * trained,
                 "speedup": round((total + 2 * trained) / (3 * trained), 2) if trained else None,
@@ -81,15 +85,6 @@ def _learnable(layer: Any) -> int:
     count = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
     layer.trainable = opened
     return count
-
-
-def _kept_bytes(backbone: Backbone, depth: int) -> int:
-    """What an image takes where the frozen part ends."""
-    if depth == 0:
-        return 2 * int(backbone.model.output_shape[-1])
-    if depth == len(backbone.blocks):
-        return math.prod(backbone.model.input_shape[1:])
-    return backbone.blocks[-depth - 1].cut_bytes
 
 
 def render_listing() -> Table:

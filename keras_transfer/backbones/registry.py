@@ -43,16 +43,9 @@ def table(name: str) -> dict[str, dict[str, str]]:
 @functools.cache
 def _families(modality: str) -> dict[str, dict[str, Any]]:
     """What the networks of each family share, as fields of :class:`BackboneSpec`."""
-    found = tomllib.loads((_MODALITIES / modality / "families.toml").read_text(encoding="utf-8"))
-    families = found.pop("families")
-    for name, family in families.items():
-        families[name] = {
-            **found,
-            **family,
-            "weights": tuple(family.get("weights", found["weights"])),
-            "blocks": tuple(map(tuple, family["blocks"])),
-        }
-    return families
+    shared = tomllib.loads((_MODALITIES / modality / "families.toml").read_text(encoding="utf-8"))
+    families = shared.pop("families")
+    return {name: {**shared, **family} for name, family in families.items()}
 
 
 def names() -> list[str]:
@@ -79,16 +72,17 @@ def spec(name: str) -> BackboneSpec:
             remedy="List the backbones with: keras-transfer backbones",
         )
     family = _families(row["modality"])[row["family"]]
-    found = BackboneSpec(
-        name=name,
-        modality=row["modality"],
-        image_size=int(row["image_size"]),
-        parameters=int(row["parameters"]),
-        top1=float(row["top1"]),
-        advice=row["advice"],
-        **family,
-    )
-    return dataclasses.replace(found, constructor=f"{found.constructor}:{name}")
+    settled = {
+        "constructor": f"{family['constructor']}:{name}",
+        "weights": tuple(family["weights"]),
+        "blocks": tuple(map(tuple, family["blocks"])),
+        "image_size": int(row["image_size"]),
+        "parameters": int(row["parameters"]),
+        "top1": float(row["top1"]),
+        "advice": row["advice"],
+        "modality": row["modality"],
+    }
+    return BackboneSpec(**{"name": name, **family, **settled})
 
 
 def add(row: BackboneSpec, layers: Layers) -> None:

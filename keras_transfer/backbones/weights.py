@@ -46,7 +46,7 @@ def resolve(row: BackboneSpec, weights: str) -> Weights | None:
     if weights == "none":
         return None
     if weights == "offline":
-        return Weights(f"The offline weights of {row.name}", offline_weights(row.name))
+        return offline_weights(row.name)
     if weights == "imagenet":
         return imagenet_weights(row)
     path = Path(weights)

@@ -102,7 +102,6 @@ class BackboneSpec:
             block's name.
         pairs: regular expression for the layers at which two live tensors make a cut.
         min_size: the smallest height and width that it accepts.
-        fixed_size: whether only ``image_size`` works.
         weights: the sources that exist for it, among ``imagenet`` and ``offline``.
         licence: SPDX name of the licence of the published weights.
         top1: published ImageNet top-1 accuracy in percent, None where none is published.
@@ -120,7 +119,6 @@ class BackboneSpec:
     blocks: Patterns = ((r"^(block\d+[a-z]*)_", r"\1"),)
     pairs: str = ""
     min_size: int = 32
-    fixed_size: bool = False
     weights: tuple[str, ...] = ("imagenet",)
     licence: str = ""
     top1: float | None = None

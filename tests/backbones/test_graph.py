@@ -36,10 +36,6 @@ def test_two_tensors_are_allowed_where_asked_for() -> None:
     assert [cut.alive for cut in cuts] == [("in",), ("a",), ("a", "b"), ("sum",), ("d",)]
 
 
-def test_cuts_stop_below_the_head() -> None:
-    assert graph.cuts(graph.trace(residual()), end="sum")[-1].alive == ("sum",)
-
-
 def test_split_is_exact_and_shares_weights() -> None:
     model = residual()
     pixels = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)

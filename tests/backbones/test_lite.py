@@ -24,7 +24,7 @@ GOLDEN = [
 @pytest.mark.parametrize(("name", "parameters", "probability"), GOLDEN)
 def test_recognises_a_palace(name: str, parameters: int, probability: float) -> None:
     try:
-        kernel, bias = offline_weights(name)["predictions"]
+        kernel, bias = offline_weights(name).arrays["_fc"]
     except WeightsError as error:
         pytest.skip(str(error))
     backbone = backbones.build(name, weights="offline")
@@ -42,7 +42,7 @@ def test_recognises_a_palace(name: str, parameters: int, probability: float) -> 
 
 
 def test_the_whole_graph_agrees_on_bytes() -> None:
-    kernel, bias = offline_weights("EfficientNetLite0")["predictions"]
+    kernel, bias = offline_weights("EfficientNetLite0").arrays["_fc"]
     backbone = backbones.build("EfficientNetLite0")
     photo = load_sample_image("china.jpg")[:, 106:533]
     pixels = tf.image.resize(photo, (224, 224), "bicubic").numpy()

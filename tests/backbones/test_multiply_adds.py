@@ -87,8 +87,7 @@ PROFILED = {
         lambda: layers.Bidirectional(layers.ConvLSTM2D(5, 3, unroll=True)), FILM
     ),
 }
-# TensorFlow's graph does not show these as products: a sum of weighted terms, or the gradient of a
-# convolution; by hand.
+# TensorFlow's graph does not show these as products of their own; by hand.
 BY_HAND = {
     "AdditiveAttention": (
         Case(layers.AdditiveAttention, (5, 6), (9, 7), (9, 6)), 5 * 9 * (6 + 7)
@@ -102,6 +101,9 @@ BY_HAND = {
     "Conv3DTranspose": (Case(lambda: layers.Conv3DTranspose(5, 3), CUBE), 6 * 7 * 8 * 4 * 27 * 5),
     "Conv2D in groups": (
         Case(lambda: layers.Conv2D(8, 3, groups=2, padding="same"), MAP), 10 * 12 * 8 * 9 * 3
+    ),
+    "Conv2D with channels first": (
+        Case(lambda: layers.Conv2D(7, 3, data_format="channels_first"), (6, 10, 12)), 80 * 7 * 54
     ),
     "SimpleRNNCell": (Case(lambda: layers.SimpleRNNCell(7), (6,), (7,)), 7 * (6 + 7)),
     "GRUCell": (Case(lambda: layers.GRUCell(7), (6,), (7,)), 3 * 7 * (6 + 7)),

