@@ -79,8 +79,7 @@ def _clone(
         copied = keras.models.clone_model(graph, clone_function=layer_like)
         made = type(model)(copied.input, copied.output, name=model.name)
         for old, new in zip(model.layers, made.layers, strict=True):
-            new.set_weights(old.get_weights())
-            if generator := getattr(old, "seed_generator", None):
+            for theirs, mine in zip(old.variables, new.variables, strict=True):  # seeds included
                 # By value: JAX would share the array, and a step gives its inputs away.
-                new.seed_generator.state.assign(np.array(generator.state))
+                mine.assign(np.array(theirs))
     return made

@@ -17,9 +17,7 @@ from .check import photos, randomise
 SIZE = (65, 94)
 
 
-@pytest.fixture(
-    scope="module", params=["EfficientNetLite0", "ResNet50", "MobileNetV3Small", "ConvNeXtTiny"]
-)
+@pytest.fixture(scope="module", params=["EfficientNetLite0", "ResNet50"])
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     built = backbones.build(request.param, image_size=SIZE, weights="none")
     randomise(built.model)
@@ -38,8 +36,6 @@ def test_a_copy_answers_the_same_to_the_last_bit(backbone: Backbone) -> None:
 
 
 def test_a_copy_draws_the_same_chances(backbone: Backbone) -> None:
-    if backbone.spec.name == "ConvNeXtTiny":
-        pytest.skip("its stochastic depth draws from the seed of the process")
     copied = copy_of(backbone)
     pixels = photos(*SIZE)
     found = [np.asarray(one.model(pixels, training=True)) for one in (copied, backbone)]
@@ -72,13 +68,17 @@ def test_training_a_copy_leaves_the_original(backbone: Backbone) -> None:
 def test_a_registered_backbone_is_copied_too() -> None:
     def layers(x: keras.KerasTensor) -> keras.KerasTensor:
         x = keras.layers.Conv2D(4, 3, strides=2, name="block1_conv")(x)
-        return keras.layers.Conv2D(8, 3, name="block2_conv")(keras.ops.relu(x))
+        x = keras.layers.Reshape((-1, 4), name="block2_rows")(keras.ops.relu(x))
+        x = keras.layers.MultiHeadAttention(2, 3, dropout=0.5, name="block2_attention")(x, x)
+        return keras.layers.GRU(5, dropout=0.5, name="block3_rows")(x)
 
     try:
         backbones.register("Copied", layers, image_size=40)
         built = backbones.build("Copied", weights="none")
         copied = copy_of(built)
         pixels = photos(40, 40)
-        np.testing.assert_array_equal(copied.model(pixels), built.model(pixels))
+        for training in (False, True, True):
+            found = [np.asarray(one.model(pixels, training=training)) for one in (copied, built)]
+            np.testing.assert_array_equal(*found)
     finally:
         del backbones.registry._registered["Copied"]
