@@ -32,7 +32,7 @@ def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]
         The blocks, bottom to top; together they hold every layer of the backbone once.
 
     >>> from keras_transfer import build
-    >>> backbone = build("MobileNetV3Small", image_size=64, weights="none")
+    >>> backbone = build("MobileNetV3Small", weights="none")
     >>> [block.name for block in block_map(backbone.model, "MobileNetV3Small")][:3]
     ['conv', 'expanded_conv', 'expanded_conv_1']
     """
@@ -143,7 +143,7 @@ def unfreeze(
         UsageError: there is no such block, or not that many.
 
     >>> from keras_transfer import build
-    >>> backbone = build("MobileNetV3Small", image_size=64, weights="none")
+    >>> backbone = build("MobileNetV3Small", weights="none")
     >>> [block.name for block in unfreeze(backbone.model, 2, backbone.blocks)]
     ['expanded_conv_10', 'conv_1']
     """

@@ -121,10 +121,10 @@ def split(
         UsageError: a name is not in the model, or ``cut`` leaves other tensors alive.
 
     >>> from keras_transfer import build
-    >>> backbone = build("MobileNetV3Small", image_size=64, weights="none")
+    >>> backbone = build("MobileNetV3Small", weights="none")
     >>> below, above = split(backbone.model, backbone.blocks[-3].cut)
     >>> below.output_shape == above.input_shape, above.output_shape
-    (True, (None, 2, 2, 576))
+    (True, (None, 7, 7, 576))
     """
     import keras
 
