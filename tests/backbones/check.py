@@ -25,8 +25,8 @@ from keras_transfer.learn.model import (
     build_classifier,
     cut_blocks,
     levels_of,
+    set_batch_norm,
     start_statistics,
-    train_batch_norm,
 )
 
 LEVELS = 1.0
@@ -77,7 +77,7 @@ def randomise(model: keras.Model, seed: int = 0) -> None:
             else:
                 arrays.append(random.normal(0, 0.1, shape))
         layer.set_weights(arrays)
-    train_batch_norm(model)
+    set_batch_norm(model, trains=True)
     start_statistics(model, photos(*model.input_shape[1:3], count=8))
 
 
