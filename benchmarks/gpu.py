@@ -37,7 +37,7 @@ from keras_transfer.base.threads import prefetch
 from keras_transfer.base.types import LOGITS, Backbone, Dataset, Inputs
 from keras_transfer.fast.resident import Resident
 from keras_transfer.fast.steps import begin_steps
-from keras_transfer.frozen.features import Array, FrozenPart, Views, features_of_view
+from keras_transfer.frozen.features import Array, FrozenPart, Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import planner
 from keras_transfer.learn.batches import Examples, batches, epoch
@@ -241,17 +241,18 @@ def ftu(size: Size, precision: str) -> list[dict[str, Any]]:
         "random", names, labels, tuple(map(str, range(CLASSES))), np.full(len(pixels), "train"),
         names, (), lambda row: b"", pixels,
     )  # fmt: skip
-    jit = devices.jit_policy().compile
+    jit = devices.choose_compute().xla
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         store = ActivationStore(Path(folder), limit=10**12)
         for depth in size.depths:
             backbone, model, cut = made("ResNet50", size, depth)
             begun = time.perf_counter()
-            frozen = FrozenPart(model, backbone, cut, engine="keras", images=len(pixels),
-                                sample=pixels[:32], precision=precision)  # fmt: skip
+            frozen = FrozenPart(model, backbone, cut, engine="keras",
+                                examples_count=len(pixels), sample=pixels[:32],
+                                compute=devices.Compute(precision))  # fmt: skip
             everything = np.arange(len(pixels))
-            _, held = features_of_view(frozen, store, Views(data), everything, 0, Progress())
+            _, held = frozen.inputs(Views(data), everything, 0, store=store, progress=Progress())
             extraction = time.perf_counter() - begun
             common, common_compiling = trials(part(model, ()), Array(pixels), labels, size,
                                               precision, jit)  # fmt: skip
@@ -314,7 +315,7 @@ def main() -> None:
                 record(f"gpu_{backend}", "python benchmarks/gpu.py rates", rows, text)
         print(f"{table(rows)}\n\n{text}")
     if options.part != "rates":
-        precision = devices.precision_policy().name
+        precision = devices.choose_compute().dtype_policy
         rows = ftu(size, precision)
         trials = len(size.batches) * len(size.rates)
         text = (

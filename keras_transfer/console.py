@@ -162,7 +162,7 @@ def cache(rows: Sequence[Mapping[str, Any]], folder: str | os.PathLike[str]) -> 
         table.add_row(
             key["backbone"],
             ", ".join(key["cut"]),
-            str(key["image_size"][0]),
+            str(key.get("shape", ["?"])[0]),
             str(key["view"]),
             f"{row['bytes'] / 2**20:.1f}",
             cache_row(row)["used"] + (" (in use)" if row["in_use"] else ""),

@@ -27,9 +27,7 @@ from keras_transfer.backbones.copying import working_copy
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.base import files
 from keras_transfer.base.clock import Clock
-from keras_transfer.base.compute import devices as list_devices
-from keras_transfer.base.compute import jit_policy, precision_policy
-from keras_transfer.base.distribution import distribute
+from keras_transfer.base.compute import Compute, choose_compute
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.events import EventLog
 from keras_transfer.base.progress import Progress
@@ -45,11 +43,10 @@ from keras_transfer.frozen.engine import (
 )
 from keras_transfer.frozen.features import (
     Array,
+    Continued,
     FrozenPart,
-    Raised,
     Recomputed,
     Views,
-    features_of_view,
     mirroring_is_safe,
 )
 from keras_transfer.frozen.store import ActivationStore, StoreCounts
@@ -214,10 +211,9 @@ def train(
         blocks = cut_blocks(built.blocks, levels)
         head_variables = [v for layer in head_layers(model) for v in layer.variables]
         untrained_head = values_of(head_variables)
-        distribution = distribute(recipe.devices, list_devices())
-        xla = jit_policy(recipe.jit, distributed=distribution is not None)
-        computing = precision_policy(recipe.precision, multiplies_bfloat16=computes_bfloat16())
-        on_device: dict[str, Any] = {"precision": computing.name, "distribution": distribution}
+        compute = choose_compute(
+            recipe.jit, recipe.precision, recipe.devices, multiplies_bfloat16=computes_bfloat16()
+        )
 
         # The plan: what is cached, and what fits the time --------------------------------------
         assert dataset.examples is not None
@@ -226,13 +222,13 @@ def train(
         def frozen_below(cut: tuple[str, ...], recipe: Recipe) -> FrozenPart:
             seen = len(train_rows) * recipe.views + len(validation_rows) + len(test_rows)
             return FrozenPart(
-                model, built, cut, engine=recipe.engine, images=seen, sample=sample,
-                known=shared.pool.dtypes, **on_device,
+                model, built, cut, engine=recipe.engine, examples_count=seen, sample=sample,
+                compute=compute,
             )  # fmt: skip
 
         depth = planner.resolve_depth(blocks, (decided or recipe).unfreeze)
         frozen = frozen_below(shared.base or planner.cut_below(blocks, depth), decided or recipe)
-        measured = shared.measured or _measure(frozen, built, recipe, computing)
+        measured = shared.measured or _measure(frozen, built, recipe, compute)
         plan, recipe = planner.make_plan(
             blocks, decided or recipe, measured,
             train=len(train_rows), validation=len(validation_rows),
@@ -248,8 +244,7 @@ def train(
             between, cut = _between(model, shared.base, cut), shared.base
         if cut != frozen.cut:
             frozen = frozen_below(cut, recipe)
-        frozen.native_seconds = measured.forward
-        for note in _notes(plan, xla, computing, distribution):
+        for note in (str(plan), *compute.notes()):
             progress.note(note)
 
         # The frozen part, once: features for the head, inputs for the second phase -------------
@@ -258,8 +253,8 @@ def train(
             if said:
                 progress.note(said)
             views = Views(dataset, seed=recipe.view_seed, strength=recipe.strength, flip=mirrored)
-            validation_features, validation_inputs = features_of_view(
-                frozen, store, views, validation_rows, 0, progress
+            validation_features, validation_inputs = frozen.inputs(
+                views, validation_rows, 0, store=store, progress=progress
             )
             features, inputs = list[np.ndarray](), list[Inputs]()
             for number in range(recipe.views):
@@ -267,14 +262,14 @@ def train(
                     # Features of random weights are not worth a pass over every view.
                     inputs.append(Recomputed(views, train_rows, number, None))
                     continue
-                found, at_cut = features_of_view(
-                    frozen, store, views, train_rows, number, progress, exact=False
+                found, at_cut = frozen.inputs(
+                    views, train_rows, number, store=store, progress=progress, exact=False
                 )
                 features.append(found)
                 inputs.append(at_cut)
             if between is not None:
-                inputs = [Raised(one, between) for one in inputs]
-                validation_inputs = Raised(validation_inputs, between)
+                inputs = [Continued(one, between) for one in inputs]
+                validation_inputs = Continued(validation_inputs, between)
 
         # The head, solved (or trained by gradient) ---------------------------------------------
         weights = np.ones(len(labels), np.float32)
@@ -288,8 +283,8 @@ def train(
             validation_inputs, validation_labels,
         )  # fmt: skip
         phase: dict[str, Any] = {
-            "depths": backbones.rate_groups(built.blocks), "dtype_policy": computing.name,
-            "distribution": distribution, "xla": xla.compile, "progress": progress,
+            "depths": backbones.rate_groups(built.blocks), "dtype_policy": compute.dtype_policy,
+            "distribution": compute.distribution, "xla": compute.xla, "progress": progress,
             "deadline": deadline,
         }  # fmt: skip
         second_phase = bool(plan.unfreeze and recipe.fine_tune_epochs)
@@ -309,9 +304,9 @@ def train(
                 with ThreadPoolExecutor(1) as aside:
                     # The solver and the tracing of a step hold one core each.
                     solving = aside.submit(solve, shown, validation_features)
-                    uncompiled = computing.name == "float32" and not xla.compile
-                    if suffix and uncompiled and not (random or distribution):
-                        suffix.rounded = computing.rounded
+                    uncompiled = compute.dtype_policy == "float32" and not compute.xla
+                    if suffix and uncompiled and not (random or compute.distribution):
+                        suffix.rounded = compute.rounded
                         trace_ahead(suffix, recipe, examples, phase["depths"])
                     head = solving.result()
                 model.get_layer(LOGITS).set_weights([head.kernel, head.bias])
@@ -325,7 +320,7 @@ def train(
                     targets=targets_of(labels, classes), validation=Array(validation_features),
                 )  # fmt: skip
                 top = shared.pool.head(model, recipe.for_head())
-                working = _working(top, computing, distribution)
+                working = _working(top, compute)
                 checkpoint = state / "head-phase.npz" if state else None
                 done = fine_tune(
                     working, recipe.for_head(), of_head, name="head", checkpoint=checkpoint, **phase
@@ -361,7 +356,7 @@ def train(
                         batch = inputs[0].gather(some[: recipe.batch_size])
                         start_statistics(suffix, batch if len(batch) > 1 else batch[0])
                 checkpoint = state / "fine-tune.npz" if state else None
-                working = _working(suffix, computing, distribution)
+                working = _working(suffix, compute)
                 done = fine_tune(working, recipe, examples, checkpoint=checkpoint, **phase)
                 trained.append(done)
                 history += done.history
@@ -384,7 +379,8 @@ def train(
         if recipe.calibration != "none":
             temperature = calibration.fit_temperature(validation_logits, validation_labels)
         set_temperature(model, temperature)
-        compiled = {
+        computed = compute.to_json()
+        computed["jit"] |= {
             "compilations": sum(one.compilations for one in trained),
             "seconds": round(sum(one.compile_seconds for one in trained), 3),
         }
@@ -393,11 +389,7 @@ def train(
             history=tuple(history), phases=tuple(phases), candidates=candidates,
             temperature=temperature, validation_logits=validation_logits,
             seconds=clock.report(), cache=store.counts if store else StoreCounts(),
-            compute={
-                "jit": dataclasses.asdict(xla) | compiled,
-                "precision": {"name": computing.name, "reason": computing.reason},
-                "devices": list(distribution.devices if distribution else list_devices()[:1]),
-            },
+            compute=computed,
         )  # fmt: skip
         if not judge:
             return fitted
@@ -532,12 +524,12 @@ def _racer(backbone: Backbone, shared: Shared) -> Callable[[Dataset, Recipe], Fi
 
 
 def _measure(
-    frozen: FrozenPart, backbone: Backbone, recipe: Recipe, computing: Any
+    frozen: FrozenPart, backbone: Backbone, recipe: Recipe, compute: Compute
 ) -> planner.Measured:
     """Seconds an image where it would train, and on the engine of the frozen part."""
     forward = frozen.native_rate()
     name, reason = recipe.engine, "asked for"
-    if name == "auto" and (recipe.devices != 1 or computing.name != "float32"):
+    if name == "auto" and (compute.distribution or compute.dtype_policy != "float32"):
         name, reason = "keras", "asked for with the precision or the devices"
     if name == "auto":
         converted = worth_converting(frozen.images, sum(block.macs for block in backbone.blocks))
@@ -550,7 +542,7 @@ def _measure(
         features=frozen.features,
         engine=name,
         reason=reason,
-        step=2.0 if computing.rounded else 3.0,
+        step=2.0 if compute.rounded else 3.0,
     )
 
 
@@ -568,16 +560,6 @@ def _between(model: keras.Model, base: tuple[str, ...], cut: tuple[str, ...]) ->
         return [held[name] for name in cut]
 
     return dataclasses.replace(engine, run=run)
-
-
-def _notes(plan: planner.Plan, xla: Any, computing: Any, distribution: Any) -> list[str]:
-    notes = [
-        str(plan),
-        f"XLA: {'on' if xla.compile else 'off'} ({xla.reason}).",
-        f"Precision: {computing.name} ({computing.reason}).",
-    ]
-    shared = [f"Each batch is shared by {', '.join(distribution.devices)}."] if distribution else []
-    return notes + shared
 
 
 def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
@@ -626,10 +608,10 @@ def _suffix(pool: ModelPool, model: keras.Model, cut: tuple[str, ...], recipe: R
     return suffix
 
 
-def _working(suffix: Suffix, computing: Any, distribution: Any) -> Suffix:
+def _working(suffix: Suffix, compute: Compute) -> Suffix:
     """The suffix as it computes: itself, or a copy in another type or on several devices."""
-    working = working_copy(suffix, computing.name, distribution)
-    working.inference_mode, working.rounded = suffix.inference_mode, computing.rounded
+    working = working_copy(suffix, compute.dtype_policy, compute.distribution)
+    working.inference_mode, working.rounded = suffix.inference_mode, compute.rounded
     return working
 
 

@@ -12,8 +12,7 @@ import keras
 import numpy as np
 
 from keras_transfer.backbones.copying import working_copy
-from keras_transfer.base import compute as devices
-from keras_transfer.base import distribution
+from keras_transfer.base import compute, distribution
 from keras_transfer.base.errors import UsageError
 from keras_transfer.frozen.engine import build_engine
 from keras_transfer.frozen.features import Array
@@ -46,8 +45,8 @@ def problem() -> tuple[Suffix, Examples]:
 
 def train(count: int, recipe: Recipe) -> dict[str, object]:
     suffix, examples = problem()
-    shared = distribution.distribute(count, devices.devices())
-    extracted = build_engine(suffix, "keras", distribution=shared)
+    shared = distribution.distribute(count, compute.hardware())
+    extracted = build_engine(suffix, "keras", compute=compute.Compute(distribution=shared))
     features = extracted.run(examples.views[0].gather(np.arange(7))[0])[0].tolist()
     working = working_copy(suffix, "float32", shared)
     # Where JAX does not compile a step it runs it in Python, and there is nothing to count.

@@ -18,7 +18,7 @@ from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import Backbone, Dataset
 from keras_transfer.frozen.engine import BATCH, keras_engine, seconds_per_image
-from keras_transfer.frozen.features import FrozenPart, Views, features_of_view
+from keras_transfer.frozen.features import FrozenPart, Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import calibration, planner
 from keras_transfer.learn.model import cut_blocks
@@ -217,15 +217,16 @@ class Workbench:
             first,
             also=others,
             engine=recipe.engine,
-            images=len(train) * recipe.views + len(validation),
+            examples_count=len(train) * recipe.views + len(data) - len(train),
             sample=data.examples[train[:BATCH]],
         )
         views = Views(
             data, seed=recipe.view_seed, strength=recipe.strength, flip=recipe.flip == "on"
         )
-        features_of_view(frozen, self.store, views, validation, 0, Progress())
+        kept: dict[str, Any] = {"store": self.store, "progress": Progress()}
+        frozen.inputs(views, validation, 0, **kept)
         for number in range(recipe.views):
-            features_of_view(frozen, self.store, views, train, number, Progress(), exact=False)
+            frozen.inputs(views, train, number, **kept, exact=False)
 
     def _base(self, built: Backbone, recipe: Recipe) -> tuple[str, ...] | None:
         """The stored cut from which a trial goes on; None where that is its own."""

@@ -33,13 +33,13 @@ def require_backend() -> None:
             f"{closest(name, list(BACKENDS))}",
             remedy=f"Set KERAS_BACKEND to one of {', '.join(BACKENDS)}.",
         )
-    if importlib.util.find_spec(name) is not None:
+    there = [one for one in BACKENDS if importlib.util.find_spec(one)]
+    if name in there:
         return
-    others = [other for other in BACKENDS if importlib.util.find_spec(other) is not None]
-    if others and not chosen:
-        os.environ["KERAS_BACKEND"] = others[0]
+    if there and not chosen:
+        os.environ["KERAS_BACKEND"] = there[0]
         return
-    instead = f", or set KERAS_BACKEND={others[0]}" if others else ""
+    instead = f", or set KERAS_BACKEND={there[0]}" if there else ""
     raise UsageError(
         f"Keras is set to run on {name}, which is not installed.",
         remedy=f"pip install {name}{instead}.",
@@ -48,11 +48,9 @@ def require_backend() -> None:
 
 def _configured() -> str | None:
     """The backend that Keras's own settings file names, if there is one."""
-    home = os.environ.get("KERAS_HOME")
-    path = (Path(home) if home else Path.home() / ".keras") / "keras.json"
+    path = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        name = json.loads(path.read_text(encoding="utf-8"))["backend"]
+    except (OSError, ValueError, TypeError, LookupError):
         return None
-    name = held.get("backend") if isinstance(held, dict) else None
     return name if isinstance(name, str) else None

@@ -1,71 +1,126 @@
-"""Where training runs: the devices, the one policy on XLA, and the precision."""
+"""Where and how a model computes: in which type, compiled by XLA or not, on which hardware."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 
-from keras_transfer.base.distribution import has_bfloat16
+from keras_transfer.base.distribution import Distribution, distribute, has_bfloat16
 from keras_transfer.base.errors import UsageError, closest
 
-JIT = ("auto", "on", "off")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+WORDS = {
+    "jit": ("auto", "on", "off"),
+    "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+}
+"""What may be asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
-class JitPolicy:
-    """Whether training steps are compiled by XLA, and why.
+class Compute:
+    """How training steps compute, decided once a run; the default is plain Keras on one CPU.
 
     Attributes:
-        compile: the value for Keras's ``jit_compile``.
-        reason: one sentence for the log and for ``metrics.json``.
-    """
-
-    compile: bool
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Precision:
-    """In which type a model computes while it trains, and why.
-
-    Attributes:
-        name: a Keras dtype policy, one of ``PRECISIONS``. Variables, the head and the loss are
-            float32 in all of them.
-        reason: one sentence for the log and for ``metrics.json``.
+        dtype_policy: the Keras dtype policy of the layers, ``float32``, ``mixed_bfloat16`` or
+            ``mixed_float16``. Variables, the head and the loss are float32 in all of them.
+        dtype_reason: why, in one sentence for the log and for ``metrics.json``.
+        xla: the value for Keras's ``jit_compile``.
+        xla_reason: why.
         rounded: whether the factors of convolutions' gradients may be rounded to bfloat16 where
-            layers compute in float32, see ``gradients.py``.
+            layers compute in float32, see ``fast/gradients.py``.
+        distribution: what shares every batch; None where one device computes all of it.
     """
 
-    name: str
-    reason: str
+    dtype_policy: str = "float32"
+    dtype_reason: str = "the default on a CPU"
+    xla: bool = False
+    xla_reason: str = "no accelerator; XLA slows convolutions on a CPU"
     rounded: bool = False
+    distribution: Distribution | None = None
 
-    @property
-    def compute(self) -> str:
-        """The type of the layers' arithmetic: ``float32``, ``bfloat16`` or ``float16``."""
-        return self.name.removeprefix("mixed_")
+    def to_json(self) -> dict[str, Any]:
+        """The entry ``compute`` of ``metrics.json``."""
+        return {
+            "jit": {"compile": self.xla, "reason": self.xla_reason},
+            "precision": {"name": self.dtype_policy, "reason": self.dtype_reason},
+            "devices": list(self.distribution.names if self.distribution else hardware()[:1]),
+        }
+
+    def notes(self) -> list[str]:
+        """The decisions as sentences."""
+        found = [
+            f"XLA: {'on' if self.xla else 'off'} ({self.xla_reason}).",
+            f"Precision: {self.dtype_policy} ({self.dtype_reason}).",
+        ]
+        if self.distribution:
+            found.append(f"Each batch is shared by {', '.join(self.distribution.names)}.")
+        return found
 
 
-def accelerators() -> list[str]:
-    """The GPUs and TPUs that the Keras backend sees, as Keras names them, such as ``gpu:0``."""
-    return _devices("gpu") + _devices("tpu")
+PLAIN = Compute()
 
 
-def devices() -> list[str]:
-    """The accelerators or, where there are none, the CPU, or what it was divided into."""
-    return accelerators() or _devices("cpu")
+def choose_compute(
+    jit: str = "auto",
+    precision: str = "auto",
+    devices: int | str = 1,
+    *,
+    multiplies_bfloat16: bool = False,
+) -> Compute:
+    """Decides how training steps compute.
+
+    Args:
+        jit: ``on``, ``off``, or ``auto``: XLA on a GPU or TPU, not on a CPU, where it runs
+            convolutional networks 10 to 20 times slower. With JAX everything is XLA.
+        precision: a dtype policy, or ``auto``: on a GPU or TPU ``mixed_bfloat16``, which needs no
+            loss scaling, or ``mixed_float16`` where a GPU has no units for bfloat16; on a CPU
+            ``float32``, since most processors only emulate the others; where this one does not,
+            gradients may be rounded to bfloat16. ``mixed_float16`` on a CPU becomes ``float32``,
+            with a warning.
+        devices: how many share every batch, or ``all``.
+        multiplies_bfloat16: whether the CPU has instructions for bfloat16.
+
+    Raises:
+        UsageError: a word is unknown, or there are not that many devices.
+    """
+    check_words(jit=jit, precision=precision)
+    distribution = distribute(devices, hardware())
+    xla, xla_reason = _xla(jit, shared=distribution is not None)
+    policy, reason = _dtype_policy(precision)
+    usual = precision == "auto" and policy == "float32"
+    rounded = usual and multiplies_bfloat16 and keras.backend.backend() == "tensorflow"
+    if rounded:
+        reason += "; this one multiplies bfloat16, which serves for gradients"
+    return Compute(policy, reason, xla, xla_reason, rounded, distribution)
 
 
-def _devices(kind: str) -> list[str]:
-    try:
-        return list(keras.distribution.list_devices(kind))
-    except (RuntimeError, ValueError):
-        # JAX raises for a kind of device that its installation does not support.
-        return []
+def _xla(jit: str, *, shared: bool) -> tuple[bool, str]:
+    if keras.backend.backend() == "jax":
+        return True, "JAX compiles every step with XLA"
+    if shared:
+        return False, "tf.distribute adds gradients up outside of what XLA compiles"
+    if jit != "auto":
+        return jit == "on", "asked for" if jit == "on" else "switched off"
+    found = accelerators()
+    return bool(found), f"XLA is faster on {found[0]}" if found else PLAIN.xla_reason
+
+
+def _dtype_policy(precision: str) -> tuple[str, str]:
+    found = accelerators()
+    if precision == "mixed_float16" and not found:
+        warnings.warn(
+            "mixed_float16 needs a GPU; on this CPU training goes on in float32.", stacklevel=3
+        )
+        return "float32", "float16 was asked for, but a CPU only emulates it"
+    if precision != "auto":
+        return precision, "asked for"
+    if not found:
+        return PLAIN.dtype_policy, PLAIN.dtype_reason
+    name = "mixed_bfloat16" if has_bfloat16(found[0]) else "mixed_float16"
+    return name, f"the default on {found[0]}"
 
 
 def check_words(**choices: str) -> None:
@@ -75,73 +130,29 @@ def check_words(**choices: str) -> None:
         UsageError: a word is unknown; the message names near ones.
     """
     for name, choice in choices.items():
-        known = {"jit": JIT, "precision": ("auto", *PRECISIONS)}[name]
-        if choice not in known:
+        if choice not in WORDS[name]:
             raise UsageError(
-                f"Unknown {name} {choice!r}.{closest(str(choice), list(known))}",
-                remedy=f"Use --{name} with one of {', '.join(known)}.",
+                f"Unknown {name} {choice!r}.{closest(str(choice), list(WORDS[name]))}",
+                remedy=f"Use --{name} with one of {', '.join(WORDS[name])}.",
             )
 
 
-def jit_policy(choice: str = "auto", *, distributed: bool = False) -> JitPolicy:
-    """Decides on XLA for training steps.
-
-    Args:
-        choice: ``on``, ``off``, or ``auto``: compile on a GPU or TPU, not on a CPU, where XLA runs
-            convolutional networks 10 to 20 times slower (TensorFlow 2.21, EfficientNet-Lite0 at
-            224 px: 13 ms an image without, 143 ms with it). With JAX everything is XLA.
-        distributed: whether the step runs on several devices.
-
-    Raises:
-        UsageError: the choice is none of the three.
-    """
-    check_words(jit=choice)
-    if keras.backend.backend() == "jax":
-        return JitPolicy(True, "JAX compiles every step with XLA")
-    if distributed:
-        return JitPolicy(False, "tf.distribute adds gradients up outside of what XLA compiles")
-    if choice == "on":
-        return JitPolicy(True, "asked for")
-    if choice == "off":
-        return JitPolicy(False, "switched off")
-    found = accelerators()
-    if found:
-        return JitPolicy(True, f"XLA is faster on {found[0]}")
-    return JitPolicy(False, "no accelerator; XLA slows convolutions on a CPU")
+def accelerators() -> list[str]:
+    """The GPUs and TPUs that the Keras backend sees, as Keras names them, such as ``gpu:0``."""
+    return _listed("gpu") + _listed("tpu")
 
 
-def precision_policy(choice: str = "auto", *, multiplies_bfloat16: bool = False) -> Precision:
-    """Decides in which type layers compute.
+def hardware() -> list[str]:
+    """The accelerators or, where there are none, the CPU, or what it was divided into."""
+    return accelerators() or _listed("cpu")
 
-    Args:
-        choice: one of ``PRECISIONS``, or ``auto``: on a GPU or TPU ``mixed_bfloat16``, which needs
-            no loss scaling, or ``mixed_float16`` where a GPU has no units for bfloat16; on a CPU
-            ``float32``, since most processors only emulate the others; where this one does not
-            emulate bfloat16, gradients may be rounded to it.
-        multiplies_bfloat16: whether the CPU has instructions for bfloat16.
 
-    Returns:
-        The decision. float16 on a CPU becomes float32, with a warning: it is emulated there.
-
-    Raises:
-        UsageError: the choice is unknown; the message names near ones.
-    """
-    check_words(precision=choice)
-    found = accelerators()
-    if choice == "mixed_float16" and not found:
-        warnings.warn(
-            "mixed_float16 needs a GPU; on this CPU training goes on in float32.", stacklevel=2
-        )
-        return Precision("float32", "float16 was asked for, but a CPU only emulates it")
-    if choice != "auto":
-        return Precision(choice, "asked for")
-    if found:
-        name = "mixed_bfloat16" if has_bfloat16(found[0]) else "mixed_float16"
-        return Precision(name, f"the default on {found[0]}")
-    if multiplies_bfloat16 and keras.backend.backend() == "tensorflow":
-        reason = "the default on a CPU; this one multiplies bfloat16, which serves for gradients"
-        return Precision("float32", reason, rounded=True)
-    return Precision("float32", "the default on a CPU")
+def _listed(kind: str) -> list[str]:
+    try:
+        return list(keras.distribution.list_devices(kind))
+    except (RuntimeError, ValueError):
+        # JAX raises for a kind of device that its installation does not support.
+        return []
 
 
 def keep_compiled(folder: Path) -> None:
@@ -166,9 +177,7 @@ def keep_compiled(folder: Path) -> None:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device's memory is full, in the backends' own types."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    if "ResourceExhaustedError" in names:
-        return True
-    # JAX has one type for all that the device reports; the status is in the text.
-    return bool(names & {"XlaRuntimeError", "JaxRuntimeError"}) and "RESOURCE_EXHAUSTED" in str(
-        error
-    )
+    if names & {"XlaRuntimeError", "JaxRuntimeError"}:
+        # JAX has one type for all that the device reports; the status is in the text.
+        return "RESOURCE_EXHAUSTED" in str(error)
+    return "ResourceExhaustedError" in names

@@ -19,44 +19,44 @@ class Distribution:
     """The devices that share every batch.
 
     Args:
-        devices: their names as Keras lists them, such as ``gpu:0``; at least one.
+        names: as Keras lists them, such as ``gpu:0``; at least one.
 
     Attributes:
-        devices: those names.
+        names: those names.
         replicas: how many separate parts a step's loss is added up from: the number of devices on
             TensorFlow, 1 on JAX, where a step sees the whole batch.
     """
 
-    def __init__(self, devices: Sequence[str]) -> None:
-        self.devices = tuple(devices)
-        self._strategy: Any = None
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
         self.replicas = 1
+        self._shared: Any
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            self._strategy = tf.distribute.MirroredStrategy([name.upper() for name in devices])
-            self.replicas = len(self.devices)
+            self._shared = tf.distribute.MirroredStrategy([name.upper() for name in names])
+            self.replicas = len(self.names)
         else:
-            self._parallel = keras.distribution.DataParallel(
-                devices=list(self.devices), auto_shard_dataset=False
+            self._shared = keras.distribution.DataParallel(
+                devices=list(names), auto_shard_dataset=False
             )
 
     def __len__(self) -> int:
-        return len(self.devices)
+        return len(self.names)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Variables made, and steps taken, within the block belong to all devices."""
-        return self._strategy.scope() if self._strategy else self._parallel.scope()
+        return self._shared.scope()
 
     def place(self, batch: Any) -> Any:
         """Sends nested arrays to the devices, their rows cut into as many equal parts."""
         return keras.tree.map_structure(self._place, batch)
 
     def _place(self, array: np.ndarray) -> Any:
-        if self._strategy is None:
+        if keras.backend.backend() != "tensorflow":
             import jax
 
-            layout = self._parallel.get_data_layout(array.shape)
+            layout = self._shared.get_data_layout(array.shape)
             return jax.device_put(array, layout.backend_layout)
         import tensorflow as tf
 
@@ -64,10 +64,10 @@ class Distribution:
 
         def part(context: Any) -> Any:
             number = context.replica_id_in_sync_group
-            with tf.device(self.devices[number].upper()):
+            with tf.device(self.names[number].upper()):
                 return tf.convert_to_tensor(parts[number])
 
-        return self._strategy.experimental_distribute_values_from_function(part)
+        return self._shared.experimental_distribute_values_from_function(part)
 
 
 def place(batch: Any) -> Any:
@@ -103,24 +103,24 @@ def has_bfloat16(device: str) -> bool:
         import jax
 
         text = getattr(jax.devices("gpu")[int(number)], "compute_capability", None)
-        version = None if text is None else tuple(int(part) for part in str(text).split("."))
-    return version is None or tuple(version) >= (8, 0)
+        version = text and [int(part) for part in str(text).split(".")]
+    return version is None or version[0] >= 8
 
 
-def distribute(devices: int | str, found: Sequence[str]) -> Distribution | None:
+def distribute(wanted: int | str, found: Sequence[str]) -> Distribution | None:
     """The devices asked for; None where that is one.
 
     Args:
-        devices: how many, or ``all``.
+        wanted: how many, or ``all``.
         found: the names of those that there are.
 
     Raises:
         UsageError: there are not that many.
     """
-    count = len(found) if devices == "all" else devices
+    count = len(found) if wanted == "all" else wanted
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= len(found):
         raise UsageError(
-            f"{devices!r} devices were asked for; Keras sees {len(found)}: {', '.join(found)}.",
+            f"{wanted!r} devices were asked for; Keras sees {len(found)}: {', '.join(found)}.",
             remedy=f"Use --devices with a number from 1 to {len(found)}, or all.",
         )
     return Distribution(found[:count]) if count > 1 else None

@@ -6,9 +6,10 @@ import contextlib
 import contextvars
 import hashlib
 import json
+import math
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,14 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _beside(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """A target, its folder made, and a hidden name beside it that nothing else has."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{target.stem[:40]}-{uuid.uuid4().hex[:12]}{target.suffix}"
+    return target, target.with_name(name)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary sibling of ``path`` that takes its place when the block ends well.
@@ -70,14 +79,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary name keeps the suffix, since several writers choose their format by it.
     Nothing is left behind, and ``path`` is untouched, when the block raises.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=target.parent
-    )
-    os.close(handle)
-    os.chmod(name, 0o666 & ~_umask())
-    temporary = Path(name)
+    target, temporary = _beside(path)
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
         with open(temporary, "rb") as stream:
@@ -98,21 +101,17 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
     Raises:
         FileExistsError: ``path`` exists and ``replace`` is false.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target, temporary = _beside(path)
     if target.exists() and not replace:
         raise FileExistsError(target)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
-    os.chmod(temporary, 0o777 & ~_umask())
+    temporary.mkdir()
+    retired = temporary.with_name(temporary.name + "-old")
     try:
         yield temporary
         if target.exists():
-            retired = temporary.with_name(temporary.name + "-old")
-            os.rename(target, retired)
-            os.rename(temporary, target)
-            shutil.rmtree(retired)
-        else:
-            os.rename(temporary, target)
+            target.rename(retired)
+        temporary.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -122,11 +121,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> None:
-    """Writes ``pieces``, one after the other, atomically."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        for piece in pieces:
-            stream.write(piece)
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
+    """Writes ``data`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -142,12 +140,6 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

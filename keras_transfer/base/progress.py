@@ -23,7 +23,7 @@ class Progress:
 
     @contextlib.contextmanager
     def step(self, name: str, total: int) -> Iterator[Callable[..., None]]:
-        """Yields ``advance(units, info="")``, to be called as the work goes on."""
+        """Yields ``advance(units=1, info="")``, to be called as the work goes on."""
         yield lambda units=1, info="": None
 
 

@@ -17,21 +17,23 @@ def quiet_stdio() -> Iterator[None]:
     ``sys.stderr``; that object itself stays, since absl keeps what it finds when it is imported.
     In a notebook it is no descriptor's, so that log records below a warning are held back as well.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    saved = os.dup(1), os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
+    saved = {number: os.dup(number) for number in (1, 2)}
     level = logging.root.manager.disable
+    _flush()
     logging.disable(max(level, logging.INFO))
     try:
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
+        with open(os.devnull, "wb") as sink:
+            for number in saved:
+                os.dup2(sink.fileno(), number)
         yield
     finally:
         logging.disable(level)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
-        for descriptor in (*saved, sink):
-            os.close(descriptor)
+        _flush()
+        for number, copy in saved.items():
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()

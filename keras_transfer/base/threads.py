@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+import collections
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
-def prefetch(source: Iterator[Any], depth: int = 2) -> Generator[Any]:
-    """Prepares the next batches in a thread while the step computes on the present one."""
-    ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-    end = object()
+def prefetch(source: Iterator[Any], depth: int = 3) -> Generator[Any]:
+    """Prepares the next ``depth`` batches in a thread while the step computes on the present one.
 
-    def offer(item: Any) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for batch in source:
-                offer(batch)
-                if stop.is_set():
-                    return
-            offer(end)
-        except BaseException as error:
-            offer(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    What ``source`` raises is raised where the batch would have come.
+    """
+    end, pool = object(), ThreadPoolExecutor(1)
+    ahead = collections.deque(pool.submit(next, source, end) for _ in range(depth))
     try:
-        while (item := ready.get()) is not end:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        while (batch := ahead.popleft().result()) is not end:
+            ahead.append(pool.submit(next, source, end))
+            yield batch
     finally:
-        stop.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer.base.events import field
 from keras_transfer.export import quantise
 from keras_transfer.export.formats import Format
 from keras_transfer.export.metadata import ModelInfo, add_metadata
@@ -252,3 +251,16 @@ def _erfc(graph: Any, node: Any, name: str, _: Any) -> None:
         shapes=[shape],
         dtypes=[dtype],
     )
+
+
+def field(number: int, payload: bytes) -> bytes:
+    """A protocol buffer field of known length: text, bytes or a message."""
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])

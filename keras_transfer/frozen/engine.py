@@ -1,4 +1,4 @@
-"""Runs what never trains: Keras itself, or an inference engine where that is faster.
+"""Runs what never trains: Keras itself, or an inference engine where there is work enough for it.
 
 On a CPU, OpenVINO runs a frozen network two to six times faster than the framework that trains it.
 The seam is one callable: a batch in, a list of arrays out.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+import timeit
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from keras_transfer.backbones.copying import working_copy
 from keras_transfer.backbones.multiply_adds import model_macs
 from keras_transfer.base import files
-from keras_transfer.base.compute import accelerators, keep_compiled
+from keras_transfer.base.compute import PLAIN, Compute, accelerators, keep_compiled
 from keras_transfer.base.distribution import Distribution, place
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.quiet import quiet_stdio
@@ -32,19 +33,14 @@ ENGINES = ("auto", "keras", "openvino", "openvino-bfloat16")
 BATCH = 32
 Batch = np.ndarray | list[np.ndarray]
 
-# Images that OpenVINO is given at a time. What the layers of more hand to each other does not stay
-# in a processor's cache: on two cores 32 take 12 to 17 % longer at 224 px, 2 to 14 % at 128 px.
+# Examples that OpenVINO is given at a time: what the layers of more of them hand to each other does
+# not stay in a processor's cache.
 _OPENVINO_ROWS = 8
-
-# Multiply-adds that take as long in Keras as a conversion to OpenVINO, one to two seconds,
-# together with what OpenVINO then needs for them.
+# Multiply-adds that take as long in Keras as a conversion to OpenVINO, one to two seconds, together
+# with what OpenVINO then needs for them.
 _WORTH_CONVERTING = 50e9
-# Images for which tracing a network, a second for a large one, takes as long as it saves.
+# Examples for which tracing a network, a second for a large one, takes as long as it saves.
 _WORTH_TRACING = 200
-# A rate that is this much worse, and stays it when both engines are timed in turn so many times, is
-# no accident of the machine's load.
-_CLEARLY_SLOWER = 1.25
-_TURNS = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,118 +51,83 @@ class Engine:
         name: ``keras``, ``openvino`` or ``openvino-bfloat16``.
         run: takes one batch, uint8 or float ``[n, ...]``, or a list of such arrays for a model of
             several inputs; returns a list of float32 arrays, one an output, with n rows each.
-        build_seconds: what making it ready took.
-        seconds_per_image: measured on one warm batch; 0 where nothing was measured.
         reason: why this engine was chosen, in one sentence.
         rounded: makes the same network ready in bfloat16, where that is faster; None elsewhere.
     """
 
     name: str
     run: Callable[[Batch], list[np.ndarray]]
-    build_seconds: float = 0.0
-    seconds_per_image: float = 0.0
     reason: str = "asked for"
     rounded: Callable[[], Engine] | None = None
 
-    def predict(self, images: np.ndarray, batch_size: int = BATCH) -> list[np.ndarray]:
-        """Runs all of ``images`` in batches and joins the outputs."""
-        parts = [
-            self.run(images[start : start + batch_size])
-            for start in range(0, len(images), batch_size)
-        ]
+    def predict(self, examples: np.ndarray, batch_size: int = BATCH) -> list[np.ndarray]:
+        """Runs all of ``examples`` in batches and joins the outputs."""
+        starts = range(0, len(examples), batch_size)
+        parts = [self.run(examples[start : start + batch_size]) for start in starts]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def build_engine(
-    model: keras.Model,
-    name: str = "auto",
-    *,
-    images: int = 0,
-    sample: np.ndarray | None = None,
-    precision: str = "float32",
-    distribution: Distribution | None = None,
-    native_seconds: float = 0.0,
-) -> Engine:
-    """Makes a model ready to run forward, in inference mode.
+def choose_engine(
+    model: keras.Model, name: str = "auto", *, images: int = 0, compute: Compute = PLAIN
+) -> tuple[str, str]:
+    """The engine for a model, and why: by counting alone, so that it is the same every time.
 
     Args:
-        model: a functional model with one input.
-        name: one of ``ENGINES``. ``auto`` takes OpenVINO where ``images`` images are work enough to
-            pay for the conversion and the sample shows that it is not slower. float32 unless asked
-            for by name.
-        images: how many images will be run; 0 where that is not known.
-        sample: a batch to measure on, at least one image.
-        native_seconds: what an image takes in Keras, where that is known; measured otherwise.
+        model: a functional model.
+        name: one of ``ENGINES``. ``auto`` takes OpenVINO where ``images`` examples are work enough
+            to pay for the conversion.
+        images: how many examples will be run; 0 where that is not known.
+        compute: how Keras would compute.
 
     Raises:
-        UsageError: the engine is unknown, or not to be had here.
+        UsageError: the engine is unknown.
     """
     if name not in ENGINES:
         raise UsageError(
             f"Unknown engine {name!r}.{closest(name, list(ENGINES))}",
             remedy=f"Choose one of {', '.join(ENGINES)}.",
         )
-    if name.startswith("openvino"):
-        return _openvino_engine(model, name)
-    traced = not 0 < images < _WORTH_TRACING
-    native = keras_engine(working_copy(model, precision, distribution), distribution, traced=traced)
-    if name == "keras":
-        return native
-    if distribution:
-        return dataclasses.replace(native, reason=f"{len(distribution)} devices run Keras")
-    if accelerators() or precision != "float32":
-        what = "an accelerator runs" if accelerators() else f"{precision} is for"
-        return dataclasses.replace(native, reason=f"{what} Keras")
-    return _choose(model, native, images, sample, native_seconds)
-
-
-def _choose(
-    model: keras.Model,
-    native: Engine,
-    images: int,
-    sample: np.ndarray | None,
-    native_seconds: float,
-) -> Engine:
-    """OpenVINO where there is work enough to pay for its conversion, unless it proves slower.
-
-    What is enough is counted, not timed: the same run must choose the same engine each time, or
-    its figures would change in the last digits with the machine's load, and runs at once would not
-    share a store. A rate that looks much worse is therefore not believed before both have been
-    timed again in turn.
-    """
+    if name != "auto":
+        return name, "asked for"
+    if compute.distribution:
+        return "keras", f"Keras shares a batch among {len(compute.distribution)}"
+    if accelerators():
+        return "keras", "an accelerator runs Keras"
+    if compute.dtype_policy != "float32":
+        return "keras", f"{compute.dtype_policy} is for Keras"
     each = model_macs(model)
-    if sample is None or not len(sample) or not worth_converting(images, each):
-        return dataclasses.replace(
-            native,
-            reason=f"{images} images of {each / 1e6:.0f} million multiply-adds do not pay "
-            "for a conversion",
-        )
-    try:
-        other = _openvino_engine(model, "openvino")
-    except (UsageError, RuntimeError, ValueError, TypeError) as error:
-        why = str(error).splitlines()[0]
-        return dataclasses.replace(native, reason=f"OpenVINO cannot run this model: {why}")
-    batch = np.resize(sample[:BATCH], (BATCH, *sample.shape[1:]))
-    rates = [native_seconds or seconds_per_image(native, batch), seconds_per_image(other, batch)]
-    for turn in range(_TURNS):
-        if rates[1] <= _CLEARLY_SLOWER * rates[0]:
-            break
-        again = [seconds_per_image(one, batch, warm=True) for one in (native, other)]
-        # What Keras took before another process came is no measure of what it takes beside it.
-        rates = again if turn == 0 else [min(pair) for pair in zip(rates, again, strict=True)]
-    said = f"OpenVINO runs at {rates[0] / rates[1]:.1f} times Keras's rate here"
-    if rates[1] > _CLEARLY_SLOWER * rates[0]:
-        return dataclasses.replace(native, seconds_per_image=rates[0], reason=said)
-    return dataclasses.replace(other, seconds_per_image=rates[1], reason=said)
+    counted = f"{images} images of {each / 1e6:.0f} million multiply-adds"
+    if not worth_converting(images, each):
+        return "keras", f"{counted} do not pay for a conversion"
+    return "openvino", f"{counted} pay for a conversion"
+
+
+def build_engine(
+    model: keras.Model, name: str = "auto", *, images: int = 0, compute: Compute = PLAIN
+) -> Engine:
+    """Makes a model ready to run forward, in inference mode; for the arguments see
+    :func:`choose_engine`. What ``auto`` cannot hand to OpenVINO runs in Keras.
+
+    Raises:
+        UsageError: the engine is unknown, or not to be had here.
+    """
+    chosen, reason = choose_engine(model, name, images=images, compute=compute)
+    if chosen != "keras":
+        try:
+            return dataclasses.replace(_openvino_engine(model, chosen), reason=reason)
+        except (UsageError, RuntimeError, ValueError, TypeError) as error:
+            if name != "auto":
+                raise
+            reason = f"OpenVINO cannot run this model: {str(error).splitlines()[0]}"
+    shared = compute.distribution
+    copied = working_copy(model, compute.dtype_policy, shared)
+    native = keras_engine(copied, shared, traced=worth_tracing(images))
+    return dataclasses.replace(native, reason=reason)
 
 
 def predict_probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Probabilities float32 ``[n, classes]`` of uint8 images ``[n, height, width, 3]``.
-
-    Runs on whatever is fastest for that many images, in float32.
-    """
-    runner = build_engine(model, "auto", images=len(images), sample=images[:BATCH])
-    return runner.predict(images)[0]
+    """Probabilities float32 ``[n, classes]`` of examples ``[n, ...]``, as ``auto`` runs them."""
+    return build_engine(model, images=len(images)).predict(images)[0]
 
 
 def worth_converting(images: int, multiply_adds: int) -> bool:
@@ -174,22 +135,15 @@ def worth_converting(images: int, multiply_adds: int) -> bool:
     return not accelerators() and images * multiply_adds >= _WORTH_CONVERTING
 
 
-def seconds_per_image(engine: Engine, batch: np.ndarray, *, warm: bool = False) -> float:
-    """The better of two timings of a batch that has run before, divided by its images.
+def worth_tracing(images: int) -> bool:
+    """Whether Keras is to make a graph of a model that runs so many images; 0 is not known."""
+    return not 0 < images < _WORTH_TRACING
 
-    Args:
-        engine: what runs it.
-        batch: its images.
-        warm: whether the engine has run a batch of this shape already.
-    """
-    if not warm:
-        engine.run(batch)
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        engine.run(batch)
-        times.append(time.perf_counter() - start)
-    return min(times) / len(batch)
+
+def seconds_per_image(engine: Engine, batch: np.ndarray) -> float:
+    """The better of two timings of a batch that has run before, divided by its rows."""
+    engine.run(batch)
+    return min(timeit.repeat(lambda: engine.run(batch), number=1, repeat=2)) / len(batch)
 
 
 def keras_engine(
@@ -197,14 +151,14 @@ def keras_engine(
 ) -> Engine:
     """Runs a model by Keras.
 
-    Where XLA compiles, or devices share the work, every batch is filled up to the rows of the
+    Where XLA compiles, or several share the work, every batch is filled up to the rows of the
     largest so far: batches come largest first, so that one shape is compiled.
 
     Args:
         model: a functional model.
-        distribution: devices that share every batch.
+        distribution: what shares every batch.
         traced: whether TensorFlow on a CPU makes a graph of the model first, which then runs two
-            to three times faster (Lite0 at 128 px: 3.7 ms an image for 11.3, on two cores).
+            to three times faster.
     """
     compiled = bool(accelerators()) or keras.backend.backend() == "jax" or distribution is not None
     share = len(distribution) if distribution else 1
@@ -218,9 +172,8 @@ def keras_engine(
         rows = len(tensors[0])
         if compiled:
             static = max(static, -(-rows // share) * share)
-            padded = [np.resize(t, (static, *t.shape[1:])) for t in tensors]
             with distribution.scope() if distribution else contextlib.nullcontext():
-                placed = (distribution.place if distribution else place)(padded)
+                placed = (distribution.place if distribution else place)(filled(tensors, static))
                 outputs = model.predict_on_batch(placed if len(placed) > 1 else placed[0])
         elif traced:
             outputs = frozen_graph.run(model, batch)
@@ -232,8 +185,12 @@ def keras_engine(
     return Engine("keras", run)
 
 
+def filled(tensors: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
+    """Arrays of fewer rows made as long by repeating what they hold."""
+    return [np.resize(tensor, (rows, *tensor.shape[1:])) for tensor in tensors]
+
+
 def _openvino_engine(model: keras.Model, name: str) -> Engine:
-    start = time.perf_counter()
     core = _core()
     with tempfile.TemporaryDirectory() as folder:
         on_tensorflow = keras.backend.backend() == "tensorflow"
@@ -253,11 +210,10 @@ def _openvino_engine(model: keras.Model, name: str) -> Engine:
         _keep_outputs(converted, len(model.outputs))
         dtypes = [np.dtype(keras.backend.standardize_dtype(one.dtype)) for one in model.inputs]
         made = _compiled(core, converted, name, dtypes)
-    rounded = None
-    if name == "openvino" and computes_bfloat16():
-        rounded = functools.partial(_compiled, core, converted, "openvino-bfloat16", dtypes)
-    seconds = time.perf_counter() - start
-    return dataclasses.replace(made, build_seconds=seconds, rounded=rounded)
+    if name != "openvino" or not computes_bfloat16():
+        return made
+    rounded = functools.partial(_compiled, core, converted, "openvino-bfloat16", dtypes)
+    return dataclasses.replace(made, rounded=rounded)
 
 
 def _core() -> Any:
@@ -277,17 +233,22 @@ def _core() -> Any:
 @functools.cache
 def computes_bfloat16() -> bool:
     """Whether this processor has instructions for bfloat16, and OpenVINO is there to use them."""
-    try:
-        return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    except UsageError:
+    if importlib.util.find_spec("openvino") is None:
         return False
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _compiled(core: Any, converted: Any, name: str, dtypes: list[np.dtype[Any]]) -> Engine:
+    """A converted network made ready, in float32 or in bfloat16."""
+    rounds = name.endswith("bfloat16")
+    for operation in converted.get_ops() if rounds else ():
+        # OpenVINO leaves what lies between the last convolution and an output in float32: without
+        # this, a value would depend on which others are outputs beside it.
+        operation.get_rt_info()["enforceBF16evenForGraphTail"] = "YES"
     settings: dict[str, Any] = {
         # Latency mode gives one request all cores; throughput mode would want many requests.
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "bf16" if name.endswith("bfloat16") else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if rounds else "f32",
     }
     compiled = core.compile_model(converted, "CPU", settings)
     request = compiled.create_infer_request()
@@ -318,12 +279,12 @@ def _keep_outputs(converted: Any, count: int) -> None:
     Raises:
         RuntimeError: the model's own outputs cannot be told from others.
     """
-    own = [f"Identity_{number}:0" if number else "Identity:0" for number in range(count)]
-    results = {result.get_friendly_name(): result for result in converted.get_results()}
+    results = converted.get_results()
     if len(results) == count:
         return
-    if not results.keys() >= set(own):
+    own = {"Identity:0", *(f"Identity_{number}:0" for number in range(1, count))}
+    others = [result for result in results if result.get_friendly_name() not in own]
+    if len(results) - len(others) != count:
         raise RuntimeError(f"of {len(results)} outputs, {count} should be the model's")
-    for name, result in results.items():
-        if name not in own:
-            converted.remove_result(result)
+    for result in others:
+        converted.remove_result(result)

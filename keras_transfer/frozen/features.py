@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from keras_transfer.backbones.graph import tensors
-from keras_transfer.base.distribution import Distribution
+from keras_transfer.base import files
+from keras_transfer.base.compute import PLAIN, Compute, accelerators
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.threads import prefetch
 from keras_transfer.base.types import LEVELS, POOL, Backbone, Dataset, Inputs
@@ -21,10 +23,13 @@ from keras_transfer.frozen.engine import (
     BATCH,
     Engine,
     build_engine,
+    choose_engine,
     computes_bfloat16,
+    filled,
     seconds_per_image,
+    worth_tracing,
 )
-from keras_transfer.frozen.store import ActivationKey, ActivationStore, iterate
+from keras_transfer.frozen.store import ActivationKey, ActivationStore
 from keras_transfer.modalities.image import pipeline
 
 # Beyond this float16 overflows; such a cut is stored in float32.
@@ -36,10 +41,10 @@ _AGREEMENT = 0.05
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Views:
-    """Draws views of a data set's images.
+    """Draws views of a data set's examples.
 
     Attributes:
-        dataset: with pixels.
+        dataset: with examples.
         seed: of the augmentation.
         strength: of the augmentation.
         flip: whether it mirrors.
@@ -50,15 +55,20 @@ class Views:
     strength: float = 1.0
     flip: bool = True
 
-    def pixels(self, rows: np.ndarray, view: int) -> np.ndarray:
-        """uint8 ``[rows, height, width, 3]``: view 0 is clean, the others are augmented."""
+    @property
+    def rule(self) -> str:
+        """Name and version of what makes examples of bytes, and views of examples."""
+        return f"image {pipeline.POLICY_VERSION}"
+
+    def draw(self, rows: np.ndarray, number: int) -> np.ndarray:
+        """Examples ``[rows, ...]``: view 0 is clean, the others are augmented."""
         assert self.dataset.examples is not None
         clean = self.dataset.examples[rows]
-        if view == 0:
+        if number == 0:
             return clean
         digests = [self.dataset.digests[row] for row in rows]
         return pipeline.augment(
-            clean, digests, view=view, seed=self.seed, strength=self.strength, flip=self.flip
+            clean, digests, view=number, seed=self.seed, strength=self.strength, flip=self.flip
         )
 
 
@@ -79,30 +89,32 @@ class Array:
 
 
 class Recomputed:
-    """Inputs computed when asked for: pixels of a view, through the frozen part if there is one.
+    """Inputs computed when asked for: examples of a view, through the frozen part if there is one.
 
     Args:
-        views: draws the pixels.
+        views: draws the examples.
         rows: positions in the data set.
-        view: which view.
-        frozen: runs the part below the cut; None where the cut is at the pixels.
+        number: which view.
+        engine: runs the part below the cut; None where the cut is at the examples.
     """
 
     held = False
 
-    def __init__(self, views: Views, rows: np.ndarray, view: int, frozen: Engine | None) -> None:
-        self._views, self._rows, self._view, self._frozen = views, rows, view, frozen
+    def __init__(
+        self, views: Views, rows: np.ndarray, number: int, engine: Engine | None = None
+    ) -> None:
+        self._views, self._rows, self._number, self._engine = views, rows, number, engine
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def gather(self, rows: np.ndarray) -> list[np.ndarray]:
         """The tensors at the cut of the images at ``rows``."""
-        pixels = self._views.pixels(self._rows[rows], self._view)
-        return [pixels] if self._frozen is None else self._frozen.run(pixels)
+        examples = self._views.draw(self._rows[rows], self._number)
+        return [examples] if self._engine is None else self._engine.run(examples)
 
 
-class Raised:
+class Continued:
     """Inputs at a cut, computed anew from inputs at a lower one.
 
     Args:
@@ -131,16 +143,14 @@ class FrozenPart:
         model: the classifier.
         backbone: its backbone, for the key.
         cut: layers whose outputs feed the second phase; empty where it trains everything.
-        engine: name of the engine, see ``engine.build_engine``.
-        images: how many images will be run, for the choice of the engine.
-        sample: uint8 pixels to measure on.
+        engine: name of the engine, see ``engine.choose_engine``.
+        examples_count: how many examples will be run, for the choice of the engine.
+        sample: examples that stand for all, by which it is decided what may be rounded.
         also: further cuts that the same pass stores, for later runs.
-        precision: a Keras dtype policy, for Keras as the engine.
-        distribution: devices that share every batch, for Keras as the engine.
-        known: types of activations found before, by their weights; more are added.
+        compute: how Keras computes, where it is the engine.
 
     Attributes:
-        native_seconds: what an image takes in Keras, once that is known; 0 before.
+        cut: as given.
     """
 
     def __init__(
@@ -149,143 +159,55 @@ class FrozenPart:
         backbone: Backbone,
         cut: tuple[str, ...],
         *,
-        engine: str,
-        images: int,
+        engine: str = "auto",
+        examples_count: int,
         sample: np.ndarray,
         also: Sequence[tuple[str, ...]] = (),
-        precision: str = "float32",
-        distribution: Distribution | None = None,
-        known: dict[Any, str] | None = None,
+        compute: Compute = PLAIN,
     ) -> None:
         self.cut = cut
         self._cuts = [one for one in (cut, *also) if one]
-        self._names = [layer for one in self._cuts for layer in one]
-        self._computing: dict[str, Any] = {"precision": precision, "distribution": distribution}
         self._model, self._backbone = model, backbone
-        self._request = (engine, images, sample)
-        self.native_seconds = 0.0
-        self._digests: dict[tuple[str, ...], str] = {}
-        self._known = {} if known is None else known
+        self._asked: dict[str, Any] = {"name": engine, "images": examples_count}
+        self._asked["compute"] = self._compute = compute
+        self._sample, self._digests = sample, dict[tuple[str, ...], str]()
 
     @functools.cached_property
     def _network(self) -> keras.Model:
         # One object for all engines: its graph is traced once.
-        return keras.Model(self._model.input, tensors(self._model, (*self._names, POOL)))
+        names = [*itertools.chain(*self._cuts), POOL]
+        return keras.Model(self._model.input, tensors(self._model, names))
 
     @functools.cached_property
-    def native(self) -> Engine:
+    def _native(self) -> Engine:
         """As :attr:`engine`, by Keras in float32 on one device."""
         return build_engine(self._network, "keras")
 
     @functools.cached_property
     def engine(self) -> Engine:
-        """Runs uint8 pixels to the cuts' tensors and, last, the pooled features."""
-        name, images, sample = self._request
-        return build_engine(
-            self._network,
-            name,
-            images=images,
-            sample=sample,
-            native_seconds=self.native_seconds,
-            **self._computing,
-        )
+        """Runs examples to the cuts' tensors and, last, the pooled features."""
+        return build_engine(self._network, **self._asked)
 
     @functools.cached_property
-    def rapid(self) -> Engine:
-        """Runs training images: in bfloat16 where the engine was left to us and it agrees.
-
-        It does if it moves the features of the sample by less than ``_AGREEMENT`` of the distance
-        between an image and its nearest neighbour, both as medians. A single image, or copies of
-        one, say nothing, and float32 it is.
-        """
-        exact = self.engine
-        if self._request[0] != "auto" or exact.rounded is None:
-            return exact
-        other, sample = exact.rounded(), self._request[2]
-        here, there = (one.run(sample)[-1] for one in (exact, other))
-        apart = np.linalg.norm(here[:, None] - here[None], axis=-1)
-        np.fill_diagonal(apart, np.inf)
-        moved = float(np.median(np.linalg.norm(here - there, axis=-1)))
-        nearest = float(np.median(apart.min(axis=1)))
-        share = moved / nearest if 0 < nearest < np.inf else np.inf
-        said = f"bfloat16 moves features by {share:.0%} of the way to the nearest other image"
-        if share < _AGREEMENT:
-            return dataclasses.replace(other, reason=f"Training images in bfloat16: {said}.")
-        return dataclasses.replace(exact, reason=f"All images in float32: {said}.")
-
-    @property
-    def may_round(self) -> bool:
-        """Whether training images may come from bfloat16."""
-        alone = self._computing["distribution"] is None
-        float32 = self._computing["precision"] == "float32"
-        return self._request[0] == "auto" and alone and float32 and computes_bfloat16()
+    def rounded_engine(self) -> Engine:
+        """As :attr:`engine`, in bfloat16 where it can."""
+        return self.engine.rounded() if self.engine.rounded else self.engine
 
     @functools.cached_property
-    def at_cut(self) -> Engine:
-        """Runs uint8 pixels to the cut's tensors alone, for training without a cache."""
-        name, images, sample = self._request
-        outputs = tensors(self._model, self.cut)
-        return build_engine(
-            keras.Model(self._model.input, outputs),
-            name,
-            images=10 * images,
-            sample=sample,
-            **self._computing,
-        )
-
-    def keys(
-        self, view: int, schedule_views: Views, precision: str | None = None
-    ) -> list[ActivationKey]:
-        """The store's keys of a view: the pooled features, and the cuts where there are any."""
-        drawn = view > 0
-        cuts = [(POOL,), *self._cuts]
-        size = self._model.input_shape[1:3]
-        return [
-            ActivationKey(
-                backbone=self._backbone.spec.name,
-                weights=self._weights_digest(cut),
-                cut=cut,
-                preprocessing=self._backbone.spec.preprocessing,
-                image_size=(int(size[0]), int(size[1])),
-                dtype=self._dtype,
-                precision=precision or self._precision,
-                view=view,
-                view_seed=schedule_views.seed if drawn else 0,
-                strength=schedule_views.strength if drawn else 0.0,
-                flip=schedule_views.flip if drawn else False,
-            )
-            for cut in cuts
-        ]
-
-    @property
-    def _precision(self) -> str:
-        """The type in which the engine computes."""
-        if self._request[0].startswith("openvino"):
-            return "bfloat16" if self._request[0].endswith("bfloat16") else "float32"
-        return str(self._computing["precision"]).removeprefix("mixed_")
+    def _at_cut(self) -> Engine:
+        """Runs examples to the cut's tensors alone, in every epoch where nothing is stored."""
+        below = keras.Model(self._model.input, tensors(self._model, self.cut))
+        return build_engine(below, **self._asked | {"images": 10 * self._asked["images"]})
 
     @functools.cached_property
-    def _dtype(self) -> str:
-        """float16, unless a sample of the activations comes near its range."""
-        key = (self._model.input_shape, tuple(self._names), self._weights_digest((POOL,)))
-        if key not in self._known:
-            self._known[key] = "float32" if self._largest > _FLOAT16_SAFE else "float16"
-        return self._known[key]
-
-    @functools.cached_property
-    def _batch(self) -> np.ndarray:
-        sample = self._request[2]
-        return np.resize(sample, (BATCH, *sample.shape[1:]))
-
-    @functools.cached_property
-    def _largest(self) -> float:
-        """The largest magnitude of a batch's activations; Keras's first run of the network."""
-        return max(float(np.abs(value).max()) for value in self.native.run(self._batch))
+    def _chosen(self) -> str:
+        """The engine's name, before it is built."""
+        return choose_engine(self._network, **self._asked)[0]
 
     @property
     def images(self) -> int:
         """How many it is expected to see."""
-        return self._request[1]
+        return int(self._asked["images"])
 
     @property
     def features(self) -> int:
@@ -294,18 +216,144 @@ class FrozenPart:
 
     def native_rate(self) -> float:
         """Seconds an image of the network, in Keras."""
-        _ = self._largest  # what has to run once runs before it is timed
-        return seconds_per_image(self.native, self._batch, warm=True)
+        batch = filled([self._sample], BATCH)[0]
+        return seconds_per_image(self._native, batch)
+
+    def inputs(
+        self,
+        views: Views,
+        rows: np.ndarray,
+        number: int,
+        *,
+        store: ActivationStore | None,
+        progress: Progress,
+        exact: bool = True,
+    ) -> tuple[np.ndarray, Inputs]:
+        """Pooled features and the inputs at the cut of one view of some images.
+
+        Args:
+            views: draws the examples.
+            rows: positions in the data set.
+            number: the view's.
+            store: where activations are kept; None to keep the pooled features alone, in memory.
+            progress: where to report.
+            exact: False for images to train on, which may come from bfloat16, see
+                :meth:`_may_round`.
+
+        Returns:
+            float32 ``[rows, features]``, and the inputs of the second phase for the same rows.
+        """
+        if store is None:
+            batches = self._batches(self.engine, views, rows, number, progress)
+            pooled = np.concatenate([batch[0] for batch in batches])
+            return pooled, Recomputed(views, rows, number, self._at_cut if self.cut else None)
+        digests = [views.dataset.digests[row] for row in rows]
+        rounds = not exact and self._may_round(store, progress)
+        name = "openvino-bfloat16" if rounds else self._chosen
+        keys = self.keys(views, number, name, store)
+        if not store.holds(keys, digests):
+            # What cannot be converted runs in Keras, and is known by what it ran in.
+            name = (self.rounded_engine if rounds else self.engine).name
+            keys = self.keys(views, number, name, store)
+
+        def missing(lacking: np.ndarray) -> Iterator[list[np.ndarray]]:
+            engine = self.rounded_engine if rounds else self.engine
+            return self._batches(engine, views, rows[lacking], number, progress)
+
+        held = store.ensure(keys, digests, missing)
+        pooled = held[0].gather(np.arange(len(rows)))[0].astype(np.float32)
+        return pooled, held[1] if self.cut else Recomputed(views, rows, number)
+
+    def _batches(
+        self, engine: Engine, views: Views, rows: np.ndarray, number: int, progress: Progress
+    ) -> Iterator[list[np.ndarray]]:
+        """Yields batch by batch the pooled features and then the cuts' tensors."""
+        parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+        batches = prefetch(views.draw(part, number) for part in parts)
+        with progress.step(f"extract view {number}" if number else "extract", len(rows)) as advance:
+            for batch in batches:
+                # In Keras the last digits of a row depend on how many come with it.
+                whole = filled([batch], BATCH)[0] if engine.name == "keras" else batch
+                *found, pooled = (tensor[: len(batch)] for tensor in engine.run(whole))
+                advance(len(batch))
+                yield [pooled, *found]
+
+    def keys(
+        self, views: Views, number: int, engine: str, store: ActivationStore
+    ) -> list[ActivationKey]:
+        """The store's keys of a view: the pooled features, and the cuts where there are any.
+
+        Args:
+            views: draws the examples.
+            number: the view's.
+            engine: the name of what computes them.
+            store: remembers in which type each cut is kept.
+        """
+        if engine == "keras":
+            where = "accelerator" if accelerators() else "cpu"
+            how = "graph" if worth_tracing(self._asked["images"]) else "eager"
+            engine += f" {keras.backend.backend()} {where} {how} {self._compute.dtype_policy}"
+        cuts = [(POOL,), *self._cuts]
+        dtypes = store.remember(self._question("dtypes", tuple(cuts)), self._dtypes)
+        return [
+            ActivationKey(
+                backbone=self._backbone.spec.name,
+                weights=self._weights_digest(cut),
+                cut=cut,
+                preprocessing=self._backbone.spec.preprocessing,
+                rule=views.rule,
+                shape=tuple(self._model.input_shape[1:]),
+                dtype=dtype,
+                engine=engine,
+                view=number,
+                view_seed=views.seed if number else 0,
+                strength=views.strength if number else 0.0,
+                flip=views.flip and number > 0,
+            )
+            for cut, dtype in zip(cuts, dtypes, strict=True)
+        ]
+
+    def _dtypes(self) -> list[str]:
+        """float16 for each key, unless a sample of its activations comes near its range."""
+        *found, pooled = self._native.run(filled([self._sample], BATCH)[0])
+        largest = iter([float(np.abs(tensor).max()) for tensor in (pooled, *found)])
+        shares = [[next(largest) for _ in cut] for cut in [(POOL,), *self._cuts]]
+        return ["float32" if max(share) > _FLOAT16_SAFE else "float16" for share in shares]
+
+    def _may_round(self, store: ActivationStore, progress: Progress) -> bool:
+        """Whether images to train on may come from bfloat16; decided once for all runs.
+
+        They may where the engine was left to us and bfloat16 moves the features of the sample by
+        less than ``_AGREEMENT`` of the distance between an image and its nearest neighbour, both as
+        medians. A single image, or copies of one, say nothing, and float32 it is.
+        """
+        if self._asked["name"] != "auto" or self._chosen != "openvino" or not computes_bfloat16():
+            return False
+
+        def decide() -> bool:
+            if self.engine.rounded is None:
+                return False
+            both = self.engine, self.rounded_engine
+            share = _moved(*(one.run(self._sample)[-1] for one in both))
+            which = "Training images in bfloat16" if share < _AGREEMENT else "All images in float32"
+            far = f"by {share:.0%} of the way to the nearest other image"
+            progress.note(f"{which}: bfloat16 moves features {far}.")
+            return share < _AGREEMENT
+
+        return bool(store.remember(self._question("bfloat16", (POOL, _AGREEMENT)), decide))
+
+    def _question(self, about: str, details: tuple[Any, ...]) -> str:
+        """What a decision about this network and this sample depends on."""
+        sample = files.sha256(self._sample.tobytes())
+        return f"{about} {details} {self._weights_digest((POOL,))} {self._sample.shape} {sample}"
 
     def _weights_digest(self, cut: tuple[str, ...]) -> str:
         if cut in self._digests:
             return self._digests[cut]
-        outputs = tensors(self._model, cut)
-        below = keras.Model(self._model.input, outputs)
-        hashed = hashlib.sha256()
+        below = keras.Model(self._model.input, tensors(self._model, cut))
         # Which levels were joined has no weights of its own, and the last one's name says not all.
         joined = [layer.name for layer in below.layers if layer.name.startswith(LEVELS)]
-        hashed.update(" ".join(joined).encode())
+        hashed = hashlib.sha256(" ".join(joined).encode())
         for variable in below.weights:
             value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
             hashed.update(f"{value.shape}{value.dtype}".encode())
@@ -313,76 +361,14 @@ class FrozenPart:
         self._digests[cut] = hashed.hexdigest()
         return self._digests[cut]
 
-    def compute(
-        self,
-        views: Views,
-        rows: np.ndarray,
-        view: int,
-        progress: Progress,
-        name: str,
-        engine: Engine | None = None,
-    ) -> Iterator[list[np.ndarray]]:
-        """Yields batch by batch the pooled features and then the cut's tensors."""
-        run = (engine or self.engine).run
-        batches = prefetch(views.pixels(part, view) for part in iterate(rows, BATCH))
-        with progress.step(name, len(rows)) as advance:
-            for batch in batches:
-                *tensors, pooled = run(batch)
-                advance(len(batch))
-                yield [pooled, *tensors]
 
-
-def features_of_view(
-    frozen: FrozenPart,
-    store: ActivationStore | None,
-    views: Views,
-    rows: np.ndarray,
-    view: int,
-    progress: Progress,
-    *,
-    exact: bool = True,
-) -> tuple[np.ndarray, Inputs]:
-    """Pooled features and the inputs at the cut of one view of some images.
-
-    Args:
-        frozen: the frozen part.
-        store: where activations are kept; None to keep the pooled features alone, in memory.
-        views: draws the pixels.
-        rows: positions in the data set.
-        view: the view's number.
-        progress: where to report.
-        exact: False for images to train on, which may come from bfloat16, see
-            :attr:`FrozenPart.rapid`.
-
-    Returns:
-        float32 ``[rows, features]``, and the inputs of the second phase for the same rows.
-    """
-    name = f"extract view {view}" if view else "extract"
-    if store is None:
-        parts = [batch[0] for batch in frozen.compute(views, rows, view, progress, name)]
-        below = frozen.at_cut if frozen.cut else None
-        return np.concatenate(parts), Recomputed(views, rows, view, below)
-    digests = [views.dataset.digests[row] for row in rows]
-    keys, rapid = frozen.keys(view, views), False
-    if not exact and frozen.may_round:
-        rounded = frozen.keys(view, views, "bfloat16")
-        # What is held was found to agree, or not to, when it was computed.
-        if store.holds(rounded, digests):
-            keys, rapid = rounded, True
-        elif not store.holds(keys, digests):
-            first, rapid = "rapid" not in vars(frozen), True
-            keys = rounded if frozen.rapid.name.endswith("bfloat16") else keys
-            if first and frozen.engine.rounded is not None:
-                progress.note(frozen.rapid.reason)
-
-    def compute(missing: np.ndarray) -> Iterator[list[np.ndarray]]:
-        # Rows that are held may prove damaged, and are then computed as they were before.
-        engine = frozen.rapid if rapid else None
-        return frozen.compute(views, rows[missing], view, progress, name, engine)
-
-    held = store.ensure(keys, digests, compute)
-    pooled = held[0].gather(np.arange(len(rows)))[0].astype(np.float32)
-    return pooled, held[1] if frozen.cut else Recomputed(views, rows, view, None)
+def _moved(here: np.ndarray, there: np.ndarray) -> float:
+    """How far features ``[n, d]`` moved, as a share of the way to the nearest other, in medians."""
+    apart = np.linalg.norm(here[:, None] - here[None], axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    nearest = float(np.median(apart.min(axis=1)))
+    moved = float(np.median(np.linalg.norm(here - there, axis=-1)))
+    return moved / nearest if 0 < nearest < np.inf else np.inf
 
 
 def mirroring_is_safe(

@@ -6,6 +6,7 @@ On disk, under the store's folder, one folder a key:
     <key digest>/<shard>.json        digests of the images, checksums; written last
     <key digest>/<shard>.<t>.npy     tensor t of the cut, rows in the order of the digests
     <key digest>/users/<host>-<pid>  one empty file for each process that reads the folder
+    answers/<question digest>.json   what was decided about a network, once for all runs
 
 A shard exists once its ``.json`` does, so no reader meets half of one. Anything that could change
 a value is in the key or, for the image itself, in the row's digest.
@@ -16,10 +17,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import functools
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import socket
@@ -27,25 +28,26 @@ import time
 import uuid
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
-import psutil
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError
 
-# Raised whenever the code that computes or augments changes the values of a row.
-CODE_VERSION = 1
+# Raised whenever the code that computes activations changes the values of a row.
+CODE_VERSION = 2
 SHARD_BYTES = 32 * 2**20
 # Share of the free disk that the store may take unless told otherwise.
 DEFAULT_SHARE = 0.25
 # Activations up to this many bytes in all are held in memory; larger ones are read row by row.
 MEMORY_BYTES = 2**30
+# The folder of what was decided once, see ActivationStore.remember.
+_ANSWERS = "answers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +59,11 @@ class ActivationKey:
         weights: digest of the weights below the cut.
         cut: names of the layers whose outputs are stored.
         preprocessing: the registry's word for it.
-        image_size: height and width in pixels.
-        dtype: ``float16`` or ``float32``.
-        precision: in which they were computed, ``float32``, ``bfloat16`` or ``float16``. Engines
-            of one precision differ by less than float16 resolves and share their rows.
-        view: 0 for the clean image, else the number of the augmented view.
+        rule: name and version of the rule that makes an example of an item's bytes, and views.
+        shape: of one example.
+        dtype: in which they are stored, ``float16`` or ``float32``.
+        engine: what computed them, see ``FrozenPart.engine_key``.
+        view: 0 for the clean example, else the number of the augmented view.
         view_seed: seed of the augmentation; ignored, hence 0, for view 0.
         strength: strength of the augmentation; 0 for view 0.
         flip: whether the augmentation mirrors.
@@ -72,9 +74,10 @@ class ActivationKey:
     weights: str
     cut: tuple[str, ...]
     preprocessing: str
-    image_size: tuple[int, int]
+    rule: str
+    shape: tuple[int, ...]
     dtype: str
-    precision: str = "float32"
+    engine: str
     view: int = 0
     view_seed: int = 0
     strength: float = 0.0
@@ -88,45 +91,47 @@ class ActivationKey:
         return files.sha256(plain.encode())[:32]
 
 
+Index = dict[str, tuple[list[Path], int]]
+"""Where the row of each image lies, by the image's digest: a shard's files, and the row in them."""
+
+
 class Activations:
     """Activations of a list of images at one cut, in the order of that list.
 
     Args:
-        tensors: one array ``[images, ...]`` for each tensor of the cut, or None when rows are read
-            from disk.
-        locate: for rows on disk, the shard and the row in it of every image.
-        shards: for rows on disk, the files of every shard, one for each tensor.
+        index: where they lie.
+        digests: of the images.
     """
 
     held = True
 
-    def __init__(
-        self,
-        tensors: list[np.ndarray] | None,
-        locate: np.ndarray | None = None,
-        shards: Sequence[Sequence[Path]] = (),
-    ) -> None:
-        self._tensors = tensors
-        self._locate = locate
-        self._maps = [[_RowFile(path) for path in shard] for shard in shards]
+    def __init__(self, index: Index, digests: Sequence[str]) -> None:
+        shards: dict[tuple[Path, ...], int] = {}
+        self._places = np.empty((len(digests), 2), np.int64)
+        for position, digest in enumerate(digests):
+            paths, row = index[digest]
+            self._places[position] = shards.setdefault(tuple(paths), len(shards)), row
+        self._shards = [[_RowFile(path) for path in paths] for paths in shards]
+        total = sum(path.stat().st_size for paths in shards for path in paths)
+        self._tensors = self._read(self._places) if total <= MEMORY_BYTES else None
 
     def __len__(self) -> int:
-        if self._tensors is not None:
-            return len(self._tensors[0])
-        assert self._locate is not None
-        return len(self._locate)
+        return len(self._places)
 
     def gather(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows asked for, one float array ``[rows, ...]`` for each tensor of the cut."""
         if self._tensors is not None:
             return [tensor[rows] for tensor in self._tensors]
-        assert self._locate is not None
-        places = self._locate[rows]
-        found = []
-        for number, first in enumerate(self._maps[0]):
-            found.append(np.empty((len(rows), *first.shape), first.dtype))
-            for position, (shard, row) in enumerate(places):
-                self._maps[shard][number].read(row, found[-1][position : position + 1])
+        return self._read(self._places[rows])
+
+    def _read(self, places: np.ndarray) -> list[np.ndarray]:
+        found = [np.empty((len(places), *one.shape), one.dtype) for one in self._shards[0]]
+        # Rows that lie one after the other in a shard are read at once.
+        steps = np.flatnonzero((np.diff(places, axis=0) != (0, 1)).any(axis=1)) + 1
+        for first, last in itertools.pairwise(np.unique([0, *steps, len(places)])):
+            shard, row = places[first]
+            for whole, file in zip(found, self._shards[shard], strict=True):
+                whole[first:last] = file.read(row, last - first)
         return found
 
 
@@ -136,24 +141,15 @@ class _RowFile:
     def __init__(self, path: Path) -> None:
         mapped = np.load(path, mmap_mode="r")
         self.shape, self.dtype = mapped.shape[1:], mapped.dtype
-        self._offset = mapped.offset
-        self._bytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        self._stream = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the reader
+        self._path, self._offset, self._items = path, mapped.offset, math.prod(self.shape)
 
-    def read(self, row: int, into: np.ndarray) -> None:
-        """Fills ``into``, an array ``[rows, ...]``, from ``row`` on."""
-        place, free = self._offset + int(row) * self._bytes, into.reshape(-1).view(np.uint8)
-        while len(free):
-            got = os.pread(self._stream.fileno(), len(free), place)
-            if not got:
-                raise OSError(errno.EIO, "ends before its last row", self._stream.name)
-            free[: len(got)] = np.frombuffer(got, np.uint8)
-            place, free = place + len(got), free[len(got) :]
-
-    def __del__(self) -> None:
-        stream = getattr(self, "_stream", None)
-        if stream is not None:
-            stream.close()
+    def read(self, row: int, count: int) -> np.ndarray:
+        """``count`` rows from ``row`` on."""
+        items, start = count * self._items, int(row) * self._items * self.dtype.itemsize
+        found = np.fromfile(self._path, self.dtype, items, offset=self._offset + start)
+        if len(found) < items:
+            raise OSError(errno.EIO, "ends before its last row", str(self._path))
+        return found.reshape(count, *self.shape)
 
 
 @dataclasses.dataclass
@@ -175,11 +171,7 @@ class ActivationStore:
             reads.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        limit: int | None = None,
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str], limit: int | None = None) -> None:
         self.folder = Path(folder)
         self.limit = limit
         self.counts = StoreCounts()
@@ -213,45 +205,57 @@ class ActivationStore:
             DataError: the disk is full, or the folder cannot be written to. What was stored before
                 stays valid.
         """
-        folders = [self.folder / key.digest for key in keys]
+        folders = {self.folder / key.digest: key for key in keys}
         try:
             with contextlib.ExitStack() as stack:
                 # One order for all processes, or two could wait for each other.
-                for folder, key in sorted(
-                    zip(folders, keys, strict=True), key=lambda pair: pair[0]
-                ):
-                    self._open_key(folder, key, stack)
+                for folder in sorted(folders):
+                    self._open(folder, folders[folder], stack)
                 indices = [self._index(folder) for folder in folders]
-                absent = [
-                    i
-                    for i, digest in enumerate(digests)
-                    if any(digest not in index for index in indices)
-                ]
                 # One image may stand in a data set twice.
-                once = {digests[i]: i for i in reversed(absent)}
-                missing = np.array(sorted(once.values()), np.int64)
+                first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+                held = set.intersection(*map(set, indices))
+                missing = np.array(sorted(first[one] for one in first.keys() - held), np.int64)
                 self.counts.hits += len(digests) - len(missing)
                 self.counts.misses += len(missing)
                 if len(missing):
                     writers = [
                         _ShardWriter(self, folder, key, index)
-                        for folder, key, index in zip(folders, keys, indices, strict=True)
+                        for (folder, key), index in zip(folders.items(), indices, strict=True)
                     ]
                     _extract(writers, [digests[i] for i in missing], compute(missing))
                     indices = [self._index(folder, verify=False) for folder in folders]
         except OSError as error:
             raise _disk_error(error, self.folder) from error
         self.prune()
-        return [_load(index, digests) for index in indices]
+        return [Activations(index, digests) for index in indices]
 
     def holds(self, keys: Sequence[ActivationKey], digests: Sequence[str]) -> bool:
         """Whether nothing would have to be computed, sound shards taken for granted."""
-        indices = [self._index(self.folder / key.digest, verify=False) for key in keys]
-        return all(digest in index for index in indices for digest in digests)
+        indices = (self._index(self.folder / key.digest, verify=False) for key in keys)
+        return all(index.keys() >= set(digests) for index in indices)
 
-    def _open_key(self, folder: Path, key: ActivationKey, stack: contextlib.ExitStack) -> None:
-        (folder / "users").mkdir(parents=True, exist_ok=True)
+    def remember(self, question: str, answer: Callable[[], Any]) -> Any:
+        """What was answered to a question once, for all who share the store.
+
+        Args:
+            question: everything that the answer depends on.
+            answer: finds it, as plain values; called where nobody has asked before.
+        """
+        path = self.folder / _ANSWERS / f"{files.sha256(question.encode())[:32]}.json"
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(path.read_text())
+        found = answer()
+        try:
+            files.write_json(path, found)
+        except OSError as error:
+            raise _disk_error(error, self.folder) from error
+        return found
+
+    def _open(self, folder: Path, key: ActivationKey, stack: contextlib.ExitStack) -> None:
+        """Locks a key's folder until the stack ends, and marks it as read by this process."""
         marker = folder / "users" / f"{socket.gethostname()}-{os.getpid()}"
+        marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
         self._marked.add(marker)
         lock = filelock.FileLock(folder / "lock")
@@ -265,9 +269,9 @@ class ActivationStore:
             files.write_json(folder / "key.json", dataclasses.asdict(key))
         os.utime(folder / "key.json")
 
-    def _index(self, folder: Path, verify: bool = True) -> dict[str, tuple[list[Path], int]]:
+    def _index(self, folder: Path, verify: bool = True) -> Index:
         """Where each image's row is; damaged shards are removed with a warning."""
-        index: dict[str, tuple[list[Path], int]] = {}
+        index: Index = {}
         for record in sorted(folder.glob("shard-*.json")):
             try:
                 entry = json.loads(record.read_text())
@@ -278,10 +282,11 @@ class ActivationStore:
                 sound, paths = False, list(folder.glob(f"{record.stem}.*.npy"))
             if sound:
                 index.update((digest, (paths, row)) for row, digest in enumerate(entry["digests"]))
-                continue
-            warnings.warn(f"{record} is damaged; its activations are computed again.", stacklevel=3)
-            for path in [record, *paths]:
-                path.unlink(missing_ok=True)
+            else:
+                text = f"{record} is damaged; its activations are computed again."
+                warnings.warn(text, stacklevel=3)
+                for path in [record, *paths]:
+                    path.unlink(missing_ok=True)
         return index
 
     def _is_sound(self, path: Path, checksum: int) -> bool:
@@ -289,42 +294,35 @@ class ActivationStore:
         status = path.stat()
         mark = (status.st_ino, status.st_size, status.st_mtime_ns)
         if self._sound.get(path) != mark:
-            if _checksum(path) != checksum:
+            if zlib.crc32(path.read_bytes()) != checksum:
                 return False
             self._sound[path] = mark
         return True
 
-    def allowed_bytes(self) -> int:
-        """What the store may take: its limit, or a share of the free disk."""
-        if self.limit is not None:
-            return self.limit
-        existing = next(p for p in (self.folder, *self.folder.parents) if p.exists())
-        return int(DEFAULT_SHARE * shutil.disk_usage(existing).free)
-
-    def size(self) -> int:
-        """Bytes that the store takes."""
-        return sum(entry["bytes"] for entry in self.entries())
-
     def entries(self) -> list[dict[str, Any]]:
-        """One row for each key, most recently used first: key, bytes, images, used, in_use."""
+        """One row for each key, most recently used first: key, bytes, shards, used, in_use."""
         rows = []
         for record in self.folder.glob("*/key.json"):
             folder = record.parent
-            try:
-                sizes = [path.stat().st_size for path in folder.glob("shard-*")]
-                rows.append(
-                    {
-                        "folder": folder,
-                        "key": json.loads(record.read_text()),
-                        "bytes": sum(sizes),
-                        "shards": len(list(folder.glob("shard-*.json"))),
-                        "used": record.stat().st_mtime,
-                        "in_use": self._in_use(folder),
-                    }
-                )
-            except (OSError, ValueError):
-                continue  # another process is removing it
+            # Another process may be removing it.
+            with contextlib.suppress(OSError, ValueError):
+                row = {
+                    "folder": folder,
+                    "key": json.loads(record.read_text()),
+                    "bytes": sum(path.stat().st_size for path in folder.glob("shard-*")),
+                    "shards": len(list(folder.glob("shard-*.json"))),
+                    "used": record.stat().st_mtime,
+                    "in_use": _in_use(folder),
+                }
+                rows.append(row)
         return sorted(rows, key=lambda row: -row["used"])
+
+    def allowed_bytes(self) -> int:
+        """What may be written: the limit, or a share of the disk's free space."""
+        if self.limit is not None:
+            return self.limit
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        return int(DEFAULT_SHARE * shutil.disk_usage(existing).free)
 
     def prune(self, limit: int | None = None, room: int = 0) -> int:
         """Removes least recently used keys until the store fits; returns the bytes freed.
@@ -333,21 +331,19 @@ class ActivationStore:
             limit: bytes to fit into; the store's own limit by default. 0 removes all not in use.
             room: bytes about to be written, which must fit too.
         """
-        if not self.folder.exists():
-            return 0
         entries = self.entries()
         held = sum(entry["bytes"] for entry in entries)
-        allowed = self.limit if limit is None else limit
-        if allowed is None:
-            allowed = held + int(DEFAULT_SHARE * shutil.disk_usage(self.folder).free)
+        if limit is None:
+            limit = self.allowed_bytes() + (held if self.limit is None else 0)
+        if not limit:
+            shutil.rmtree(self.folder / _ANSWERS, ignore_errors=True)
         freed = 0
         for entry in reversed(entries):
-            if held + room - freed <= allowed:
+            if held + room - freed <= limit:
                 break
-            if entry["in_use"]:
-                continue
-            shutil.rmtree(entry["folder"], ignore_errors=True)
-            freed += entry["bytes"]
+            if not entry["in_use"]:
+                shutil.rmtree(entry["folder"], ignore_errors=True)
+                freed += entry["bytes"]
         return freed
 
     def release(self) -> None:
@@ -362,27 +358,36 @@ class ActivationStore:
     def __exit__(self, *exception: object) -> None:
         self.release()
 
-    def _in_use(self, folder: Path) -> bool:
-        here = socket.gethostname()
-        for marker in (folder / "users").glob("*"):
-            host, _, pid = marker.name.rpartition("-")
-            if host == here and not psutil.pid_exists(int(pid)):
-                marker.unlink(missing_ok=True)
-            elif host == here or time.time() - marker.stat().st_mtime < 86400:
-                # Whether a process on another machine lives cannot be asked: a day is long enough.
-                return True
-        return False
+
+def _in_use(folder: Path) -> bool:
+    """Whether a living process reads a key's folder; marks of dead ones are removed."""
+    here = socket.gethostname()
+    for marker in (folder / "users").glob("*"):
+        host, _, pid = marker.name.rpartition("-")
+        if host == here and not _lives(int(pid)):
+            marker.unlink(missing_ok=True)
+        elif host == here or time.time() - marker.stat().st_mtime < 86400:
+            # Whether a process on another machine lives cannot be asked: a day is long enough.
+            return True
+    return False
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this machine lives; where that cannot be asked, it is taken to."""
+    if os.name != "posix":
+        return True  # asking in this way would end it
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    return True
 
 
 class _ShardWriter:
     """Collects the rows that a key lacks and writes them shard by shard."""
 
     def __init__(
-        self,
-        store: ActivationStore,
-        folder: Path,
-        key: ActivationKey,
-        index: dict[str, tuple[list[Path], int]],
+        self, store: ActivationStore, folder: Path, key: ActivationKey, index: Index
     ) -> None:
         self.tensors = len(key.cut)
         self._store, self._folder, self._dtype, self._index = store, folder, key.dtype, index
@@ -406,41 +411,28 @@ class _ShardWriter:
             self.flush()
 
     def flush(self) -> None:
+        """Writes what was collected as one shard, its record last."""
         if not self._parts:
             return
-        name = f"shard-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        self._store.prune(room=sum(tensor.nbytes for part in self._parts for tensor in part))
-        written: list[Path] = []
-        checksums = []
-        try:
-            for number, column in enumerate(zip(*self._parts, strict=True)):
-                path = self._folder / f"{name}.{number}.npy"
-                # Piece by piece, and not by NumPy, whose writing to a file hides why it failed.
-                pieces = [_header(column), *(part.data for part in column)]
-                files.write_bytes(path, *pieces)
-                written.append(path)
-                checksums.append(functools.reduce(lambda sum, one: zlib.crc32(one, sum), pieces, 0))
-            record = {
-                "files": [path.name for path in written],
-                "checksums": checksums,
-                "digests": self._digests,
-            }
-            files.write_text(self._folder / f"{name}.json", json.dumps(record))
-        except BaseException:
-            for path in written:
-                path.unlink(missing_ok=True)
-            raise
-        self._store.counts.bytes += sum(path.stat().st_size for path in written)
-        self._parts, self._digests = [], []
-
-
-def _header(column: Sequence[np.ndarray]) -> bytes:
-    """What stands in an ``.npy`` file before the rows of all of ``column``."""
-    rows = sum(len(part) for part in column)
-    form = np.lib.format.header_data_from_array_1_0(column[0])
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, form | {"shape": (rows, *column[0].shape[1:])})
-    return buffer.getvalue()
+        columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
+        self._store.prune(room=sum(column.nbytes for column in columns))
+        stem = f"shard-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        record: dict[str, list[Any]] = {"files": [], "checksums": [], "digests": self._digests}
+        with contextlib.ExitStack() as undo:
+            for number, column in enumerate(columns):
+                # NumPy's own writing to a file hides why it failed.
+                content = io.BytesIO()
+                np.save(content, column)
+                path = self._folder / f"{stem}.{number}.npy"
+                files.write_bytes(path, content.getbuffer())
+                undo.callback(path.unlink, missing_ok=True)
+                record["files"].append(path.name)
+                record["checksums"].append(zlib.crc32(content.getbuffer()))
+                self._store.counts.bytes += len(content.getbuffer())
+            files.write_text(self._folder / f"{stem}.json", json.dumps(record))
+            undo.pop_all()
+        self._parts.clear()
+        self._digests.clear()
 
 
 def _cast(tensor: np.ndarray, dtype: str) -> np.ndarray:
@@ -459,10 +451,9 @@ def _extract(
     writers: list[_ShardWriter], digests: list[str], batches: Iterable[list[np.ndarray]]
 ) -> None:
     def add(names: list[str], outputs: list[np.ndarray]) -> None:
-        start = 0
+        tensors = iter(outputs)
         for writer in writers:
-            writer.add(names, outputs[start : start + writer.tensors])
-            start += writer.tensors
+            writer.add(names, list(itertools.islice(tensors, writer.tensors)))
 
     done, written = 0, None
     # What a batch gave is converted and written while the engine computes the next one.
@@ -479,54 +470,13 @@ def _extract(
         writer.flush()
 
 
-def _load(index: dict[str, tuple[list[Path], int]], digests: Sequence[str]) -> Activations:
-    used: dict[tuple[Path, ...], int] = {}
-    locate = np.empty((len(digests), 2), np.int64)
-    for position, digest in enumerate(digests):
-        paths, row = index[digest]
-        locate[position] = used.setdefault(tuple(paths), len(used)), row
-    shards = list(used)
-    total = sum(path.stat().st_size for paths in shards for path in paths)
-    if total > MEMORY_BYTES:
-        return Activations(None, locate, shards)
-    # Rows that lie one after the other in a shard are read at once.
-    steps = np.flatnonzero((np.diff(locate, axis=0) != (0, 1)).any(axis=1)) + 1
-    runs = np.concatenate([[0], steps, [len(digests)]])
-    tensors = []
-    for number in range(len(shards[0])):
-        held = [_RowFile(paths[number]) for paths in shards]
-        whole = np.empty((len(digests), *held[0].shape), held[0].dtype)
-        for first, last in itertools.pairwise(runs):
-            shard, row = locate[first]
-            held[shard].read(row, whole[first:last])
-        tensors.append(whole)
-    return Activations(tensors)
-
-
-def _checksum(path: Path) -> int:
-    value = 0
-    with open(path, "rb") as stream:
-        while block := stream.read(2**20):
-            value = zlib.crc32(block, value)
-    return value
-
-
 def _disk_error(error: OSError, folder: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(
-            f"The disk that holds the activation store is full: {folder}.",
-            remedy="Free some space, name another place with --cache DIR, or use --cache off.",
-        )
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return DataError(
-            f"The activation store cannot be written: {error}.",
-            remedy="Name a folder that you may write with --cache DIR, or use --cache off.",
-        )
-    return error
-
-
-def iterate(values: Sequence[int] | np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Cuts positions into consecutive batches of at most ``size``."""
-    array = np.asarray(values)
-    for start in range(0, len(array), size):
-        yield array[start : start + size]
+        what = f"The disk that holds the activation store is full: {folder}."
+        remedy = "Free some space, name another place"
+    elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        what = f"The activation store cannot be written: {error}."
+        remedy = "Name a folder that you may write"
+    else:
+        return error
+    return DataError(what, remedy=f"{remedy} with --cache DIR, or use --cache off.")

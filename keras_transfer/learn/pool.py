@@ -25,16 +25,12 @@ class ModelPool:
     Args:
         copies: whether classifiers are built on copies of the backbones, which then stay as they
             are; False where nobody else holds them.
-
-    Attributes:
-        dtypes: see ``features.FrozenPart``.
     """
 
     def __init__(self, *, copies: bool = True) -> None:
         self._copies = copies
         self._classifiers: dict[Any, tuple[Backbone, Backbone, keras.Model, list[Any]]] = {}
         self._suffixes: dict[Any, Suffix] = {}
-        self.dtypes: dict[Any, str] = {}
 
     def classifier(self, backbone: Backbone, classes: int, levels: float, seed: int) -> keras.Model:
         """A classifier as if newly built: pretrained weights, its head at its first values.

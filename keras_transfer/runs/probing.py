@@ -15,7 +15,7 @@ from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import POOL, Dataset
 from keras_transfer.evaluation.scratch import train_from_scratch
 from keras_transfer.frozen.engine import build_engine, predict_probabilities
-from keras_transfer.frozen.features import FrozenPart, Views, features_of_view
+from keras_transfer.frozen.features import FrozenPart, Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn.model import build_classifier
 from keras_transfer.runs import folder as runs
@@ -37,12 +37,11 @@ def pretrained_features(
     )
     model = build_classifier(built, 2)
     assert dataset.examples is not None
-    frozen = FrozenPart(
-        model, built, (), engine="auto", images=len(dataset), sample=dataset.examples[:32]
-    )
+    frozen = FrozenPart(model, built, (), examples_count=len(dataset), sample=dataset.examples[:32])
     with ActivationStore(files.cache_folder() / "activations") as store:
         rows = np.arange(len(dataset))
-        return features_of_view(frozen, store, Views(dataset), rows, 0, progress or Progress())[0]
+        telling = progress or Progress()
+        return frozen.inputs(Views(dataset), rows, 0, store=store, progress=telling)[0]
 
 
 def curve(run: runs.Run, progress: Progress | None = None) -> evaluation.LearningCurve:

@@ -115,7 +115,7 @@ def check_frozen(backbone: Backbone, pixels: np.ndarray) -> None:
     cut = cut_blocks(backbone.blocks, LEVELS)[-2].cut
     found = {}
     for name in ("keras", "openvino"):
-        part = FrozenPart(model, backbone, cut, engine=name, images=2, sample=pixels)
+        part = FrozenPart(model, backbone, cut, engine=name, examples_count=2, sample=pixels)
         found[name] = part.engine.run(pixels)
         assert part.engine.name == name
     assert len(found["openvino"]) == len(cut) + 1

@@ -12,8 +12,8 @@ from recorder import Recorder
 
 from keras_transfer import cli, training
 from keras_transfer.backbones.copying import working_copy
-from keras_transfer.base import compute as devices
-from keras_transfer.base import distribution
+from keras_transfer.base import compute
+from keras_transfer.base.compute import choose_compute
 from keras_transfer.base.errors import UsageError
 from keras_transfer.frozen.engine import keras_engine
 from keras_transfer.frozen.features import Array
@@ -43,24 +43,27 @@ def whole():
 
 
 def test_auto_compiles_on_accelerators_alone(monkeypatch):
-    assert not devices.jit_policy().compile
-    assert "CPU" in devices.jit_policy().reason
-    assert devices.jit_policy("on").compile
-    monkeypatch.setattr(devices, "accelerators", lambda: ["gpu:0"])
-    assert devices.jit_policy().compile
-    assert not devices.jit_policy("off").compile
-    shared = devices.jit_policy("on", distributed=True)
-    assert not shared.compile
-    assert "tf.distribute" in shared.reason
+    assert not choose_compute().xla
+    assert "CPU" in choose_compute().xla_reason
+    assert choose_compute("on").xla
+    monkeypatch.setattr(compute, "accelerators", lambda: ["gpu:0"])
+    monkeypatch.setattr(compute, "has_bfloat16", lambda device: True)
+    assert choose_compute().xla
+    assert not choose_compute("off").xla
+    monkeypatch.setattr(compute, "distribute", lambda *_: "two of them")
+    shared = choose_compute("on")
+    assert not shared.xla
+    assert "tf.distribute" in shared.xla_reason
+    assert shared.distribution == "two of them"
 
 
-@pytest.mark.parametrize(("decide", "word", "near"), [
-    (devices.jit_policy, "offf", "off"),
-    (devices.precision_policy, "mixed_bfloat", "mixed_bfloat16"),
+@pytest.mark.parametrize(("word", "near"), [
+    ({"jit": "offf"}, "off"),
+    ({"precision": "mixed_bfloat"}, "mixed_bfloat16"),
 ])  # fmt: skip
-def test_unknown_words_are_answered_with_a_near_one(decide, word, near):
+def test_unknown_words_are_answered_with_a_near_one(word, near):
     with pytest.raises(UsageError, match=f"Did you mean {near}"):
-        decide(word)
+        choose_compute(**word)
 
 
 def test_the_command_line_refuses_an_unknown_precision(tmp_path, capsys):
@@ -71,14 +74,17 @@ def test_the_command_line_refuses_an_unknown_precision(tmp_path, capsys):
 
 
 def test_precision_follows_the_device(monkeypatch):
-    assert devices.precision_policy().name == "float32"
+    assert choose_compute() == compute.PLAIN
     with pytest.warns(UserWarning, match="needs a GPU"):
-        assert devices.precision_policy("mixed_float16").name == "float32"
-    assert devices.precision_policy("mixed_bfloat16").compute == "bfloat16"
-    monkeypatch.setattr(devices, "accelerators", lambda: ["gpu:0"])
+        assert choose_compute(precision="mixed_float16").dtype_policy == "float32"
+    assert choose_compute(precision="mixed_bfloat16").dtype_policy == "mixed_bfloat16"
+    assert not choose_compute(precision="mixed_bfloat16", multiplies_bfloat16=True).rounded
+    assert choose_compute(multiplies_bfloat16=True).rounded
+    monkeypatch.setattr(compute, "accelerators", lambda: ["gpu:0"])
     for capable, name in ((True, "mixed_bfloat16"), (False, "mixed_float16")):
-        monkeypatch.setattr(devices, "has_bfloat16", lambda device, is_so=capable: is_so)
-        assert devices.precision_policy().name == name
+        monkeypatch.setattr(compute, "has_bfloat16", lambda device, is_so=capable: is_so)
+        assert choose_compute(multiplies_bfloat16=True).dtype_policy == name
+        assert not choose_compute(multiplies_bfloat16=True).rounded
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -209,8 +215,8 @@ def test_waiting_for_slow_inputs_is_seen():
 
 def test_more_devices_than_there_are():
     with pytest.raises(UsageError, match="Keras sees 1: cpu:0"):
-        distribution.distribute(3, devices.devices())
-    assert distribution.distribute("all", devices.devices()) is None
+        choose_compute(devices=3)
+    assert choose_compute(devices="all").distribution is None
 
 
 def check_distributed():

@@ -1,12 +1,20 @@
 """Event files, read back by TensorFlow's own reader and message classes."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from keras_transfer import cli
+from keras_transfer.base.errors import UsageError
 from keras_transfer.base.events import EventLog
 from keras_transfer.base.progress import Progress
 from keras_transfer.runs import folder as runs
+
+
+@pytest.fixture
+def tensorboard():
+    return pytest.importorskip("tensorboard.summary")
 
 
 def read(folder):
@@ -22,11 +30,11 @@ def read(folder):
     for event in events[1:]:
         assert event.wall_time >= events[0].wall_time > 1.7e9
         for value in event.summary.value:
-            found.setdefault(value.tag, {})[event.step] = value.simple_value
+            found.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
     return found
 
 
-def test_rows_are_read_back_by_phase(tmp_path):
+def test_rows_are_read_back_by_phase(tmp_path, tensorboard):
     told = []
 
     class Inner(Progress):
@@ -50,8 +58,15 @@ def test_rows_are_read_back_by_phase(tmp_path):
     }
 
 
+def test_without_tensorboard_the_remedy_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    with pytest.raises(UsageError, match="pip install tensorboard"):
+        EventLog(tmp_path, Progress())
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_logs_both_phases_and_can_leave_probabilities_as_they_are(
-    digits_folder, tmp_path
+    digits_folder, tmp_path, tensorboard
 ):
     output = tmp_path / "run"
     arguments = ["train", digits_folder, "--output", output, "--image-size", "32", "--quiet"]

@@ -223,8 +223,8 @@ def test_a_folded_bias_still_learns():
 
 
 def test_exact_gradients_can_be_asked_for(monkeypatch):
-    from keras_transfer.base.compute import precision_policy
+    from keras_transfer.base.compute import choose_compute
 
-    assert precision_policy(multiplies_bfloat16=True).rounded
-    assert not precision_policy(multiplies_bfloat16=False).rounded
-    assert not precision_policy("float32", multiplies_bfloat16=True).rounded
+    assert choose_compute(multiplies_bfloat16=True).rounded
+    assert not choose_compute(multiplies_bfloat16=False).rounded
+    assert not choose_compute(precision="float32", multiplies_bfloat16=True).rounded

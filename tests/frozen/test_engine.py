@@ -5,9 +5,11 @@ import keras
 import numpy as np
 import pytest
 
+from keras_transfer import backbones
 from keras_transfer.backbones.multiply_adds import model_macs
 from keras_transfer.base.errors import UsageError
 from keras_transfer.frozen import engine
+from keras_transfer.learn.model import build_classifier
 
 
 @pytest.fixture(scope="module")
@@ -54,45 +56,54 @@ def test_a_model_of_several_inputs_takes_a_list(pixels):
         np.testing.assert_allclose(found, 7)
 
 
-def test_auto_stays_with_keras_where_there_is_little_work(model, pixels):
-    built = engine.build_engine(model, "auto", images=10, sample=pixels)
+def test_auto_counts_the_work_and_looks_at_no_clock(model, monkeypatch):
+    monkeypatch.setattr(engine, "seconds_per_image", None)
+    built = engine.build_engine(model, "auto", images=10)
     assert built.name == "keras"
     assert "do not pay" in built.reason
+    built = engine.build_engine(model, "auto", images=10**9)
+    assert built.name == "openvino"
+    assert "pay for a conversion" in built.reason
+    enough = -(-50_000_000_000 // engine.multiply_adds(model))
+    names = [engine.choose_engine(model, images=images)[0] for images in (enough - 1, enough)]
+    assert names == ["keras", "openvino"]
 
 
-@pytest.mark.parametrize(
-    ("ratio", "chosen"), [(0.79, "keras"), (0.81, "openvino"), (3, "openvino")]
-)
-def test_auto_changes_unless_what_it_measured_is_clearly_slower(
-    monkeypatch, model, pixels, ratio, chosen
-):
-    # Stated rates: a real clock's would lie on either side of the mark from one run to the next.
-    rates = {"keras": 1.0, "openvino": 1.0 / ratio}
-    monkeypatch.setattr(
-        engine, "seconds_per_image", lambda built, batch, warm=False: rates[built.name]
-    )
-    built = engine.build_engine(model, "auto", images=10**9, sample=pixels)
-    assert (built.name, built.seconds_per_image) == (chosen, rates[chosen])
-    assert f"{ratio:.1f} times Keras's rate" in built.reason
+def test_auto_leaves_to_keras_what_openvino_cannot_run(model, monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeError("no such operation\nat layer 3")
+
+    monkeypatch.setattr(engine, "_openvino_engine", refuse)
+    built = engine.build_engine(model, "auto", images=10**9)
+    assert (built.name, built.reason) == (
+        "keras", "OpenVINO cannot run this model: no such operation",
+    )  # fmt: skip
+    with pytest.raises(RuntimeError):
+        engine.build_engine(model, "openvino")
 
 
-def test_a_rate_that_another_process_spoilt_is_taken_again(model, pixels, monkeypatch):
-    """Keras was timed on an idle machine, OpenVINO when others had come, then both beside them."""
-    readings = {"openvino": iter([9.0, 4.0, 2.0]), "keras": iter([5.0, 6.0])}
-    monkeypatch.setattr(
-        engine,
-        "seconds_per_image",
-        lambda built, batch, warm=False: next(readings[built.name]),
-    )
-    built = engine.build_engine(model, "auto", images=10**9, sample=pixels, native_seconds=1.0)
-    assert (built.name, built.seconds_per_image) == ("openvino", 4.0)
-    assert next(readings["keras"]) == 6.0  # one more reading of each was enough
+@pytest.mark.parametrize("name", ["openvino", "openvino-bfloat16"])
+def test_a_row_depends_on_nothing_but_its_image(name):
+    """Not on how many come with it, nor on which other values of the network are asked for."""
+    if name.endswith("bfloat16") and not engine.computes_bfloat16():
+        pytest.skip("this processor has no instructions for bfloat16")
+    backbone = backbones.build("MobileNetV3Small", image_size=64, weights="none")
+    model, cuts = build_classifier(backbone, 3), [block.cut[0] for block in backbone.blocks]
+    images = np.random.default_rng(0).integers(0, 256, (19, 64, 64, 3), np.uint8)
 
+    def outputs(*names):
+        part = keras.Model(model.input, [model.get_layer(one).output for one in names])
+        return engine.build_engine(part, name)
 
-def test_auto_times_both_engines_itself(model, pixels):
-    built = engine.build_engine(model, "auto", images=10**9, sample=pixels)
-    assert built.seconds_per_image > 0
-    assert "times Keras's rate" in built.reason
+    both = outputs(cuts[-3], "avg_pool")
+    low, pooled = both.run(images)
+    for rows in (1, 7, 13):
+        for some, whole in zip(both.run(images[:rows]), (low, pooled), strict=True):
+            np.testing.assert_array_equal(some, whole[:rows])
+    np.testing.assert_array_equal(outputs("avg_pool").run(images)[0], pooled)
+    several = outputs(cuts[0], cuts[3], cuts[-3], cuts[-2], "avg_pool").run(images)
+    np.testing.assert_array_equal(several[2], low)
+    np.testing.assert_array_equal(several[-1], pooled)
 
 
 def test_work_is_counted_by_hand(model):

@@ -9,7 +9,7 @@ from recorder import Recorder
 from keras_transfer import backbones, datasets
 from keras_transfer.base.progress import Progress
 from keras_transfer.frozen import engine, features
-from keras_transfer.frozen.features import FrozenPart, Views, features_of_view
+from keras_transfer.frozen.features import FrozenPart, Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn.model import build_classifier
 
@@ -34,23 +34,22 @@ def backbone():
     return backbones.build("EfficientNetLite0", image_size=64, weights="offline")
 
 
-def part(backbone, data, name="auto"):
-    sample = data.examples[data.indices("train")[:32]]
-    model = build_classifier(backbone, 10)
-    made = FrozenPart(model, backbone, ("block6d_add",), engine=name, images=10**9, sample=sample)
-    made.native_seconds = 1.0  # so slow that the machine's load vetoes nothing
-    return made
+def part(backbone, data, name="auto", sample=None, also=()):
+    sample = data.examples[data.indices("train")[:32]] if sample is None else sample
+    return FrozenPart(
+        build_classifier(backbone, 10), backbone, ("block6d_add",), engine=name,
+        examples_count=10**9, sample=sample, also=also,
+    )  # fmt: skip
 
 
 def extracted(frozen, store, data, **options):
-    rows, progress = data.indices("train"), options.pop("progress", Progress())
-    return features_of_view(frozen, store, Views(data), rows, 0, progress, **options)[0]
+    options = {"store": store, "progress": Progress()} | options
+    return frozen.inputs(Views(data), data.indices("train"), 0, **options)[0]
 
 
 def stored(store):
-    return sorted(
-        json.loads(path.read_text())["precision"] for path in store.folder.glob("*/key.json")
-    )
+    found = (json.loads(path.read_text())["engine"] for path in store.folder.glob("*/key.json"))
+    return sorted(found)
 
 
 def test_training_images_alone_are_rounded(backbone, data, tmp_path):
@@ -58,9 +57,9 @@ def test_training_images_alone_are_rounded(backbone, data, tmp_path):
     with ActivationStore(tmp_path) as store:
         frozen = part(backbone, data)
         rounded = extracted(frozen, store, data, exact=False, progress=notes)
-        assert stored(store) == ["bfloat16"] * 2
+        assert stored(store) == ["openvino-bfloat16"] * 2
         exact = extracted(frozen, store, data)
-        assert stored(store) == ["bfloat16"] * 2 + ["float32"] * 2
+        assert stored(store) == ["openvino"] * 2 + ["openvino-bfloat16"] * 2
     off = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-3 < off < 0.1
     (said,) = notes.notes
@@ -77,22 +76,50 @@ def test_what_disagrees_stays_in_float32(backbone, data, tmp_path, monkeypatch):
     notes = Recorder()
     with ActivationStore(tmp_path) as store:
         extracted(part(backbone, data), store, data, exact=False, progress=notes)
-        assert stored(store) == ["float32"] * 2
+        assert stored(store) == ["openvino"] * 2
     assert notes.notes[0].startswith("All images in float32")
 
 
 @pytest.mark.parametrize("rows", [[0], [0] * 32])
-def test_a_sample_that_says_nothing_is_no_agreement(backbone, data, rows):
-    model, sample = build_classifier(backbone, 10), data.examples[rows]
-    frozen = FrozenPart(model, backbone, (), engine="auto", images=10**9, sample=sample)
-    frozen.native_seconds = 1.0
-    assert frozen.rapid.name == "openvino"
+def test_a_sample_that_says_nothing_is_no_agreement(backbone, data, rows, tmp_path):
+    with ActivationStore(tmp_path) as store:
+        frozen = part(backbone, data, sample=data.examples[rows])
+        extracted(frozen, store, data, exact=False)
+        assert stored(store) == ["openvino"] * 2
 
 
 def test_an_engine_that_is_named_is_what_runs(backbone, data, tmp_path):
     with ActivationStore(tmp_path) as store:
         extracted(part(backbone, data, "openvino"), store, data, exact=False)
-        assert stored(store) == ["float32"] * 2
+        assert stored(store) == ["openvino"] * 2
+
+
+@pytest.mark.parametrize("agreement", [0.5, 0.0])
+def test_what_the_store_holds_decides_nothing(backbone, data, tmp_path, monkeypatch, agreement):
+    """Not where rows of the other kind are there already, nor other cuts of the same network."""
+    monkeypatch.setattr(features, "_AGREEMENT", agreement)
+    with ActivationStore(tmp_path / "empty") as store:
+        fresh = extracted(part(backbone, data), store, data, exact=False)
+    with ActivationStore(tmp_path / "full") as store:
+        extracted(part(backbone, data), store, data)
+        monkeypatch.setattr(features, "_AGREEMENT", 0.5 - agreement)
+        more = part(backbone, data, also=(("block4b_add",), ("block2b_add",)))
+        extracted(more, store, data, exact=False)
+        monkeypatch.setattr(features, "_AGREEMENT", agreement)
+        again = extracted(part(backbone, data), store, data, exact=False)
+    np.testing.assert_array_equal(again, fresh)
+
+
+def test_rows_do_not_depend_on_the_cuts_stored_beside_them(backbone, data, tmp_path):
+    found = []
+    for name, also in (("one", ()), ("three", (("block4b_add",), ("stem_activation",)))):
+        with ActivationStore(tmp_path / name) as store:
+            frozen = part(backbone, data, also=also)
+            options = {"store": store, "progress": Progress(), "exact": False}
+            pooled, cut = frozen.inputs(Views(data), data.indices("train"), 0, **options)
+            found.append((pooled, cut.gather(np.arange(len(pooled)))[0]))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("agreement", [0.5, 0.0])
@@ -102,7 +129,6 @@ def test_a_second_run_makes_no_engine_ready(backbone, data, tmp_path, monkeypatc
         before = extracted(part(backbone, data), store, data, exact=False)
         monkeypatch.setattr(features, "build_engine", None)
         again = part(backbone, data)
-        vars(again)["_dtype"] = "float16"
         np.testing.assert_array_equal(before, extracted(again, store, data, exact=False))
         assert "engine" not in vars(again)
 
@@ -118,5 +144,5 @@ def test_damaged_rows_are_computed_again_as_they_were(backbone, data, tmp_path):
         with pytest.warns(UserWarning, match="damaged"):
             again = extracted(part(backbone, data), store, data, exact=False)
         assert store.counts.misses == len(again)
-        assert stored(store) == ["bfloat16"] * 2
+        assert stored(store) == ["openvino-bfloat16"] * 2
     np.testing.assert_array_equal(again, once)

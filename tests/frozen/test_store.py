@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,17 +20,20 @@ KEY = ActivationKey(
     weights="a" * 64,
     cut=("block5c_add",),
     preprocessing="lite",
-    image_size=(128, 128),
+    rule="image 1",
+    shape=(128, 128, 3),
     dtype="float16",
+    engine="openvino",
 )
 OTHERS = {
     "backbone": "MobileNetV2",
     "weights": "b" * 64,
     "cut": ("block5b_add",),
     "preprocessing": "tf",
-    "image_size": (160, 160),
+    "rule": "image 2",
+    "shape": (160, 160, 3),
     "dtype": "float32",
-    "precision": "bfloat16",
+    "engine": "openvino-bfloat16",
     "view": 1,
     "view_seed": 1,
     "strength": 0.5,
@@ -53,6 +57,10 @@ class Counting:
             batch = rows[start : start + self.size]
             self.rows += list(batch)
             yield [np.stack([self.values(row) for row in batch])]
+
+
+def size(store):
+    return sum(entry["bytes"] for entry in store.entries())
 
 
 def names(*numbers):
@@ -212,11 +220,26 @@ def test_least_recently_used_keys_go_first_but_never_one_in_use(tmp_path):
     assert store.prune(limit=2 * size) == size
     left = {entry["key"]["view"] for entry in store.entries()}
     assert left == {2, 3}
-    # A marker of a process that no longer lives does not count.
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
-                          capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
-    host = os.uname().nodename
-    (tmp_path / keys[1].digest / "users" / f"{host}-{dead}").touch()
+    # Another process reads what is left, until it dies.
+    assert activations._lives(1)  # whoever may signal it
+    script = (
+        "import time, test_store as here\n"
+        f"store = here.ActivationStore({str(tmp_path)!r})\n"
+        "for view in (2, 3):\n"
+        "    here.read(store, here.names(1), key=here.dataclasses.replace(here.KEY, view=view))\n"
+        "print('reading', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    reader = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+    )
+    try:
+        assert reader.stdout.readline() == "reading\n"
+        assert {entry["in_use"] for entry in store.entries()} == {True}
+        assert store.prune(limit=0) == 0
+    finally:
+        reader.kill()
+        reader.wait()
     assert store.prune(limit=0) == 2 * size
     assert store.entries() == []
 
@@ -226,10 +249,10 @@ def test_the_limit_holds_while_writing(tmp_path, monkeypatch):
     old = ActivationStore(tmp_path)
     read(old, names(*range(100)))
     old.release()
-    held = old.size()
+    held = size(old)
     small = ActivationStore(tmp_path, limit=int(1.5 * held))
     read(small, names(*range(100)), key=dataclasses.replace(KEY, view=1))
-    assert small.size() <= 1.5 * held
+    assert size(small) <= 1.5 * held
     assert [entry["key"]["view"] for entry in small.entries()] == [1]
 
 
@@ -245,14 +268,15 @@ def test_a_full_disk_ends_clearly_and_leaves_a_store_that_works(tmp_path, monkey
     if mounted.returncode:
         pytest.skip("mounting a small tmpfs needs rights that this machine does not give")
     try:
-        store = ActivationStore(disk / "store", limit=10**9)
         digests = names(*range(400))
-        with pytest.raises(DataError, match=r"(?s)full.*--cache"):
-            store.ensure([KEY], digests, Counting(digests, shape=(4, 5, 50)))
-        kept = len(list((disk / "store").glob("*/shard-*.json")))
-        assert kept >= 1
+        with ActivationStore(disk / "store", limit=10**9) as store:
+            with pytest.raises(DataError, match=r"(?s)full.*--cache"):
+                store.ensure([KEY], digests, Counting(digests, shape=(4, 5, 50)))
+            kept = len(list((disk / "store").glob("*/shard-*.json")))
+            assert kept >= 1
         again = Counting(digests[:20], shape=(4, 5, 50))
-        assert read(ActivationStore(disk / "store", limit=10**9), digests[:20], again) == 0
+        with ActivationStore(disk / "store", limit=10**9) as store:
+            assert read(store, digests[:20], again) == 0
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -264,7 +288,7 @@ def test_two_processes_on_an_empty_store_extract_once(tmp_path):
         import numpy as np
         from keras_transfer.frozen.store import ActivationKey, ActivationStore
         key = ActivationKey(backbone="b", weights="w", cut=("c",), preprocessing="p",
-                            image_size=(8, 8), dtype="float32")
+                            rule="r", shape=(8, 8, 3), dtype="float32", engine="e")
         done = []
         def compute(rows):
             for row in rows:
@@ -295,3 +319,29 @@ def test_entries_say_what_is_there(tmp_path):
     assert abs(entry["used"] - time.time()) < 60
     shutil.rmtree(tmp_path)
     assert store.entries() == []
+
+
+def test_what_was_answered_once_holds_for_all_who_share_the_store(tmp_path):
+    asked = []
+
+    def answer():
+        asked.append(1)
+        return len(asked)
+
+    first, second = ActivationStore(tmp_path), ActivationStore(tmp_path)
+    assert first.remember("how many", answer) == 1
+    assert second.remember("how many", answer) == 1
+    assert second.remember("how many more", answer) == 2
+    (path,) = (path for path in tmp_path.glob("answers/*") if path.read_text() == "1\n")
+    path.write_text("{")
+    assert first.remember("how many", lambda: 1) == 1
+    assert first.prune(limit=0) == 0
+    assert first.remember("how many", answer) == 3
+    assert first.entries() == []
+
+
+def test_what_may_be_written_is_the_limit_or_a_share_of_the_disk(tmp_path):
+    assert ActivationStore(tmp_path, limit=7).allowed_bytes() == 7
+    free = shutil.disk_usage(tmp_path).free
+    found = ActivationStore(tmp_path / "not" / "yet").allowed_bytes()
+    assert found == pytest.approx(free * activations.DEFAULT_SHARE, rel=0.05)

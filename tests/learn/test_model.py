@@ -5,6 +5,7 @@ import pytest
 from keras_transfer import backbones, datasets
 from keras_transfer.base.types import Block
 from keras_transfer.frozen.features import FrozenPart, Views
+from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn.model import (
     build_classifier,
     cut_blocks,
@@ -69,15 +70,15 @@ def test_a_head_without_levels_is_left_alone(mobile):
     assert head_inputs(model, features) is features
 
 
-def test_whatever_the_head_sees_has_its_own_keys(mobile, digits_folder):
+def test_whatever_the_head_sees_has_its_own_keys(mobile, digits_folder, tmp_path):
     views = Views(datasets.load_dataset(str(digits_folder), image_size=64))
     found = {}
     for share in (0.0, 0.1, 0.5, 1.0):
         model, cut = build_classifier(mobile, 3, share), cut_blocks(mobile.blocks, share)[-2].cut
-        part = FrozenPart(
-            model, mobile, cut, engine="keras", images=4, sample=np.zeros((4, 64, 64, 3), np.uint8)
-        )  # fmt: skip
-        found[share] = [*levels_of(mobile.blocks, share)], part.keys(0, views)
+        sample = np.zeros((4, 64, 64, 3), np.uint8)
+        part = FrozenPart(model, mobile, cut, examples_count=4, sample=sample)
+        keys = part.keys(views, 0, "keras", ActivationStore(tmp_path))
+        found[share] = [*levels_of(mobile.blocks, share)], keys
     levels, keys = zip(*found.values(), strict=True)
     assert len({tuple(one) for one in levels}) == 4
     # The case that names alone do not tell apart: the same level on top, fewer below it.

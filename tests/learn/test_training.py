@@ -337,11 +337,11 @@ def test_pixels_of_another_size_are_refused(data):
 def test_views_do_not_depend_on_the_company_they_keep(data):
     views = Views(data)
     rows = np.array([5, 9, 20])
-    together = views.pixels(rows, 2)
-    alone = np.concatenate([views.pixels(rows[i : i + 1], 2) for i in range(3)])
+    together = views.draw(rows, 2)
+    alone = np.concatenate([views.draw(rows[i : i + 1], 2) for i in range(3)])
     np.testing.assert_array_equal(together, alone)
-    assert (views.pixels(rows, 1) != together).any()
-    np.testing.assert_array_equal(views.pixels(rows, 0), data.examples[rows])
+    assert (views.draw(rows, 1) != together).any()
+    np.testing.assert_array_equal(views.draw(rows, 0), data.examples[rows])
 
 
 def test_digits_are_not_mirrored_and_photographs_are():

@@ -29,7 +29,7 @@ from test_compute import check_distributed, train  # noqa: E402
 
 from keras_transfer import cli, training  # noqa: E402
 from keras_transfer.backbones.copying import working_copy  # noqa: E402
-from keras_transfer.base import compute as devices  # noqa: E402
+from keras_transfer.base import compute  # noqa: E402
 from keras_transfer.fast import steps  # noqa: E402
 from keras_transfer.fast.resident import Resident, resident  # noqa: E402
 from keras_transfer.frozen.engine import predict_probabilities  # noqa: E402
@@ -91,10 +91,10 @@ def test_openvino_without_tensorflow_is_refused_and_auto_goes_on(jax_run):
 
     if importlib.util.find_spec("tensorflow") is not None:
         pytest.skip("TensorFlow is installed")
-    model, images = jax_run.model(), pixels(jax_run)[:4]
+    model = jax_run.model()
     with pytest.raises(UsageError, match="tensorflow"):
         build_engine(model, "openvino")
-    chosen = build_engine(model, "auto", images=10**9, sample=images)
+    chosen = build_engine(model, "auto", images=10**9)
     assert chosen.name == "keras"
     assert "tensorflow" in chosen.reason
 
@@ -190,16 +190,16 @@ def test_an_epoch_in_one_call_ends_where_its_steps_would(precision, monkeypatch)
 def test_what_is_compiled_is_kept(tmp_path, monkeypatch):
     changed = "dir", "max_size"
     before = {name: getattr(jax.config, f"jax_compilation_cache_{name}") for name in changed}
-    devices.keep_compiled(tmp_path)
+    compute.keep_compiled(tmp_path)
     assert jax.config.jax_compilation_cache_dir == before["dir"]  # on a CPU nothing is kept
-    monkeypatch.setattr(devices, "accelerators", lambda: ["gpu:0"])
+    monkeypatch.setattr(compute, "accelerators", lambda: ["gpu:0"])
     seconds = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     try:
-        devices.keep_compiled(tmp_path)
+        compute.keep_compiled(tmp_path)
         jax.jit(lambda x: jax.numpy.sin(x) @ x)(np.eye(3, dtype=np.float32))
         assert list(tmp_path.glob("*cache*"))
-        devices.keep_compiled(tmp_path / "other")
+        compute.keep_compiled(tmp_path / "other")
         assert jax.config.jax_compilation_cache_dir == str(tmp_path)
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
