@@ -88,7 +88,7 @@ def plain(
 
     from keras_transfer import backbones, datasets
     from keras_transfer.learn import calibration, heads, planner
-    from keras_transfer.modalities.image import pipeline
+    from keras_transfer.modalities import image
 
     data = datasets.load_dataset(options.data, image_size=options.image_size)
     assert data.examples is not None
@@ -99,8 +99,7 @@ def plain(
     rows: list[dict[str, Any]] = []
 
     def pixels(view: int) -> np.ndarray:
-        clean = data.examples[train]
-        return clean if view == 0 else pipeline.augment(clean, digests, view=view, seed=0)
+        return image.view(data.examples[train], digests, view)
 
     class Whole(keras_tuner.GridSearch):
         def run_trial(self, trial: Any, *arguments: Any, **named: Any) -> float:

@@ -47,7 +47,6 @@ from keras_transfer.frozen.features import (
     FrozenPart,
     Recomputed,
     Views,
-    mirroring_is_safe,
 )
 from keras_transfer.frozen.store import ActivationStore, StoreCounts
 from keras_transfer.learn import calibration, planner, race
@@ -66,6 +65,7 @@ from keras_transfer.learn.model import (
 from keras_transfer.learn.pool import ModelPool
 from keras_transfer.learn.selection import Candidate, NewHead, choose
 from keras_transfer.learn.suffix import Suffix, assign, predict, values_of
+from keras_transfer.modalities import modality
 from keras_transfer.recipe import LOCAL, SETTINGS, Recipe, check_names, read_file, resolve
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
@@ -447,7 +447,7 @@ def suited_size(data: Any, spec: BackboneSpec, built: Backbone | None = None) ->
         return int(built.model.input_shape[1])
     if isinstance(data, Dataset):
         return 0 if data.examples is None else int(data.examples.shape[1])
-    sides = datasets.image_sides(data, at_most=64)
+    sides = datasets.natural_sizes(data, at_most=64)
     if not sides:
         return spec.image_size
     enlarged = max(_SMALLEST, -(-2 * int(statistics.median(sides)) // 32) * 32)
@@ -570,7 +570,7 @@ def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
         return False, ""
     train, validation = dataset.indices("train"), dataset.indices("val")
     assert dataset.examples is not None
-    return mirroring_is_safe(
+    return modality(dataset.modality).mirroring_is_safe(
         dataset.examples[train],
         dataset.labels[train],
         dataset.examples[validation],

@@ -32,8 +32,12 @@ class DataError(UsageError):
     """Images or labels that cannot be trained on or evaluated."""
 
 
-class ImageError(DataError):
-    """One image that cannot be decoded. Its message is the reason alone, e.g. ``truncated``."""
+class ExampleError(DataError):
+    """One item that cannot be read or decoded. Its message is the reason alone.
+
+    Attributes:
+        kind: the reason in one word, e.g. ``truncated``; see ``datasets.inspection.TITLES``.
+    """
 
     def __init__(self, reason: str, *, kind: str = "unreadable") -> None:
         self.kind = kind

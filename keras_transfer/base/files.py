@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import csv
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from blake3 import blake3
-
-LARGE = 2**18
-"""Bytes above which a file's content is known by BLAKE3."""
 
 _CHOSEN: contextvars.ContextVar[Path | None] = contextvars.ContextVar("cache", default=None)
 
@@ -48,16 +46,6 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def content_digest(data: bytes) -> str:
-    """What a file of images is known by: 64 hexadecimal digits that depend on its bytes alone.
-
-    SHA-256, which any tool can repeat, up to 256 KiB, where decoding takes twenty times as long.
-    JPEGs above are decoded at a fraction of their size, and SHA-256 is 6 % of that at 3,000 px:
-    these are known by BLAKE3, as safe against two files of one digest and four times as fast.
-    """
-    return blake3(data).hexdigest() if len(data) > LARGE else sha256(data)
-
-
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 digest of a file's bytes in hexadecimal, read in blocks."""
     with open(path, "rb") as stream:
@@ -73,18 +61,23 @@ def _beside(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator[Path]:
     """Yields a temporary sibling of ``path`` that takes its place when the block ends well.
 
     The temporary name keeps the suffix, since several writers choose their format by it.
     Nothing is left behind, and ``path`` is untouched, when the block raises.
+
+    Args:
+        path: the file to make.
+        flush: whether it must outlive a power cut; needless where checksums will be verified.
     """
     target, temporary = _beside(path)
     temporary.touch(exist_ok=False)
     try:
         yield temporary
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
+        if flush:
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -121,10 +114,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Writes ``data`` atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+def write_csv(
+    path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Writes a table as UTF-8 CSV, atomically."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(path, text.getvalue())
+
+
+def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> None:
+    """Writes ``pieces``, one after the other, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        for piece in pieces:
+            stream.write(piece)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -52,13 +52,14 @@ class Dataset:
         labels: int64, shape ``[images]``: indices into ``class_names``.
         class_names: the classes, in the order of the model's outputs.
         splits: the split of each image, shape ``[images]``, values ``train``, ``val``, ``test``.
-        digests: ``files.content_digest`` of each image's encoded bytes.
+        digests: SHA-256 of each item's bytes.
         findings: what the inspection noticed, files left out among them.
         read: returns the encoded bytes of image ``i``.
         examples: shape ``[examples, ...]``: each decoded to what the model takes, images to uint8
             ``[height, width, 3]``; memory mapped where large; None when opened without a size.
         groups: the name of each image's group: images of one group (copies, near copies, or what
             the source calls a group) are never in different splits. None where not known.
+        modality: what kind of example these are, see ``modalities``.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Dataset:
     read: Callable[[int], bytes]
     examples: np.ndarray | None = None
     groups: tuple[str, ...] | None = None
+    modality: str = "image"
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -1,62 +1,58 @@
-"""What is wrong with a set, image by image and as a whole, and which images are therefore kept."""
+"""What is wrong with a set, item by item and as a whole, and which items are therefore kept."""
 
 from __future__ import annotations
 
-import dataclasses
+import csv
+import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_transfer.base.types import Finding
-from keras_transfer.datasets import similarity
-from keras_transfer.datasets.sources import SUFFIXES, Item, name_findings
+from keras_transfer.datasets.sources import LEFT_OUT, Item, name_findings
+from keras_transfer.modalities import Modality
 
-MIN_SIDE = 8
-"""Images with a shorter side, in pixels, are left out."""
-
-FEW_IMAGES = 10
-"""A class with fewer images is reported."""
+FEW = 10
+"""A class with fewer items is reported."""
 
 IMBALANCE = 10
-"""Reported when the largest class has this many times the images of the smallest."""
+"""Reported when the largest class has this many times the items of the smallest."""
 
 PRECEDENCE = {"train": 0, None: 0, "val": 1, "test": 2}
+"""Of two copies in given splits, the one of the lower split goes."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Records:
-    """What is known of each item, in the source's order.
+KINDS = list(csv.DictReader(io.StringIO(Path(__file__).with_name("findings.csv").read_text())))
+TITLES = {row["kind"]: row["title"] for row in KINDS}
+"""Every kind of finding, the gravest first, as a heading."""
+
+NOTES = frozenset(row["kind"] for row in KINDS if row["problem"] == "no")
+"""Kinds that ask for nothing: they are no problem under ``--strict``."""
+
+
+class Record(NamedTuple):
+    """What is known of an item.
 
     Attributes:
-        digests: ``files.content_digest`` of the bytes; empty where they could not be read.
-        faults: (kind, reason) where there is no image, else None.
-        formats: Pillow's name of the format.
-        sizes: int32, shape ``[items, 2]``: width and height in pixels.
-        thumbnails: uint8, shape ``[items, 16, 16, 3]``.
+        digest: SHA-256 of the bytes; empty where they could not be read.
+        fault: (kind, reason) where there is no example, else None.
+        format: what the bytes are, such as ``JPEG``.
+        extent: how large, see ``Modality.EXTENT``.
+        checksum: CRC-32 of the decoded example, where one was asked for.
     """
 
-    digests: list[str]
-    faults: list[tuple[str, str] | None]
-    formats: list[str]
-    sizes: np.ndarray
-    thumbnails: np.ndarray
-
-    @classmethod
-    def blank(cls, count: int) -> Records:
-        """Room for ``count`` items."""
-        return cls(
-            [""] * count,
-            [None] * count,
-            [""] * count,
-            np.zeros((count, 2), np.int32),
-            np.zeros((count, 16, 16, 3), np.uint8),
-        )
+    digest: str = ""
+    fault: tuple[str, str] | None = None
+    format: str = ""
+    extent: int = 0
+    checksum: int = 0
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Verdict:
+class Verdict(NamedTuple):
     """What the checks decided.
 
     Attributes:
@@ -70,106 +66,103 @@ class Verdict:
     findings: tuple[Finding, ...]
 
 
-def judge(items: Sequence[Item], records: Records) -> Verdict:
+def judge(
+    items: Sequence[Item], records: Sequence[Record], fingerprints: np.ndarray, modality: Modality
+) -> Verdict:
     """Decides which items stay.
 
-    Left out: what cannot be decoded; images of a side under ``MIN_SIDE``; exact copies with
-    different labels (all of them, since the truth is unknown); where the source gives the splits,
-    copies, exact or near, of a test image in validation, and of either in training; classes
-    without an image to train on. Everything else stays, and is reported.
+    Left out: what cannot be decoded; exact copies with different labels (all of them, since the
+    truth is unknown); where the source gives the splits, copies, exact or near, of a test item in
+    validation, and of either in training; classes with nothing to train on. Everything else stays,
+    and is reported.
     """
     checks = _Checks(items, records)
-    checks.images()
+    checks.contents(modality.SUFFIXES)
     checks.exact_copies()
-    near = checks.near_copies()
+    near = checks.near_copies(fingerprints, modality)
     checks.parted_groups()
-    checks.untrained_classes()
+    checks.untrained_classes(modality.NAME)
     rows = np.flatnonzero(checks.kept)
     kept = [items[i] for i in rows.tolist()]
     place = np.full(len(items), -1)
     place[rows] = np.arange(len(rows))
     near = place[near[checks.kept[near].all(axis=1)]]
-    groups = similarity.group_names(
-        [records.digests[i] for i in rows], [item.group for item in kept], near
-    )
-    findings = checks.findings + _class_findings(items, kept, groups)
+    digests = [records[i].digest for i in rows.tolist()]
+    groups = group_names(digests, [item.group for item in kept], near)
+    findings = checks.findings + _class_findings(items, kept, groups, modality.NAME)
     return Verdict(rows, tuple(groups), tuple(findings))
 
 
 class _Checks:
-    """The checks of single images and of pairs, in the order in which they run."""
+    """The checks of single items and of pairs, in the order in which they run."""
 
-    def __init__(self, items: Sequence[Item], records: Records) -> None:
+    def __init__(self, items: Sequence[Item], records: Sequence[Record]) -> None:
         self.items = items
         self.records = records
+        self.precedence = [PRECEDENCE[item.split] for item in items]
         self.kept = np.ones(len(items), bool)
         self.findings = name_findings(items)
 
-    def _drop(self, i: int, kind: str, reason: str, other: str = "") -> None:
-        self.kept[i] = False
-        self.findings.append(Finding(self.items[i].path, kind, reason, "left out", other))
-
-    def _keep(self, i: int, kind: str, reason: str, other: str = "") -> None:
-        action = "kept in the same split" if other else "kept"
+    def _note(self, i: int, kind: str, reason: str, action: str, other: str = "") -> None:
+        self.kept[i] &= action != LEFT_OUT
         self.findings.append(Finding(self.items[i].path, kind, reason, action, other))
 
-    def images(self) -> None:
-        """Faults, size and format of each image."""
-        for i, (item, fault) in enumerate(zip(self.items, self.records.faults, strict=True)):
-            width, height = self.records.sizes[i].tolist()
-            promised = SUFFIXES.get(os.path.splitext(item.path)[1].lower(), "other")
-            found = self.records.formats[i]
-            if fault is not None:
-                self._drop(i, *fault)
-            elif min(width, height) < MIN_SIDE:
-                reason = f"{width}x{height} pixels: under {MIN_SIDE} on a side"
-                self._drop(i, "too_small", reason)
-            elif promised not in ("other", found):
-                self._keep(i, "misnamed", f"named as {promised}, but its content is {found}")
+    def contents(self, suffixes: Mapping[str, str]) -> None:
+        """Faults, and formats that are not what the name promises."""
+        for i, (item, record) in enumerate(zip(self.items, self.records, strict=True)):
+            promised = suffixes.get(os.path.splitext(item.path)[1].lower(), "")
+            if record.fault is not None:
+                self._note(i, *record.fault, LEFT_OUT)
+            elif promised not in ("", record.format):
+                reason = f"named as {promised}, but its content is {record.format}"
+                self._note(i, "misnamed", reason, "kept")
 
     def exact_copies(self) -> None:
         """Equal bytes: with other labels, in other given splits, or merely twice."""
         copies: dict[str, list[int]] = defaultdict(list)
         for i in np.flatnonzero(self.kept).tolist():
-            copies[self.records.digests[i]].append(i)
+            copies[self.records[i].digest].append(i)
         for same in copies.values():
-            first = max(same, key=lambda i: (self._precedence(i), -i))
+            first = max(same, key=lambda i: (self.precedence[i], -i))
             labels = sorted({self.items[i].label for i in same})
             for i in same:
                 if len(labels) > 1:
                     other = self.items[same[0] if i != same[0] else same[1]].path
                     listed = " and ".join(repr(label) for label in labels)
                     reason = f"the same file as {other}, labelled {listed}"
-                    self._drop(i, "conflicting_labels", reason, other)
-                elif self._precedence(i) < self._precedence(first):
-                    self._leak(i, first, "the same file as")
+                    self._note(i, "conflicting_labels", reason, LEFT_OUT, other)
                 elif i != first:
-                    other = self.items[first].path
-                    self._keep(i, "duplicate", f"the same file as {other}", other)
+                    self._pair(i, first, "duplicate", "the same file as")
 
-    def near_copies(self) -> np.ndarray:
-        """Alike to the eye: int64 pairs of positions, shape ``[pairs, 2]``."""
+    def near_copies(self, fingerprints: np.ndarray, modality: Modality) -> np.ndarray:
+        """Alike to a person: int64 pairs of positions, shape ``[pairs, 2]``."""
         rows = np.flatnonzero(self.kept)
-        pairs = rows[similarity.near_pairs(self.records.thumbnails[rows])]
+        pairs = rows[modality.near_copies(fingerprints[rows])]
+        alike = f"almost the same {modality.NAME} as"
         reported: set[int] = set()
         for i, j in pairs.tolist():
-            if self.records.digests[i] == self.records.digests[j]:
+            # The later of two is reported, unless the earlier leaks from a lower split.
+            i, j = (i, j) if self.precedence[i] < self.precedence[j] else (j, i)
+            exact = self.records[i].digest == self.records[j].digest
+            if exact or not (self.kept[i] and self.kept[j]):
                 continue
-            if self._precedence(i) > self._precedence(j):
-                i, j = j, i
-            if not (self.kept[i] and self.kept[j]):
-                continue
-            if self._precedence(i) < self._precedence(j):
-                self._leak(i, j, "almost the same image as")
-                continue
-            if j in reported:  # one finding an image, however many it resembles
-                continue
-            reported.add(j)
-            labels = (self.items[i].label, self.items[j].label)
+            if self.precedence[i] == self.precedence[j]:
+                if i in reported:  # one finding an item, however many it resembles
+                    continue
+                reported.add(i)
+            labels = (self.items[j].label, self.items[i].label)
             odd = "" if labels[0] == labels[1] else f", labelled {labels[0]!r} and {labels[1]!r}"
-            other = self.items[i].path
-            self._keep(j, "near_duplicate", f"almost the same image as {other}{odd}", other)
+            self._pair(i, j, "near_duplicate", alike, odd)
         return pairs
+
+    def _pair(self, i: int, j: int, kind: str, alike: str, odd: str = "") -> None:
+        """What becomes of an item that is like another one of a split as high, or higher."""
+        other = self.items[j]
+        if self.precedence[i] < self.precedence[j]:
+            reason = f"{alike} {other.path}, which is in {other.split}"
+            self._note(i, "leak", reason, LEFT_OUT, other.path)
+        else:
+            self._note(i, kind, f"{alike} {other.path}{odd}", "kept in the same split", other.path)
 
     def parted_groups(self) -> None:
         """Groups of the source that its own splits tear apart."""
@@ -182,43 +175,70 @@ class _Checks:
                 reason = f"group {group!r} is in {' and '.join(sorted(splits))}"
                 self.findings.append(Finding("", "leak", reason, "kept"))
 
-    def untrained_classes(self) -> None:
+    def untrained_classes(self, what: str) -> None:
         """Classes that only validation or test know."""
         kept = np.flatnonzero(self.kept).tolist()
-        trained = {self.items[i].label for i in kept if self._precedence(i) == 0}
+        trained = {self.items[i].label for i in kept if self.precedence[i] == 0}
         for i in kept:
             label = self.items[i].label
             if label not in trained:
-                self._drop(i, "class_without_training", f"{label!r} has no training image")
+                reason = f"{label!r} has no training {what}"
+                self._note(i, "class_without_training", reason, LEFT_OUT)
 
-    def _precedence(self, i: int) -> int:
-        return PRECEDENCE[self.items[i].split]
 
-    def _leak(self, i: int, j: int, alike: str) -> None:
-        other = self.items[j].path
-        self._drop(i, "leak", f"{alike} {other}, which is in {self.items[j].split}", other)
+def group_names(
+    digests: Sequence[str], groups: Sequence[str | None], near: np.ndarray
+) -> list[str]:
+    """Names the group of each item: those that may never be in different splits.
+
+    A group is held together by equal digests, by near copies, and by the source's own groups. Its
+    name is the first of its source groups, or else the first of its digests, by order of text.
+
+    Args:
+        digests: of each item's bytes.
+        groups: the source's own group of each item, or None.
+        near: pairs of near copies, int64 ``[pairs, 2]``.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    # Items are nodes of a graph, and so is what they have in common.
+    common: dict[str, int] = {}
+    ends: list[tuple[int, int]] = []
+    for i, (digest, group) in enumerate(zip(digests, groups, strict=True)):
+        for key in (f"image {digest}", *([] if group is None else [f"group {group}"])):
+            ends.append((i, common.setdefault(key, len(digests) + len(common))))
+    links = np.concatenate([np.reshape(ends, (-1, 2)), near]).astype(np.int64)
+    nodes = len(digests) + len(common)
+    graph = coo_array((np.ones(len(links), bool), tuple(links.T)), shape=(nodes, nodes))
+    component = connected_components(graph, directed=False)[1].tolist() if nodes else []
+    names: dict[int, str] = {}
+    for key, node in common.items():
+        # "group" sorts before "image", so that adding items does not rename a source's group. These
+        # words decide splits, and are the same for all modalities.
+        names[component[node]] = min(key, names.get(component[node], key))
+    return [names[component[i]] for i in range(len(digests))]
 
 
 def _class_findings(
-    items: Sequence[Item], kept: Sequence[Item], groups: Sequence[str]
+    items: Sequence[Item], kept: Sequence[Item], groups: Sequence[str], what: str
 ) -> list[Finding]:
     """Classes that vanished, are small, or are much larger than others."""
     findings = []
     counts = Counter(item.label for item in kept)
-    members: dict[str, set[str]] = defaultdict(set)
-    for item, group in zip(kept, groups, strict=True):
-        members[item.label].add(group)
+    members = {(item.label, group) for item, group in zip(kept, groups, strict=True)}
+    distinct = Counter(label for label, _ in members)
     for label in sorted({item.label for item in items}):
-        count, distinct = counts[label], len(members[label])
-        if count == 0:
-            reason = f"class {label!r} has no image that can be used"
-            findings.append(Finding("", "empty_class", reason, "left out"))
-        elif count < FEW_IMAGES or distinct < 3:
-            reason = f"class {label!r} has {count} images, {distinct} of them distinct"
+        if not counts[label]:
+            reason = f"class {label!r} has no {what} that can be used"
+            findings.append(Finding("", "empty_class", reason, LEFT_OUT))
+        elif counts[label] < FEW or distinct[label] < 3:
+            many = f"{counts[label]} {what}s, {distinct[label]} of them distinct"
+            reason = f"class {label!r} has {many}"
             findings.append(Finding("", "small_class", reason, "kept"))
     ranked = counts.most_common()
     if ranked and ranked[0][1] >= IMBALANCE * ranked[-1][1]:
         (largest, most), (smallest, least) = ranked[0], ranked[-1]
-        reason = f"{most} images of {largest!r}, but {least} of {smallest!r}"
+        reason = f"{most} {what}s of {largest!r}, but {least} of {smallest!r}"
         findings.append(Finding("", "imbalance", reason, "kept"))
     return findings

@@ -1,65 +1,78 @@
-"""The inspection as a page with pictures, and as tables for a terminal."""
+"""The inspection as a page with pictures, and as tables for a notebook and a terminal."""
 
 from __future__ import annotations
 
-import base64
-import io
+import contextlib
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_transfer.base.errors import ImageError
-from keras_transfer.base.types import Finding
-from keras_transfer.datasets.inspection import TITLES, Inspection
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.base.errors import ExampleError
+from keras_transfer.base.threads import in_threads
+from keras_transfer.base.types import Dataset, Finding
+from keras_transfer.datasets.checks import TITLES
+from keras_transfer.datasets.sources import Source
+from keras_transfer.modalities import modality
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-PICTURE = 96  # pixels a side
-PICTURES_A_CLASS = 12
-MAX_PICTURES = 1200  # on contact sheets, so that a page stays under about 5 MB
+EXAMPLES_A_CLASS = 12
+MAX_EXAMPLES = 1200  # on contact sheets, so that a page stays under about 5 MB
 FINDINGS_A_KIND = 40  # shown in full; the rest is counted
 
 
-def html(inspection: Inspection) -> str:
-    """One HTML page without any outside request."""
+def html(facts: dict[str, Any], findings: Sequence[Finding], data: Dataset, source: Source) -> str:
+    """One HTML page without any outside request.
+
+    Args:
+        facts: of the inspection, as plain values.
+        findings: the gravest kinds first.
+        data: what would be trained on.
+        source: where it comes from, and what was left out.
+    """
+    kinds: dict[str, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.kind, []).append(finding)
+    sheets = _sheets(data)
+    paths = {path for sheet in sheets for path in sheet["paths"]}
+    for found in kinds.values():
+        paths |= {path for one in found[:FINDINGS_A_KIND] for path in (one.path, one.other)}
+    return _render(
+        "inspection.html",
+        facts=facts,
+        extent=modality(data.modality).EXTENT,
+        kinds=kinds,
+        titles=TITLES,
+        most=FINDINGS_A_KIND,
+        sheets=sheets,
+        pictures=_pictures(source, paths),
+    )
+
+
+def notebook(facts: dict[str, Any]) -> str:
+    """One table: the classes, and how many findings there are of each kind."""
+    kinds = {TITLES.get(kind, kind): count for kind, count in facts["finding_counts"].items()}
+    return _render("inspection_notebook.html", facts=facts, kinds=kinds)
+
+
+def _render(template: str, **values: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("keras_transfer.datasets", "."),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
     )
-    wanted = _findings(inspection)
-    sheets = _sheets(inspection)
-    paths = {path for sheet in sheets for path in sheet["paths"]}
-    for kind in wanted:
-        paths |= {path for one in kind["shown"] for path in (one.path, one.other) if path}
-    return environment.get_template("inspection.html").render(
-        facts=inspection.to_json(),
-        kinds=wanted,
-        sheets=sheets,
-        pictures=_pictures(inspection, sorted(paths)),
-    )
+    return environment.get_template(template).render(values)
 
 
-def _findings(inspection: Inspection) -> list[dict[str, Any]]:
-    """Each kind with its heading, its count and the first few of it."""
-    kinds: dict[str, list[Finding]] = {}
-    for finding in inspection.findings:
-        kinds.setdefault(finding.kind, []).append(finding)
-    return [
-        {"title": TITLES.get(kind, kind), "count": len(found), "shown": found[:FINDINGS_A_KIND]}
-        for kind, found in kinds.items()
-    ]
-
-
-def _sheets(inspection: Inspection) -> list[dict[str, Any]]:
-    """For each class some of its images, the same ones each time, in no order of the file names."""
-    data = inspection.dataset
-    count = max(2, min(PICTURES_A_CLASS, MAX_PICTURES // max(1, len(data.class_names))))
+def _sheets(data: Dataset) -> list[dict[str, Any]]:
+    """For each class some examples, the same ones each time, in no order of the file names."""
+    count = max(2, min(EXAMPLES_A_CLASS, MAX_EXAMPLES // max(1, len(data.class_names))))
     members: list[list[int]] = [[] for _ in data.class_names]
     for i in sorted(range(len(data)), key=data.digests.__getitem__):
         members[data.labels[i]].append(i)
@@ -67,77 +80,54 @@ def _sheets(inspection: Inspection) -> list[dict[str, Any]]:
         {"name": name, "images": len(rows), "paths": [data.paths[i] for i in rows[:count]]}
         for name, rows in zip(data.class_names, members, strict=True)
     ]
-    return sheets[: MAX_PICTURES // count]
+    return sheets[: MAX_EXAMPLES // count]
 
 
-def _pictures(inspection: Inspection, paths: list[str]) -> dict[str, str]:
-    """A small JPEG of each image that can be decoded, as a data URI."""
-    from PIL import Image
-
-    known = {item.path for item in inspection.details.source.items}
+def _pictures(source: Source, paths: set[str]) -> dict[str, str]:
+    """What is shown of each item that can be decoded, as HTML."""
+    form = modality(source.modality)
+    known = sorted(paths & {item.path for item in source.items})
     made: dict[str, str] = {}
 
     def make(i: int) -> None:
-        try:
-            data = inspection.details.source.read(paths[i])
-            pixels = pipeline.decode_image(data, PICTURE)
-        except ImageError:
-            return
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "JPEG", quality=80)
-        made[paths[i]] = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+        with contextlib.suppress(ExampleError):
+            example = form.decode(source.read(known[i]), form.PREVIEW)
+            made[known[i]] = form.show(example, known[i])
 
-    paths = [path for path in paths if path in known]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on files that the findings name
-        pipeline.in_threads(make, len(paths))
+    with warnings.catch_warnings(action="ignore"):  # decoders' remarks on what the findings name
+        in_threads(make, len(known))
     return made
 
 
-def terminal(inspection: Inspection) -> Group:
+def terminal(facts: dict[str, Any]) -> Group:
     """Tables for rich."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    facts = inspection.to_json()
-    classes = Table(title=f"{facts['name']}: {facts['images']:,} images", title_justify="left")
-    classes.add_column("class")
-    for name in ("images", "train", "val", "test"):
+    columns = ("images", "train", "val", "test")
+    classes = Table("class", title=f"{facts['name']}: {facts['images']:,} images")
+    for name in columns:
         classes.add_column(name, justify="right")
     for row in facts["classes"]:
-        counts = [f"{row[name]:,}" for name in ("images", "train", "val", "test")]
-        classes.add_row(Text(printable(row["name"])), *counts)
-    parts: list[Any] = [classes]
-    number = facts["finding_counts"]
-    if inspection.findings:
-        table = Table(title=f"{len(inspection.findings):,} findings", title_justify="left")
-        table.add_column("what")
-        table.add_column("count", justify="right")
-        table.add_column("done about it")
-        table.add_column("for example", overflow="fold")
-        shown: set[str] = set()
-        for one in inspection.findings:
-            if one.kind not in shown:
-                shown.add(one.kind)
-                example = f"{one.path}: {one.reason}" if one.path else one.reason
-                table.add_row(
-                    TITLES.get(one.kind, one.kind),
-                    f"{number[one.kind]:,}",
-                    one.action,
-                    Text(printable(example)),
-                )
-        parts.append(table)
+        classes.add_row(Text(printable(row["name"])), *(f"{row[name]:,}" for name in columns))
+    table = Table("what", "count", "done about it", title=f"{len(facts['findings']):,} findings")
+    table.add_column("for example", overflow="fold")
+    table.columns[1].justify = "right"
+    first = {one["kind"]: one for one in reversed(facts["findings"])}
+    for kind, count in facts["finding_counts"].items():
+        one = first[kind]
+        example = printable(": ".join(filter(None, (one["path"], one["reason"]))))
+        table.add_row(TITLES.get(kind, kind), f"{count:,}", one["action"], Text(example))
+    classes.title_justify = table.title_justify = "left"
     expected = facts["expected_accuracy"]
-    parts.append(
-        Text(
-            f"An accuracy of 90 % measured on {expected['test_images']:,} test images means "
-            f"{expected['low']:.1%} to {expected['high']:.1%} (95 % interval)."
-        )
-    )
-    if inspection.left_out:
-        parts.append(Text(f"Files left out: {inspection.left_out:,}."))
-    return Group(*parts)
+    lines = [
+        f"An accuracy of 90 % measured on {expected['test_images']:,} test images means "
+        f"{expected['low']:.1%} to {expected['high']:.1%} (95 % interval)."
+    ]
+    if facts["left_out"]:
+        lines.append(f"Files left out: {facts['left_out']:,}.")
+    return Group(classes, *([table] if first else []), *map(Text, lines))
 
 
 def printable(text: str) -> str:

@@ -1,10 +1,11 @@
-"""From whatever the user named to an ``Dataset``."""
+"""From whatever the user named to a ``Dataset``."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections import Counter
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,170 +13,103 @@ from typing import Any
 import numpy as np
 
 from keras_transfer.base import files
-from keras_transfer.base.errors import DataError, ImageError, UsageError, closest
+from keras_transfer.base.errors import DataError, ExampleError, UsageError, closest
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import archives, arrays, manifests, splits, tfds
-from keras_transfer.datasets.checks import Records
+from keras_transfer.datasets.inspection import Inspection, untrainable
 from keras_transfer.datasets.scan import scan
 from keras_transfer.datasets.sources import Source, folder_source
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import modality
 
 
 def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Source:
     """Finds the source that ``data`` stands for; see ``load_dataset``.
 
     Raises:
-        DataError: there is no such thing, or no image in it.
+        DataError: there is no such thing, or nothing in it.
     """
     if isinstance(data, (str, os.PathLike)):
-        return _open_named(os.fspath(data))
-    if hasattr(data, "items") and hasattr(data, "read"):
-        return data
-    return arrays.arrays_source(data, class_names)
+        source = _open_named(os.fspath(data))
+    elif hasattr(data, "items") and hasattr(data, "read"):
+        fields = [field.name for field in dataclasses.fields(Source)]
+        source = Source(**{name: getattr(data, name) for name in fields if hasattr(data, name)})
+    else:
+        source = arrays.arrays_source(data, class_names)
+    if not source.items:
+        what = modality(source.modality).NAME
+        raise DataError(
+            f"{source.name} has no labelled {what}s.",
+            remedy=f"Put the {what}s into one folder for each class (DATA/CLASS/{what}.EXTENSION), "
+            "or give each its label.",
+        )
+    return source
 
 
 def _open_named(name: str) -> Source:
     path = Path(name).expanduser()
-    if name.startswith("builtin:"):
-        if name == "builtin:digits":
-            return arrays.digits_source()
-        near = closest(name, ["builtin:digits"])
-        raise DataError(f"there is no set {name!r}.{near}", remedy="Use builtin:digits.")
+    if name == "builtin:digits":
+        return arrays.digits_source()
     if name.startswith("tfds:"):
         return tfds.tfds_source(name)
     if path.is_dir():
-        if (path / "dataset_info.json").is_file():
-            return tfds.prepared_source(path, name)
-        return folder_source(path, name)
+        prepared = (path / "dataset_info.json").is_file()
+        return tfds.tfds_source(name, path) if prepared else folder_source(path, name)
+    if path.exists() and name.lower().endswith((".csv", ".tsv", ".txt")):
+        return manifests.csv_source(path, name)
+    if path.exists() and name.lower().endswith(archives.SUFFIXES):
+        return archives.archive_source(path, name)
+    problem = f"{name} is neither a folder, a .csv manifest nor a .zip or .tar archive."
     if not path.exists():
         beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(
-            f"{name}: no such file or folder.{closest(path.name, beside)}",
-            remedy="Give a folder of class folders, a .csv manifest, a .zip or .tar of class "
-            "folders, tfds:NAME, or builtin:digits.",
-        )
-    if name.lower().endswith((".csv", ".tsv", ".txt")):
-        return manifests.csv_source(path, name)
-    if name.lower().endswith(archives.SUFFIXES):
-        return archives.archive_source(path, name)
+        near = closest(path.name, ["builtin:digits", *beside])
+        problem = f"{name}: no such file or folder.{near}"
     raise DataError(
-        f"{name} is neither a folder, a .csv manifest nor a .zip or .tar archive.",
-        remedy="Put the images into one folder for each class and give the folder above them.",
+        problem,
+        remedy="Give a folder of class folders, a .csv manifest, a .zip or .tar of class folders, "
+        "tfds:NAME, or builtin:digits.",
     )
 
 
-def load_dataset(
+def inspect(
     data: Any,
     *,
-    image_size: pipeline.Size | None = None,
     split: tuple[float, float, float] = (0.7, 0.15, 0.15),
     splits_file: str | os.PathLike[str] | None = None,
-    fold: tuple[int, int] | None = None,
     seed: int = 0,
+    image_size: Any = None,
     cache: bool = True,
-    per_class: int | None = None,
     class_names: Sequence[str] | None = None,
-    for_training: bool = True,
-) -> Dataset:
-    """Reads, checks, decodes and splits a labelled set of images.
+) -> Inspection:
+    """Reads and checks every item of a set, and reports.
 
     Args:
-        data: a folder (``DATA/CLASS/*``, or ``DATA/{train,val,test}/CLASS/*``), a ``.csv``
-            manifest (path, label, and optionally split and group), a ``.zip`` or ``.tar`` of class
-            folders, ``tfds:NAME[:CONFIG]``, a folder prepared by TFDS, ``builtin:digits``; or
-            arrays ``(images, labels)``, a ``tf.data.Dataset`` of pairs, a mapping from splits to
-            either (see ``arrays.arrays_source``); or an object like ``sources.Source``.
-        image_size: decode to squares of this side, or to (height, width), in pixels; None keeps no
-            pixels. See ``pipeline.decode_image``.
-        split: shares of train, validation and test, for the splits that the source does not give.
-            The default leaves enough to choose on and to test on even with few images.
-        splits_file: a ``splits.csv`` as ``write_splits`` makes it, to repeat a split exactly.
-            Images that it does not name are left out, each with a finding.
-        fold: (i, k), to test on the i-th of k parts and validate on the next; see ``splits.kfold``.
-            ``split`` then has no effect, nor have splits that the source gives.
-        seed: of the split, of the folds and of ``per_class``.
-        cache: whether decoded pixels are kept in the user's cache folder, so that a later run
-            only reads and hashes.
-        per_class: take at most so many training images of each class; see ``splits.few``.
-        class_names: the names of integer labels in arrays.
-        for_training: whether to insist on what training needs. False accepts any image at all.
+        data: as for ``load_dataset``; so are ``split``, ``splits_file``, ``seed``, ``cache`` and
+            ``class_names``.
+        image_size: None, unless the examples are wanted afterwards.
 
     Returns:
-        The set. ``findings`` says what was noticed, and which files were left out.
+        The set as training would see it, and everything that was noticed.
 
     Raises:
-        DataError: nothing there, fewer than two classes, a class of one image, or a split without
-            images; a ``splits_file`` that does not fit. The message names the class or file.
-        UsageError: shares, folds or ``per_class`` that make no sense.
+        DataError: there is nothing to inspect. A set that can be read but not trained on raises
+            nothing: see ``Inspection.problem``.
     """
-    dataset, _ = load(
-        data,
-        image_size=image_size,
-        split=split,
-        splits_file=splits_file,
-        seed=seed,
-        cache=cache,
-        class_names=class_names,
-    )
-    if for_training and (problem := untrainable(dataset)):
-        raise problem
-    if not len(dataset):
-        raise DataError(
-            f"{dataset.name} has no image that can be used{_left_out(dataset)}.",
-            remedy="Look at the findings of keras-transfer inspect.",
-        )
-    if fold is not None:
-        if splits_file is not None:
-            raise UsageError(
-                "a fold and a file of splits were given.", remedy="Give one or the other."
-            )
-        dataset = splits.kfold(dataset, fold[1], seed=seed)[fold[0] - 1]
-    if per_class is not None:
-        dataset = splits.take(dataset, splits.few(dataset, per_class, seed=seed))
-    return dataset
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Details:
-    """What the inspection shows beyond the data set.
-
-    Attributes:
-        source: where the images are.
-        records: of all items of the source.
-        kept: the positions of the data set's images among these, int64.
-    """
-
-    source: Source
-    records: Records
-    kept: np.ndarray
-
-
-def load(
-    data: Any,
-    *,
-    image_size: pipeline.Size | None,
-    split: tuple[float, float, float],
-    splits_file: str | os.PathLike[str] | None,
-    seed: int,
-    cache: bool,
-    class_names: Sequence[str] | None = None,
-) -> tuple[Dataset, Details]:
-    """As ``load_dataset``, whether or not the set can be trained on."""
     splits.check_shares(split)
     source = open_source(data, class_names=class_names)
-    records, verdict, pixels = scan(source, image_size, cache=cache)
-    items = [source.items[i] for i in verdict.kept.tolist()]
+    spec = None if image_size is None else modality(source.modality).spec(image_size)
+    records, verdict, examples = scan(source, spec, cache=cache)
+    kept = verdict.kept
+    items = [source.items[i] for i in kept.tolist()]
     labels = [item.label for item in items]
     given = [item.split for item in items]
     findings = [*source.findings, *verdict.findings]
-    present = {name for name in given if name}
-    if present:
-        for name in [name for name in SPLITS if name not in present]:
+    for name in SPLITS if any(given) else ():
+        if name not in given:
             reason = f"the source gives no split {name!r}"
             findings.append(Finding("", "split_off", reason, "taken from its training images"))
-    digests = tuple(records.digests[i] for i in verdict.kept)
     known = [name for name in source.class_names or sorted(set(labels)) if name in set(labels)]
     index = {name: i for i, name in enumerate(known)}
+    digests = tuple(records[i].digest for i in kept)
     paths = tuple(item.path for item in items)
     dataset = Dataset(
         name=source.name,
@@ -186,75 +120,111 @@ def load(
         digests=digests,
         findings=tuple(findings),
         read=_reader(source, paths, digests),
-        examples=pixels,
+        examples=examples,
         groups=verdict.groups,
+        modality=source.modality,
     )
-    kept = verdict.kept
     if splits_file is not None:
         dataset, rows = splits.apply(dataset, splits_file)
         kept = kept[rows]
-    return dataset, Details(source, records, kept)
+    return Inspection(dataset, source, records, kept, untrainable(dataset))
+
+
+def load_dataset(
+    data: Any,
+    *,
+    image_size: Any = None,
+    split: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    splits_file: str | os.PathLike[str] | None = None,
+    fold: tuple[int, int] | None = None,
+    seed: int = 0,
+    cache: bool = True,
+    per_class: int | None = None,
+    class_names: Sequence[str] | None = None,
+    for_training: bool = True,
+) -> Dataset:
+    """Reads, checks, decodes and splits a labelled set.
+
+    Args:
+        data: a folder (``DATA/CLASS/*``, or ``DATA/{train,val,test}/CLASS/*``), a ``.csv``
+            manifest (path, label, and optionally split and group), a ``.zip`` or ``.tar`` of class
+            folders, ``tfds:NAME[:CONFIG]``, a folder prepared by TFDS, ``builtin:digits``; arrays
+            (see ``arrays.arrays_source``); or an object with the attributes of a
+            ``sources.Source``, ``items`` and ``read`` at least.
+        image_size: what to decode to, see ``Modality.spec``: of images the side of a square, or
+            (height, width), in pixels. None keeps no examples.
+        split: shares of train, validation and test, where the source gives none.
+        splits_file: a ``splits.csv`` as ``write_splits`` makes it, to repeat a split exactly;
+            what it does not name is left out.
+        fold: (i, k), to test on the i-th of k parts, whatever the splits; see ``splits.kfold``.
+        seed: of the split, of the folds and of ``per_class``.
+        cache: whether decoded examples are kept, so that a later run only reads and hashes.
+        per_class: take at most so many training examples of each class; see ``splits.few``.
+        class_names: the names of integer labels in arrays.
+        for_training: whether to insist on what training needs, or accept any example at all.
+
+    Returns:
+        The set. ``findings`` says what was noticed, and which files were left out.
+
+    Raises:
+        DataError: what cannot be trained on; a ``splits_file`` that does not fit.
+        UsageError: shares, folds or ``per_class`` that make no sense.
+    """
+    inspection = inspect(
+        data,
+        split=split,
+        splits_file=splits_file,
+        seed=seed,
+        image_size=image_size,
+        cache=cache,
+        class_names=class_names,
+    )
+    dataset = inspection.dataset
+    if inspection.problem and (for_training or not len(dataset)):
+        raise inspection.problem
+    if fold is not None:
+        if splits_file is not None:
+            problem = "a fold and a file of splits were given."
+            raise UsageError(problem, remedy="Give one or the other.")
+        dataset = splits.kfold(dataset, fold[1], seed=seed)[fold[0] - 1]
+    if per_class is not None:
+        dataset = splits.take(dataset, splits.few(dataset, per_class, seed=seed))
+    return dataset
+
+
+def natural_sizes(data: Any, at_most: int = 64) -> list[int]:
+    """How large examples are by themselves, of some spread evenly over a set.
+
+    Args:
+        data: as for ``load_dataset``.
+        at_most: how many are looked at. Only their headers are decoded.
+
+    Returns:
+        For each that could be read, the size to give a model so that nothing is lost: of images
+        the shorter side in pixels. May be empty.
+    """
+    source = open_source(data)
+    peek = modality(source.modality).peek
+    sizes = []
+    with warnings.catch_warnings(action="ignore"):  # decoders' remarks on what findings name
+        for i in np.unique(np.linspace(0, len(source.items) - 1, at_most).astype(int)):
+            with contextlib.suppress(ExampleError, IndexError):
+                sizes.append(peek(source.read(source.items[i].path)))
+    return sizes
 
 
 def _reader(source: Source, paths: Sequence[str], digests: Sequence[str]) -> Callable[[int], bytes]:
-    """Reads images again later, and notices when they are no longer what was checked."""
+    """Reads items again later, and notices when they are no longer what was checked."""
 
     def read(i: int) -> bytes:
         try:
             encoded = source.read(paths[i])
-        except ImageError as error:
+        except ExampleError as error:
             raise DataError(f"{paths[i]}: {error.message}", remedy="Open the set again.") from None
-        if files.content_digest(encoded) != digests[i]:
+        if files.sha256(encoded) != digests[i]:
             raise DataError(
                 f"{paths[i]} has changed since the set was opened.", remedy="Open the set again."
             )
         return encoded
 
     return read
-
-
-def untrainable(dataset: Dataset) -> DataError | None:
-    """What keeps a set from being trained on, or None."""
-    name, counts = dataset.name, Counter(dataset.labels.tolist())
-    if not counts:
-        return DataError(
-            f"{name} has no image that can be used{_left_out(dataset)}.",
-            remedy="Look at the findings of keras-transfer inspect.",
-        )
-    if len(counts) == 1:
-        inside = sorted({path.split("/")[1] for path in dataset.paths if path.count("/") > 1})
-        hint = f" Or is DATA {name}/{dataset.class_names[0]}?" if len(inside) > 1 else ""
-        return DataError(
-            f"{name} has the single class {dataset.class_names[0]!r}{_left_out(dataset)}.",
-            remedy=f"Add a folder of images for each class; two are needed.{hint}",
-        )
-    train = Counter(dataset.labels[dataset.indices("train")].tolist())
-    for label, class_name in enumerate(dataset.class_names):
-        if counts[label] == 1:
-            return DataError(
-                f"{name}: the class {class_name!r} has a single image{_left_out(dataset)}.",
-                remedy=f"Add images to {class_name!r}, at least three, or take the class away.",
-            )
-        if not train[label]:
-            return DataError(
-                f"{name}: the class {class_name!r} has no image in the training split.",
-                remedy="Give it training images, or take the class away.",
-            )
-    for split in SPLITS:
-        if not len(dataset.indices(split)):
-            return DataError(
-                f"{name} has no image in the split {split!r}.",
-                remedy="Add images: three different ones of a class are the least.",
-            )
-    return None
-
-
-def left_out(dataset: Dataset) -> int:
-    """How many files are not used."""
-    return len({one.path for one in dataset.findings if one.path and one.action == "left out"})
-
-
-def _left_out(dataset: Dataset) -> str:
-    """`` (files left out: 3)``, where some were."""
-    count = left_out(dataset)
-    return f" (files left out: {count})" if count else ""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from keras_transfer.base.errors import DataError
 from keras_transfer.base.types import Finding
-from keras_transfer.datasets.sources import SPLIT_NAMES, Item, Listing, read_file
+from keras_transfer.datasets.sources import LEFT_OUT, SPLIT_NAMES, Item, Source, read_file
+from keras_transfer.modalities import modality_of_files
 
 COLUMNS = {
     "path": ("path", "image", "file", "filename", "file_name", "filepath", "image_path"),
@@ -19,7 +20,7 @@ COLUMNS = {
 }
 
 
-def csv_source(path: Path, name: str) -> Listing:
+def csv_source(path: Path, name: str) -> Source:
     """Reads a manifest with a header; paths in it are relative to the manifest.
 
     Commas, semicolons and tabs separate; quoting, a byte order mark and Windows line ends are
@@ -28,48 +29,40 @@ def csv_source(path: Path, name: str) -> Listing:
     Raises:
         DataError: it cannot be read, lacks the columns, or names an unknown split.
     """
-    rows = _rows(path)
-    columns = _columns(path, rows[0] if rows else [])
+    root = path.parent
     findings: list[Finding] = []
     items: dict[str, Item] = {}
-    for line, row in enumerate(rows[1:], start=2):
-        if not any(cell.strip() for cell in row):
-            continue
-        cells = {key: row[i].strip() if i < len(row) else "" for key, i in columns.items()}
-        item = _item(f"{path}, row {line}", path.parent, cells)
+    for line, cells in _rows(path):
+        item = _item(f"{path}, row {line}", root, cells)
         first = items.get(item.path)
+        kind, reason, action = "conflicting_labels", f"row {line} names it again", LEFT_OUT
         if not item.path or not item.label:
-            missing = "path" if not item.path else "label"
-            reason = f"row {line}: no {missing}"
-            findings.append(Finding(item.path, "unlabelled", reason, "left out"))
+            kind, reason = "unlabelled", f"row {line}: no {'label' if item.path else 'path'}"
         elif first is None:
             items[item.path] = item
+            continue
         elif first.label == item.label:
-            action = f"kept as {first.label!r}"
-            reason = f"row {line} names it again"
-            findings.append(Finding(item.path, "repeated_row", reason, action))
+            kind, action = "repeated_row", f"kept as {first.label!r}"
         else:
-            reason = f"row {line} names it again, as {item.label!r}"
-            findings.append(Finding(item.path, "conflicting_labels", reason, "left out"))
+            reason += f", as {item.label!r}"
             items[item.path] = Item(item.path, "")
+        findings.append(Finding(item.path, kind, reason, action))
     kept = sorted((item for item in items.values() if item.label), key=lambda item: item.path)
-    if not kept:
-        raise DataError(f"{path} names no images.", remedy="Add rows of a path and a label.")
-    root = path.parent
-    return Listing(
+    return Source(
         name,
-        str(path.resolve()),
         kept,
         lambda file: read_file(root / file),
+        str(path.resolve()),
         findings,
         lambda file: root / file,
+        modality=modality_of_files(item.path for item in kept),
     )
 
 
 def _item(where: str, root: Path, cells: dict[str, str]) -> Item:
     """One row, as far as it says something; its path may have been written on Windows."""
-    split = SPLIT_NAMES.get(cells.get("split", "").lower())
-    if cells.get("split") and split is None:
+    split = SPLIT_NAMES.get(cells["split"].lower())
+    if cells["split"] and split is None:
         raise DataError(
             f"{where}: the split is {cells['split']!r}.",
             remedy="Use train, val or test, or leave it empty.",
@@ -77,38 +70,41 @@ def _item(where: str, root: Path, cells: dict[str, str]) -> Item:
     file = cells["path"]
     if "\\" in file and not os.path.exists(root / file):
         file = file.replace("\\", "/")
-    return Item(file, cells["label"], split, cells.get("group") or None)
+    return Item(file, cells["label"], split, cells["group"] or None)
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """The cells of a delimited text file, by the separator that its first line has most of."""
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The numbers of the rows that are not empty, and their cells by what they mean.
+
+    The separator is the one that the first line has most of.
+    """
     try:
         data = path.read_bytes()
         wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = data.decode("utf-16" if wide else "utf-8-sig")
-        first = text.split("\n", 1)[0]
-        separator = max(",;\t", key=first.count)
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except OSError as error:
-        reason, remedy = error.strerror, "Check the file."
-    except UnicodeDecodeError as error:
-        reason, remedy = f"not UTF-8 at byte {error.start}", "Save the manifest as UTF-8."
-    except csv.Error as error:
-        reason, remedy = str(error), "Save the manifest as plain CSV."
-    raise DataError(f"{path} cannot be read: {reason}.", remedy=remedy)
-
-
-def _columns(path: Path, header: list[str]) -> dict[str, int]:
-    """Where each known column is, by name, whatever its case."""
+        separator = max(",;\t", key=text.split("\n", 1)[0].count)
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", "") or str(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"not UTF-8 at byte {error.start}"
+        raise DataError(
+            f"{path} cannot be read: {reason}.", remedy="Save the manifest as CSV in UTF-8."
+        ) from None
     names = [cell.strip().lower() for cell in header]
-    found = {
-        key: next((names.index(alias) for alias in aliases if alias in names), -1)
+    columns = {
+        key: next((names.index(alias) for alias in aliases if alias in names), len(names))
         for key, aliases in COLUMNS.items()
     }
     for key in ("path", "label"):
-        if found[key] < 0:
+        if columns[key] == len(names):
             raise DataError(
                 f"{path} has no column {key!r}. Its first row is: {', '.join(header)}",
                 remedy="Begin the manifest with a header: path,label (and split, group).",
             )
-    return {key: i for key, i in found.items() if i >= 0}
+    width = [""] * (len(names) + 1)  # for rows that are short, and columns that are not there
+    return [
+        (line, {key: (row[: len(names)] + width)[i].strip() for key, i in columns.items()})
+        for line, row in enumerate(rows, start=2)
+        if any(cell.strip() for cell in row)
+    ]

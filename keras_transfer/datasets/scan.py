@@ -1,9 +1,9 @@
-"""One pass over a source: every file read, hashed, decoded in full and resized once, in threads.
+"""One pass over a source: every item read, hashed and decoded in full, once, in threads.
 
 What a pass finds is kept in the user's cache folder, so that the next one costs reading and
-hashing only: an index (``.npz``: digests, faults, thumbnails) and, where pixels were asked for, one
-flat file of uint8 (``.pixels``) that is memory mapped. Both are put in place whole; an index that
-is damaged, or whose pixels are missing or of the wrong length, counts as none.
+hashing only: an index (``KEY.npz``) and, where examples were asked for, one flat file of them
+(``KEY.examples``), memory mapped where it is large. Both are put in place whole. An index that is
+damaged counts as none; examples that are damaged are decoded again, with a warning.
 """
 
 from __future__ import annotations
@@ -12,162 +12,170 @@ import contextlib
 import json
 import math
 import os
+import shutil
+import tempfile
+import threading
 import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from keras_transfer.base import files
-from keras_transfer.base.errors import ImageError
-from keras_transfer.datasets.checks import Records, Verdict, judge
-from keras_transfer.datasets.decoded import FileRows, MemoryRows, room
+from keras_transfer.base.errors import DataError, ExampleError
+from keras_transfer.base.threads import in_threads
+from keras_transfer.datasets.checks import Record, Verdict, judge
 from keras_transfer.datasets.sources import Source
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import InputSpec, modality
 
-IN_MEMORY = 256 * 2**20  # bytes of pixels up to which they are read rather than mapped
+IN_MEMORY = 256 * 2**20  # bytes of examples up to which they are read rather than mapped
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+Found = tuple[list[Record], Verdict]
 
 
-Scanned = tuple[Records, Verdict, np.ndarray | None]
-
-
-def scan(source: Source, image_size: pipeline.Size | None, *, cache: bool) -> Scanned:
+def scan(
+    source: Source, spec: InputSpec | None, *, cache: bool
+) -> tuple[list[Record], Verdict, np.ndarray | None]:
     """Reads a whole source and judges it.
 
     Args:
-        source: where the images are.
-        image_size: what to decode to; None keeps no pixels.
+        source: where the items are.
+        spec: what to decode to; None keeps no examples.
         cache: whether to look for an earlier pass, and to keep this one.
 
     Returns:
-        The records of all items, which of them are kept, and the pixels of these: uint8, shape
-        ``[kept, height, width, 3]``, memory mapped and read-only where large; or None.
+        What is known of all items, which of them are kept, and the examples of these: shape
+        ``[kept, ...]``, memory mapped and read-only where large; or None.
 
     Raises:
-        DataError: there is no room for the pixels.
+        DataError: there is no room for the examples.
     """
-    place = _Place(source.identity, image_size) if cache and source.identity else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on files that our findings name
-        known = place.load(source) if place is not None else None
-        return known or _decode_all(source, image_size, place)
+    if not cache or source.identity is None:
+        with tempfile.TemporaryFile() as stream:
+            found, _ = _decode_all(source, spec, stream, Path(tempfile.gettempdir()))
+            return *found, _open_examples(stream, spec, len(found[1].kept))
+    key = f"{source.identity}\n{spec}\n{source.modality} {modality(source.modality).VERSION}"
+    place = files.cache_folder() / "examples" / files.sha256(os.fsencode(key))[:32]
+    index, path = place.with_suffix(".npz"), place.with_suffix(".examples")
+    earlier = _load(index, source)
+    if earlier is None or not _mend(path, source, spec, *earlier):
+        with files.atomic_path(path, flush=False) as temporary, open(temporary, "w+b") as stream:
+            earlier, fingerprints = _decode_all(source, spec, stream, path.parent)
+        records = np.frombuffer(json.dumps(earlier[0]).encode(), np.uint8)
+        with files.atomic_path(index) as temporary:
+            np.savez(temporary, records=records, fingerprints=fingerprints, kept=earlier[1].kept)
+    with open(path, "rb") as stream:
+        return *earlier, _open_examples(stream, spec, len(earlier[1].kept))
 
 
-def _decode_all(source: Source, image_size: pipeline.Size | None, place: _Place | None) -> Scanned:
-    items = source.items
-    records = Records.blank(len(items))
-    with room(len(items), image_size, place.folder if place else None) as rows:
+def _decode_all(
+    source: Source, spec: InputSpec | None, stream: IO[bytes], folder: Path
+) -> tuple[Found, np.ndarray]:
+    """Examines every item, and writes the examples of those that are kept."""
+    count, size = len(source.items), _row_bytes(spec)
+    free = shutil.disk_usage(folder).free
+    if count * size > 0.95 * free:
+        raise DataError(
+            f"the decoded examples take {count * size:,} bytes; {folder} has {free:,} bytes free.",
+            remedy="Set KERAS_TRANSFER_CACHE (or TMPDIR, without the cache) to a larger disk, or "
+            "take a smaller size.",
+        )
+    form = modality(source.modality)
+    records = [Record()] * count
+    fingerprints = np.zeros((count, *form.FINGERPRINT), np.uint8)
+    lock = threading.Lock()
 
-        def examine(i: int) -> None:
-            try:
-                data = source.read(items[i].path)
-                records.digests[i] = files.content_digest(data)
-                examined = pipeline.examine(data, image_size)
-            except ImageError as error:
-                records.faults[i] = (error.kind, error.message)
-                return
-            records.formats[i] = examined.format
-            records.sizes[i] = examined.width, examined.height
-            records.thumbnails[i] = examined.thumbnail
-            if rows is not None and examined.pixels is not None:
-                rows.put(i, examined.pixels)
-
-        pipeline.in_threads(examine, len(items))
-        if rows is not None:
-            rows.complete()
-        verdict = judge(items, records)
-        if rows is not None:
-            rows.keep(verdict.kept)
-        if place is not None:
-            return records, verdict, place.save(records, verdict.kept, rows)
-        return records, verdict, rows.array if isinstance(rows, MemoryRows) else None
-
-
-class _Place:
-    """Where one source's pass at one size is kept: ``KEY.npz`` and ``KEY-CONTENT.pixels``."""
-
-    def __init__(self, identity: str, image_size: pipeline.Size | None) -> None:
-        size = None if image_size is None else pipeline.height_width(image_size)
-        key = f"{identity}\n{size}\n{pipeline.POLICY_VERSION}"
-        self.size = size
-        self.key = files.sha256(os.fsencode(key))[:32]
-        self.folder = files.cache_folder() / "pixels"
-        self.index = self.folder / f"{self.key}.npz"
-
-    def load(self, source: Source) -> Scanned | None:
-        """An earlier pass, if every item still has the same bytes and the same are kept."""
+    def examine(i: int) -> None:
+        digest, checksum = "", 0
         try:
-            with np.load(self.index, allow_pickle=False) as index:
-                text = json.loads(index["text"].tobytes())
-                kept, sizes, thumbnails = index["kept"], index["sizes"], index["thumbnails"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            return None
-        if len(text["digests"]) != len(source.items) or _hash_all(source) != text["digests"]:
-            return None
-        faults = [None if fault is None else (fault[0], fault[1]) for fault in text["faults"]]
-        records = Records(text["digests"], faults, text["formats"], sizes, thumbnails)
-        verdict = judge(source.items, records)
-        if not np.array_equal(verdict.kept, kept):
-            return None
-        try:
-            return records, verdict, self._open(text["content"], len(kept))
-        except (OSError, ValueError):
-            return None
+            data = source.read(source.items[i].path)
+            digest = files.sha256(data)
+            found = form.examine(data, spec)
+        except ExampleError as error:
+            records[i] = Record(digest, (error.kind, error.message))
+            return
+        if found.example is not None:
+            row = np.ascontiguousarray(found.example)
+            checksum = zlib.crc32(row.data)
+            with lock:
+                stream.seek(i * size)
+                stream.write(row.data)
+        fingerprints[i] = found.fingerprint
+        records[i] = Record(digest, None, found.format, found.extent, checksum)
 
-    def save(
-        self, records: Records, kept: np.ndarray, rows: FileRows | MemoryRows | None
-    ) -> np.ndarray | None:
-        """Keeps a pass. Returns the pixels of the kept items as they will be read next time."""
-        content = files.sha256("".join(records.digests[i] for i in kept).encode())[:32]
-        if isinstance(rows, FileRows):
-            os.replace(rows.path, self._pixels(content))
-        text = {
-            "digests": records.digests,
-            "faults": records.faults,
-            "formats": records.formats,
-            "content": content,
-        }
-        with files.atomic_path(self.index) as temporary:
-            np.savez(
-                temporary,
-                text=np.frombuffer(json.dumps(text).encode(), np.uint8),
-                kept=kept,
-                sizes=records.sizes,
-                thumbnails=records.thumbnails,
-            )
-        for path in self.folder.glob(f"{self.key}-*.pixels"):
-            if path != self._pixels(content):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-        return self._open(content, len(kept))
-
-    def _pixels(self, content: str) -> Path:
-        return self.folder / f"{self.key}-{content}.pixels"
-
-    def _open(self, content: str, count: int) -> np.ndarray | None:
-        if self.size is None:
-            return None
-        shape = (count, *self.size, 3)
-        path = self._pixels(content)
-        if path.stat().st_size != math.prod(shape):
-            raise ValueError(f"{path} has another length")
-        if math.prod(shape) <= IN_MEMORY:
-            pixels = np.empty(shape, np.uint8)
-            with open(path, "rb", buffering=0) as stream:  # np.fromfile reads 4 KiB at a time
-                if stream.readinto(pixels.data) != pixels.nbytes:
-                    raise ValueError(f"{path} has another length")
-            return pixels
-        return np.memmap(path, np.uint8, "r", shape=shape)
+    with warnings.catch_warnings(action="ignore"):  # decoders' remarks on what the findings name
+        in_threads(examine, count)
+    verdict = judge(source.items, records, fingerprints, form)
+    for place, row in enumerate(verdict.kept.tolist()):
+        if place != row:  # what is between was left out
+            stream.seek(row * size)
+            example = stream.read(size)
+            stream.seek(place * size)
+            stream.write(example)
+    stream.truncate(len(verdict.kept) * size)
+    return (records, verdict), fingerprints
 
 
-def _hash_all(source: Source) -> list[str]:
-    """The digest of each item's bytes, empty where they cannot be read."""
+def _row_bytes(spec: InputSpec | None) -> int:
+    return 0 if spec is None else math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+
+
+def _open_examples(stream: IO[bytes], spec: InputSpec | None, count: int) -> np.ndarray | None:
+    """The examples in a file, in memory if they are few."""
+    if spec is None:
+        return None
+    shape = (count, *spec.shape)
+    if count * _row_bytes(spec) > IN_MEMORY:
+        return np.memmap(stream, spec.dtype, "r", shape=shape)
+    examples = np.empty(shape, spec.dtype)
+    stream.seek(0)
+    stream.readinto(examples.data)  # type: ignore[attr-defined]
+    return examples
+
+
+def _load(index: Path, source: Source) -> Found | None:
+    """What an earlier pass found, if every item still has the same bytes and the same are kept."""
+    try:
+        with np.load(index, allow_pickle=False) as held:
+            records = [Record(*row) for row in json.loads(held["records"].tobytes())]
+            fingerprints, kept = held["fingerprints"], held["kept"]
+    except UNREADABLE:
+        return None
     digests = [""] * len(source.items)
 
     def digest(i: int) -> None:
-        with contextlib.suppress(ImageError):
-            digests[i] = files.content_digest(source.read(source.items[i].path))
+        with contextlib.suppress(ExampleError):
+            digests[i] = files.sha256(source.read(source.items[i].path))
 
-    pipeline.in_threads(digest, len(digests))
-    return digests
+    in_threads(digest, len(digests))
+    if digests != [record.digest for record in records]:
+        return None
+    verdict = judge(source.items, records, fingerprints, modality(source.modality))
+    return (records, verdict) if np.array_equal(verdict.kept, kept) else None
+
+
+def _mend(
+    path: Path, source: Source, spec: InputSpec | None, records: list[Record], verdict: Verdict
+) -> bool:
+    """Decodes again what is damaged in a file of examples. Returns whether there is such a file."""
+    size, kept = _row_bytes(spec), verdict.kept.tolist()
+    if not path.is_file() or path.stat().st_size != len(kept) * size:
+        return False
+    with open(path, "rb") as stream:
+        sums = [zlib.crc32(stream.read(size)) for _ in kept]
+    damaged = [row for row, i in enumerate(kept) if sums[row] != records[i].checksum]
+    if damaged:
+        paths = [source.items[kept[row]].path for row in damaged]
+        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+        named = ", ".join(paths[:3]) + more
+        warnings.warn(f"{path} is damaged; decoded again: {named}", stacklevel=5)
+        decode = modality(source.modality).decode
+        with open(path, "r+b") as stream:
+            for row, item in zip(damaged, paths, strict=True):
+                stream.seek(row * size)
+                stream.write(decode(source.read(item), spec).tobytes())
+    return True

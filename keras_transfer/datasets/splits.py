@@ -16,6 +16,9 @@ import numpy as np
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.types import SPLITS, Dataset, Finding
+from keras_transfer.datasets.sources import LEFT_OUT
+
+COLUMNS = ("path", "label", "split")
 
 
 def rank(seed: int, group: str) -> str:
@@ -61,16 +64,17 @@ def _assign(
     """Cuts each class's order: test first, then val, as far as they have shares, then train."""
     test = shares.get("test", 0.0)
     val = test + shares.get("val", 0.0)
+    wanted = ["train", *sorted(shares)]
     chosen: dict[str, str] = {}
     for stratum, middle in _strata(labels, groups, seed):
         places = np.where(middle < test, "test", np.where(middle < val, "val", "train"))
-        wanted = ["train", *sorted(shares)]
         if len(stratum) < len(wanted):
             places = np.array(wanted[: len(stratum)])
-        for name in wanted if len(stratum) >= len(wanted) else ():
-            if name not in places:
-                richest = Counter(places.tolist()).most_common(1)[0][0]
-                places[np.flatnonzero(places == richest)[0]] = name
+        else:
+            for name in wanted:
+                if name not in places:
+                    richest = Counter(places.tolist()).most_common(1)[0][0]
+                    places[np.flatnonzero(places == richest)[0]] = name
         chosen.update(zip(stratum, places.tolist(), strict=True))
     return np.array([chosen[group] for group in groups], dtype="<U5")
 
@@ -115,15 +119,10 @@ def complete(
     pool = np.flatnonzero(placed == "train").tolist()
     missing = {"val": val, "test": test}
     shares = {name: share for name, share in missing.items() if name not in present}
-    if shares and len(pool):
+    if shares and pool:
         total = train + sum(shares.values())
-        drawn = _assign(
-            [labels[i] for i in pool],
-            [groups[i] for i in pool],
-            {name: share / total for name, share in shares.items()},
-            seed,
-        )
-        placed[pool] = drawn
+        shares = {name: share / total for name, share in shares.items()}
+        placed[pool] = _assign([labels[i] for i in pool], [groups[i] for i in pool], shares, seed)
     return placed
 
 
@@ -184,35 +183,25 @@ def few(dataset: Dataset, per_class: int, *, seed: int = 0) -> np.ndarray:
 
 
 def write_splits(dataset: Dataset, path: str | os.PathLike[str]) -> None:
-    """Writes ``path,label,split`` for each image of a data set, as UTF-8 CSV, atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split"])
-    for name, label, split in zip(dataset.paths, dataset.labels, dataset.splits, strict=True):
-        writer.writerow([name, dataset.class_names[label], split])
-    files.write_text(path, text.getvalue())
+    """Writes ``path,label,split`` for each item of a data set, as UTF-8 CSV, atomically."""
+    labels = [dataset.class_names[label] for label in dataset.labels]
+    rows = zip(dataset.paths, labels, dataset.splits, strict=True)
+    files.write_csv(path, COLUMNS, rows)
 
 
 def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
-    """Reads what ``write_splits`` wrote: from each image's path to its (label, split)."""
+    """Reads what ``write_splits`` wrote: from each item's path to its (label, split)."""
+    remedy = "Give the splits.csv of a run."
     try:
-        text = Path(path).read_text("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(Path(path).read_text("utf-8-sig"))))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read: {error}", remedy="Give the splits.csv of a run."
-        ) from None
-    rows = list(csv.DictReader(io.StringIO(text)))
-    if not rows or not {"path", "label", "split"} <= set(rows[0]):
-        raise DataError(
-            f"{path}: needs the columns path, label and split.",
-            remedy="Give the splits.csv of a run.",
-        )
+        raise DataError(f"{path}: cannot be read: {error}", remedy=remedy) from None
+    if not rows or not set(COLUMNS) <= set(rows[0]):
+        raise DataError(f"{path}: needs the columns path, label and split.", remedy=remedy)
     for line, row in enumerate(rows, start=2):
         if row["split"] not in SPLITS:
-            raise DataError(
-                f"{path}, line {line}: the split is {row['split']!r}.",
-                remedy="Use train, val or test.",
-            )
+            problem = f"{path}, line {line}: the split is {row['split']!r}."
+            raise DataError(problem, remedy="Use train, val or test.")
     return {row["path"]: (row["label"], row["split"]) for row in rows}
 
 
@@ -220,52 +209,51 @@ def apply(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Dataset, np.n
     """Gives a set the splits of a file.
 
     Returns:
-        The images that the file names, and their positions in ``dataset``. The others are left
-        out, each with a finding.
+        The items that the file names, and their positions in ``dataset``. The others are left out,
+        each with a finding.
 
     Raises:
-        DataError: the file names images that the set lacks, or gives them another label.
+        DataError: the file names items that the set lacks, or gives them another label.
     """
-    given = read_splits(path)
-    left_out = {finding.path for finding in dataset.findings if finding.action == "left out"}
+    given, name = read_splits(path), dataset.name
+    labels = dict(zip(dataset.paths, (dataset.class_names[i] for i in dataset.labels), strict=True))
+    left_out = {finding.path for finding in dataset.findings if finding.action == LEFT_OUT}
+    problems = [
+        f"{item} is {labels[item]!r} in {name}, but {label!r} in {path}."
+        for item, (label, _) in given.items()
+        if labels.get(item, label) != label
+    ]
     absent = sorted(set(given) - set(dataset.paths) - left_out)
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        raise DataError(
-            f"{path} names images that {dataset.name} lacks: {', '.join(absent[:3])}{more}.",
-            remedy="Give the data that the splits were made from, or other splits.",
-        )
-    for name, label in zip(dataset.paths, dataset.labels, strict=True):
-        if name in given and given[name][0] != dataset.class_names[label]:
-            raise DataError(
-                f"{name} is {dataset.class_names[label]!r} in {dataset.name}, but "
-                f"{given[name][0]!r} in {path}.",
-                remedy="Give the data that the splits were made from, or other splits.",
-            )
-    rows = np.array([i for i, name in enumerate(dataset.paths) if name in given], np.int64)
+        listed = ", ".join(absent[:3]) + more
+        problems = [f"{path} names {dataset.modality}s that {name} lacks: {listed}."]
+    if problems:
+        remedy = "Give the data that the splits were made from, or other splits."
+        raise DataError(problems[0], remedy=remedy)
+    named = np.array([item in given for item in dataset.paths], bool)
+    rows = np.flatnonzero(named)
     findings = tuple(
-        Finding(name, "not_in_splits", f"{path} does not name it", "left out")
-        for name in dataset.paths
-        if name not in given
+        Finding(dataset.paths[i], "not_in_splits", f"{path} does not name it", LEFT_OUT)
+        for i in np.flatnonzero(~named)
     )
     placed = np.array([given[dataset.paths[i]][1] for i in rows], dtype="<U5")
-    chosen = take(dataset, rows)
     findings = dataset.findings + findings
-    return dataclasses.replace(chosen, splits=placed, findings=findings), rows
+    return dataclasses.replace(take(dataset, rows), splits=placed, findings=findings), rows
 
 
 def take(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """The images at some positions, with the classes that are left.
+    """The items at some positions, with the classes that are left.
 
-    Pixels are copied into memory unless all are taken.
+    Examples are copied into memory unless all are taken.
     """
     if np.array_equal(rows, np.arange(len(dataset))):
         return dataset
-    present = np.unique(dataset.labels[rows])
+    present, labels = np.unique(dataset.labels[rows], return_inverse=True)
     return dataclasses.replace(
         dataset,
         paths=tuple(dataset.paths[i] for i in rows),
-        labels=np.searchsorted(present, dataset.labels[rows]).astype(np.int64),
+        labels=labels.astype(np.int64),
         class_names=tuple(dataset.class_names[i] for i in present),
         splits=dataset.splits[rows],
         digests=tuple(dataset.digests[i] for i in rows),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import socket
 import urllib.parse
@@ -13,60 +12,63 @@ from pathlib import Path
 from typing import Any
 
 from keras_transfer.base.errors import DataError, closest
+from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.types import Finding
-from keras_transfer.datasets.arrays import Spool
-from keras_transfer.datasets.sources import SPLIT_NAMES, Item, Listing
+from keras_transfer.datasets.sources import LEFT_OUT, SPLIT_NAMES, Item, Source, Stretches
 
 TIMEOUT = 5.0  # seconds to wait for a download's host
 
 
-def tfds_source(name: str) -> Listing:
+def tfds_source(name: str, folder: Path | None = None) -> Source:
     """``tfds:NAME[:CONFIG]``, downloaded and prepared in TFDS's own folder when need be.
+
+    Args:
+        name: what the user called it.
+        folder: one that TFDS prepared, the one with ``dataset_info.json`` in it.
 
     Raises:
         DataError: no such set, no way to download it, or no images with one label each.
     """
-    tfds = _tfds(name)
+    remedy = "pip install tensorflow tensorflow-datasets, or give a folder of images."
+    with _reported(f"{name} needs the packages tensorflow-datasets and tensorflow", remedy):
+        import tensorflow_datasets as tfds
+    if folder is not None:
+        with _reported(f"{folder} is no prepared TFDS set", "Prepare it again with its builder."):
+            builder = tfds.builder_from_directory(str(folder))
+        return _read(tfds, builder, name)
     wanted = name.removeprefix("tfds:").replace(":", "/")
-    try:
-        builder = tfds.builder(wanted)
-    except tfds.core.registered.DatasetNotFoundError:
-        near = closest(wanted, tfds.list_builders(with_community_datasets=False))
-        raise DataError(
-            f"TensorFlow Datasets has no set {wanted!r}.{near}", remedy="Check the name."
-        ) from None
-    except (ValueError, ImportError, AssertionError) as error:
-        raise DataError(
-            f"{name} cannot be opened: {str(error).splitlines()[0]}",
-            remedy="Check the name after the colon, and the packages that the set needs.",
-        ) from None
+    remedy = "Check the name after the colon, and the packages that the set needs."
+    with _reported(f"{name} cannot be opened", remedy):
+        try:
+            builder = tfds.builder(wanted)
+        except tfds.core.registered.DatasetNotFoundError:
+            near = closest(wanted, tfds.list_builders(with_community_datasets=False))
+            raise DataError(
+                f"TensorFlow Datasets has no set {wanted!r}.{near}", remedy="Check the name."
+            ) from None
     if not Path(builder.data_dir).exists():
         _prepare(builder, name)
-    return _read(builder, name)
+    return _read(tfds, builder, name)
 
 
-def _tfds(name: str) -> Any:
+@contextlib.contextmanager
+def _reported(what: str, remedy: str) -> Iterator[None]:
+    """Builders are anybody's code: what they raise becomes an error of ours, in one line.
+
+    They also print progress bars and log; ours are the only ones that a user should see.
+    """
+    level = logging.getLogger("absl").level
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        import tensorflow_datasets
-    except ImportError:
-        raise DataError(
-            f"{name} needs the package tensorflow-datasets, and that needs TensorFlow.",
-            remedy="pip install tensorflow tensorflow-datasets, or give a folder of images.",
-        ) from None
-    return tensorflow_datasets
-
-
-def prepared_source(folder: Path, name: str) -> Listing:
-    """A folder that TFDS prepared: the one with ``dataset_info.json`` in it."""
-    tfds = _tfds(name)
-    try:
-        builder = tfds.builder_from_directory(str(folder))
+        with quiet_stdio():
+            yield
+    except DataError:
+        raise
     except Exception as error:
-        raise DataError(
-            f"{folder} is no prepared TFDS set: {str(error).splitlines()[0]}",
-            remedy="Prepare it again with its builder.",
-        ) from None
-    return _read(builder, name)
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{what}: {reason}", remedy=remedy) from None
+    finally:
+        logging.getLogger("absl").setLevel(level)
 
 
 def _prepare(builder: Any, name: str) -> None:
@@ -76,82 +78,50 @@ def _prepare(builder: Any, name: str) -> None:
         f"{builder.data_dir}, or give DATA as a folder of images."
     )
     hosts = {urllib.parse.urlsplit(url).hostname for url in builder.url_infos}
-    for host in sorted(filter(None, hosts)):
-        if urllib.request.getproxies():
-            break
-        try:
+    for host in sorted(filter(None, hosts)) if not urllib.request.getproxies() else ():
+        with _reported(f"{name} has to be downloaded, and {host} cannot be reached", remedy):
             socket.create_connection((host, 443), timeout=TIMEOUT).close()
-        except OSError as error:
-            raise DataError(
-                f"{name} has to be downloaded, and {host} cannot be reached: {error}", remedy=remedy
-            ) from None
-    try:
-        with _quiet():
-            builder.download_and_prepare()
-    except Exception as error:
-        raise DataError(
-            f"{name} cannot be prepared: {str(error).splitlines()[0]}", remedy=remedy
-        ) from None
+    with _reported(f"{name} cannot be prepared", remedy):
+        builder.download_and_prepare()
 
 
-def _read(builder: Any, name: str) -> Listing:
-    """Copies the encoded images of a prepared set, in their fixed order, into a spool."""
-    import tensorflow_datasets as tfds
-
+def _read(tfds: Any, builder: Any, name: str) -> Source:
+    """Copies the encoded images of a prepared set, in their fixed order, into a file."""
     features = builder.info.features
-    image_key, label_key = builder.info.supervised_keys or (
-        _only(features, tfds.features.Image, "image", name),
-        _only(features, tfds.features.ClassLabel, "label", name),
-    )
-    if not (
-        isinstance(features[image_key], tfds.features.Image)
-        and isinstance(features[label_key], tfds.features.ClassLabel)
-    ):
-        raise DataError(f"{name} does not map an image to a class.", remedy="Choose another set.")
+    wanted = (tfds.features.Image, tfds.features.ClassLabel)
+    keys = builder.info.supervised_keys or [
+        key for kind in wanted for key in features if isinstance(features[key], kind)
+    ]
+    kinds = [type(features[key]).__name__ for key in keys]
+    if len(keys) != 2 or not all(map(isinstance, (features[key] for key in keys), wanted)):
+        raise DataError(
+            f"{name} maps {' to '.join(kinds)}; one Image and one ClassLabel are needed.",
+            remedy="Choose a set for image classification.",
+        )
+    image_key, label_key = keys
+    classes = features[label_key]
     findings = []
     items: list[Item] = []
-    spool = Spool()
-    decoders = {image_key: tfds.decode.SkipDecoding()}
+    stretches = Stretches()
     for split_name in sorted(builder.info.splits):
         split = SPLIT_NAMES.get(split_name)
         if split is None:
             reason = f"the split {split_name!r} is for neither training nor testing"
-            findings.append(Finding(split_name, "other_split", reason, "left out"))
+            findings.append(Finding(split_name, "other_split", reason, LEFT_OUT))
             continue
-        with _quiet():
+        decoders = {image_key: tfds.decode.SkipDecoding()}
+        with quiet_stdio():
             rows = builder.as_dataset(split=split_name, decoders=decoders, shuffle_files=False)
         for i, row in enumerate(rows.as_numpy_iterator()):
             if row[label_key] < 0:  # TFDS's mark of an unlabelled example
                 reason = "an example without a label"
-                findings.append(Finding(f"{split_name}/{i}", "unlabelled", reason, "left out"))
+                findings.append(Finding(f"{split_name}/{i}", "unlabelled", reason, LEFT_OUT))
                 continue
-            label = features[label_key].int2str(int(row[label_key]))
+            label = classes.int2str(int(row[label_key]))
             path = f"{split}/{label}/{i:06d}"
-            spool.add(path, row[image_key])
+            stretches.append(path, row[image_key])
             items.append(Item(path, label, split))
     items.sort(key=lambda item: item.path)
+    known = tuple(classes.names)
     identity = f"{name} {builder.data_dir}"
-    names = tuple(features[label_key].names)
-    return Listing(name, identity, items, spool.read, findings, class_names=names)
-
-
-def _only(features: Any, kind: type, what: str, name: str) -> str:
-    keys = [key for key, feature in features.items() if isinstance(feature, kind)]
-    if len(keys) != 1:
-        raise DataError(
-            f"{name} has {len(keys)} features of the kind {what}; exactly one is needed.",
-            remedy="Choose a set for image classification.",
-        )
-    return keys[0]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """TFDS prints progress bars and logs; ours are the only ones that a user should see."""
-    level = logging.getLogger("absl").level
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.getLogger("absl").setLevel(level)
+    return Source(name, items, stretches.read, identity, findings, class_names=known)

@@ -17,7 +17,7 @@ from keras_transfer.evaluation.metrics import evaluate
 from keras_transfer.evaluation.probes import Baseline
 from keras_transfer.learn import calibration
 from keras_transfer.learn.model import build_classifier, set_batch_norm, start_statistics
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import modality
 
 
 def train_from_scratch(
@@ -58,6 +58,7 @@ def train_from_scratch(
     built = backbones.build(backbone, image_size=pixels.shape[1:3], weights="none")
     model = build_classifier(built, len(dataset.class_names))
     network = keras.Model(model.input, model.get_layer(LOGITS).output)
+    draw = modality(dataset.modality).view
     random = np.random.default_rng(seed)
     set_batch_norm(network, trains=True)
     start_statistics(network, pixels[np.sort(random.permutation(train)[:batch_size])])
@@ -79,9 +80,8 @@ def train_from_scratch(
                 break
             optimizer.learning_rate = learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
             rows = np.sort(order[at : at + batch_size])
-            view = pipeline.augment(
-                pixels[rows], [dataset.digests[i] for i in rows], view=epoch, seed=seed, flip=flip
-            )
+            digests = [dataset.digests[i] for i in rows]
+            view = draw(pixels[rows], digests, epoch, seed=seed, flip=flip)
             network.train_on_batch(view, labels[rows])
         logits = network.predict(pixels[val], batch_size=batch_size, verbose=0)
         loss = calibration.nll(

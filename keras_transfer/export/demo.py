@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_transfer.base.errors import ImageError, UsageError
+from keras_transfer.base.errors import ExampleError, UsageError
+from keras_transfer.base.threads import cores
 from keras_transfer.export import proof
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import modality
 
 TOP = 5
 """Classes that the page names."""
@@ -97,12 +98,13 @@ class Demo(http.server.ThreadingHTTPServer):
         """Names the most probable classes of an encoded image.
 
         Raises:
-            ImageError: the bytes are no image.
+            ExampleError: the bytes are no image.
         """
-        pixels = pipeline.decode_image(data, self.size)[None]
+        form = modality("image")
+        pixels = form.decode(data, form.spec(self.size))[None]
         with self._lock:
             if self._predict is None:
-                self._predict = proof.OPENERS[self._runtime](self.model, pipeline.threads())
+                self._predict = proof.OPENERS[self._runtime](self.model, cores())
             started = time.perf_counter()
             scores = self._predict(pixels)[0]
             milliseconds = 1000 * (time.perf_counter() - started)
@@ -170,7 +172,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._json({"error": f"send one image of at most {MAX_BYTES} bytes"}, 400)
         try:
             return self._json(self.server.classify(self.rfile.read(length)))
-        except ImageError as error:
+        except ExampleError as error:
             return self._json({"error": f"This image cannot be read: {error.message}"}, 400)
 
     def _is_own(self) -> bool:

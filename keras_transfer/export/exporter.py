@@ -18,6 +18,7 @@ from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
+from keras_transfer.base.threads import cores
 from keras_transfer.base.types import Dataset
 from keras_transfer.export import bundle, card, parity, proof
 from keras_transfer.export.card import Run
@@ -26,7 +27,7 @@ from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
 from keras_transfer.export.metadata import ModelInfo
 from keras_transfer.export.outcome import ExportResult, VerifyResult
 from keras_transfer.export.quantise import CALIBRATION_IMAGES
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import modality
 from keras_transfer.runs.folder import open_run
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ def _write(
 def _training_images(dataset: Dataset, model: keras.Model) -> np.ndarray:
     """Images that represent what the model will meet, uint8 ``[n, height, width, 3]``."""
     indices = parity.spread(dataset.indices("train"), CALIBRATION_IMAGES)
-    size = model.input_shape[1:3]
-    return np.stack([pipeline.decode_image(dataset.read(int(i)), size) for i in indices])
+    form = modality(dataset.modality)
+    spec = form.spec(model.input_shape[1:3])
+    return np.stack([form.decode(dataset.read(int(i)), spec) for i in indices])
 
 
 def _convert(converter: Converter, form: Format, path: Path) -> str:
@@ -198,7 +200,7 @@ def _report(
             "python": platform.python_version(),
             "platform": platform.platform(),
             "machine": platform.machine(),
-            "cores": pipeline.threads(),
+            "cores": cores(),
         },
     }
 

@@ -13,10 +13,11 @@ from scipy import stats
 
 from keras_transfer import evaluation
 from keras_transfer.base.errors import DataError
+from keras_transfer.base.threads import cores
 from keras_transfer.base.types import Dataset
 from keras_transfer.export import proof
 from keras_transfer.export.formats import Format
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import modality
 
 if TYPE_CHECKING:
     import keras
@@ -69,9 +70,10 @@ def test_images(dataset: Dataset, model: keras.Model) -> TestImages:
             remedy="Train with a split that leaves images for testing, such as 0.7,0.15,0.15.",
         )
     indices = spread(indices, MAX_IMAGES)
-    size = model.input_shape[1:3]
+    form = modality(dataset.modality)
+    spec = form.spec(model.input_shape[1:3])
     encoded = tuple(dataset.read(int(i)) for i in indices)
-    pixels = np.stack([pipeline.decode_image(data, size) for data in encoded])
+    pixels = np.stack([form.decode(data, spec) for data in encoded])
     return TestImages(
         names=tuple(dataset.paths[i] for i in indices),
         encoded=encoded,
@@ -87,7 +89,8 @@ test_images.__test__ = False  # type: ignore[attr-defined]
 def resizing(tests: TestImages, model: keras.Model) -> dict[str, float]:
     """How much of the trained model's answers survives MediaPipe's resizing, ``mobile_resize``."""
     size = tests.pixels.shape[1:3]
-    moved = np.stack([mobile_resize(pipeline.decode_image(data), size) for data in tests.encoded])
+    decode = modality("image").decode
+    moved = np.stack([mobile_resize(decode(data), size) for data in tests.encoded])
     found = np.asarray(model.predict(moved, batch_size=32, verbose=0))
     row = proof.compare(tests.probabilities, found, tests.labels)
     return {key: row[key] for key in ("agreement", "accuracy", "largest_difference")}
@@ -127,7 +130,7 @@ def spread(values: np.ndarray, count: int) -> np.ndarray:
 
 def thread_counts() -> list[int]:
     """1 and the number of cores, at most 4 as phones have fast ones."""
-    return sorted({1, min(pipeline.threads(), 4)})
+    return sorted({1, min(cores(), 4)})
 
 
 def prove(

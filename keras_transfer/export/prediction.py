@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_transfer.base.errors import ImageError, UsageError
+from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import modality
 from keras_transfer.runs import folder as runs
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -35,12 +35,13 @@ def predict(
         UsageError: the model cannot be opened.
     """
     classify, size, names = _open(Path(model))
+    form = modality("image")
     rows: list[dict[str, Any]] = []
     for image in images:
         row: dict[str, Any] = {"image": str(image)}
         try:
-            pixels = pipeline.decode_image(Path(image).read_bytes(), size)
-        except ImageError as error:
+            pixels = form.decode(Path(image).read_bytes(), form.spec(size))
+        except ExampleError as error:
             rows.append(row | {"error": error.message})
             continue
         except OSError as error:

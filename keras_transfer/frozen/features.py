@@ -11,7 +11,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from PIL import Image
 
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.base import files
@@ -30,7 +29,7 @@ from keras_transfer.frozen.engine import (
     worth_tracing,
 )
 from keras_transfer.frozen.store import ActivationKey, ActivationStore
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import modality
 
 # Beyond this float16 overflows; such a cut is stored in float32.
 _FLOAT16_SAFE = 6e4
@@ -58,7 +57,8 @@ class Views:
     @property
     def rule(self) -> str:
         """Name and version of what makes examples of bytes, and views of examples."""
-        return f"image {pipeline.POLICY_VERSION}"
+        name = self.dataset.modality
+        return f"{name} {modality(name).VERSION}"
 
     def draw(self, rows: np.ndarray, number: int) -> np.ndarray:
         """Examples ``[rows, ...]``: view 0 is clean, the others are augmented."""
@@ -67,8 +67,8 @@ class Views:
         if number == 0:
             return clean
         digests = [self.dataset.digests[row] for row in rows]
-        return pipeline.augment(
-            clean, digests, view=number, seed=self.seed, strength=self.strength, flip=self.flip
+        return modality(self.dataset.modality).view(
+            clean, digests, number, seed=self.seed, strength=self.strength, flip=self.flip
         )
 
 
@@ -369,52 +369,3 @@ def _moved(here: np.ndarray, there: np.ndarray) -> float:
     nearest = float(np.median(apart.min(axis=1)))
     moved = float(np.median(np.linalg.norm(here - there, axis=-1)))
     return moved / nearest if 0 < nearest < np.inf else np.inf
-
-
-def mirroring_is_safe(
-    train: np.ndarray, labels: np.ndarray, validation: np.ndarray, validation_labels: np.ndarray
-) -> tuple[bool, str]:
-    """Whether a mirrored image still shows its class, as far as the data itself tells.
-
-    Classifies validation images and their mirror images by the nearest training image, compared as
-    gray thumbnails of 16 by 16 pixels. Left and right are part of the class where mirroring loses
-    over a quarter of the right answers, and significantly many (McNemar: the loss is over two
-    standard deviations). Measured: of the built-in digits a mirror image loses 63 %, of two sets of
-    emoji 6 to 10 %. Features of a pretrained network cannot tell, since it was trained on mirrored
-    images.
-
-    Args:
-        train: uint8 ``[n, height, width, 3]``; at most 5,000 of them are used.
-        labels: int ``[n]``.
-        validation: uint8 ``[m, height, width, 3]``; at most 1,000 of them are used.
-        validation_labels: int ``[m]``.
-
-    Returns:
-        The decision and the reason in one sentence.
-    """
-    known = np.unique(np.linspace(0, len(train) - 1, 5000).astype(int))
-    asked = np.unique(np.linspace(0, len(validation) - 1, 1000).astype(int))
-    references, truth = _thumbnails(train[known]), validation_labels[asked]
-
-    def right(images: np.ndarray) -> np.ndarray:
-        nearest = (_thumbnails(images) @ references.T).argmax(axis=1)
-        return labels[known][nearest] == truth
-
-    clean = validation[asked]
-    before, after = right(clean), right(clean[:, :, ::-1])
-    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
-    net = lost - gained
-    safe = net <= 2 * np.sqrt(lost + gained) or net <= 0.25 * before.sum()
-    counts = f"as thumbnails {before.mean():.0%} are recognised, {after.mean():.0%} mirrored"
-    return bool(safe), f"Augmentation {'mirrors' if safe else 'does not mirror'}: {counts}."
-
-
-def _thumbnails(pixels: np.ndarray, side: int = 16) -> np.ndarray:
-    """Gray thumbnails, centred and of unit length, float32 ``[n, side * side]``."""
-    small = [
-        np.asarray(Image.fromarray(image).convert("L").resize((side, side)), np.float32).ravel()
-        for image in np.ascontiguousarray(pixels)
-    ]
-    flat = np.stack(small)
-    flat -= flat.mean(axis=1, keepdims=True)
-    return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)

@@ -1,1 +1,39 @@
-"""What is particular to images; one folder a kind of example."""
+"""What is particular to a kind of example: one folder each, which no other room looks into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.modalities import image
+from keras_transfer.modalities.protocol import Examined, InputSpec, Modality
+
+MODALITIES: dict[str, Modality] = {"image": image}
+"""By name; the first is the one that is meant when nothing tells."""
+
+__all__ = ["MODALITIES", "Examined", "InputSpec", "Modality", "modality", "modality_of_files"]
+
+
+def modality(name: str) -> Modality:
+    """Finds a modality by its name.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    if name not in MODALITIES:
+        raise UsageError(
+            f"there is no modality {name!r}.{closest(name, list(MODALITIES))}",
+            remedy=f"Use {' or '.join(MODALITIES)}.",
+        )
+    return MODALITIES[name]
+
+
+def modality_of_files(paths: Iterable[str]) -> str:
+    """The name of the modality to which most of some files belong, by formats they promise."""
+    suffixes = [os.path.splitext(path)[1].lower() for path in paths]
+
+    def count(name: str) -> int:
+        return sum(bool(MODALITIES[name].SUFFIXES.get(suffix)) for suffix in suffixes)
+
+    return max(MODALITIES, key=count)

@@ -296,7 +296,7 @@ def metrics_of(result: TransferResult) -> dict[str, Any]:
 
 VERSIONED = (
     *("keras", "tensorflow", "tensorflow-cpu", "jax", "openvino"),
-    *("numpy", "pillow", "simplejpeg", "cykooz-resizer"),
+    *("numpy", "pillow", "cykooz-resizer"),
 )
 """Packages whose version may move a run's figures."""
 

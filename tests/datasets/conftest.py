@@ -22,12 +22,3 @@ def pictures() -> list[bytes]:
     return [
         zoo.encode(zoo.photo(names[seed % 2], side=32, seed=seed), "JPEG") for seed in range(60)
     ]
-
-
-@pytest.fixture(scope="session")
-def emoji() -> Path:
-    """A real set of 1,892 emoji in nine classes, where the machine has it."""
-    folder = Path(__file__).parents[3] / "shared" / "data" / "emoji-noto"
-    if not folder.is_dir():
-        pytest.skip("the shared emoji are not here")
-    return folder

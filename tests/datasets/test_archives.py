@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from zoo import fill
 
-from keras_transfer.base.errors import DataError, ImageError
-from keras_transfer.datasets import archives, load_dataset
+from keras_transfer.base.errors import DataError, ExampleError
+from keras_transfer.datasets import archives, load_dataset, sources
 from keras_transfer.datasets.loading import open_source
 
 
@@ -81,8 +81,8 @@ def test_what_a_mac_adds_to_an_archive_is_hidden(tmp_path, folder):
 @pytest.mark.parametrize("name", ["a.zip", "a.tar"])
 def test_members_that_are_too_large_are_refused(tmp_path, folder, name, monkeypatch):
     source = open_source(pack(folder, tmp_path / name))
-    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 100)
-    with pytest.raises(ImageError, match="too many"):
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 100)
+    with pytest.raises(ExampleError, match="too many"):
         source.read(source.items[0].path)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from zoo import fill
 
 from keras_transfer.base.errors import DataError, UsageError
-from keras_transfer.datasets import image_sides, inspect, load_dataset
+from keras_transfer.datasets import inspect, load_dataset, natural_sizes
 from keras_transfer.datasets.inspection import expected_accuracy
 
 
@@ -27,7 +27,7 @@ def menagerie(tmp_path_factory):
 
 def test_every_kind_in_the_zoo_ends_as_an_image_or_a_finding(menagerie, recwarn):
     root, expected = menagerie
-    assert len(image_sides(root, at_most=100)) > 50
+    assert len(natural_sizes(root, at_most=100)) > 50
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
     inspection = inspect(root)
     assert len(expected) >= 80

@@ -10,6 +10,7 @@ from zoo import fill
 
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.datasets import load_dataset, write_splits
+from keras_transfer.datasets.checks import group_names
 
 
 def of_kind(data, kind: str) -> list:
@@ -82,6 +83,15 @@ def test_a_leak_between_given_splits_is_named_and_mended(tmp_path, pictures):
     assert not set(found) & set(data.paths)
     assert Counter(data.splits.tolist())["test"] == 11
     assert Counter(data.splits.tolist())["val"] == 4
+
+
+def test_groups_join_copies_near_copies_and_the_sources_own():
+    near = np.array([[4, 5]])
+    names = group_names(
+        ["a", "a", "b", "c", "d", "e", "f"], [None, None, "p", "p", None, "q", "q"], near
+    )
+    assert group_names([], [], np.empty((0, 2), np.int64)) == []
+    assert names == ["image a", "image a", "group p", "group p", "group q", "group q", "group q"]
 
 
 def test_groups_of_a_manifest_stay_together(folder):
@@ -199,8 +209,8 @@ def test_nothing_but_bad_files_is_an_error(tmp_path):
             load_dataset(tmp_path, for_training=training)
 
 
-def test_real_emoji_split_by_class(emoji):
-    data = load_dataset(emoji)
+def test_real_emoji_split_by_class(emoji_noto):
+    data = load_dataset(emoji_noto)
     assert len(data) == 1892
     for label in range(9):
         here = Counter(data.splits[data.labels == label].tolist())

@@ -90,10 +90,10 @@ def test_missing_files_are_findings_of_the_set(folder):
         (b"", "no column 'path'"),
         (b"name,label\nx,y\n", "no column 'path'.*name, label"),
         (b"path,weight\nx,y\n", "no column 'label'"),
-        (b"path,label\n", "names no images"),
+        (b"path,label\n", "no labelled images"),
         (b"path,label,split\nx,y,holdout\n", "row 2.*'holdout'"),
         (b"path,label\n\xff\xfex,y\n", "not UTF-8 at byte 11"),
-        (b"path,label\nx\0,y\n", "names no images|cannot be read|NUL"),
+        (b"path,label\nx\0,y\n", "no labelled images|cannot be read|NUL"),
         (b'path,label\n"' + b"x" * 200_000 + b'",y\n', "field larger"),
     ],
 )

@@ -1,21 +1,19 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from zoo import encode, fill, photo
 
 from keras_transfer.base import files
-from keras_transfer.base.errors import DataError, ImageError
-from keras_transfer.datasets import decoded as rows
+from keras_transfer.base.errors import DataError, ExampleError
 from keras_transfer.datasets import load_dataset, scan
-from keras_transfer.datasets.sources import Item, Listing
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.datasets.sources import Item, Source
+from keras_transfer.modalities import image
 
 
 @pytest.fixture
@@ -27,22 +25,22 @@ def folder(tmp_path, pictures):
 def decoded(monkeypatch):
     """Counts the images that are decoded."""
     calls: list[int] = []
-    examine = pipeline.examine
+    examine = image.examine
     monkeypatch.setattr(
-        pipeline, "examine", lambda data, size=None: calls.append(1) or examine(data, size)
+        image, "examine", lambda data, spec=None: calls.append(1) or examine(data, spec)
     )
     return calls
 
 
 def stored() -> list[Path]:
-    return sorted((files.cache_folder() / "pixels").iterdir())
+    return sorted((files.cache_folder() / "examples").iterdir())
 
 
 def test_pixels_are_those_of_the_decoder_at_any_length(folder):
     data = load_dataset(folder, image_size=(24, 40))
     assert data.examples.shape == (30, 24, 40, 3)
     for i, path in enumerate(data.paths):
-        expected = pipeline.decode_image((folder / path).read_bytes(), (24, 40))
+        expected = image.decode((folder / path).read_bytes(), image.spec((24, 40)))
         assert np.array_equal(data.examples[i], expected)
 
 
@@ -66,7 +64,7 @@ def test_large_sets_are_mapped(folder, monkeypatch):
         data = load_dataset(folder, image_size=24)
         assert isinstance(data.examples, np.memmap)
         assert not data.examples.flags.writeable
-        expected = pipeline.decode_image(data.read(20), 24)
+        expected = image.decode(data.read(20), image.spec(24))
         assert np.array_equal(data.examples[20], expected)
 
 
@@ -75,7 +73,7 @@ def test_without_the_cache_nothing_is_written(folder, decoded):
         data = load_dataset(folder, image_size=24, cache=False)
         assert data.examples.shape == (30, 24, 24, 3)
     assert len(decoded) == 60
-    assert not files.cache_folder().joinpath("pixels").exists()
+    assert not files.cache_folder().joinpath("examples").exists()
 
 
 @pytest.mark.parametrize("change", ["edit", "add", "remove", "rename", "swap"])
@@ -97,7 +95,7 @@ def test_any_change_is_noticed(folder, change, pictures):
     data = load_dataset(folder, image_size=24)
     for i, path in enumerate(data.paths):
         assert np.array_equal(
-            data.examples[i], pipeline.decode_image((folder / path).read_bytes(), 24)
+            data.examples[i], image.decode((folder / path).read_bytes(), image.spec(24))
         )
     assert len(stored()) == 2
 
@@ -105,8 +103,8 @@ def test_any_change_is_noticed(folder, change, pictures):
 @pytest.mark.parametrize("damage", ["index", "short", "long", "missing", "empty", "policy"])
 def test_damaged_caches_are_made_again(folder, damage, decoded, monkeypatch):
     expected = load_dataset(folder, image_size=24).examples
-    pixels, index = sorted(stored(), key=lambda path: path.suffix, reverse=True)
-    assert (pixels.suffix, index.suffix) == (".pixels", ".npz")
+    pixels, index = sorted(stored(), key=lambda path: path.suffix)
+    assert (pixels.suffix, index.suffix) == (".examples", ".npz")
     if damage == "index":
         data = bytearray(index.read_bytes())
         data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
@@ -120,16 +118,16 @@ def test_damaged_caches_are_made_again(folder, damage, decoded, monkeypatch):
     elif damage == "empty":
         index.write_bytes(b"")
     else:
-        monkeypatch.setattr(pipeline, "POLICY_VERSION", 999)
+        monkeypatch.setattr(image, "VERSION", 999)
     assert np.array_equal(load_dataset(folder, image_size=24).examples, expected)
     assert len(decoded) == 60
 
 
 def test_an_interrupted_pass_leaves_nothing(folder, monkeypatch):
-    def interrupted(data, size=None):
+    def interrupted(data, spec=None):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "examine", interrupted)
+    monkeypatch.setattr(image, "examine", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_dataset(folder, image_size=24)
     assert stored() == []
@@ -137,18 +135,16 @@ def test_an_interrupted_pass_leaves_nothing(folder, monkeypatch):
 
 def test_lack_of_room_is_said_beforehand(folder, monkeypatch):
     usage = shutil.disk_usage(folder)
-    monkeypatch.setattr(rows.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    monkeypatch.setattr(scan.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
     with pytest.raises(DataError, match=r"take 51,840 bytes; .* has 10,000 bytes free"):
         load_dataset(folder, image_size=24)
-    memory = psutil.virtual_memory()
-    monkeypatch.setattr(rows.psutil, "virtual_memory", lambda: memory._replace(available=10_000))
-    with pytest.raises(DataError, match="10,000 bytes of memory"):
+    with pytest.raises(DataError, match="10,000 bytes free"):
         load_dataset(folder, image_size=24, cache=False)
 
 
 def test_files_that_vanish_or_change_meanwhile_cost_a_finding_each(pictures):
     half = pictures[7][: len(pictures[7]) * 3 // 4]
-    broken = {"a/04.jpg": ImageError("no such file"), "b/07.jpg": half}
+    broken = {"a/04.jpg": ExampleError("no such file"), "b/07.jpg": half}
     items = [Item(f"{'ab'[i % 2]}/{i:02d}.jpg", "ab"[i % 2]) for i in range(30)]
 
     def read(path: str) -> bytes:
@@ -157,7 +153,7 @@ def test_files_that_vanish_or_change_meanwhile_cost_a_finding_each(pictures):
             raise outcome
         return outcome
 
-    data = load_dataset(Listing("made", None, items, read), image_size=16)
+    data = load_dataset(Source("made", items, read), image_size=16)
     assert len(data) == 28
     assert {one.path: one.kind for one in data.findings} == {
         "a/04.jpg": "unreadable",
@@ -183,22 +179,49 @@ def test_one_bad_file_costs_one_row(tmp_path, pictures, cache):
     assert len(data) == 20
     assert data.examples.shape[0] == 20
     for pixels, path in zip(data.examples, data.paths, strict=True):
-        assert np.array_equal(pixels, pipeline.decode_image((root / path).read_bytes(), 16))
+        assert np.array_equal(pixels, image.decode((root / path).read_bytes(), image.spec(16)))
     assert [(one.path, one.kind) for one in data.findings] == [("cat/0005.jpg", "truncated")]
 
 
-def test_small_files_are_known_by_sha256_and_large_ones_by_blake3(monkeypatch):
-    # The 102,400 bytes of BLAKE3's own test vectors (0 to 250, again and again).
-    data = (bytes(range(251)) * 408)[:102_400]
-    assert files.content_digest(data) == hashlib.sha256(data).hexdigest()
-    monkeypatch.setattr(files, "LARGE", len(data) - 1)
-    assert files.content_digest(data) == (
-        "bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085"
-    )
+@pytest.mark.parametrize("mapped", [False, True])
+def test_damaged_examples_are_named_and_decoded_again(folder, decoded, monkeypatch, mapped):
+    if mapped:
+        monkeypatch.setattr(scan, "IN_MEMORY", 1000)
+    first = load_dataset(folder, image_size=24)
+    expected, size = np.array(first.examples), 24 * 24 * 3
+    path = next(path for path in stored() if path.suffix == ".examples")
+    data = bytearray(path.read_bytes())
+    data[2 * size : 3 * size] = bytes(size)
+    data[7 * size + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match="is damaged; decoded again") as caught:
+        again = load_dataset(folder, image_size=24)
+    assert str(caught[0].message).endswith(f": {first.paths[2]}, {first.paths[7]}")
+    assert np.array_equal(again.examples, expected)
+    assert len(decoded) == 30  # nothing else was decoded
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(load_dataset(folder, image_size=24).examples, expected)
 
 
-def test_a_large_photo_that_changes_later_is_noticed(folder, monkeypatch):
-    monkeypatch.setattr(files, "LARGE", 10)
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_is_left_out_takes_no_room(tmp_path, pictures, decoded, monkeypatch, mapped):
+    root = fill(tmp_path, {"cat": 10, "dog": 10}, pictures)
+    for name in ("cat/0005.jpg", "dog/0.jpg"):
+        (root / name).write_bytes(b"")
+    (root / "dog/000.jpg").write_bytes((root / "cat/000.jpg").read_bytes())  # two labels
+    if mapped:
+        monkeypatch.setattr(scan, "IN_MEMORY", 1000)
+    for cache in (True, True, False):
+        data = load_dataset(root, image_size=16, cache=cache)
+        assert len(data) == len(data.examples) == 19
+        for pixels, path in zip(data.examples, data.paths, strict=True):
+            expected = image.decode((root / path).read_bytes(), image.spec(16))
+            assert np.array_equal(pixels, expected)
+    assert len(decoded) == 2 * 23
+
+
+def test_one_byte_that_changes_later_is_noticed(folder):
     data = load_dataset(folder, image_size=24)
     path = folder / data.paths[3]
     encoded = path.read_bytes()
@@ -206,18 +229,3 @@ def test_a_large_photo_that_changes_later_is_noticed(folder, monkeypatch):
     path.write_bytes(encoded[:-1] + b"?")
     with pytest.raises(DataError, match="changed"):
         data.read(3)
-
-
-@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="this system has no pwrite")
-def test_rows_that_the_disk_takes_in_parts_are_whole(tmp_path, monkeypatch):
-    write = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda handle, data, place: write(handle, data[:100], place))
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
-    path = tmp_path / "rows"
-    path.touch()
-    store = rows.FileRows(path, pixels.shape)
-    for i in (3, 0, 4, 1, 2):
-        store.put(i, pixels[i])
-    store.keep(np.arange(5))
-    store.close()
-    assert path.read_bytes() == pixels.tobytes()

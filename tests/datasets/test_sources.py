@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from zoo import fill
 
-from keras_transfer.base.errors import DataError, ImageError
+from keras_transfer.base.errors import DataError, ExampleError
 from keras_transfer.base.types import Finding
 from keras_transfer.datasets.loading import open_source
 from keras_transfer.datasets.sources import label_by_folder, name_findings
@@ -99,7 +99,7 @@ def test_a_forbidden_folder_is_a_finding(tmp_path, pictures):
 def test_a_file_that_vanishes_is_an_error_of_its_own(tmp_path, pictures):
     source = open_source(fill(tmp_path, {"cat": 1}, pictures))
     (tmp_path / "cat/000.jpg").unlink()
-    with pytest.raises(ImageError, match="no such file"):
+    with pytest.raises(ExampleError, match="no such file"):
         source.read("cat/000.jpg")
 
 
@@ -107,11 +107,12 @@ def test_names_that_look_alike_are_found():
     composed = "caf\u00e9"
     decomposed = unicodedata.normalize("NFD", composed)
     findings: list[Finding] = []
-    items = label_by_folder(
+    items, modality = label_by_folder(
         [f"{composed}/a.jpg", f"{decomposed}/b.jpg", "Cat/c.jpg", "cat/C.jpg", "cat/c.jpg"],
         findings,
     )
     assert {item.label for item in items} == {composed, "Cat", "cat"}
+    assert modality == "image"
     assert findings == []
     found = {(one.kind, one.path) for one in name_findings(items)}
     assert found == {("class_names", ""), ("file_names", "Cat/c.jpg")}
@@ -122,8 +123,8 @@ def test_names_that_look_alike_are_found():
     [
         ("nowhere", "no such file or folder"),
         ("builtin:digit", "Did you mean builtin:digits"),
-        ("{tmp}/empty", "no images in class folders"),
-        ("{tmp}/flat", "no images in class folders"),
+        ("{tmp}/empty", "no labelled images"),
+        ("{tmp}/flat", "no labelled images"),
         ("{tmp}/flat/000.jpg", "neither a folder"),
         ("{tmp}/flag", r"Did you mean .*flat"),
     ],

@@ -104,7 +104,7 @@ def test_a_set_without_classes_is_refused(tmp_path):
 
     builder = Plain(data_dir=str(tmp_path))
     builder.download_and_prepare()
-    with pytest.raises(DataError, match="0 features of the kind label"):
+    with pytest.raises(DataError, match="maps Image; one Image and one ClassLabel"):
         load_dataset(str(builder.data_dir))
 
 

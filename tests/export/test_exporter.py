@@ -90,10 +90,10 @@ print(json.dumps([[row.decode() for row in by_pixels["labels"].numpy()[0]],
 def test_the_saved_model_serves_pixels_and_files(
     exported: ExportResult, run: runs.Run, tmp_path: Path
 ) -> None:
-    from keras_transfer.modalities.image import pipeline
+    from keras_transfer.modalities import image
 
     images = sorted((exported.path / "verify" / "images").iterdir())[:5]
-    pixels = np.stack([pipeline.decode_image(path.read_bytes(), 64) for path in images])
+    pixels = np.stack([image.decode(path.read_bytes(), image.spec(64)) for path in images])
     np.save(tmp_path / "pixels.npy", pixels)
     model = exported.path / "saved_model" / "1"
     command = [sys.executable, "-I", "-c", SERVE, model, tmp_path / "pixels.npy", *images]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from keras_transfer.export import ExportResult, metadata, parity, proof
 from keras_transfer.export.flatbuffer import LiteModel
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import image
 from keras_transfer.runs import folder as runs
 
 INFO = metadata.ModelInfo(
@@ -201,8 +201,6 @@ def test_mediapipe_opens_every_file_unaided(
     ]
     assert np.mean([a == b for a, b in zip(small, expected, strict=True)]) >= 0.97
     predict = proof.open_tflite(model, 1)
-    moved = [
-        parity.mobile_resize(pipeline.decode_image(path.read_bytes()), (64, 64)) for path in files
-    ]
+    moved = [parity.mobile_resize(image.decode(path.read_bytes()), (64, 64)) for path in files]
     sampled = [run.class_names[int(predict(image[None]).argmax())] for image in moved]
     assert resized == sampled

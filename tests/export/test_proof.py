@@ -10,7 +10,7 @@ import pytest
 import zoo
 
 from keras_transfer.export import proof
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import image
 
 
 def test_reads_the_same_pixels_as_training(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_reads_the_same_pixels_as_training(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(data)
         for size in ((96, 96), (64, 80)):
-            expected = pipeline.decode_image(data, size)
+            expected = image.decode(data, image.spec(size))
             np.testing.assert_array_equal(proof.read_pixels(path, size), expected, err_msg=name)
 
 

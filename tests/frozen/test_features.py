@@ -5,10 +5,11 @@ import pytest
 
 from keras_transfer import backbones, datasets
 from keras_transfer.base.progress import Progress
-from keras_transfer.frozen import engine, features
+from keras_transfer.frozen import engine
 from keras_transfer.frozen.features import Continued, FrozenPart, Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn.model import build_classifier
+from keras_transfer.modalities import image
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_rows_do_not_outlive_the_rule_that_made_their_pixels(backbone, data, tmp
     with ActivationStore(tmp_path) as store:
         assert computed(part(backbone, data), store, data) == 5
         assert computed(part(backbone, data), store, data) == 0
-        monkeypatch.setattr(features.pipeline, "POLICY_VERSION", 999)
+        monkeypatch.setattr(image, "VERSION", 999)
         assert computed(part(backbone, data), store, data) == 5
 
 

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from keras_transfer import backbones, datasets, evaluation, training
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import LOGITS
-from keras_transfer.frozen.features import Views, mirroring_is_safe
+from keras_transfer.frozen.features import Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import calibration, heads
 from keras_transfer.learn.model import build_classifier, reseed, set_batch_norm
@@ -19,6 +19,7 @@ from keras_transfer.learn.optimizers import build_optimizer
 from keras_transfer.learn.pool import ModelPool
 from keras_transfer.learn.selection import choose
 from keras_transfer.learn.suffix import Suffix, values_of
+from keras_transfer.modalities.image import mirroring_is_safe
 from keras_transfer.recipe import Recipe, resolve
 
 SIZE = 64

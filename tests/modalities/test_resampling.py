@@ -8,7 +8,8 @@ import zoo
 from PIL import Image
 
 from keras_transfer.export import proof
-from keras_transfer.modalities.image import pipeline, resampling
+from keras_transfer.modalities import image
+from keras_transfer.modalities.image import resampling
 
 
 def cases(count):
@@ -81,9 +82,9 @@ def test_many_threads_do_not_disturb_each_other():
 
 def test_images_are_the_same_where_the_fast_package_is_missing(monkeypatch):
     files = [*zoo.odd_images().values(), zoo.encode(zoo.photo(side=700), "JPEG")]
-    expected = [pipeline.examine(data, 96) for data in files]
+    expected = [image.examine(data, image.spec(96)) for data in files]
     monkeypatch.setattr(resampling, "fast", None)
     for data, before in zip(files, expected, strict=True):
-        found = pipeline.examine(data, 96)
-        np.testing.assert_array_equal(found.pixels, before.pixels)
-        np.testing.assert_array_equal(found.thumbnail, before.thumbnail)
+        found = image.examine(data, image.spec(96))
+        np.testing.assert_array_equal(found.example, before.example)
+        np.testing.assert_array_equal(found.fingerprint, before.fingerprint)

@@ -1,1 +1,31 @@
-"""Images: decoding, augmented views, resampling."""
+"""Images: uint8 RGB of one size, squashed rather than cropped.
+
+One policy everywhere (training, evaluation, prediction, the export proof): the first frame, EXIF
+rotation applied, alpha composited on white, RGB, and the whole image squashed to the model's size
+with an antialiased bilinear filter (see ``resampling``). Colour profiles are not applied: pixels
+are taken as sRGB. Pillow decodes; reading images needs no TensorFlow.
+"""
+
+# ruff: noqa: F401
+
+from collections.abc import Mapping, Sequence
+
+from keras_transfer.modalities.image.augmentation import mirroring_is_safe, view
+from keras_transfer.modalities.image.copies import near_copies
+from keras_transfer.modalities.image.decoding import VERSION, decode, examine, peek, spec
+from keras_transfer.modalities.image.encoding import encode, from_memory, show
+
+NAME = "image"
+SUFFIXES: Mapping[str, str] = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm"), "PPM"),
+    **{".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF", ".avif": "AVIF"},
+    **dict.fromkeys((".heic", ".heif", ".svg", ".ico", ".jp2", ""), ""),
+}
+SUFFIX = ".png"
+FINGERPRINT: tuple[int, ...] = (16, 16, 3)
+EXTENT = "longer side in pixels"
+EXTENT_EDGES: Sequence[int] = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+PREVIEW = spec(96)

@@ -1,25 +1,22 @@
 """Squashes pixels to a size: the same levels to the last bit on every machine.
 
 An antialiased bilinear filter as Pillow's, in fixed point, so that it is defined exactly: by
-``_squash_plainly``, which needs NumPy alone and which an export's ``verify.py`` repeats. Where the
-package ``cykooz.resizer`` is installed it computes the same with the processor's vector
-instructions.
+``_squash_plainly``, whose definition an export's ``verify.py`` repeats in NumPy alone. Where the
+package ``cykooz.resizer`` is installed (the extra ``fast``) it computes the same with the
+processor's vector instructions.
 """
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
+from scipy.sparse import csr_array
 
 try:
     import cykooz_resizer as fast
-except ImportError:  # there is no wheel for Linux on ARM
+except ImportError:
     fast = None
 
 Box = tuple[float, float, float, float]
-
-_own = threading.local()
 
 
 def squash(pixels: np.ndarray, size: tuple[int, int], box: Box | None = None) -> np.ndarray:
@@ -73,15 +70,15 @@ def _filtered(pixels: np.ndarray, count: int, begin: float, end: float) -> np.nd
     fits = [d for d in range(21) if np.floor(weights.max() * 2.0 ** (d + 1) + 0.5) >= 2**15]
     digits = fits[0] if fits else 21
     whole = np.floor(weights * 2**digits + 0.5).astype(np.int32)
-    found = np.full((count, *pixels.shape[1:]), 1 << (digits - 1), np.int32)
-    for tap, weight in zip(np.minimum(taps, len(pixels) - 1).T, whole.T, strict=True):
-        found += weight[:, None, None] * pixels[tap]
-    return np.clip(found >> digits, 0, 255).astype(np.uint8)
+    taps = np.minimum(taps, len(pixels) - 1)
+    ends = np.arange(count + 1) * taps.shape[1]
+    matrix = csr_array((whole.ravel(), taps.ravel(), ends), shape=(count, len(pixels)))
+    sums = matrix @ pixels.reshape(len(pixels), -1).astype(np.int32) + (1 << (digits - 1))
+    levels = np.clip(sums >> digits, 0, 255).astype(np.uint8)
+    return levels.reshape(count, *pixels.shape[1:])
 
 
 def _squash_fast(pixels: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray:
-    if not hasattr(_own, "resizer"):
-        _own.resizer = fast.Resizer()  # holds memory that it uses again
     options = fast.ResizeOptions(
         resize_alg=fast.ResizeAlg.convolution(fast.FilterType.bilinear),
         use_alpha=False,
@@ -90,5 +87,5 @@ def _squash_fast(pixels: np.ndarray, size: tuple[int, int], box: Box) -> np.ndar
     kind = fast.PixelType.U8x3
     given = fast.ImageData(pixels.shape[1], pixels.shape[0], kind, pixels.tobytes())
     found = fast.ImageData(size[1], size[0], kind)
-    _own.resizer.resize(given, found, options)
+    fast.Resizer().resize(given, found, options)
     return np.frombuffer(found.get_buffer(), np.uint8).reshape(*size, 3)

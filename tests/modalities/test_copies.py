@@ -4,16 +4,15 @@ import numpy as np
 import zoo
 from PIL import Image
 
-from keras_transfer.datasets import similarity
-from keras_transfer.modalities.image import pipeline
+from keras_transfer.modalities import image
 
 
 def thumbnails(*encoded: bytes) -> np.ndarray:
-    return np.stack([pipeline.examine(data).thumbnail for data in encoded])
+    return np.stack([image.examine(data).fingerprint for data in encoded])
 
 
 def pairs_of(stack: np.ndarray) -> set[tuple[int, int]]:
-    return {(int(i), int(j)) for i, j in similarity.near_pairs(stack)}
+    return {(int(i), int(j)) for i, j in image.near_copies(stack)}
 
 
 def test_copies_encoded_again_or_resized_are_found():
@@ -44,8 +43,8 @@ def test_digits_are_all_different():
     assert pairs_of(stack) == set()
 
 
-def test_emoji_are_told_apart_and_their_copies_are_found(emoji):
-    paths = sorted(emoji.rglob("*.png"))[::4]
+def test_emoji_are_told_apart_and_their_copies_are_found(emoji_noto):
+    paths = sorted(emoji_noto.rglob("*.png"))[::4]
     whole = [Image.open(path).convert("RGB") for path in paths]
     stack = thumbnails(*(path.read_bytes() for path in paths))
     assert len(pairs_of(stack)) <= 2
@@ -68,18 +67,9 @@ def test_flat_images_are_never_near_duplicates():
 
 def test_work_is_bounded_where_all_images_are_alike():
     one = zoo.noise(1, side=16)
-    assert len(similarity.near_pairs(np.repeat(one, 5000, axis=0))) <= 5000 * 6
-
-
-def test_groups_join_copies_near_copies_and_the_sources_own():
-    near = np.array([[4, 5]])
-    names = similarity.group_names(
-        ["a", "a", "b", "c", "d", "e", "f"], [None, None, "p", "p", None, "q", "q"], near
-    )
-    assert names == ["image a", "image a", "group p", "group p", "group q", "group q", "group q"]
+    assert len(image.near_copies(np.repeat(one, 5000, axis=0))) <= 5000 * 6
 
 
 def test_no_images_at_all():
-    assert similarity.near_pairs(np.empty((0, 16, 16, 3), np.uint8)).shape == (0, 2)
-    assert similarity.near_pairs(zoo.noise(1, side=16)).shape == (0, 2)
-    assert similarity.group_names([], [], np.empty((0, 2), np.int64)) == []
+    assert image.near_copies(np.empty((0, 16, 16, 3), np.uint8)).shape == (0, 2)
+    assert image.near_copies(zoo.noise(1, side=16)).shape == (0, 2)

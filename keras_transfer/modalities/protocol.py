@@ -1,0 +1,110 @@
+"""The seam between what is particular to images, texts or clips, and every other room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class InputSpec(NamedTuple):
+    """What a model takes, and all that a client needs to know to feed it.
+
+    Attributes:
+        name: of the input, such as ``image``.
+        shape: of one example, without the batch axis.
+        dtype: NumPy's name of its type.
+        content: what its values are, in words.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    content: str
+
+
+class Examined(NamedTuple):
+    """What one decoding yields for a data set.
+
+    Attributes:
+        example: as ``decode`` gives it; None when no spec was given.
+        fingerprint: by which near copies are found; it does not depend on the spec.
+        format: the name of the format found, such as ``JPEG``.
+        extent: how large the example is by itself, see ``Modality.EXTENT``.
+    """
+
+    example: np.ndarray | None
+    fingerprint: np.ndarray
+    format: str
+    extent: int
+
+
+class Modality(Protocol):
+    """A folder of ``modalities/`` whose module has these names.
+
+    An item is bytes; an example is one dense array of them. Whatever the bytes are, ``decode``,
+    ``examine`` and ``peek`` raise nothing but :class:`ExampleError`, whose ``kind`` is one word.
+    """
+
+    NAME: str
+    """What one example is called."""
+    VERSION: int
+    """Raised whenever the same bytes may give other examples or fingerprints: in every key."""
+    SUFFIXES: Mapping[str, str]
+    """Which files are looked at, by suffix, and the format that each promises, or nothing."""
+    SUFFIX: str
+    """Of the files that ``encode`` makes."""
+    FINGERPRINT: tuple[int, ...]
+    """The shape of a fingerprint, uint8."""
+    EXTENT: str
+    """What an extent counts, such as the longer side in pixels."""
+    EXTENT_EDGES: Sequence[int]
+    """Where the ranges of a histogram of extents begin."""
+    PREVIEW: InputSpec
+    """What pages decode to before they show an example."""
+
+    def spec(self, size: Any) -> InputSpec:
+        """The input of a model that takes examples of some size. Raises UsageError."""
+
+    def decode(self, data: bytes, spec: InputSpec | None = None) -> np.ndarray:
+        """One item, exactly as a model of this spec takes it; without one, at its own size."""
+
+    def examine(self, data: bytes, spec: InputSpec | None = None) -> Examined:
+        """Decodes an item in full, once, and refuses more, such as what is too small."""
+
+    def peek(self, data: bytes) -> int:
+        """The size to give a model if nothing of the item is to be lost; from its header alone."""
+
+    def view(
+        self,
+        examples: np.ndarray,
+        digests: Sequence[str],
+        number: int,
+        *,
+        seed: int = 0,
+        strength: float = 1.0,
+        flip: bool = True,
+    ) -> np.ndarray:
+        """Augmented examples; number 0 is clean. Each depends on its digest, number and seed."""
+
+    def mirroring_is_safe(
+        self,
+        train: np.ndarray,
+        labels: np.ndarray,
+        validation: np.ndarray,
+        validation_labels: np.ndarray,
+    ) -> tuple[bool, str]:
+        """Whether ``view`` may flip these examples, and the reason in a sentence."""
+
+    def near_copies(self, fingerprints: np.ndarray) -> np.ndarray:
+        """Pairs of rows that are almost the same: int64 ``[pairs, 2]``, each pair once."""
+
+    def from_memory(self, values: Any) -> Sequence[np.ndarray]:
+        """Checks what a caller has in memory. Raises DataError."""
+
+    def encode(self, value: np.ndarray) -> bytes:
+        """One of these as bytes that ``decode`` takes, the same on every machine."""
+
+    def show(self, example: np.ndarray, caption: str = "") -> str:
+        """An example as HTML that needs nothing else, for pages and notebooks."""
