@@ -119,7 +119,7 @@ def _trained(data: str, folder: Path, **options: object):
 
 
 def accuracy() -> None:
-    from keras_transfer.export import export
+    from keras_transfer.export import export_run
 
     rows = []
     for seed in range(3):
@@ -127,7 +127,7 @@ def accuracy() -> None:
             data = str(SHARED / "emoji-noto")
             run = _trained(data, Path(folder, "run"), image_size=128, seed=seed)
             started = time.perf_counter()
-            report = export(run, FORMATS, Path(folder, "export"), allow_failing=True).parity
+            report = export_run(run, FORMATS, Path(folder, "export"), allow_failing=True).parity
             seconds = time.perf_counter() - started
         for name, row in report["artefacts"].items():
             rows.append(
@@ -156,7 +156,7 @@ def accuracy() -> None:
 def verdicts(networks: Sequence[str]) -> None:
     from keras_transfer import backbones
     from keras_transfer.export import FORMATS as every
-    from keras_transfer.export import export
+    from keras_transfer.export import export_run
 
     kept = RESULTS / "export_verdicts.json"
     held = json.loads(kept.read_text())["rows"] if len(networks) < len(NETWORKS) else []
@@ -173,7 +173,7 @@ def verdicts(networks: Sequence[str]) -> None:
                 effort="default",
                 unfreeze=None,
             )
-            report = export(run, list(every), Path(folder, "export"), allow_failing=True).parity
+            report = export_run(run, list(every), Path(folder, "export"), allow_failing=True).parity
         row: dict[str, object] = {
             "network": backbone,
             "weights": "from random" if weights == "none" else weights,

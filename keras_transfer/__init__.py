@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from keras_transfer.evaluation.plots import gallery as gallery
     from keras_transfer.evaluation.saliency import grad_cam as grad_cam
     from keras_transfer.evaluation.saliency import overlay as overlay
+    from keras_transfer.export import export_run as export_run
     from keras_transfer.export import verify as verify
-    from keras_transfer.export.exporter import export_run as export_run
     from keras_transfer.export.prediction import predict as predict
     from keras_transfer.frozen.store import ActivationStore as ActivationStore
     from keras_transfer.learn.model import build_classifier as build_classifier
@@ -46,8 +46,7 @@ _WITH_KERAS = {
     "evaluation": ["compare"],
     "evaluation.plots": ["gallery"],
     "evaluation.saliency": ["grad_cam", "overlay"],
-    "export": ["verify"],
-    "export.exporter": ["export_run"],
+    "export": ["export_run", "verify"],
     "export.prediction": ["predict"],
     "frozen.store": ["ActivationStore"],
     "learn.model": ["build_classifier"],

@@ -334,9 +334,9 @@ def _export(options: argparse.Namespace) -> int:
     load_keras()
     from keras_transfer import console
     from keras_transfer.base.progress import progress_for
-    from keras_transfer.export import export
+    from keras_transfer.export import export_run
 
-    result = export(
+    result = export_run(
         run,
         options.formats,
         options.output,

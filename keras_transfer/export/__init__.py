@@ -1,6 +1,6 @@
 """Exports that carry their own proof: each artefact is run on the runtime where it will live."""
 
-from keras_transfer.export.exporter import export, verify
+from keras_transfer.export.exporter import export_run, verify
 from keras_transfer.export.formats import DEFAULT_FORMATS, FORMATS, Format, parse_formats
 from keras_transfer.export.outcome import ExportResult, VerifyResult
 
@@ -10,7 +10,7 @@ __all__ = [
     "ExportResult",
     "Format",
     "VerifyResult",
-    "export",
+    "export_run",
     "parse_formats",
     "verify",
 ]

@@ -1,10 +1,12 @@
-"""The rest of an export folder: labels, the proof that travels, the manifest."""
+"""The rest of an export folder: samples, the proof that travels, the manifest."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,62 @@ import numpy as np
 
 from keras_transfer._version import __version__
 from keras_transfer.base import files
+from keras_transfer.base.errors import UsageError
 from keras_transfer.export import proof
-from keras_transfer.export.parity import TestImages, spread
+from keras_transfer.export.parity import HeldOut, spread
 
 SAMPLES = 64
-"""Test images that travel in an export folder."""
+"""Test examples that travel in an export folder."""
 
 SMALL = 2**19
-"""Bytes of an image file that is preferred as a sample, so that an export stays light."""
+"""Bytes of a file that is preferred as a sample, so that an export stays light."""
+
+_MANIFEST = "manifest.json"
 
 
-def write_samples(folder: Path, tests: TestImages, class_names: Sequence[str]) -> dict[int, Path]:
-    """Writes up to ``SAMPLES`` encoded test images to ``folder``, evenly spread over the tests.
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuses a folder that an export must not be written to: only our own files are replaced.
+
+    Raises:
+        UsageError: it exists and ``overwrite`` is false, is a link or a file, or holds a link or
+            anything that no export wrote.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    if not overwrite:
+        raise UsageError(
+            f"{target} exists already.", remedy="Choose another --output, or pass --overwrite."
+        )
+    foreign = [target] if target.is_symlink() or not target.is_dir() else _foreign(target)
+    if foreign:
+        what = "a link" if foreign[0].is_symlink() else "a file that no export wrote"
+        raise UsageError(
+            f"{target} is not an export of keras-transfer alone, so it is not replaced: "
+            f"{foreign[0]} is {what}.",
+            remedy="Move it elsewhere, or choose another --output.",
+        )
+
+
+def _foreign(target: Path) -> list[Path]:
+    """What of a folder is a link, or is not listed in a manifest of ours."""
+    ours: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        manifest = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
+        if "keras_transfer" in manifest:
+            ours = {_MANIFEST, *manifest["files"]}
+    return sorted(
+        path
+        for path in target.rglob("*")
+        if path.is_symlink()
+        or (not path.is_dir() and path.relative_to(target).as_posix() not in ours)
+    )
+
+
+def write_samples(folder: Path, tests: HeldOut) -> dict[int, Path]:
+    """Writes up to ``SAMPLES`` encoded test examples to ``folder``, evenly spread over the tests.
 
     Returns:
-        The files by the position of their image in ``tests``.
+        The files by the position of their example in ``tests``.
     """
     sizes = np.array([len(data) for data in tests.encoded])
     pool = np.flatnonzero(sizes <= SMALL)
@@ -35,7 +78,7 @@ def write_samples(folder: Path, tests: TestImages, class_names: Sequence[str]) -
     folder.mkdir(parents=True)
     written: dict[int, Path] = {}
     for i in spread(pool, SAMPLES):
-        label = re.sub(r"[^A-Za-z0-9-]+", "_", class_names[tests.labels[i]])[:40]
+        label = re.sub(r"[^A-Za-z0-9-]+", "_", tests.class_names[tests.labels[i]])[:40]
         suffix = re.sub(r"[^a-z0-9.]", "", Path(tests.names[i]).suffix.lower()) or ".png"
         path = folder / f"{len(written):03d}-{label}{suffix}"
         path.write_bytes(tests.encoded[i])
@@ -44,46 +87,33 @@ def write_samples(folder: Path, tests: TestImages, class_names: Sequence[str]) -
 
 
 def write_verify(
-    folder: Path,
-    rows: Sequence[dict[str, Any]],
-    answers: dict[str, np.ndarray],
-    tests: TestImages,
-    samples: dict[int, Path],
-    class_names: Sequence[str],
+    folder: Path, rows: Iterable[Mapping[str, Any]], tests: HeldOut, samples: Mapping[int, Path]
 ) -> None:
     """Writes ``verify.py`` and ``expected.json`` beside the sample images.
 
     Args:
         folder: the ``verify`` folder.
         rows: the rows of ``parity.json`` of the artefacts that ship.
-        answers: the probabilities that each of them gave to the test images.
-        tests: the test images.
+        tests: the test examples.
         samples: what ``write_samples`` returned.
-        class_names: the classes in the order of the outputs.
     """
-    chosen = list(samples)
-    expected = tests.probabilities[chosen]
     images = [
         {
             "file": path.name,
-            "label": class_names[tests.labels[i]],
+            "label": tests.class_names[tests.labels[i]],
             "probabilities": [round(float(value), 6) for value in tests.probabilities[i]],
         }
         for i, path in samples.items()
     ]
     artefacts = [
-        {
-            **{key: row[key] for key in ("name", "file", "runtime", "limit")},
-            "disagreements": int(
-                (answers[row["name"]][chosen].argmax(1) != expected.argmax(1)).sum()
-            ),
-        }
+        {key: row[key] for key in ("name", "file", "runtime", "limit")}
+        | {"disagreements": row["sample_disagreements"]}
         for row in rows
     ]
     value = {
         "keras_transfer": __version__,
-        "class_names": list(class_names),
-        "image_size": list(tests.pixels.shape[1:3]),
+        "class_names": list(tests.class_names),
+        "image_size": list(tests.examples.shape[1:3]),
         "images": images,
         "artefacts": artefacts,
     }
@@ -94,5 +124,5 @@ def write_verify(
 def write_manifest(folder: Path) -> None:
     """Writes ``manifest.json``: the SHA-256 digest of every other file in the folder."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    digests = {name: files.file_sha256(folder / name) for name in names if name != "manifest.json"}
-    files.write_json(folder / "manifest.json", {"keras_transfer": __version__, "files": digests})
+    digests = {name: files.file_sha256(folder / name) for name in names}
+    files.write_json(folder / _MANIFEST, {"keras_transfer": __version__, "files": digests})

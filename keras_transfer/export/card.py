@@ -2,65 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+import jinja2
 import numpy as np
 
 from keras_transfer._version import __version__
-from keras_transfer.base.types import Dataset
 from keras_transfer.export import proof
 from keras_transfer.export.formats import FORMATS
 from keras_transfer.export.metadata import ModelInfo
-from keras_transfer.export.parity import TestImages
+from keras_transfer.export.parity import HeldOut
+from keras_transfer.export.signature import ImageSignature
 from keras_transfer.learn import calibration
-
-if TYPE_CHECKING:
-    import keras
+from keras_transfer.runs.folder import VALIDATION_LABELS, VALIDATION_LOGITS, Run
 
 
-class Run(Protocol):
-    """What exporting needs of a finished run; ``keras_transfer.runs.Run`` is one."""
-
-    @property
-    def path(self) -> Path:
-        """Its folder."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The contents of its ``config.json``."""
-
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        """The contents of its ``metrics.json``."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """The classes in the order of the outputs."""
-
-    def model(self) -> keras.Model:
-        """The classifier: uint8 RGB in, probabilities out."""
-
-    def dataset(self) -> Dataset:
-        """The images with the run's own splits."""
-
-    def array(self, name: str) -> np.ndarray:
-        """An array of the run folder, such as ``validation_logits.npy``."""
-
-
-def describe(run: Run, model: keras.Model) -> ModelInfo:
+def describe(run: Run, signature: ImageSignature) -> ModelInfo:
     """What the artefacts of a run say of themselves."""
-    names = list(run.class_names)
+    names, backbone = run.class_names, run.config["backbone"]
     listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    height, width = model.input_shape[1:3]
-    backbone = run.config["backbone"]
     return ModelInfo(
         name=run.path.name,
         description=f"Tells {len(names)} classes of images apart: {listed}. {backbone}, trained "
         f"with keras-transfer {__version__}.",
         class_names=names,
-        image_size=(height, width),
+        signature=signature,
         licence=f"{run.config.get('weights_licence') or 'unknown'} (weights of {backbone})",
         author=str(run.config.get("author") or ""),
         threshold=threshold(run),
@@ -78,8 +46,7 @@ def threshold(run: Run) -> float:
     Returns:
         It, rounded up to four decimals; 0 where every answer may be trusted or none reaches it.
     """
-    logits = run.array("validation_logits.npy")
-    labels = run.array("validation_labels.npy")
+    logits, labels = run.array(VALIDATION_LOGITS), run.array(VALIDATION_LABELS)
     if not len(labels):
         return 0.0
     probabilities = calibration.softmax(logits / float(run.config["temperature"]))
@@ -90,7 +57,7 @@ def threshold(run: Run) -> float:
 
 
 def write(
-    folder: Path, run: Run, info: ModelInfo, report: Mapping[str, Any], tests: TestImages
+    folder: Path, run: Run, info: ModelInfo, report: Mapping[str, Any], tests: HeldOut
 ) -> None:
     """Writes ``README.md`` and ``model_card.md`` into an export folder.
 
@@ -99,10 +66,26 @@ def write(
         run: the run that was exported.
         info: what ``describe`` returned.
         report: the contents of ``parity.json``.
-        tests: the images of the proof.
+        tests: the examples of the proof.
     """
-    import jinja2
-
+    target = target_precision(run)
+    kept = {name: FORMATS[name] for name in report["artefacts"]}
+    kept = {name: form for name, form in kept.items() if (folder / form.file).exists()}
+    values = {
+        "version": __version__,
+        "info": info,
+        "size": info.signature.size,
+        "run": run,
+        "config": run.config,
+        "data": PurePosixPath(str(run.config["data"])).name,
+        "report": report,
+        "kept": kept,
+        "lite": next((form.file for form in kept.values() if form.runtime == "tflite"), None),
+        "table": proof.table(list(report["artefacts"].values())),
+        "target": target,
+        "threshold": info.threshold
+        and calibration.apply_threshold(tests.probabilities, tests.labels, info.threshold, target),
+    }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -111,28 +94,6 @@ def write(
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML
     )
-    rows = report["artefacts"]
-    kept = {name: FORMATS[name] for name in rows if (folder / FORMATS[name].file).exists()}
-    lite = [form.file for form in kept.values() if form.runtime == "tflite"]
-    threshold_row = None
-    if info.threshold:
-        threshold_row = calibration.apply_threshold(
-            tests.probabilities, tests.labels, info.threshold, target_precision(run)
-        )
-    values = {
-        "version": __version__,
-        "info": info,
-        "run": run,
-        "config": run.config,
-        "data": PurePosixPath(str(run.config["data"])).name,
-        "report": report,
-        "rows": rows,
-        "kept": kept,
-        "lite": lite[0] if lite else None,
-        "table": proof.table(list(rows.values())),
-        "target": target_precision(run),
-        "threshold": threshold_row,
-    }
     for name in ("README.md", "model_card.md"):
         text = environment.get_template(f"{name}.j2").render(values)
         (folder / name).write_text(text, encoding="utf-8")

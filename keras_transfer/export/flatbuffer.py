@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flatbuffers
@@ -37,14 +38,10 @@ class LiteModel:
         """Whether a tensor holds float32."""
         return bool(self.graph.tensors[tensor].type == self.schema.TensorType.FLOAT32)
 
-    def is_constant(self, tensor: int) -> bool:
-        """Whether a tensor's values are in the file."""
+    def is_weight(self, tensor: int, least: int = 1) -> bool:
+        """Whether a tensor holds at least so many float32 values that are in the file."""
         data = self.tree.buffers[self.graph.tensors[tensor].buffer].data
-        return data is not None and len(data) > 0
-
-    def size(self, tensor: int) -> int:
-        """How many elements a tensor has."""
-        return int(np.prod(self.graph.tensors[tensor].shape))
+        return self.is_float(tensor) and data is not None and len(data) >= 4 * least
 
     def values(self, tensor: int) -> np.ndarray:
         """A constant float32 tensor's values, a copy."""
@@ -57,11 +54,15 @@ class LiteModel:
         kind = "<f4" if values.dtype.kind == "f" else "i1"
         self.graph.tensors[tensor].buffer = self.add_buffer(values.astype(kind).tobytes())
 
+    def make(self, kind: str, **fields: Any) -> Any:
+        """A new object of the schema, such as ``OperatorT``, with these fields."""
+        made = getattr(self.schema, kind)()
+        vars(made).update(fields)
+        return made
+
     def add_buffer(self, data: bytes) -> int:
         """Adds data; returns the number of its buffer."""
-        buffer = self.schema.BufferT()
-        buffer.data = np.frombuffer(data, np.uint8)
-        self.tree.buffers.append(buffer)
+        self.tree.buffers.append(self.make("BufferT", data=np.frombuffer(data, np.uint8)))
         return len(self.tree.buffers) - 1
 
     def content(self) -> bytes:
@@ -71,27 +72,18 @@ class LiteModel:
         for number, buffer in enumerate(self.tree.buffers):
             if number not in used:
                 buffer.data = None
-            buffer.Pack = _aligned(buffer, self.schema)
+            buffer.Pack = functools.partial(self._aligned, buffer)
         builder = flatbuffers.Builder(1024)
         builder.Finish(self.tree.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
 
-
-def _aligned(buffer: Any, schema: Any) -> Any:
-    """A ``Pack`` that starts a buffer's data at a multiple of 16 bytes, as the schema demands and
-    the generated Python does not; runtimes read weights in place."""
-
-    def pack(builder: flatbuffers.Builder) -> int:
-        data = None
-        if buffer.data is not None and len(buffer.data):
-            values = np.asarray(buffer.data, np.uint8).tobytes()
-            builder.StartVector(1, len(values), 16)
-            builder.head = builder.head - len(values)
-            builder.Bytes[builder.head : builder.head + len(values)] = values
-            data = builder.EndVector()
-        schema.BufferStart(builder)
+    def _aligned(self, buffer: Any, builder: flatbuffers.Builder) -> int:
+        """Packs a buffer so that its data start at a multiple of 16 bytes, as the schema demands
+        and the generated Python does not; runtimes read weights in place."""
+        values = b"" if buffer.data is None else np.asarray(buffer.data, np.uint8).tobytes()
+        builder.Prep(16, len(values))
+        data = builder.CreateByteVector(values) if values else None
+        self.schema.BufferStart(builder)
         if data is not None:
-            schema.BufferAddData(builder, data)
-        return int(schema.BufferEnd(builder))
-
-    return pack
+            self.schema.BufferAddData(builder, data)
+        return int(self.schema.BufferEnd(builder))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.export import proof, quantise
+from keras_transfer.export.convert import Source, write_onnx, write_saved_model
+from keras_transfer.export.metadata import add_metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,51 +17,74 @@ class Format:
     """One kind of artefact.
 
     Attributes:
-        name: what users ask for.
-        file: the artefact's file or folder inside the export folder.
-        runtime: the key of its runtime in ``proof.OPENERS``.
-        limit: the smallest share of test images, 0..1, on which its most probable class must be
-            that of the trained model.
+        name: what users ask for: its runtime (a key of ``proof.RUNTIMES``), and its kind if it has
+            several.
         summary: what it is and where it runs, in one line.
+        write: writes a model to a path that must not exist; raises whatever its converter raises.
+        eight_bits: whether weights are rounded to eight bits, which not every network bears.
+        extra: the package's extra that has its converter, ``""`` if none is needed.
     """
 
     name: str
-    file: str
-    runtime: str
-    limit: float
     summary: str
+    write: Callable[[Source, Path], None]
+    eight_bits: bool = False
+    extra: str = ""
+
+    @property
+    def runtime(self) -> str:
+        """The key of its runtime in ``proof.RUNTIMES``."""
+        return self.name.split("-")[0]
+
+    @property
+    def file(self) -> str:
+        """The artefact's file or folder inside the export folder, such as ``model-int8.tflite``."""
+        kind = self.name.removeprefix(self.runtime)
+        return self.name if self.name == "saved_model" else f"model{kind}.{self.runtime}"
+
+    @property
+    def limit(self) -> float:
+        """The smallest share of test images on which it must answer as the trained model does."""
+        return proof.LIMITS[self.name]
+
+
+def _lite(content: Callable[[Source], bytes]) -> Callable[[Source, Path], None]:
+    """Writes a TensorFlow Lite file, with what it says of itself."""
+
+    def write(source: Source, path: Path) -> None:
+        path.write_bytes(add_metadata(content(source), source.info))
+
+    return write
 
 
 FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
+        Format("saved_model", "TensorFlow Serving, any server", write_saved_model),
         Format(
-            "saved_model", "saved_model", "saved_model", 0.995, "TensorFlow Serving, any server"
+            "keras",
+            "Keras, to train or evaluate further",
+            lambda source, path: source.model.save(path),
         ),
-        Format("keras", "model.keras", "keras", 0.995, "Keras, to train or evaluate further"),
-        Format("tflite", "model.tflite", "tflite", 0.995, "phones and boards, float32"),
+        Format("tflite", "phones and boards, float32", _lite(lambda source: source.lite)),
         Format(
             "tflite-float16",
-            "model-float16.tflite",
-            "tflite",
-            0.99,
             "phones and boards, half the size; computes in float32 on a CPU",
+            _lite(lambda source: quantise.float16(source.lite)),
         ),
         Format(
             "tflite-dynamic",
-            "model-dynamic.tflite",
-            "tflite",
-            0.98,
             "phones and boards, a quarter of the size; int8 weights, float activations",
+            _lite(lambda source: quantise.dynamic_range(source.lite, source.activations)),
+            eight_bits=True,
         ),
         Format(
             "tflite-int8",
-            "model-int8.tflite",
-            "tflite",
-            0.97,
             "phones, boards and accelerators, a quarter of the size and the fastest",
+            _lite(lambda source: quantise.full_integer(source.lite, source.activations)),
+            eight_bits=True,
         ),
-        Format("onnx", "model.onnx", "onnx", 0.995, "ONNX Runtime, on any platform"),
+        Format("onnx", "ONNX Runtime, on any platform", write_onnx, extra="onnx"),
     )
 }
 
@@ -73,14 +100,13 @@ def parse_formats(names: str | Sequence[str]) -> tuple[Format, ...]:
     Raises:
         UsageError: no name, or one that is not in ``FORMATS``.
     """
-    words = names.split(",") if isinstance(names, str) else list(names)
-    chosen = dict.fromkeys(word.strip() for word in words if word.strip())
+    words = names.split(",") if isinstance(names, str) else names
+    chosen = list(dict.fromkeys(word.strip() for word in words if word.strip()))
+    remedy = f"Choose among {', '.join(FORMATS)}."
     for word in chosen:
         if word not in FORMATS:
-            raise UsageError(
-                f"unknown export format. Received: {word!r}.{closest(word, list(FORMATS))}",
-                remedy=f"Choose among {', '.join(FORMATS)}.",
-            )
+            near = closest(word, list(FORMATS))
+            raise UsageError(f"unknown export format. Received: {word!r}.{near}", remedy=remedy)
     if not chosen:
-        raise UsageError("no export format given.", remedy=f"Choose among {', '.join(FORMATS)}.")
+        raise UsageError("no export format given.", remedy=remedy)
     return tuple(FORMATS[word] for word in chosen)

@@ -1,7 +1,7 @@
 """Writes TensorFlow Lite model metadata, by which MediaPipe and Android know what a file is.
 
-The layout is that of TensorFlow Lite's ``metadata_schema.fbs`` (identifier ``M001``); the numbers
-below are the positions of its fields. MediaPipe's own writers are not needed.
+The layout is that of TensorFlow Lite's ``metadata_schema.fbs`` (identifier ``M001``): a table is a
+dict by the positions of its fields. MediaPipe's own writers are not needed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import flatbuffers
 import numpy as np
 
 from keras_transfer.export.flatbuffer import LiteModel
+from keras_transfer.export.signature import ImageSignature
 
-NAME = "TFLITE_METADATA"
 LABELS_FILE = "labels.txt"
 THRESHOLD = "CALIBRATED_THRESHOLD"
 """Name of the custom metadata that holds the threshold, as decimal text."""
@@ -32,7 +32,7 @@ class ModelInfo:
         name: of the model.
         description: what it tells apart, trained on what.
         class_names: the labels in the order of the outputs.
-        image_size: height and width in pixels.
+        signature: how it is fed.
         licence: of the backbone's weights and of the model.
         author: who trained it, ``""`` if unknown.
         version: of the model.
@@ -43,7 +43,7 @@ class ModelInfo:
     name: str
     description: str
     class_names: Sequence[str]
-    image_size: tuple[int, int]
+    signature: ImageSignature
     licence: str = ""
     author: str = ""
     version: str = "1"
@@ -54,16 +54,18 @@ def add_metadata(model: bytes, info: ModelInfo) -> bytes:
     """Adds metadata and the label file to a TensorFlow Lite model.
 
     Args:
-        model: the file's bytes; an input ``image`` and an output of one score a class.
+        model: the file's bytes; one input and an output of one score a class.
         info: what to say.
 
     Returns:
         The file with a ``TFLITE_METADATA`` buffer and, behind the flatbuffer, a ZIP archive with
         ``labels.txt``, where readers look for associated files.
     """
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(pack(builder, _describe(info)), file_identifier=b"M001")
     lite = LiteModel(model)
-    entry = lite.schema.MetadataT()
-    entry.name, entry.buffer = NAME, lite.add_buffer(_describe(info))
+    buffer = lite.add_buffer(bytes(builder.Output()))
+    entry = lite.make("MetadataT", name="TFLITE_METADATA", buffer=buffer)
     lite.tree.metadata = [*(lite.tree.metadata or []), entry]
     lite.tree.description = info.description
     archive = io.BytesIO(lite.content())
@@ -83,86 +85,60 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         return []
 
 
-def _describe(info: ModelInfo) -> bytes:
-    """The metadata flatbuffer."""
-    b = flatbuffers.Builder(1024)
-    height, width = info.image_size
-    classes = len(info.class_names)
-
-    size = _table(b, (0, "Uint32", width), (1, "Uint32", height))
-    image = _table(b, (0, "Int8", 1), (1, "Offset", size))  # RGB
-    content = _table(b, (0, "Uint8", 2), (1, "Offset", image))  # ImageProperties
-    # The graph takes raw pixels: mean 0 and deviation 1 say that nothing is left to do.
-    identity = _table(b, (0, "Offset", _floats(b, [0.0])), (1, "Offset", _floats(b, [1.0])))
-    unit = _table(b, (0, "Uint8", 1), (1, "Offset", identity))  # NormalizationOptions
-    stats = _table(b, (0, "Offset", _floats(b, [255.0])), (1, "Offset", _floats(b, [0.0])))
-    entry = _table(
-        b,
-        (0, "Offset", b.CreateString("image")),
-        (1, "Offset", b.CreateString(f"RGB image of {width}x{height} pixels, 0 to 255")),
-        (3, "Offset", content),
-        (4, "Offset", _offsets(b, [unit])),
-        (5, "Offset", stats),
-    )
-
-    labels = _table(
-        b,
-        (0, "Offset", b.CreateString(LABELS_FILE)),
-        (1, "Offset", b.CreateString("one label a line, in the order of the scores")),
-        (2, "Int8", 2),  # TENSOR_AXIS_LABELS
-    )
-    feature = _table(b, (0, "Uint8", 1), (1, "Offset", _table(b)))  # FeatureProperties
-    highest = _table(b, (0, "Offset", _floats(b, [1.0])), (1, "Offset", _floats(b, [0.0])))
-    exit_ = _table(
-        b,
-        (0, "Offset", b.CreateString("scores")),
-        (1, "Offset", b.CreateString(f"probabilities of {classes} classes, calibrated")),
-        (3, "Offset", feature),
-        (5, "Offset", highest),
-        (6, "Offset", _offsets(b, [labels])),
-    )
-    custom = _table(
-        b,
-        (0, "Offset", b.CreateString(THRESHOLD)),
-        (1, "Offset", b.CreateByteVector(f"{info.threshold:.4f}".encode())),
-    )
-    graph = _table(
-        b,
-        (2, "Offset", _offsets(b, [entry])),
-        (3, "Offset", _offsets(b, [exit_])),
-        (9, "Offset", _offsets(b, [custom] if info.threshold else [])),
-    )
-    root = _table(
-        b,
-        (0, "Offset", b.CreateString(info.name)),
-        (1, "Offset", b.CreateString(info.description)),
-        (2, "Offset", b.CreateString(info.version)),
-        (3, "Offset", _offsets(b, [graph])),
-        (4, "Offset", b.CreateString(info.author)),
-        (5, "Offset", b.CreateString(info.licence)),
-        (7, "Offset", b.CreateString("1.0.0")),  # the oldest parser that can read it
-    )
-    b.Finish(root, file_identifier=b"M001")
-    return bytes(b.Output())
+def _describe(info: ModelInfo) -> dict[int, Any]:
+    """The ``ModelMetadata`` table."""
+    labels = {
+        0: LABELS_FILE,
+        1: "one label a line, in the order of the scores",
+        2: np.int8(2),  # TENSOR_AXIS_LABELS
+    }
+    scores = {
+        0: "scores",
+        1: f"probabilities of {len(info.class_names)} classes, calibrated",
+        3: {0: np.uint8(1), 1: {}},  # FeatureProperties
+        5: {0: (1.0,), 1: (0.0,)},  # largest and smallest value
+        6: [labels],
+    }
+    custom = [{0: THRESHOLD, 1: f"{info.threshold:.4f}".encode()}] if info.threshold else []
+    return {
+        0: info.name,
+        1: info.description,
+        2: info.version,
+        3: [{2: [info.signature.metadata()], 3: [scores], 9: custom}],
+        4: info.author,
+        5: info.licence,
+        7: "1.0.0",  # the oldest parser that can read it
+    }
 
 
-def _table(builder: flatbuffers.Builder, *fields: tuple[int, str, Any]) -> int:
-    """A table from (position, type, value); values of type ``Offset`` were built before."""
-    builder.StartObject(max((slot for slot, _, _ in fields), default=-1) + 1)
-    for slot, kind, value in fields:
-        if kind == "Offset":
-            builder.PrependUOffsetTRelativeSlot(slot, value, 0)
+def pack(builder: flatbuffers.Builder, value: Any) -> int:
+    """Writes a string, bytes, a tuple of floats, a list of tables, or a table, inside out.
+
+    Args:
+        builder: what it is written to.
+        value: a table is a dict by position; its NumPy scalars are stored in place, by their type.
+
+    Returns:
+        Where it starts.
+    """
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, bytes):
+        return builder.CreateByteVector(value)
+    if isinstance(value, tuple):
+        return builder.CreateNumpyVector(np.array(value, np.float32))
+    if isinstance(value, list):
+        tables = [pack(builder, item) for item in value]
+        builder.StartVector(4, len(tables), 4)
+        for table in reversed(tables):
+            builder.PrependUOffsetTRelative(table)
+        return builder.EndVector()
+    inside = {k: pack(builder, v) for k, v in value.items() if not isinstance(v, np.generic)}
+    builder.StartObject(max(value, default=-1) + 1)
+    for slot, item in value.items():
+        if slot in inside:
+            builder.PrependUOffsetTRelativeSlot(slot, inside[slot], 0)
         else:
-            getattr(builder, f"Prepend{kind}Slot")(slot, value, 0)
+            kind = item.dtype.name.capitalize()
+            getattr(builder, f"Prepend{kind}Slot")(slot, item.item(), 0)
     return builder.EndObject()
-
-
-def _offsets(builder: flatbuffers.Builder, tables: Sequence[int]) -> int:
-    builder.StartVector(4, len(tables), 4)
-    for table in reversed(tables):
-        builder.PrependUOffsetTRelative(table)
-    return builder.EndVector()
-
-
-def _floats(builder: flatbuffers.Builder, values: Sequence[float]) -> int:
-    return builder.CreateNumpyVector(np.asarray(values, np.float32))

@@ -32,10 +32,9 @@ class ExportResult:
 
     def render(self) -> str:
         """The table of verdicts, as text."""
-        reference = self.parity["reference"]
         heading = (
             f"{self.parity['images']} test images; accuracy of the trained model on them "
-            f"{reference['accuracy']:.3f}; resized by MediaPipe it gives the "
+            f"{self.parity['reference']['accuracy']:.3f}; resized by MediaPipe it gives the "
             f"same answer on {100 * self.parity['resizing']['agreement']:.1f} %"
         )
         return f"{heading}\n{proof.table(list(self.parity['artefacts'].values()))}"
@@ -68,7 +67,7 @@ class VerifyResult:
         return {"path": str(self.path), **self.result}
 
     def render(self) -> str:
-        """The table of verdicts, below one line for each file that is missing or changed."""
+        """The table of verdicts, below one line for each file that is not as it should be."""
         return proof.report(self.result)
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from keras_transfer.base.threads import cores
 from keras_transfer.base.types import Dataset
 from keras_transfer.export import proof
 from keras_transfer.export.formats import Format
-from keras_transfer.modalities import modality
+from keras_transfer.export.signature import ImageSignature
 
 if TYPE_CHECKING:
     import keras
@@ -37,88 +37,83 @@ SIGNIFICANCE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TestImages:
-    """Held-out images read from their files, and what the trained model says of them.
+class HeldOut:
+    """Test examples read from their files, and what the trained model says of them.
 
     Attributes:
-        names: the path of each image in its data set.
-        encoded: the bytes of each image's file.
-        pixels: uint8, shape ``[n, height, width, 3]``.
+        names: the path of each in its data set.
+        encoded: the bytes of each one's file.
+        signature: how encoded examples are read.
+        examples: as the model takes them, shape ``[n, ...]``.
         labels: int64, shape ``[n]``.
+        class_names: the classes in the order of the outputs.
         probabilities: float32, shape ``[n, classes]``, the trained model's.
     """
 
-    __test__ = False  # not a test case, whatever its name looks like to pytest
-
     names: tuple[str, ...]
     encoded: tuple[bytes, ...]
-    pixels: np.ndarray
+    signature: ImageSignature
+    examples: np.ndarray
     labels: np.ndarray
+    class_names: tuple[str, ...]
     probabilities: np.ndarray
 
 
-def test_images(dataset: Dataset, model: keras.Model) -> TestImages:
+def held_out(dataset: Dataset, model: keras.Model, signature: ImageSignature) -> HeldOut:
     """Reads the test split, ``MAX_IMAGES`` of it at most, from its files.
 
     Raises:
         DataError: the split is empty.
     """
-    indices = dataset.indices("test")
+    indices = spread(dataset.indices("test"), MAX_IMAGES)
     if not len(indices):
         raise DataError(
             f"{dataset.name} has no test images to prove an export on.",
             remedy="Train with a split that leaves images for testing, such as 0.7,0.15,0.15.",
         )
-    indices = spread(indices, MAX_IMAGES)
-    form = modality(dataset.modality)
-    spec = form.spec(model.input_shape[1:3])
     encoded = tuple(dataset.read(int(i)) for i in indices)
-    pixels = np.stack([form.decode(data, spec) for data in encoded])
-    return TestImages(
+    examples = np.stack([signature.decode(data) for data in encoded])
+    return HeldOut(
         names=tuple(dataset.paths[i] for i in indices),
         encoded=encoded,
-        pixels=pixels,
+        signature=signature,
+        examples=examples,
         labels=np.asarray(dataset.labels)[indices],
-        probabilities=np.asarray(model.predict(pixels, batch_size=32, verbose=0)),
+        class_names=dataset.class_names,
+        probabilities=_probabilities(model, examples),
     )
 
 
-test_images.__test__ = False  # type: ignore[attr-defined]
+def _probabilities(model: keras.Model, examples: np.ndarray) -> np.ndarray:
+    return np.asarray(model.predict(examples, batch_size=32, verbose=0))
 
 
-def resizing(tests: TestImages, model: keras.Model) -> dict[str, float]:
-    """How much of the trained model's answers survives MediaPipe's resizing, ``mobile_resize``."""
-    size = tests.pixels.shape[1:3]
-    decode = modality("image").decode
-    moved = np.stack([mobile_resize(decode(data), size) for data in tests.encoded])
-    found = np.asarray(model.predict(moved, batch_size=32, verbose=0))
-    row = proof.compare(tests.probabilities, found, tests.labels)
+def report(
+    rows: Mapping[str, Mapping[str, Any]], tests: HeldOut, model: keras.Model
+) -> dict[str, Any]:
+    """What ``parity.json`` holds of the rows of all artefacts and of the trained model itself."""
+    own = proof.compare(tests.probabilities, tests.probabilities, tests.labels)
+    own["accuracy_interval"] = interval(own)
+    return {
+        "passed": all(row["verdict"] == "passed" for row in rows.values()),
+        "images": len(tests.labels),
+        "reference": {key: own[key] for key in ("accuracy", "accuracy_interval", "nll")},
+        "artefacts": rows,
+        "environment": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cores": cores(),
+        },
+        "resizing": resizing(tests, model),
+    }
+
+
+def resizing(tests: HeldOut, model: keras.Model) -> dict[str, float]:
+    """How much of the trained model's answers survives MediaPipe's way of resizing."""
+    moved = np.stack([tests.signature.by_mediapipe(data) for data in tests.encoded])
+    row = proof.compare(tests.probabilities, _probabilities(model, moved), tests.labels)
     return {key: row[key] for key in ("agreement", "accuracy", "largest_difference")}
-
-
-def mobile_resize(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Resizes as MediaPipe's image tasks do on a CPU.
-
-    Output pixel i is interpolated at i times the step, where antialiased filters look around
-    (i + 0.5) times the step: the picture moves by up to half a pixel, and what lies between the
-    sampled points is lost. As in OpenCV's warps, which it uses, positions are multiples of 1/32.
-    Held against MediaPipe 1.2.3 through a model that gives its input back: every level is the same.
-
-    Args:
-        pixels: uint8 ``[height, width, 3]``.
-        size: (height, width) to make.
-    """
-    levels, weights, near = pixels.astype(np.float32), [], []
-    for length, wanted in zip(pixels.shape[:2], size, strict=True):
-        at = np.rint(32 * np.arange(wanted) * (length / wanted)) / 32
-        near.append(at.astype(int))
-        weights.append((at - near[-1]).astype(np.float32))
-    top, left = near
-    bottom, right = (np.minimum(at + 1, n - 1) for at, n in zip(near, pixels.shape, strict=False))
-    down, across = weights[0][:, None, None], weights[1][None, :, None]
-    above = levels[top][:, left] * (1 - across) + levels[top][:, right] * across
-    below = levels[bottom][:, left] * (1 - across) + levels[bottom][:, right] * across
-    return np.floor(above * (1 - down) + below * down + 0.5).astype(np.uint8)
 
 
 def spread(values: np.ndarray, count: int) -> np.ndarray:
@@ -128,77 +123,56 @@ def spread(values: np.ndarray, count: int) -> np.ndarray:
     return values[np.linspace(0, len(values) - 1, count).round().astype(int)]
 
 
-def thread_counts() -> list[int]:
-    """1 and the number of cores, at most 4 as phones have fast ones."""
-    return sorted({1, min(cores(), 4)})
+def most_threads() -> int:
+    """The threads of the faster timing: one for each core, at most 4 as phones have fast ones."""
+    return min(cores(), 4)
 
 
-def prove(
-    form: Format, path: Path, tests: TestImages, pixels: Path, samples: Mapping[int, Path]
-) -> tuple[dict[str, Any], np.ndarray | None]:
+def prove(form: Format, path: Path, tests: HeldOut, samples: Mapping[int, Path]) -> dict[str, Any]:
     """Runs an artefact in fresh processes of its own runtime and judges it.
 
     Args:
         form: its format.
         path: the artefact.
-        tests: the test images.
-        pixels: a ``.npy`` file of ``tests.pixels``.
-        samples: image files by their position in ``tests``; those that TensorFlow can decode are
-            given to a SavedModel's second signature.
+        tests: the test examples.
+        samples: the files that travel, by their position in ``tests``. A SavedModel is given those
+            that it can decode.
 
     Returns:
-        A row of ``parity.json``, and the probabilities that it gave, float32 ``[n, classes]``,
-        or None where it could not be run.
+        A row of ``parity.json``: without ``agreement`` where it could not be run, else with
+        ``sample_disagreements``: on how many of ``samples`` it answers otherwise.
     """
-    row: dict[str, Any] = {
-        "name": form.name,
-        "file": form.file,
-        "runtime": form.runtime,
-        "limit": form.limit,
-        "bytes": proof.size_of(path),
-    }
-    threads = thread_counts()
-    decodable = {}
-    if form.runtime == "saved_model":
-        decodable = {i: file for i, file in samples.items() if _tensorflow_reads(tests.encoded[i])}
-    with tempfile.TemporaryDirectory() as scratch:
-        output = Path(scratch, "probabilities.npy")
-        job = {
-            "runtime": form.runtime,
-            "path": str(path.resolve()),
-            "pixels": str(pixels),
-            "threads": threads[-1],
-            "seconds": TIMING_SECONDS,
-            "isolated": True,
-        }
-        files = [str(file.resolve()) for file in decodable.values()]
-        full = proof.run_fresh({**job, "output": str(output), "files": files})
-        reason = full.get("missing") or full.get("error")
-        if reason:
-            return {**row, "verdict": "failed", "reason": f"could not be run: {reason}"}, None
-        found = np.load(output)
-    latency = {str(threads[-1]): full["latency_ms"]}
-    if len(threads) > 1:
-        latency = {"1": proof.run_fresh({**job, "threads": 1})["latency_ms"], **latency}
-    row |= proof.compare(tests.probabilities, found, tests.labels)
-    correct = round(row["accuracy"] * row["images"])
-    row["accuracy_interval"] = list(evaluation.wilson_interval(correct, row["images"]))
-    row["latency_ms"] = latency
-    kept = ("runtime_version", "load_seconds", "peak_memory_bytes", "any_batch")
-    row |= {key: full[key] for key in kept}
-    if decodable:
-        answers, expected = np.array(full["encoded"]), tests.probabilities[list(decodable)]
-        row["encoded"] = {
-            "images": len(decodable),
-            "agreement": float((answers.argmax(1) == expected.argmax(1)).mean()),
-            "largest_difference": float(np.abs(answers - expected).max()),
-        }
+    row: dict[str, Any] = {key: getattr(form, key) for key in ("name", "file", "runtime", "limit")}
+    row["bytes"] = proof.size_of(path)
+    served = form.runtime == "saved_model" and tests.signature.served
+    encoded = [i for i in samples if served and served(tests.encoded[i])]
+    most = most_threads()
+    job = {"runtime": form.runtime, "path": path.resolve(), "isolated": True}
+    job |= {"threads": most, "seconds": TIMING_SECONDS, "output": True}
+    files = [samples[i].resolve() for i in encoded]
+    full = proof.run_fresh(job | {"files": files}, tests.examples)
+    reason = full.get("missing") or full.get("error")
+    if reason:
+        return row | {"verdict": "failed", "reason": f"could not be run: {reason}"}
+    expected, found = tests.probabilities, full.pop("probabilities")
+    row |= proof.compare(expected, found, tests.labels)
+    row |= full | {"accuracy_interval": interval(row)}
+    if most > 1:
+        alone = proof.run_fresh(job | {"threads": 1, "output": False}, tests.examples[:1])
+        row["latency_ms"] |= alone["latency_ms"]
+    if encoded:
+        answers = np.array(full["encoded"])
+        compared = proof.compare(expected[encoded], answers, tests.labels[encoded])
+        row["encoded"] = {k: compared[k] for k in ("images", "agreement", "largest_difference")}
+    differs = expected.argmax(1) != found.argmax(1)
+    row["sample_disagreements"] = int(differs[list(samples)].sum())
     reason = judge(row)
-    return {**row, "verdict": "failed" if reason else "passed", "reason": reason}, found
+    return row | {"verdict": "failed" if reason else "passed", "reason": reason}
 
 
-def _tensorflow_reads(data: bytes) -> bool:
-    return data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM"))
+def interval(row: Mapping[str, Any]) -> list[float]:
+    """The 95 % interval of the accuracy in what ``proof.compare`` returned."""
+    return list(evaluation.wilson_interval(round(row["accuracy"] * row["images"]), row["images"]))
 
 
 def judge(row: Mapping[str, Any]) -> str:
@@ -213,14 +187,11 @@ def judge(row: Mapping[str, Any]) -> str:
             f"gives the trained model's answer on {100 * row['agreement']:.1f} % of "
             f"{row['images']} test images; the limit is {100 * row['limit']:g} %"
         )
-    changed = row["lost"] + row["gained"]
-    if (
-        changed
-        and stats.binomtest(row["lost"], changed, alternative="greater").pvalue < SIGNIFICANCE
-    ):
+    lost, changed = row["lost"], row["lost"] + row["gained"]
+    if changed and stats.binomtest(lost, changed, alternative="greater").pvalue < SIGNIFICANCE:
         return (
             f"its accuracy is {row['accuracy']:.3f} where the trained model has "
-            f"{row['reference_accuracy']:.3f}: {row['lost']} test images lost, {row['gained']} "
+            f"{row['reference_accuracy']:.3f}: {lost} test images lost, {row['gained']} "
             "gained, which is more than luck"
         )
     encoded = row.get("encoded")

@@ -1,4 +1,4 @@
-"""Classifying single images with a run, or with what was exported from it."""
+"""Classifying single examples with a run, or with what was exported from it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
-from keras_transfer.modalities import modality
+from keras_transfer.export import metadata
+from keras_transfer.export.signature import ImageSignature
 from keras_transfer.runs import folder as runs
 
-Classify = Callable[[np.ndarray], np.ndarray]
+Opened = tuple[Callable[[np.ndarray], np.ndarray], Sequence[int], int]
+"""A function from examples to probabilities, the shape of its input, and its number of classes."""
 
 
 def predict(
@@ -34,93 +36,84 @@ def predict(
     Raises:
         UsageError: the model cannot be opened.
     """
-    classify, size, names = _open(Path(model))
-    form = modality("image")
+    path = _file(Path(model))
+    try:
+        with quiet_stdio():  # XNNPACK says that it is there
+            classify, shape, classes = _OPENERS[path.suffix](path)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"Cannot load {path}: {reason}", remedy="Give an intact file.") from error
+    names = _labels(path) or [str(number) for number in range(classes)]
+    signature = ImageSignature((int(shape[1]), int(shape[2])))
     rows: list[dict[str, Any]] = []
     for image in images:
         row: dict[str, Any] = {"image": str(image)}
         try:
-            pixels = form.decode(Path(image).read_bytes(), form.spec(size))
+            example = signature.decode(Path(image).read_bytes())
         except ExampleError as error:
-            rows.append(row | {"error": error.message})
-            continue
+            row["error"] = error.message
         except OSError as error:
-            rows.append(row | {"error": str(error.strerror or error)})
-            continue
-        scores = classify(pixels[None])[0]
-        order = np.argsort(-scores, kind="stable")[:top]
-        row["classes"] = [{"label": names[i], "probability": float(scores[i])} for i in order]
+            row["error"] = str(error.strerror or error)
+        else:
+            row["classes"] = best(classify(example[None])[0], names, top)
         rows.append(row)
     return rows
 
 
-def _open(path: Path) -> tuple[Classify, tuple[int, int], list[str]]:
+def best(scores: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """The ``top`` most probable classes, as ``{"label", "probability"}``."""
+    order = np.argsort(-scores, kind="stable")[:top]
+    return [{"label": names[i], "probability": float(scores[i])} for i in order]
+
+
+def _file(path: Path) -> Path:
+    """The model's file: itself, a run's, or of an export the one that opens fastest."""
     if (path / runs.CONFIG).exists():
-        run = runs.open_run(path)
-        return _keras(run.path / runs.MODEL, list(run.class_names))
-    if path.suffix == ".tflite" and path.is_file():
-        return _tflite(path)
-    if path.suffix == ".keras" and path.is_file():
-        return _keras(path, None)
-    for name in ("model.tflite", "model.keras"):
-        if (path / name).is_file():
-            return _open(path / name)
+        return runs.open_run(path).path / runs.MODEL
+    for file in (path, path / "model.tflite", path / "model.keras"):
+        if file.suffix in _OPENERS and file.is_file():
+            return file
     raise UsageError(
         f"{path} is neither a run folder nor an exported model.",
         remedy="Give a run folder, an export folder, or a .tflite or .keras file.",
     )
 
 
-def _keras(path: Path, names: list[str] | None) -> tuple[Classify, tuple[int, int], list[str]]:
+def _labels(path: Path) -> list[str]:
+    """Labels from the file, ``labels.txt`` next to it, or the run's ``config.json``; [] if none."""
+    listed = path.with_name("labels.txt")
+    if (path.parent / runs.CONFIG).is_file():
+        return list(runs.open_run(path.parent).class_names)
+    beside = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    return metadata.read_labels(path) or beside
+
+
+def _open_keras(path: Path) -> Opened:
     import keras
 
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"Cannot load {path}: {str(error).splitlines()[0]}", remedy="Give an intact file."
-        ) from error
-    height, width = model.input_shape[1:3]
-    named = names or _labels_beside(path, int(model.output_shape[-1]))
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
 
-    def classify(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(keras.ops.convert_to_numpy(model(pixels, training=False)))
+    def classify(examples: np.ndarray) -> np.ndarray:
+        return np.asarray(keras.ops.convert_to_numpy(model(examples, training=False)))
 
-    return classify, (int(height), int(width)), named
+    return classify, model.input_shape, model.output_shape[-1]
 
 
-def _tflite(path: Path) -> tuple[Classify, tuple[int, int], list[str]]:
+def _open_tflite(path: Path) -> Opened:
     from ai_edge_litert.interpreter import Interpreter
 
-    from keras_transfer.export import metadata
-
-    try:
-        with quiet_stdio():  # XNNPACK says that it is there
-            interpreter = Interpreter(model_path=str(path))
-            interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"Cannot load {path}: {str(error).splitlines()[0]}", remedy="Give an intact file."
-        ) from error
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
     taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    height, width = (int(side) for side in taken["shape"][1:3])
-    names = metadata.read_labels(path) or _labels_beside(path, int(given["shape"][-1]))
 
-    def classify(pixels: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(taken["index"], pixels.astype(taken["dtype"]))
+    def classify(examples: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(taken["index"], examples.astype(taken["dtype"]))
         interpreter.invoke()
         scores = interpreter.get_tensor(given["index"]).astype(np.float32)
         scale, zero = given["quantization"]
         return (scores - zero) * scale if scale else scores
 
-    return classify, (height, width), names
+    return classify, taken["shape"], given["shape"][-1]
 
 
-def _labels_beside(path: Path, classes: int) -> list[str]:
-    """Labels from ``labels.txt`` next to a model, or the run's ``config.json``; else numbers."""
-    listed = path.parent / "labels.txt"
-    if listed.is_file():
-        return listed.read_text(encoding="utf-8").splitlines()
-    if (path.parent / runs.CONFIG).is_file():
-        return list(runs.open_run(path.parent).class_names)
-    return [str(number) for number in range(classes)]
+_OPENERS = {".keras": _open_keras, ".tflite": _open_tflite}

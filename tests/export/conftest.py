@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_transfer.export import ExportResult, export, parity
+from keras_transfer.export import ExportResult, export_run, parity
 from keras_transfer.runs import folder as runs
 
 
@@ -20,7 +20,7 @@ def quick():
     """Spends little time on timing: its numbers are not what most tests look at."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "TIMING_SECONDS", 0.05)
-        patch.setattr(parity, "thread_counts", lambda: [1])
+        patch.setattr(parity, "most_threads", lambda: 1)
         yield
 
 
@@ -28,4 +28,4 @@ def quick():
 def exported(run: runs.Run, quick: None, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """Every format that needs no extra package."""
     formats = "saved_model,keras,tflite,tflite-float16,tflite-dynamic,tflite-int8"
-    return export(run, formats, tmp_path_factory.mktemp("exports") / "digits")
+    return export_run(run, formats, tmp_path_factory.mktemp("exports") / "digits")

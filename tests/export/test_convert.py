@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transfer.export import FORMATS, exporter, metadata, parity, proof
-from keras_transfer.export.convert import Converter
+from keras_transfer.export import FORMATS, exporter, metadata, parity, proof, signature
+from keras_transfer.export.convert import Source
 
-INFO = metadata.ModelInfo("small", "Tells three things apart", ("a", "b", "c"), (16, 16), "MIT")
+FED = signature.ImageSignature((16, 16))
+INFO = metadata.ModelInfo("small", "Tells three things apart", ("a", "b", "c"), FED, "MIT")
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,8 @@ def test_a_normalization_layer_survives(
         pytest.importorskip("tf2onnx")
         pytest.importorskip("onnxruntime")
     path = tmp_path / FORMATS[name].file
-    Converter(small, INFO, lambda: pixels).write(FORMATS[name], path)
-    predict = proof.OPENERS[FORMATS[name].runtime](path, 1)
+    FORMATS[name].write(Source(small, INFO, lambda: pixels), path)
+    predict = proof.RUNTIMES[FORMATS[name].runtime][1](path, 1)
     tolerance = {"tflite-float16": 1e-3, "tflite-int8": 0.02}.get(name, 1e-5)
     expected = small.predict(pixels, verbose=0)
     np.testing.assert_allclose(predict(pixels), expected, atol=tolerance)
@@ -51,7 +52,7 @@ def test_a_normalization_layer_survives(
 def test_onnx_files_carry_their_labels(small, pixels: np.ndarray, tmp_path: Path) -> None:
     pytest.importorskip("tf2onnx")
     onnx = pytest.importorskip("onnx")
-    Converter(small, INFO, lambda: pixels).write(FORMATS["onnx"], tmp_path / "model.onnx")
+    FORMATS["onnx"].write(Source(small, INFO, lambda: pixels), tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     properties = {row.key: row.value for row in model.metadata_props}
     assert properties["labels"].splitlines() == ["a", "b", "c"]
@@ -68,8 +69,8 @@ def test_onnx_takes_what_convnext_is_made_of(pixels: np.ndarray, tmp_path: Path)
     x = keras.layers.Conv2D(8, 7, groups=8, padding="same", activation="gelu")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, keras.layers.Dense(3, activation="softmax", name="scores")(x))
-    Converter(model, INFO, lambda: pixels).write(FORMATS["onnx"], tmp_path / "model.onnx")
-    predict = proof.OPENERS["onnx"](tmp_path / "model.onnx", 1)
+    FORMATS["onnx"].write(Source(model, INFO, lambda: pixels), tmp_path / "model.onnx")
+    predict = proof.open_onnx(tmp_path / "model.onnx", 1)
     np.testing.assert_allclose(predict(pixels), model.predict(pixels, verbose=0), atol=1e-5)
 
 
@@ -78,24 +79,24 @@ def test_a_missing_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     pytest.importorskip("onnx")
-    converter = Converter(small, INFO, lambda: pixels)
-    reason = exporter._convert(converter, FORMATS["onnx"], tmp_path / "model.onnx")
+    source = Source(small, INFO, lambda: pixels)
+    reason = exporter.convert(FORMATS["onnx"], source, tmp_path / "model.onnx")
     assert reason == (
         "could not be converted: tf2onnx is not installed; pip install 'keras-transfer[onnx]'"
     )
 
 
 def test_advice_names_what_does_not_fit_into_eight_bits(small) -> None:
-    assert "the activation silu" in exporter._advice(small)
+    assert "the activation silu" in exporter.advice(small)
 
 
 def test_converting_says_nothing(
     small, pixels: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Not even what TensorFlow's compiled parts write to the file descriptors."""
-    converter = Converter(small, INFO, lambda: pixels)
+    source = Source(small, INFO, lambda: pixels)
     for name in ("saved_model", "tflite", "tflite-int8"):
-        assert exporter._convert(converter, FORMATS[name], tmp_path / FORMATS[name].file) == ""
+        assert exporter.convert(FORMATS[name], source, tmp_path / FORMATS[name].file) == ""
     assert capfd.readouterr() == ("", "")
     assert zipfile.is_zipfile(tmp_path / "model.tflite")
 
@@ -118,7 +119,7 @@ def test_mobile_resizing_samples_at_steps_of_a_thirty_second() -> None:
             ],
             axis=2,
         )
-        assert np.abs(parity.mobile_resize(levels, size) - expected).max() <= 0.501
+        assert np.abs(signature.mobile_resize(levels, size) - expected).max() <= 0.501
 
 
 def test_what_resizing_changes_is_reported() -> None:
@@ -130,14 +131,16 @@ def test_what_resizing_changes_is_reported() -> None:
 
     class Model:
         def predict(self, pixels: np.ndarray, **_: object) -> np.ndarray:
-            np.testing.assert_array_equal(pixels[0], parity.mobile_resize(levels, (8, 12)))
+            np.testing.assert_array_equal(pixels[0], signature.mobile_resize(levels, (8, 12)))
             return np.array([[0.2, 0.8]])
 
-    tests = parity.TestImages(
+    tests = parity.HeldOut(
         names=("x",),
         encoded=(stream.getvalue(),),
-        pixels=np.zeros((1, 8, 12, 3), np.uint8),
+        signature=signature.ImageSignature((8, 12)),
+        examples=np.zeros((1, 8, 12, 3), np.uint8),
         labels=np.array([1]),
+        class_names=("a", "b"),
         probabilities=np.array([[0.6, 0.4]]),
     )
     row = parity.resizing(tests, Model())  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ from keras_transfer import cli
 from keras_transfer.base.errors import DataError, KerasTransferError, UsageError
 from keras_transfer.export import (
     ExportResult,
+    bundle,
     card,
     convert,
-    export,
-    exporter,
+    export_run,
     parity,
     quantise,
     verify,
@@ -223,6 +224,78 @@ def test_an_artefact_that_answers_wrongly_fails_verification(
     assert "disagrees with the trained model" in verify(folder).render()
 
 
+@pytest.fixture
+def light(exported: ExportResult, tmp_path: Path) -> Path:
+    """A copy of the export with one artefact, which verifies in a moment."""
+    folder = _copy(exported, tmp_path)
+    for path in (folder / "saved_model", folder / "model.keras", *folder.glob("model-*.tflite")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    proof = json.loads((folder / "verify" / "expected.json").read_text())
+    proof["artefacts"] = [row for row in proof["artefacts"] if row["name"] == "tflite"]
+    (folder / "verify" / "expected.json").write_text(json.dumps(proof))
+    _relist(folder)
+    return folder
+
+
+def _relist(folder: Path) -> None:
+    """Lists what is there, as somebody would do who changes a proof."""
+    (folder / "manifest.json").unlink()
+    bundle.write_manifest(folder)
+
+
+def _change(folder: Path, file: str, old: str, new: str) -> None:
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
+    _relist(folder)
+
+
+def test_a_whole_export_verifies(light: Path) -> None:
+    assert verify(light).passed, verify(light).render()
+
+
+TAMPERED: dict[str, Callable[[Path], object]] = {
+    "notes.txt: not listed in manifest.json": lambda x: (x / "notes.txt").touch(),
+    "saved_model/1/extra: not listed in manifest.json": lambda x: (
+        (x / "saved_model/1").mkdir(parents=True),
+        (x / "saved_model/1/extra").touch(),
+    ),
+    "README.md: missing": lambda x: (x / "README.md").unlink(),
+    "README.md: changed since it was exported": lambda x: (x / "README.md").write_text("mine"),
+    "labels.txt: not listed in manifest.json": lambda x: (
+        (x / "labels.txt").unlink(),
+        _relist(x),
+    ),
+    "verify/verify.py: not listed in manifest.json": lambda x: (x / "manifest.json").write_text(
+        '{"files": {}}'
+    ),
+    "no proof: KeyError": lambda x: (x / "manifest.json").write_text("{}"),
+    "no proof: TypeError": lambda x: (x / "manifest.json").write_text("[]"),
+    "no proof: JSONDecodeError": lambda x: (x / "manifest.json").write_text(""),
+    "labels.txt: not the classes of verify/expected.json": lambda x: _change(
+        x, "labels.txt", "digit-0", "digit-9"
+    ),
+    "parity.json: 0.5 is not the limit of tflite": lambda x: _change(
+        x, "parity.json", '"runtime": "tflite",\n      "limit": 0.995', '"limit": 0.5'
+    ),
+    "verify/expected.json: 0.5 is not the limit of tflite": lambda x: _change(
+        x, "verify/expected.json", '"limit": 0.995', '"limit": 0.5'
+    ),
+    "verify/expected.json: 0.995 is not the limit of mine": lambda x: _change(
+        x, "verify/expected.json", '"name": "tflite"', '"name": "mine"'
+    ),
+}
+
+
+@pytest.mark.parametrize("said", TAMPERED)
+def test_what_is_not_as_it_was_exported_does_not_verify(light: Path, said: str) -> None:
+    TAMPERED[said](light)
+    result = verify(light)
+    assert not result.passed
+    assert result.result["exit_code"] == 1
+    assert said in result.render()
+
+
 def test_the_exit_code_says_whether_a_runtime_was_missing(
     exported: ExportResult,
     tmp_path: Path,
@@ -267,11 +340,11 @@ def test_a_wrong_artefact_is_rejected_and_the_others_come(
         raise RuntimeError("no kernel for this operator\nand a long trace below")
 
     known = (exported.path / "model.tflite").read_bytes()
-    monkeypatch.setattr(convert, "lite_bytes", lambda model: known)
+    monkeypatch.setattr(convert, "lite_bytes", lambda model, name: known)
     monkeypatch.setattr(quantise, "full_integer", _swapped)
     monkeypatch.setattr(quantise, "dynamic_range", broken)
     formats = ["tflite-int8", "tflite-dynamic", "tflite"]
-    result = export(run, formats, tmp_path / "out", allow_failing=allow_failing)
+    result = export_run(run, formats, tmp_path / "out", allow_failing=allow_failing)
     rows = result.parity["artefacts"]
     assert not result.passed
     assert [rows[name]["verdict"] for name in formats] == ["failed", "failed", "passed"]
@@ -293,11 +366,68 @@ def test_what_stands_in_the_way_is_kept(
     exported: ExportResult, run: runs.Run, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="exists already"):
-        export(run, "tflite", exported.path)
+        export_run(run, "tflite", exported.path)
     (tmp_path / "diary.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not an export"):
-        export(run, "tflite", tmp_path, overwrite=True)
+        export_run(run, "tflite", tmp_path, overwrite=True)
     assert (tmp_path / "diary.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git/HEAD", "saved_model/1/notes", "rejected/x"])
+def test_an_export_with_something_else_in_it_is_not_replaced(
+    light: Path, run: runs.Run, name: str
+) -> None:
+    (light / name).parent.mkdir(parents=True, exist_ok=True)
+    (light / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"{light / name} is a file that no export wrote") as said:
+        export_run(run, "tflite", light, overwrite=True)
+    assert "--output" in said.value.remedy
+    assert (light / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("manifest", [None, '{"files": {"README.md": ""}}', '["files"]', ""])
+def test_names_like_ours_do_not_make_an_export(
+    run: runs.Run, tmp_path: Path, manifest: str | None
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(UsageError, match="a file that no export wrote"):
+        export_run(run, "tflite", tmp_path, overwrite=True)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_links_are_not_replaced(light: Path, run: runs.Run, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    for link in (light / "saved_model", tmp_path / "link", tmp_path / "dangling"):
+        link.symlink_to(elsewhere if link.name != "dangling" else tmp_path / "nowhere")
+        target = light if link.parent == light else link
+        with pytest.raises(UsageError, match=f"{link} is a link"):
+            export_run(run, "tflite", target, overwrite=True)
+        link.unlink()
+    assert (elsewhere / "mine").exists()
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_an_export_is_replaced_unless_something_else_comes_into_it(
+    light: Path, run: runs.Run, quick: None, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    known = (light / "model.tflite").read_bytes()
+    monkeypatch.setattr(convert, "lite_bytes", lambda model, name: known)
+    before = (light / "parity.json").read_text()
+
+    def progress(line: str) -> None:
+        if meanwhile and line == "proving tflite":
+            (light / "notes.txt").write_text("mine")
+
+    refused = pytest.raises(UsageError, match=r"notes\.txt") if meanwhile else nullcontext()
+    with refused:
+        assert export_run(run, "tflite", light, overwrite=True, progress=progress).passed
+    assert ((light / "parity.json").read_text() == before) == meanwhile
+    assert (light / "notes.txt").exists() == meanwhile
+    assert len(list(light.parent.glob(f"*{light.name}*"))) == 1
 
 
 def test_the_default_folder_is_named_after_the_run(
@@ -306,13 +436,13 @@ def test_the_default_folder_is_named_after_the_run(
     monkeypatch.chdir(tmp_path)
     seen: list[Path] = []
 
-    def stop(target: Path, overwrite: bool) -> None:
+    def stop(target: Path, *, overwrite: bool) -> None:
         seen.append(target)
         raise UsageError("far enough", remedy="")
 
-    monkeypatch.setattr(exporter, "_check_target", stop)
+    monkeypatch.setattr(bundle, "check_target", stop)
     with pytest.raises(UsageError, match="far enough"):
-        export(run)
+        export_run(run)
     assert seen == [Path("saved_models") / run.path.name]
 
 
@@ -328,7 +458,7 @@ def _tiny(path: object) -> object:
     "sabotage",
     [
         lambda patch: patch.setattr(shutil, "disk_usage", _tiny),
-        lambda patch: patch.setattr(exporter.Converter, "write", _full),
+        lambda patch: patch.setattr(convert, "lite_bytes", _full),
     ],
     ids=["before", "meanwhile"],
 )
@@ -340,7 +470,7 @@ def test_no_space(
 ) -> None:
     sabotage(monkeypatch)
     with pytest.raises(KerasTransferError, match="no space is left"):
-        export(run, "tflite", tmp_path / "out")
+        export_run(run, "tflite", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -357,7 +487,7 @@ def test_a_custom_layer_is_named(
     model = keras.Model(entry, Mine(name="special")(entry))
     monkeypatch.setattr(runs.Run, "model", lambda self: model)
     with pytest.raises(UsageError, match=r"layer 'special' is a .*Mine"):
-        export(run, "tflite", tmp_path / "out")
+        export_run(run, "tflite", tmp_path / "out")
 
 
 def test_without_test_images_there_is_no_proof(
@@ -369,7 +499,7 @@ def test_without_test_images_there_is_no_proof(
     )
     monkeypatch.setattr(runs.Run, "dataset", lambda self: empty)
     with pytest.raises(DataError, match="no test images"):
-        export(run, "tflite", tmp_path / "out")
+        export_run(run, "tflite", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ import pytest
 from flatbuffers.table import Table
 from PIL import Image
 
-from keras_transfer.export import ExportResult, metadata, parity, proof
+from keras_transfer.export import ExportResult, metadata, proof, signature
 from keras_transfer.export.flatbuffer import LiteModel
 from keras_transfer.modalities import image
 from keras_transfer.runs import folder as runs
@@ -25,7 +25,7 @@ INFO = metadata.ModelInfo(
     name="pets",
     description="Tells two pets apart",
     class_names=("cat", "dög"),
-    image_size=(64, 80),
+    signature=signature.ImageSignature((64, 80)),
     licence="Apache-2.0",
     author="Ada",
     threshold=0.625,
@@ -169,7 +169,9 @@ def test_mobile_resizing_is_that_of_mediapipe(tmp_path: Path) -> None:
     names = [str(number) for number in range(side * side * 3)]
     content = bytes(tf.lite.TFLiteConverter.from_keras_model(keras.Model(image, scores)).convert())
     model.write_bytes(
-        metadata.add_metadata(content, metadata.ModelInfo("m", "d", names, (side, side)))
+        metadata.add_metadata(
+            content, metadata.ModelInfo("m", "d", names, signature.ImageSignature((side, side)))
+        )
     )
     random, pictures = np.random.default_rng(0), {}
     for shape in ((12, 12), (36, 30), (8, 8), (20, 17), (50, 70), (123, 99)):
@@ -181,7 +183,7 @@ def test_mobile_resizing_is_that_of_mediapipe(tmp_path: Path) -> None:
         received = np.zeros(len(names))
         for name, score in pairs:
             received[int(name)] = 255 * score
-        expected = parity.mobile_resize(pixels, (side, side))
+        expected = signature.mobile_resize(pixels, (side, side))
         np.testing.assert_allclose(received.reshape(expected.shape), expected, atol=0.01)
 
 
@@ -201,6 +203,6 @@ def test_mediapipe_opens_every_file_unaided(
     ]
     assert np.mean([a == b for a, b in zip(small, expected, strict=True)]) >= 0.97
     predict = proof.open_tflite(model, 1)
-    moved = [parity.mobile_resize(image.decode(path.read_bytes()), (64, 64)) for path in files]
+    moved = [signature.mobile_resize(image.decode(path.read_bytes()), (64, 64)) for path in files]
     sampled = [run.class_names[int(predict(image[None]).argmax())] for image in moved]
     assert resized == sampled

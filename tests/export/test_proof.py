@@ -57,16 +57,14 @@ def test_table_lines_up_and_gives_reasons() -> None:
     assert lines[-1] == "onnx: tf2onnx is not installed"
 
 
-def _job(tmp_path: Path, **changes: object) -> dict:
-    pixels = tmp_path / "pixels.npy"
-    np.save(pixels, np.zeros((1, 64, 64, 3), np.uint8))
-    return {"runtime": "tflite", "pixels": str(pixels), "threads": 1, **changes}
+EXAMPLES = np.zeros((1, 64, 64, 3), np.uint8)
+JOB = {"runtime": "tflite", "threads": 1, "seconds": 0.05, "output": False}
 
 
 def test_a_runtime_that_cannot_read_the_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(b"not a model")
-    result = proof.run_fresh(_job(tmp_path, path=str(path)))
+    result = proof.run_fresh({**JOB, "path": path}, EXAMPLES)
     assert set(result) == {"error"}
     assert "\n" not in result["error"]
 
@@ -76,7 +74,7 @@ def test_a_runtime_that_is_not_installed_is_said_to_be_missing(
 ) -> None:
     (tmp_path / "ai_edge_litert.py").write_text("raise ImportError('not here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    result = proof.run_fresh(_job(tmp_path, path="model.tflite"))
+    result = proof.run_fresh({**JOB, "path": "model.tflite"}, EXAMPLES)
     assert result == {"missing": "ai-edge-litert is not installed here"}
 
 
@@ -88,9 +86,10 @@ def test_the_judge_runs_alone(exported, tmp_path: Path) -> None:
         "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally:\n    print(sorted(m for m in sys.modules if '.' not in m), file=sys.stderr)\n"
     )
-    request = tmp_path / "job.json"
-    job = _job(tmp_path, path=str(exported.path / "model.tflite"), answer=str(tmp_path / "a.json"))
-    request.write_text(json.dumps(job))
+    request, examples = tmp_path / "job.json", tmp_path / "examples.npy"
+    np.save(examples, EXAMPLES)
+    paths = {"path": exported.path / "model.tflite", "answer": tmp_path / "a.json"}
+    request.write_text(json.dumps({**JOB, **paths, "examples": examples}, default=str))
     script = str(exported.path / "verify" / "verify.py")
     import subprocess
 

@@ -104,7 +104,7 @@ def test_corrected_biases_keep_the_mean_of_each_channel(exported: ExportResult) 
         if model.code(op) == "CONV_2D"
         and model.values(op.inputs[1]).shape[1:3] == (1, 1)
         and op.builtinOptions.fusedActivationFunction == 0
-        and model.size(op.inputs[1]) >= quantise.SMALLEST
+        and model.is_weight(op.inputs[1], quantise.SMALLEST)
     )
     kernel, bias = model.values(first.inputs[1]), model.values(first.inputs[2])
     mean = seen[first.inputs[0]].mean
