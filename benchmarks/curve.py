@@ -20,6 +20,7 @@ from common import SHARED, record
 from sklearn.datasets import load_digits
 
 from keras_transfer import backbones, datasets, evaluation
+from keras_transfer.base.types import Dataset
 
 Task = tuple[str, np.ndarray, np.ndarray]
 
@@ -53,14 +54,17 @@ def foresee(
     features: np.ndarray, labels: np.ndarray, seed: int
 ) -> tuple[float, float, bool, float]:
     """The gain foreseen, the gain measured, whether the interval holds it, and its width."""
-    names = [str(label) for label in range(labels.max() + 1)]
     order = np.random.default_rng(seed).permutation(len(labels))
     train, val, test = np.split(order, [len(order) // 2, 3 * len(order) // 4])
     splits = np.full(len(labels), "unused")
     splits[val], splits[test], splits[train[::2]] = "val", "test", "train"
-    half = evaluation.learning_curve(features, labels, splits, names)
+    names = tuple(map(str, range(len(labels))))
+    data = Dataset(
+        "", names, labels, names[: labels.max() + 1], splits, names, (), read=lambda i: b""
+    )
+    half = evaluation.learning_curve(data, features)
     splits[train] = "train"
-    _, full = evaluation.baselines(features, labels, splits, names)
+    _, full = evaluation.baselines(data, features)
     gain = full.evaluation.accuracy - half.accuracy[-1]
     low, high = half.gain_interval
     return half.gain, gain, low <= gain <= high, high - low

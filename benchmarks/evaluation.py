@@ -30,8 +30,8 @@ def many_classes(folder: Path) -> None:
 def measure(what: str, data: Path, output: Path, **settings: Any) -> dict[str, Any]:
     """One run, and its page once more by the clock."""
     import keras_transfer as kt
-    from keras_transfer import runs as report
     from keras_transfer.runs import folder as runs
+    from keras_transfer.runs import report
 
     begun = time.perf_counter()
     result = kt.train(str(data), output=output, image_size=128, **settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_transfer import datasets
+from keras_transfer.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
     from keras_transfer.evaluation import Comparison, Evaluation, LearningCurve, Shift
@@ -34,61 +35,45 @@ _STAGES = {
 
 def summary(result: TransferResult, output: str) -> Group:
     """The end of a training run: how good, where the time went, what to type next."""
-    judged, total = result.evaluation, result.seconds["total"]
-    table = _table(f"{result.recipe.backbone} on {result.dataset.name}")
-    table.add_row("test accuracy", _with_interval(judged, "accuracy"))
-    table.add_row("macro F1", _with_interval(judged, "macro_f1"))
-    table.add_row("NLL, ECE", f"{judged.nll:.3f}, {judged.ece:.3f}")
-    table.add_row("always the commonest class", f"{judged.majority['accuracy']:.3f}")
-    sure = result.threshold
+    judged, sure, kept = result.evaluation, result.threshold, result.candidates[0]
+    cache, seconds = result.cache, result.seconds
+    rows = [
+        ("test accuracy", _with_interval(judged, "accuracy")),
+        ("macro F1", _with_interval(judged, "macro_f1")),
+        ("NLL, ECE", f"{judged.nll:.3f}, {judged.ece:.3f}"),
+        ("always the commonest class", f"{judged.majority['accuracy']:.3f}"),
+    ]
     if sure.answered:
-        table.add_row(
-            "answers when sure",
-            f"from a confidence of {sure.threshold:.2f} it answers {sure.coverage:.0%} of images, "
-            f"{sure.precision:.1%} of them right",
-        )
-    kept = result.candidates[0]
-    table.add_row("kept on validation", f"{kept.name} (accuracy {kept.accuracy:.3f})")
-    table.add_row("time", f"{total:.1f} s")
+        least = f"from a confidence of {sure.threshold:.2f}"
+        answers = f"{least} it answers {sure.coverage:.0%} of images, {sure.precision:.1%} of them"
+        rows.append(("answers when sure", f"{answers} right"))
+    rows.append(("kept on validation", f"{kept.name} (accuracy {kept.accuracy:.3f})"))
+    rows.append(("time", f"{seconds['total']:.1f} s"))
     for stage, label in _STAGES.items():
-        seconds = result.seconds.get(stage, 0.0)
-        table.add_row(f"  {label}", f"{seconds:.1f} s, {seconds / max(total, 1e-9):.0%}")
-    cache = result.cache
-    table.add_row("frozen work", f"{cache.hits:,} rows from the cache, {cache.misses:,} computed")
+        spent = seconds.get(stage, 0.0)
+        share = spent / max(seconds["total"], 1e-9)
+        rows.append((f"  {label}", f"{spent:.1f} s, {share:.0%}"))
+    rows.append(("frozen work", f"{cache.hits:,} rows from the cache, {cache.misses:,} computed"))
     left_out = datasets.left_out(result.dataset)
     if left_out:
-        table.add_row("files left out", f"{left_out} (see `keras-transfer inspect`)")
-    lines = [
-        f"Run folder: {output}; open {Path(output) / 'report.html'} in a browser.",
-        f"Next: keras-transfer export {shlex.quote(output)} --formats saved_model,tflite",
-    ]
-    return Group(table, *[Text(line) for line in lines])
+        rows.append(("files left out", f"{left_out} (see `keras-transfer inspect`)"))
+    return Group(
+        _table(rows, title=f"{result.recipe.backbone} on {result.dataset.name}"),
+        Text(f"Run folder: {output}; open {Path(output) / 'report.html'} in a browser."),
+        Text(f"Next: keras-transfer export {shlex.quote(output)} --formats saved_model,tflite"),
+    )
 
 
 def evaluation(judged: Evaluation, run: Run) -> Group:
     """Metrics with their intervals."""
-    table = _table(f"{run.path}: {judged.images} images")
-    for name in ("accuracy", "top5", "balanced_accuracy", "macro_f1", "nll", "brier", "ece"):
-        table.add_row(name.replace("_", " "), _with_interval(judged, name))
-    table.add_row("always the commonest class", f"{judged.majority['accuracy']:.3f}")
-    return Group(table, *([Text(judged.note)] if judged.note else []))
+    rows = [(name.replace("_", " "), _with_interval(judged, name)) for name in METRICS]
+    rows.append(("always the commonest class", f"{judged.majority['accuracy']:.3f}"))
+    notes = [Text(judged.note)] if judged.note else []
+    return Group(_table(rows, title=f"{run.path}: {judged.images} images"), *notes)
 
 
 def shift(found: Shift) -> Group:
     """How a run does on other data, by class."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("class")
-    for column in ("recall at home", "recall there", "drop", "images"):
-        table.add_column(column, justify="right")
-    for row in found.per_class:
-        drop = "" if row["drop"] is None else f"{row['drop']:+.3f}"
-        table.add_row(
-            Text(row["name"]),
-            f"{row['home']:.3f}",
-            f"{row['away']:.3f}",
-            drop,
-            str(row["images"]),
-        )
     lines = [found.verdict]
     if found.unlikeness is not None:
         lines.append(
@@ -98,7 +83,13 @@ def shift(found: Shift) -> Group:
     if found.left_out:
         unknown = ", ".join(found.unknown)
         lines.append(f"{found.left_out} images of classes unknown to the run: {unknown}.")
-    return Group(table, *[Text(line) for line in lines])
+    rows = []
+    for row in found.per_class:
+        drop = "" if row["drop"] is None else f"{row['drop']:+.3f}"
+        recalls = f"{row['home']:.3f}", f"{row['away']:.3f}"
+        rows.append((row["name"], *recalls, drop, str(row["images"])))
+    columns = ["recall at home", "recall there", "drop", "images"]
+    return Group(_table(rows, ["class"], columns), *map(Text, lines))
 
 
 def comparison(found: Comparison) -> str:
@@ -106,25 +97,30 @@ def comparison(found: Comparison) -> str:
     return "\n".join(pair.verdict for pair in found.pairs)
 
 
+def curve(found: LearningCurve) -> str:
+    """A learning curve, a line a size, and what follows from it."""
+    rows = zip(found.sizes, found.accuracy, found.intervals, strict=True)
+    lines = [
+        f"{size:>8,} images: {x:.3f} ({low:.3f} to {high:.3f})" for size, x, (low, high) in rows
+    ]
+    return "\n".join([*lines, found.verdict])
+
+
 def baselines(rows: Sequence[Mapping[str, Any]]) -> Group:
     """Other methods on the same splits."""
-    table = Table(box=box.SIMPLE)
-    for column in ("baseline", "accuracy", "seconds"):
-        table.add_column(column, justify="left" if column == "baseline" else "right")
-    for row in rows:
-        table.add_row(row["name"], f"{row['accuracy']:.3f}", f"{row['seconds']:.1f}")
-    return Group(table, *[Text(row["verdict"]) for row in rows])
+    cells = [(row["name"], f"{row['accuracy']:.3f}", f"{row['seconds']:.1f}") for row in rows]
+    verdicts = [Text(row["verdict"]) for row in rows]
+    return Group(_table(cells, ["baseline"], ["accuracy", "seconds"]), *verdicts)
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line an image."""
     lines = []
     for row in rows:
+        said = [f"{one['label']} {one['probability']:.3f}" for one in row.get("classes", ())]
         if "error" in row:
-            lines.append(f"{row['image']}: cannot be read: {row['error']}")
-        else:
-            named = ", ".join(f"{c['label']} {c['probability']:.3f}" for c in row["classes"])
-            lines.append(f"{row['image']}: {named}")
+            said = [f"cannot be read: {row['error']}"]
+        lines.append(f"{row['image']}: {', '.join(said)}")
     return "\n".join(lines)
 
 
@@ -138,36 +134,27 @@ def exported(result: ExportResult) -> str:
 
 def cache_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """One key of the store as plain values."""
-    used = datetime.datetime.fromtimestamp(row["used"], datetime.UTC)
-    return {
-        "key": row["key"],
-        "bytes": row["bytes"],
-        "shards": row["shards"],
-        "used": used.isoformat(timespec="seconds"),
-        "in_use": row["in_use"],
-        "folder": str(row["folder"]),
-    }
+    used = datetime.datetime.fromtimestamp(row["used"], datetime.UTC).isoformat(timespec="seconds")
+    return {**row, "used": used, "folder": str(row["folder"])}
 
 
 def cache(rows: Sequence[Mapping[str, Any]], folder: str | os.PathLike[str]) -> Any:
     """The store's keys, most recently used first."""
-    total = sum(row["bytes"] for row in rows)
     if not rows:
         return f"{folder}: empty."
-    table = Table(title=f"{folder}: {total / 2**20:.1f} MiB", box=box.SIMPLE, title_justify="left")
-    for column in ("backbone", "cut", "size", "view", "MiB", "used"):
-        table.add_column(column, justify="right" if column in ("size", "view", "MiB") else "left")
+    cells = []
     for row in rows:
-        key = row["key"]
-        table.add_row(
+        key, used = row["key"], cache_row(row)["used"] + (" (in use)" if row["in_use"] else "")
+        about = (
             key["backbone"],
             ", ".join(key["cut"]),
             str(key.get("shape", ["?"])[0]),
             str(key["view"]),
-            f"{row['bytes'] / 2**20:.1f}",
-            cache_row(row)["used"] + (" (in use)" if row["in_use"] else ""),
         )
-    return table
+        cells.append((*about, f"{row['bytes'] / 2**20:.1f}", used))
+    total = sum(row["bytes"] for row in rows)
+    title = f"{folder}: {total / 2**20:.1f} MiB"
+    return _table(cells, ["backbone", "cut"], ["size", "view", "MiB"], ["used"], title=title)
 
 
 def _with_interval(judged: Evaluation, name: str) -> str:
@@ -177,17 +164,25 @@ def _with_interval(judged: Evaluation, name: str) -> str:
     return f"{value:.3f} (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def _table(title: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE, show_header=False, title_justify="left")
-    table.add_column(no_wrap=True)
-    table.add_column(justify="left")
+def _table(
+    rows: Iterable[Sequence[str]],
+    left: Sequence[str] = ("", ""),
+    right: Sequence[str] = (),
+    last: Sequence[str] = (),
+    *,
+    title: str | None = None,
+) -> Table:
+    """A table whose cells are text and no markup: names to the left, figures to the right.
+
+    Without names of columns a row is a fact: what it is called, in one piece, and what it is.
+    """
+    names = [*left, *right, *last]
+    headed = any(names)
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", show_header=headed)
+    for i, name in enumerate(names):
+        table.add_column(
+            name, justify="right" if name in right else "left", no_wrap=not headed and i == 0
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
-
-
-def curve(found: LearningCurve) -> str:
-    """A learning curve, a line a size, and what follows from it."""
-    rows = zip(found.sizes, found.accuracy, found.intervals, strict=True)
-    lines = [
-        f"{size:>8,} images: {x:.3f} ({low:.3f} to {high:.3f})" for size, x, (low, high) in rows
-    ]
-    return "\n".join([*lines, found.verdict])

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from keras_transfer.base import files
-from keras_transfer.runs import report
-from keras_transfer.runs.figures import inline_svg, svg
+from keras_transfer.runs import page
+from keras_transfer.runs.page import inline_svg, svg
 from tuning import results
 from tuning import study_figures as figures
 from tuning.importance import LEAST, METHOD, importances, varied
 from tuning.results import COMPLETED, FAILED, Record
 
 PAGE = "report.html"
-_HERE, _STYLE = Path(__file__).parent, Path(report.__file__).parent
 
 
 def write_page(study: Path) -> Path:
@@ -32,21 +26,14 @@ def write_page(study: Path) -> Path:
         UsageError: the folder is no study.
     """
     about, records = results.read_study(study), results.read_records(study)
-    script = (_STYLE / "script.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    text = environment.get_template("page.html.j2").render(
-        title=f"Search on {about['data']}",
-        style=Markup((_STYLE / "style.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=f"sha256-{digest}",
+    values = {
+        "title": f"Search on {about['data']}",
         **_opening(study, about, records),
         **_figures(records, about["objective"]),
         **_trials(records, about["objective"]),
         **_ending(study, about),
-    )
+    }
+    text = page.render(Path(__file__).with_name("page.html.j2"), values)
     files.write_text(study / PAGE, text)
     return study / PAGE
 

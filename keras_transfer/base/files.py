@@ -135,6 +135,12 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def read_csv(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """The rows of a table by the names in its header."""
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
 def plain(value: Any) -> Any:
     """``value`` as JSON can hold it: numpy becomes Python, NaN and infinity become None."""
     if isinstance(value, dict):

@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 import html
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
 
+from keras_transfer.base import intervals
 from keras_transfer.base.errors import UsageError
-from keras_transfer.evaluation.metrics import (
-    CONFIDENCE,
-    RESAMPLES,
-    Interval,
-    percentile_interval,
-    wilson_interval,
-)
+from keras_transfer.base.intervals import Interval
+from keras_transfer.evaluation.metrics import RESAMPLES, html_table
+
+_Rows = dict[str, dict[str, Any]]
 
 
 class HasPredictions(Protocol):
@@ -29,12 +27,8 @@ class HasPredictions(Protocol):
     def path(self) -> Path:
         """The run's folder."""
 
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Its configuration; ``data`` says which images it was made from."""
-
     def predictions(self) -> list[dict[str, Any]]:
-        """The rows of its ``predictions.csv``: path, label, predicted, maybe digest."""
+        """The rows of its ``predictions.csv``: path, label, predicted, digest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,25 +59,24 @@ class Pair:
     @property
     def different(self) -> bool:
         """Whether the images are evidence of a difference at the 5 % level."""
-        return self.p_value < 1.0 - CONFIDENCE
+        return self.p_value < 1.0 - intervals.CONFIDENCE
 
     @property
     def verdict(self) -> str:
         """One sentence: which is better and by how much, or that nothing shows a difference."""
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
+        low, high = (100 * value for value in self.interval)
         if not self.different:
-            low, high = (100 * value for value in self.interval)
             return (
                 f"No evidence of a difference between {self.first} and {self.second}: "
                 f"{100 * self.difference:+.1f} points ({low:+.1f} to {high:+.1f}, {p})."
             )
         better, worse = self.second, self.first
-        low, high = self.interval
         if self.difference < 0:
             better, worse, low, high = worse, better, -high, -low
         return (
             f"{better} is better than {worse} by {100 * abs(self.difference):.1f} points "
-            f"({100 * low:.1f} to {100 * high:.1f}, {p})."
+            f"({low:.1f} to {high:.1f}, {p})."
         )
 
 
@@ -105,22 +98,17 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the verdict of each pair."""
-        result = dataclasses.asdict(self)
-        for row, pair in zip(result["pairs"], self.pairs, strict=True):
-            row["verdict"] = pair.verdict
-        return result
+        pairs = [dataclasses.asdict(pair) | {"verdict": pair.verdict} for pair in self.pairs]
+        return dataclasses.asdict(self) | {"pairs": pairs}
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}<td>{value:.1%}"
-            f"<td>{self.intervals[name][0]:.1%} to {self.intervals[name][1]:.1%}"
+        header = ("Run", f"Accuracy on {self.images} images", "95 % interval")
+        rows = [
+            (name, f"{value:.1%}", "{:.1%} to {:.1%}".format(*self.intervals[name]))
             for name, value in self.accuracy.items()
-        )
+        ]
         verdicts = "".join(f"<li>{html.escape(pair.verdict)}" for pair in self.pairs)
-        return (
-            f"<table><tr><th>Run<th>Accuracy on {self.images} images<th>95 % interval{rows}"
-            f"</table><ul>{verdicts}</ul>"
-        )
+        return f"{html_table(header, rows)}<ul>{verdicts}</ul>"
 
 
 def compare_predictions(
@@ -155,7 +143,7 @@ def compare_predictions(
         second=names[1],
         images=images,
         difference=(only_second - only_first) / images,
-        interval=percentile_interval((counts[:, 1] - counts[:, 0]) / images),
+        interval=intervals.percentile_interval((counts[:, 1] - counts[:, 0]) / images),
         only_first=only_first,
         only_second=only_second,
         p_value=float(p_value),
@@ -181,24 +169,26 @@ def compare(runs: Sequence[HasPredictions], *, seed: int = 0) -> Comparison:
             remedy="Name two or more run folders.",
         )
     names = _names([Path(run.path) for run in runs])
-    tables = [{str(row["path"]): row for row in run.predictions()} for run in runs]
-    for name, run, table in zip(names[1:], runs[1:], tables[1:], strict=True):
-        _check_same_images(names[0], runs[0], tables[0], name, run, table)
+    tables = [{row["path"]: row for row in run.predictions()} for run in runs]
+    for name, table in zip(names[1:], tables[1:], strict=True):
+        _check_same_images(names[0], tables[0], name, table, Path(runs[0].path) / "splits.csv")
     paths = sorted(tables[0])
-    labels = np.array([str(tables[0][path]["label"]) for path in paths])
-    answers = [np.array([str(table[path]["predicted"]) for path in paths]) for table in tables]
-    right = [int((answer == labels).sum()) for answer in answers]
+    right = {
+        name: np.array([table[path]["predicted"] == table[path]["label"] for path in paths])
+        for name, table in zip(names, tables, strict=True)
+    }
+    truth = np.ones(len(paths), bool)
     pairs = [
-        compare_predictions(labels, answers[i], answers[j], names=(names[i], names[j]), seed=seed)
-        for i, j in itertools.combinations(range(len(runs)), 2)
+        compare_predictions(truth, right[one], right[two], names=(one, two), seed=seed)
+        for one, two in itertools.combinations(names, 2)
     ]
     adjusted = holm([pair.p_value for pair in pairs])
     return Comparison(
         images=len(paths),
-        accuracy={name: count / len(paths) for name, count in zip(names, right, strict=True)},
+        accuracy={name: float(hits.mean()) for name, hits in right.items()},
         intervals={
-            name: wilson_interval(count, len(paths))
-            for name, count in zip(names, right, strict=True)
+            name: intervals.wilson_interval(int(hits.sum()), len(paths))
+            for name, hits in right.items()
         },
         pairs=tuple(
             dataclasses.replace(pair, p_value=p) for pair, p in zip(pairs, adjusted, strict=True)
@@ -208,75 +198,48 @@ def compare(runs: Sequence[HasPredictions], *, seed: int = 0) -> Comparison:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for their number by Holm's step-down method (1979), in the same order."""
-    count, largest = len(p_values), 0.0
-    adjusted = [0.0] * count
-    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
-        largest = max(largest, min(1.0, (count - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    order = np.argsort(p_values, kind="stable")
+    raised = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raised))
+    return adjusted.tolist()
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """The shortest distinct endings of the paths: folder names where those suffice."""
-    if len(set(paths)) < len(paths):
-        raise UsageError("A run is named twice.", remedy="Name each run folder once.")
     parts = [path.absolute().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(path) for path in paths]
+    raise UsageError("A run is named twice.", remedy="Name each run folder once.")
 
 
 def _check_same_images(
-    first_name: str,
-    first: HasPredictions,
-    first_table: dict[str, Any],
-    name: str,
-    run: HasPredictions,
-    table: dict[str, Any],
+    first: str, rows: _Rows, other: str, other_rows: _Rows, splits: Path
 ) -> None:
-    remedy = (
-        f"Train {name} again with --splits {Path(first.path) / 'splits.csv'}, so that both are "
-        "tested on the same images."
-    )
-    if not first_table:
-        raise UsageError(f"{first_name} has no test predictions.", remedy="Train it again.")
-    missing, added = first_table.keys() - table.keys(), table.keys() - first_table.keys()
+    both = f"{first} and {other}"
+    same = "so that both are tested on the same images"
+    again = f"Train {other} again with --splits {splits}, {same}."
+    if not rows:
+        raise UsageError(f"{first} has no test predictions.", remedy="Train it again.")
+    missing, added = rows.keys() - other_rows.keys(), other_rows.keys() - rows.keys()
     if missing or added:
-        example = min(missing or added)
         raise UsageError(
-            f"{first_name} and {name} have different test images: {len(missing)} only in the "
-            f"first, {len(added)} only in the second, such as {example!r}.",
-            remedy=remedy,
+            f"{both} have different test images: {len(missing)} only in the first, {len(added)} "
+            f"only in the second, such as {min(missing or added)!r}.",
+            remedy=again,
         )
-    if not all("digest" in row for row in (*first_table.values(), *table.values())):
-        _check_same_data(first_name, first, name, run)
-    for path, row in first_table.items():
-        if row.get("digest") != table[path].get("digest"):
+    for path, row in rows.items():
+        twin = other_rows[path]
+        if row.get("digest") != twin.get("digest"):
             raise UsageError(
-                f"{first_name} and {name} saw different images under the same name: {path!r}.",
+                f"{both} saw different images under the same name: {path!r}.",
                 remedy="Compare runs on the same data.",
             )
-        if str(row["label"]) != str(table[path]["label"]):
+        if row["label"] != twin["label"]:
             raise UsageError(
-                f"{first_name} and {name} disagree on the truth: {path!r} is "
-                f"{row['label']!r} in one and {table[path]['label']!r} in the other.",
-                remedy=remedy,
+                f"{both} disagree on the truth: {path!r} is {row['label']!r} in one and "
+                f"{twin['label']!r} in the other.",
+                remedy=again,
             )
-
-
-def _check_same_data(
-    first_name: str, first: HasPredictions, name: str, run: HasPredictions
-) -> None:
-    """Where predictions carry no digest of each image, the whole data must be the same."""
-    for key in ("data_digest", "data_path", "data"):
-        known = first.config.get(key), run.config.get(key)
-        if None not in known:
-            if known[0] != known[1]:
-                raise UsageError(
-                    f"{first_name} and {name} were made from different data: {known[0]} and "
-                    f"{known[1]}.",
-                    remedy="Compare runs on the same data.",
-                )
-            return

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import html
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
 
 from keras_transfer.base import errors
+from keras_transfer.base.intervals import Interval, percentile_interval, wilson_interval
 from keras_transfer.learn import calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-CONFIDENCE = 0.95
-"""Coverage of every interval."""
 
 FEW_IMAGES = 10
 """Below this many images no bootstrap interval is given: resampling them shows too little."""
@@ -24,9 +22,12 @@ FEW_IMAGES = 10
 RESAMPLES = 1000
 """Bootstrap resamples; the ends of a 95 % interval then rest on 25 resamples each."""
 
-METRICS = ("accuracy", "top5", "balanced_accuracy", "macro_f1", "nll", "brier", "ece")
+RATES = ("accuracy", "top5")
+"""Metrics that are the share of images of which something is true."""
 
-Interval = tuple[float, float]
+_Columns = dict[str, np.ndarray]
+
+METRICS = ("accuracy", "top5", "balanced_accuracy", "macro_f1", "nll", "brier", "ece")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,19 +108,12 @@ class Evaluation:
         ``confusion`` becomes the list of its cells that are not zero, by class name, so that its
         size follows the number of images and not the square of the number of classes.
         """
-        result = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("confusion", "per_class", "reliability")
-        }
         names = [row.name for row in self.per_class]
-        result["reliability"] = dataclasses.asdict(self.reliability)
-        result["per_class"] = [dataclasses.asdict(row) for row in self.per_class]
-        result["confusion"] = [
+        cells = [
             {"label": names[i], "predicted": names[j], "count": int(self.confusion[i, j])}
             for i, j in zip(*np.nonzero(self.confusion), strict=True)
         ]
-        return result
+        return dataclasses.asdict(self) | {"confusion": cells}
 
     def plot_confusion(self) -> Figure:
         """Which class is taken for which."""
@@ -136,37 +130,20 @@ class Evaluation:
     def _repr_html_(self) -> str:
         rows = []
         for name in METRICS:
-            interval = self.intervals.get(name)
-            between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "unknown"
-            majority = self.majority.get(name)
-            rows.append(
-                f"<tr><td>{name.replace('_', ' ')}<td>{getattr(self, name):.3f}<td>{between}"
-                f"<td>{'' if majority is None else format(majority, '.3f')}"
-            )
-        return (
-            f"<table><caption>{self.images} images. {self.note}</caption><tr><th>Metric<th>Value"
-            f"<th>95 % interval<th>Commonest class{''.join(rows)}</table>"
-        )
+            ends, majority = self.intervals.get(name), self.majority.get(name)
+            between = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "unknown"
+            common = "" if majority is None else f"{majority:.3f}"
+            rows.append((name.replace("_", " "), f"{getattr(self, name):.3f}", between, common))
+        header = ("Metric", "Value", "95 % interval", "Commonest class")
+        return html_table(header, rows, caption=f"{self.images} images. {self.note}")
 
 
-def wilson_interval(successes: int, n: int) -> Interval:
-    """The 95 % score interval of a rate (Wilson 1927), sound for few trials and rates near 0 or 1.
-
-    Args:
-        successes: how many of ``n`` came out well.
-        n: number of trials; with none the interval is (0, 1).
-
-    >>> [round(bound, 3) for bound in wilson_interval(45, 50)]
-    [0.786, 0.957]
-    """
-    if n == 0:
-        return (0.0, 1.0)
-    z = float(stats.norm.ppf((1.0 + CONFIDENCE) / 2.0))
-    rate = successes / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
-    return (0.0 if successes == 0 else low, 1.0 if successes == n else high)
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A table for a notebook; what the cells hold is text and no markup."""
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    lines = ["<th>".join(["<tr>", *header])]
+    lines += ["<td>".join(["<tr>", *map(html.escape, row)]) for row in rows]
+    return f"<table>{title}{''.join(lines)}</table>"
 
 
 def evaluate(
@@ -188,165 +165,113 @@ def evaluate(
     labels = np.asarray(labels, dtype=np.int64)
     _check(probabilities, labels, class_names)
     images, classes = probabilities.shape
-    samples = _Samples.of(probabilities, labels)
-    confusion = np.bincount(labels * classes + samples.predicted, minlength=classes * classes)
-    confusion = confusion.reshape(classes, classes)
-    intervals: dict[str, Interval | None] = {
-        "accuracy": wilson_interval(int(samples.correct.sum()), images),
-        "top5": wilson_interval(int(samples.in_top5.sum()), images),
-        **_bootstrap(samples, seed),
-    }
-    note = ""
-    if images < FEW_IMAGES:
-        note = (
-            f"Only {images} image{'s' * (images != 1)}: too few for more than a first impression. "
-            "Trust the intervals, not the figures."
-        )
-    majority, chance = _baselines(np.bincount(labels, minlength=classes) / images)
+    table = _contributions(probabilities, labels)
+    metrics = _metrics(table, classes)
+    cells = np.bincount(labels * classes + table["predicted"], minlength=classes * classes)
+    confusion = cells.reshape(classes, classes)
+    note = (
+        f"Only {images} image{'s' * (images != 1)}: too few for more than a first impression. "
+        "Trust the intervals, not the figures."
+    )
     return Evaluation(
         images=images,
-        top5=float(samples.in_top5.mean()),
-        **samples.metrics(np.arange(images)),
-        ece_floor=_ece_floor(samples, seed),
+        **metrics,
+        ece_floor=_ece_floor(table, seed),
         confusion=confusion,
         per_class=_per_class(confusion, class_names),
         reliability=calibration.reliability(probabilities, labels),
-        intervals=intervals,
-        majority=majority,
-        chance=chance,
-        note=note,
+        intervals={
+            **{name: wilson_interval(int(table[name].sum()), images) for name in RATES},
+            **_bootstrap(table, classes, metrics["ece"], seed),
+        },
+        majority=_majority(labels, classes),
+        chance=_chance(labels, classes),
+        note=note if images < FEW_IMAGES else "",
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Samples:
-    """What each image contributes, so that a resample costs a few counts."""
-
-    classes: int
-    labels: np.ndarray
-    predicted: np.ndarray
-    correct: np.ndarray
-    in_top5: np.ndarray
-    nll: np.ndarray
-    brier: np.ndarray
-    gap: np.ndarray
-    bin: np.ndarray
-
-    @classmethod
-    def of(cls, probabilities: np.ndarray, labels: np.ndarray) -> _Samples:
-        images, classes = probabilities.shape
-        truth = probabilities[np.arange(images), labels]
-        predicted = probabilities.argmax(axis=1)
-        correct = predicted == labels
-        # Ties are broken as argmax breaks them: the lower index comes first.
-        earlier = np.arange(classes) < labels[:, None]
-        ahead = (probabilities > truth[:, None]) | ((probabilities == truth[:, None]) & earlier)
-        confidence = probabilities.max(axis=1)
-        return cls(
-            classes=classes,
-            labels=labels,
-            predicted=predicted,
-            correct=correct,
-            in_top5=ahead.sum(axis=1) < 5,
-            nll=-np.log(np.maximum(truth, 1e-12)),
-            brier=np.square(probabilities).sum(axis=1) - 2.0 * truth + 1.0,
-            gap=confidence - correct,
-            bin=calibration.confidence_bins(confidence),
-        )
-
-    def metrics(self, rows: np.ndarray) -> dict[str, float]:
-        """The metrics over the images at ``rows``, which may repeat."""
-        count = self.classes
-        support = np.bincount(self.labels[rows], minlength=count)
-        chosen = np.bincount(self.predicted[rows], minlength=count)
-        hits = np.bincount(self.labels[rows], weights=self.correct[rows], minlength=count)
-        gaps = np.bincount(self.bin[rows], weights=self.gap[rows], minlength=calibration.BINS)
-        occurs, seen = support > 0, support + chosen > 0
-        return {
-            "accuracy": float(self.correct[rows].mean()),
-            "balanced_accuracy": float((hits[occurs] / support[occurs]).mean()),
-            "macro_f1": float((2.0 * hits[seen] / (support + chosen)[seen]).mean()),
-            "nll": float(self.nll[rows].mean()),
-            "brier": float(self.brier[rows].mean()),
-            "ece": float(np.abs(gaps).sum() / len(rows)),
-        }
-
-
-def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Rows of the wrong answers with the highest probability, highest first, int64 ``[<= count]``.
+def ranked(probabilities: np.ndarray, labels: np.ndarray, *, right: bool) -> np.ndarray:
+    """Rows to look at: the right answers, the least sure first; or the wrong, the surest first.
 
     Args:
         probabilities: float, shape ``[images, classes]``.
         labels: int, shape ``[images]``.
-        count: the most rows to return.
+        right: which of the two.
     """
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    return wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")][:count]
+    rows = np.flatnonzero((probabilities.argmax(axis=1) == labels) == right)
+    sure = probabilities.max(axis=1)[rows]
+    return rows[np.argsort(sure if right else -sure, kind="stable")]
 
 
-def doubtful_hits(probabilities: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Rows of the right answers with the lowest probability, lowest first, int64 ``[<= count]``.
+def _contributions(probabilities: np.ndarray, labels: np.ndarray) -> _Columns:
+    """What each image contributes to the metrics, so that a resample costs a few counts."""
+    truth = probabilities[np.arange(len(labels)), labels]
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    # Of equals the first comes before the others, as argmax has it.
+    earlier = np.arange(probabilities.shape[1]) < labels[:, None]
+    equal = (probabilities == truth[:, None]) & earlier
+    return {
+        "label": labels,
+        "predicted": predicted,
+        "accuracy": predicted == labels,
+        "top5": ((probabilities > truth[:, None]) | equal).sum(axis=1) < 5,
+        "nll": -np.log(np.maximum(truth, 1e-12)),
+        "brier": np.square(probabilities).sum(axis=1) - 2.0 * truth + 1.0,
+        "gap": confidence - (predicted == labels),
+        "bin": calibration.confidence_bins(confidence),
+    }
 
-    Arguments as in :func:`confident_mistakes`.
-    """
-    right = np.flatnonzero(probabilities.argmax(axis=1) == labels)
-    return right[np.argsort(probabilities.max(axis=1)[right], kind="stable")][:count]
+
+def _metrics(table: _Columns, classes: int) -> dict[str, float]:
+    """The metrics of the images in the table, which may repeat."""
+    support = np.bincount(table["label"], minlength=classes)
+    seen = support + np.bincount(table["predicted"], minlength=classes)
+    hits = np.bincount(table["label"], weights=table["accuracy"], minlength=classes)
+    return {
+        **{name: float(table[name].mean()) for name in (*RATES, "nll", "brier")},
+        "balanced_accuracy": float((hits[support > 0] / support[support > 0]).mean()),
+        "macro_f1": float((2.0 * hits[seen > 0] / seen[seen > 0]).mean()),
+        "ece": _ece(table["bin"], table["gap"]),
+    }
 
 
-def _bootstrap(samples: _Samples, seed: int) -> dict[str, Interval | None]:
+def _ece(bins: np.ndarray, gap: np.ndarray) -> float:
+    gaps = np.bincount(bins, weights=gap, minlength=calibration.BINS)
+    return float(np.abs(gaps).sum() / len(gap))
+
+
+def _bootstrap(table: _Columns, classes: int, ece: float, seed: int) -> dict[str, Interval | None]:
     """Percentile intervals of the metrics that are not simple rates."""
-    names = ("balanced_accuracy", "macro_f1", "nll", "brier", "ece")
-    images = len(samples.labels)
+    names = [name for name in METRICS if name not in RATES]
+    images = len(table["label"])
     if images < FEW_IMAGES:
         return dict.fromkeys(names)
-    random = np.random.default_rng(seed)
+    random, drawn = np.random.default_rng(seed), []
     # Intervals of very many images are narrow: their ends need fewer resamples.
-    resamples = min(RESAMPLES, max(100, 10_000_000 // images))
-    drawn = [samples.metrics(random.integers(images, size=images)) for _ in range(resamples)]
-    result: dict[str, Interval | None] = {}
-    for name in names:
-        values = np.array([row[name] for row in drawn])
-        if name == "ece":
-            # Resampling adds noise to every bin and noise adds to the ECE: take that bias out.
-            plain = samples.metrics(np.arange(images))["ece"]
-            values = np.maximum(0.0, values - (values.mean() - plain))
-        low, high = percentile_interval(values)
-        result[name] = (low, high) if high > low else None
-    return result
+    for _ in range(min(RESAMPLES, max(100, 10_000_000 // images))):
+        rows = random.integers(images, size=images)
+        drawn.append(_metrics({name: column[rows] for name, column in table.items()}, classes))
+    values = {name: np.array([metrics[name] for metrics in drawn]) for name in names}
+    # Resampling adds noise to every bin and noise adds to the ECE: take that bias out.
+    values["ece"] = np.maximum(0.0, values["ece"] - (values["ece"].mean() - ece))
+    ends = {name: percentile_interval(found) for name, found in values.items()}
+    return {name: (low, high) if high > low else None for name, (low, high) in ends.items()}
 
 
-def _ece_floor(samples: _Samples, seed: int) -> float:
+def _ece_floor(table: _Columns, seed: int) -> float:
     """Draws right and wrong answers as the confidences promise them, and measures their ECE."""
-    random, images = np.random.default_rng(seed), len(samples.labels)
-    confidence = samples.gap + samples.correct
-    drawn = []
-    for _ in range(min(200, max(20, 2_000_000 // images))):
-        gap = confidence - (random.random(images) < confidence)
-        gaps = np.bincount(samples.bin, weights=gap, minlength=calibration.BINS)
-        drawn.append(np.abs(gaps).sum() / images)
-    return float(np.mean(drawn))
+    random, images = np.random.default_rng(seed), len(table["label"])
+    confidence = table["gap"] + table["accuracy"]
+    draws = min(200, max(20, 2_000_000 // images))
+    gaps = (confidence - (random.random(images) < confidence) for _ in range(draws))
+    return float(np.mean([_ece(table["bin"], gap) for gap in gaps]))
 
 
-def percentile_interval(values: np.ndarray) -> Interval:
-    """The central 95 % of resampled values."""
-    tail = (1.0 - CONFIDENCE) / 2.0
-    low, high = np.quantile(values, [tail, 1.0 - tail])
-    return float(low), float(high)
-
-
-def _baselines(frequencies: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
-    classes = len(frequencies)
+def _chance(labels: np.ndarray, classes: int) -> dict[str, float]:
+    """What a uniform guess is expected to reach."""
+    frequencies = np.bincount(labels) / len(labels)
     present = frequencies[frequencies > 0]
-    top = float(present.max())
-    majority = {
-        "accuracy": top,
-        "top5": float(np.sort(frequencies)[-5:].sum()),
-        "balanced_accuracy": 1.0 / len(present),
-        "macro_f1": 2.0 * top / (1.0 + top) / len(present),
-        "nll": float(-(present * np.log(present)).sum()),
-        "brier": 1.0 - float(np.square(present).sum()),
-    }
-    chance = {
+    return {
         "accuracy": 1.0 / classes,
         "top5": min(5, classes) / classes,
         "balanced_accuracy": 1.0 / classes,
@@ -354,54 +279,59 @@ def _baselines(frequencies: np.ndarray) -> tuple[dict[str, float], dict[str, flo
         "nll": float(np.log(classes)),
         "brier": 1.0 - 1.0 / classes,
     }
-    return majority, chance
+
+
+def _majority(labels: np.ndarray, classes: int) -> dict[str, float]:
+    """The metrics of always giving the frequencies of the classes."""
+    frequencies = np.bincount(labels, minlength=classes) / len(labels)
+    constant = np.broadcast_to(frequencies, (len(labels), classes))
+    metrics = _metrics(_contributions(constant, labels), classes)
+    del metrics["ece"]
+    return metrics
 
 
 def _per_class(confusion: np.ndarray, class_names: Sequence[str]) -> tuple[ClassResult, ...]:
-    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    hits = np.diagonal(confusion)
-    rows = []
-    for i, name in enumerate(class_names):
-        right, count, given = int(hits[i]), int(support[i]), int(predicted[i])
-        mistakes = confusion[i].copy()
-        mistakes[i] = 0
-        rows.append(
-            ClassResult(
-                name=name,
-                support=count,
-                predicted=given,
-                precision=right / given if given else float("nan"),
-                recall=right / count if count else float("nan"),
-                f1=2 * right / (count + given) if count + given else float("nan"),
-                precision_interval=wilson_interval(right, given) if given else None,
-                recall_interval=wilson_interval(right, count) if count else None,
-                confused_with=class_names[int(mistakes.argmax())] if mistakes.any() else "",
-            )
+    hits, support, given = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    mistakes = confusion - np.diag(hits)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is wanted
+        precision, recall, f1 = hits / given, hits / support, 2 * hits / (support + given)
+    return tuple(
+        ClassResult(
+            name=name,
+            support=int(support[i]),
+            predicted=int(given[i]),
+            precision=float(precision[i]),
+            recall=float(recall[i]),
+            f1=float(f1[i]),
+            precision_interval=wilson_interval(hits[i], given[i]) if given[i] else None,
+            recall_interval=wilson_interval(hits[i], support[i]) if support[i] else None,
+            confused_with=class_names[mistakes[i].argmax()] if mistakes[i].any() else "",
         )
-    return tuple(rows)
+        for i, name in enumerate(class_names)
+    )
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
-    if not len(labels):
+    images, classes = len(labels), len(class_names)
+    if not images:
         raise errors.DataError(
             "There are no images to evaluate on.", remedy="Name data that holds labelled images."
         )
-    if probabilities.shape != (len(labels), len(class_names)):
+    if probabilities.shape != (images, classes):
         raise errors.DataError(
-            f"Probabilities of shape {probabilities.shape} do not fit {len(labels)} labels and "
-            f"{len(class_names)} class names.",
+            f"Probabilities of shape {probabilities.shape} do not fit {images} labels and "
+            f"{classes} class names.",
             remedy="Pass one row for each label and one column for each class.",
         )
-    if labels.min() < 0 or labels.max() >= len(class_names):
+    if labels.min() < 0 or labels.max() >= classes:
         raise errors.DataError(
-            f"Labels run from {labels.min()} to {labels.max()}, but there are "
-            f"{len(class_names)} classes.",
+            f"Labels run from {labels.min()} to {labels.max()}, but there are {classes} classes.",
             remedy="Number the labels from 0 in the order of the class names.",
         )
     bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
     if bad:
         raise errors.KerasTransferError(
-            f"The model answers {bad} of {len(labels)} images with probabilities that are NaN or "
+            f"The model answers {bad} of {images} images with probabilities that are NaN or "
             "infinite.",
             remedy="Train again with a lower learning rate: its weights are damaged.",
         )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -21,6 +22,12 @@ INK, FIRST, SECOND, MUTED = "#1b1f24", "#0b5cad", "#b3470b", "#7d8590"
 
 MAX_LABELS = 25
 """Up to so many classes a confusion matrix carries names and counts."""
+
+_SERIES: dict[str, dict[str, Any]] = {
+    "train": {"color": SECOND, "ls": "--"},
+    "validation": {"color": FIRST, "ls": "-"},
+    "validation_calibrated": {"color": MUTED, "ls": ":"},
+}
 
 _STYLE = {
     "font.size": 9,
@@ -89,40 +96,24 @@ def history(rows: Sequence[Mapping[str, Any]]) -> Figure:
     panels = figure.subplots(2, 1, sharex=True)
     epochs = np.arange(1, len(rows) + 1)
     for axes, measure in zip(panels, ("accuracy", "loss"), strict=True):
-        for key, colour, style in (
-            ("train", SECOND, "--"),
-            ("validation", FIRST, "-"),
-            ("validation_calibrated", MUTED, ":"),
-        ):
-            values = np.array([_number(row.get(f"{key}_{measure}")) for row in rows])
-            known = np.isfinite(values)
-            if not known.any():
-                continue
-            # One phase may record a single point: a line alone would not show it.
-            axes.plot(
-                epochs[known],
-                values[known],
-                style,
-                color=colour,
-                marker=".",
-                label=key.replace("_", ", "),
-                lw=1.6,
-            )
         axes.set_ylabel(measure.capitalize())
-        for i in range(1, len(rows)):
-            if rows[i]["phase"] != rows[i - 1]["phase"]:
+        for key, look in _SERIES.items():
+            values = _numbers(row.get(f"{key}_{measure}") for row in rows)
+            known = np.isfinite(values)
+            if known.any():
+                # One phase may record a single point: a line alone would not show it.
+                look = {**look, "marker": ".", "lw": 1.6, "label": key.replace("_", ", ")}
+                axes.plot(epochs[known], values[known], **look)
+    phases = [str(row["phase"]) for row in rows]
+    for i, phase in enumerate(phases):
+        title = {"head": "Head", "fine_tune": "Unfrozen"}.get(phase, phase.replace("_", " "))
+        if i == 0:
+            panels[0].annotate(title, (0, 1.02), xycoords="axes fraction")
+        elif phase != phases[i - 1]:
+            panels[0].annotate(title, (i + 0.5, 1.02), xycoords=("data", "axes fraction"))
+            for axes in panels:
                 axes.axvline(i + 0.5, color=MUTED, lw=1, ls=":")
-                if axes is panels[0]:
-                    axes.annotate(
-                        _title(str(rows[i]["phase"])),
-                        (i + 0.5, 1.02),
-                        xycoords=("data", "axes fraction"),
-                        ha="left",
-                        color=INK,
-                    )
-    if rows:
-        panels[0].annotate(_title(str(rows[0]["phase"])), (0, 1.02), xycoords="axes fraction")
-    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    _percent(panels[0].yaxis)
     panels[1].set_xlabel("Epoch")
     panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[1].legend(frameon=False)
@@ -140,22 +131,18 @@ def reliability(after: Mapping[str, Any], before: Mapping[str, Any] | None = Non
     figure = _figure(4.8, 4.2)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":", label="perfect")
-    for diagram, colour, style, label in (
-        (before, SECOND, "--", "before temperature"),
-        (after, FIRST, "-", "as shipped" if before else "model"),
-    ):
-        if diagram is None:
-            continue
+    shown = [(after, FIRST, "-", "as shipped" if before else "model")]
+    if before is not None:
+        shown.insert(0, (before, SECOND, "--", "before temperature"))
+    for diagram, colour, style, label in shown:
         counts = np.asarray(diagram["counts"], float)
         filled = counts > 0
-        x = np.array([_number(value) for value in diagram["confidence"]])[filled]
-        y = np.array([_number(value) for value in diagram["accuracy"]])[filled]
+        x, y = (_numbers(diagram[key])[filled] for key in ("confidence", "accuracy"))
         size = 8 + 60 * counts[filled] / counts.max()
         axes.plot(x, y, style, color=colour, lw=1.4, label=f"{label}: ECE {diagram['ece']:.1%}")
         axes.scatter(x, y, s=size, color=colour)
     axes.set(xlabel="Probability given", ylabel="Share right", xlim=(0, 1.02), ylim=(0, 1.04))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0))
+    _percent(axes.xaxis, axes.yaxis)
     figure.legend(frameon=False, loc="outside upper left")
     return figure
 
@@ -199,23 +186,16 @@ def learning_curve(curve: Mapping[str, Any]) -> Figure:
     low, high = np.array(curve["intervals"]).T
     axes.fill_between(sizes, low, high, color=FIRST, alpha=0.18, lw=0)
     axes.plot(sizes, accuracy, color=FIRST, marker="o", ms=4, label="measured")
-    gain_low, gain_high = curve["gain_interval"]
-    axes.errorbar(
-        [2 * sizes[-1]],
-        [curve["twice"]],
-        yerr=[[max(0.0, curve["gain"] - gain_low)], [max(0.0, gain_high - curve["gain"])]],
-        color=SECOND,
-        marker="D",
-        ms=5,
-        capsize=3,
-        ls="none",
-        label="expected with twice the data",
-    )
+    below, above = np.subtract(curve["gain_interval"], curve["gain"]) * (-1, 1)
+    look: dict[str, Any] = {"color": SECOND, "fmt": "D", "ms": 5, "capsize": 3}
+    ends = [[max(0.0, below)], [max(0.0, above)]]
+    expected = "expected with twice the data"
+    axes.errorbar([2 * sizes[-1]], [curve["twice"]], yerr=ends, label=expected, **look)
     axes.set_xscale("log", base=2)
     ticks = [*sizes, 2 * sizes[-1]]
     axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
     axes.set(xlabel="Training images", ylabel="Test accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _percent(axes.yaxis)
     axes.legend(frameon=False, loc="lower right")
     return figure
 
@@ -253,9 +233,11 @@ def gallery(
     return figure
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None or value == "" else float(value)
+def _numbers(values: Iterable[Any]) -> np.ndarray:
+    """Cells of a table as floats, NaN where one is empty."""
+    return np.array([np.nan if value in (None, "") else float(value) for value in values])
 
 
-def _title(phase: str) -> str:
-    return {"head": "Head", "fine_tune": "Unfrozen"}.get(phase, phase.replace("_", " "))
+def _percent(*axes: Axis) -> None:
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1.0))

@@ -1,7 +1,7 @@
 """Cheap questions to the features of the frozen backbone: baselines, more data, wrong labels.
 
-Features are float arrays ``[images, d]``, one row an image (clean view), such as the pooled
-output of the backbone; ``splits`` holds ``train``, ``val`` or ``test`` for each row.
+Features are float arrays ``[images, d]``, a row for each example of the data set (clean view), such
+as the pooled output of the backbone.
 """
 
 from __future__ import annotations
@@ -9,20 +9,16 @@ from __future__ import annotations
 import dataclasses
 import html
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base.errors import DataError
+from keras_transfer.base.intervals import Interval, percentile_interval
+from keras_transfer.base.types import SPLITS, Dataset, Split
 from keras_transfer.evaluation.comparison import compare_predictions
-from keras_transfer.evaluation.metrics import (
-    RESAMPLES,
-    Evaluation,
-    Interval,
-    evaluate,
-    percentile_interval,
-)
+from keras_transfer.evaluation.metrics import RESAMPLES, Evaluation, evaluate
 from keras_transfer.learn import calibration, heads
 
 if TYPE_CHECKING:
@@ -31,13 +27,21 @@ if TYPE_CHECKING:
 EXPONENTS = (0.2, 0.5, 0.8)
 """By which powers of the number of images a learning curve's error may fall to its floor."""
 
+DRAWS = 3
+"""Subsets of each share of the training images, so that a curve knows how much draws differ."""
+
+FOLDS = 5
+"""Folds in the search for wrong labels."""
+
+Logits = Callable[[np.ndarray], np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Baseline:
     """What a simpler method reaches on the same test images.
 
     Attributes:
-        name: ``nearest neighbour`` or ``logistic regression``.
+        name: ``nearest neighbour``, ``logistic regression`` or ``training from scratch``.
         predicted: int64, shape ``[test images]``, its class for each, in the order of the rows.
         evaluation: its metrics.
         seconds: time for fitting and answering.
@@ -68,14 +72,7 @@ class Baseline:
         }
 
 
-def baselines(
-    features: np.ndarray,
-    labels: np.ndarray,
-    splits: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    seed: int = 0,
-) -> tuple[Baseline, ...]:
+def baselines(dataset: Dataset, features: np.ndarray, *, seed: int = 0) -> tuple[Baseline, ...]:
     """Nearest neighbour (cosine) and logistic regression, fitted on train, measured on test.
 
     The penalty and the temperature of the regression are chosen on validation. The nearest
@@ -85,30 +82,39 @@ def baselines(
     Raises:
         DataError: a split without images.
     """
-    train, val, test = (_rows(splits, name) for name in ("train", "val", "test"))
-    classes, results = len(class_names), []
-    for name in ("nearest neighbour", "logistic regression"):
-        start = time.perf_counter()
-        if name == "nearest neighbour":
-            unit = unit_rows(features)
-            logits = _class_cosines(unit[train], labels[train], unit[val], classes)
-            answers = _class_cosines(unit[train], labels[train], unit[test], classes)
-        else:
-            head = heads.solve_head(
-                features[train], labels[train], classes, features[val], labels[val]
-            )
-            logits, answers = head.logits(features[val]), head.logits(features[test])
-        temperature = calibration.fit_temperature(logits, labels[val])
-        probabilities = calibration.softmax(answers / temperature)
-        results.append(
-            Baseline(
-                name=name,
-                predicted=answers.argmax(axis=1),
-                evaluation=evaluate(probabilities, labels[test], class_names, seed=seed),
-                seconds=time.perf_counter() - start,
-            )
-        )
+    train, val = _rows(dataset, "train"), _rows(dataset, "val")
+
+    def neighbour() -> Logits:
+        unit, classes = unit_rows(features), len(dataset.class_names)
+        return lambda rows: _class_cosines(unit[train], dataset.labels[train], unit[rows], classes)
+
+    def regression() -> Logits:
+        head = _solve(dataset, features, train, val)
+        return lambda rows: head.logits(features[rows])
+
+    results = []
+    for name, fit in (("nearest neighbour", neighbour), ("logistic regression", regression)):
+        begun = time.monotonic()
+        results.append(judge(name, begun, fit(), dataset, seed))
     return tuple(results)
+
+
+def judge(name: str, begun: float, logits_of: Logits, dataset: Dataset, seed: int) -> Baseline:
+    """Fits the temperature of a method on validation and measures the method on test.
+
+    Args:
+        name: what the method is called.
+        begun: ``time.monotonic()`` when the method began to fit.
+        logits_of: its logits ``[rows, classes]`` for rows of the data set.
+        dataset: the data.
+        seed: of the bootstrap.
+    """
+    val, test, labels = _rows(dataset, "val"), _rows(dataset, "test"), dataset.labels
+    temperature = calibration.fit_temperature(logits_of(val), labels[val])
+    logits = logits_of(test)
+    probabilities = calibration.softmax(logits / temperature)
+    evaluation = evaluate(probabilities, labels[test], dataset.class_names, seed=seed)
+    return Baseline(name, logits.argmax(axis=1), evaluation, time.monotonic() - begun)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,13 +162,10 @@ class LearningCurve:
 
 
 def learning_curve(
+    dataset: Dataset,
     features: np.ndarray,
-    labels: np.ndarray,
-    splits: np.ndarray,
-    class_names: Sequence[str],
     *,
     fractions: Sequence[float] = (0.125, 0.25, 0.5, 1.0),
-    draws: int = 3,
     seed: int = 0,
 ) -> LearningCurve:
     """Retrains the linear head on growing stratified subsets and extrapolates to twice the data.
@@ -174,84 +177,92 @@ def learning_curve(
     from how much the accuracy of a draw of so many images scatters, today's and that of twice as
     many included: the draws of smaller shares tell, with few degrees of freedom.
 
-    Measured (``benchmarks/curve.py``) on six tasks, two sets of emoji, all nine classes and four of
-    each, and digits, raw and as features, with 16 splits each: from half of the images the gain
-    with all of them is foreseen to 1.7 points (root mean square; 2.8 said and 2.7 found on
-    average), and lies in the interval in 96 cases of 100. That is a doubling; nothing larger has
-    been tried.
+    ``benchmarks/curve.py`` measures how well a doubling is foreseen; nothing larger was tried.
 
     Args:
+        dataset: its labels and splits.
         features: float, shape ``[images, d]``.
-        labels: int, shape ``[images]``.
-        splits: shape ``[images]``.
-        class_names: the classes.
         fractions: shares of the training images, ascending, ending in 1.
-        draws: subsets of each share, two at least; all images are one subset.
         seed: of the draws and of the bootstrap.
 
     Raises:
         DataError: a split without images, or fewer than two sizes left because the training split
             is too small.
-        UsageError: a single draw.
     """
-    if draws < 2:
-        raise UsageError(
-            f"draws is {draws}: one draw does not tell how much draws differ.",
-            remedy="Give two or more.",
-        )
-    train, val, test = (_rows(splits, name) for name in ("train", "val", "test"))
-    random = np.random.default_rng(seed)
+    train, val, test = (_rows(dataset, split) for split in SPLITS)
+    random, labels = np.random.default_rng(seed), dataset.labels
     hits: dict[int, list[np.ndarray]] = {}
     for fraction in fractions:
-        for _ in range(1 if fraction == 1.0 else draws):
+        for _ in range(1 if fraction == 1.0 else DRAWS):
             subset = _stratified(train, labels, fraction, random)
-            head = heads.solve_head(
-                features[subset], labels[subset], len(class_names), features[val], labels[val]
-            )
-            right = head.logits(features[test]).argmax(axis=1) == labels[test]
-            hits.setdefault(len(subset), []).append(right)
+            logits = _solve(dataset, features, subset, val).logits(features[test])
+            hits.setdefault(len(subset), []).append(logits.argmax(axis=1) == labels[test])
     if len(hits) < 2:
         raise DataError(
-            f"{len(train)} training images of {len(class_names)} classes are too few for a "
-            "learning curve.",
+            f"{len(train)} training images of {len(dataset.class_names)} classes are too few for "
+            "a learning curve.",
             remedy="Add training images: at least two of each class.",
         )
-    sizes = np.array(sorted(hits), float)
-    curves = np.empty((RESAMPLES, len(sizes)))
-    for row in curves:
-        images = random.integers(len(test), size=len(test))
-        for j, size in enumerate(sizes):
-            drawn = random.integers(len(hits[size]), size=len(hits[size]))
-            row[j] = np.mean([hits[size][k][images].mean() for k in drawn])
-    accuracy = np.array([np.mean(hits[size]) for size in sizes])
-    gain = float(np.mean([_gain(sizes, accuracy[None], b) for b in EXPONENTS]))
-    # A draw's accuracy varies in inverse proportion to its size, and is known from few draws.
-    drawn_twice = {size: rights for size, rights in hits.items() if len(rights) > 1}
-    spread = np.mean([n * np.mean(rows, axis=1).var(ddof=1) for n, rows in drawn_twice.items()])
-    freedom = sum(len(rights) - 1 for rights in drawn_twice.values())
-    today, later = random.standard_t(freedom, (2, RESAMPLES)) * np.sqrt(
-        spread / np.array([[sizes[-1]], [2 * sizes[-1]]])
-    )
+    sizes, drawn = np.array(sorted(hits), float), [np.stack(hits[size]) for size in sorted(hits)]
+    accuracy = np.array([right.mean() for right in drawn])
+    gain = float(_gain(sizes, accuracy[None]).mean())
+    curves = _resampled(drawn, random)
+    today, later = _scatter(sizes, drawn, random)
     refits = curves.copy()
     refits[:, -1] += today
-    gains = np.stack([_gain(sizes, refits, b) for b in EXPONENTS]) - today + later
-    low, high = percentile_interval(gains.ravel())
     return LearningCurve(
-        sizes=tuple(int(size) for size in sizes),
-        accuracy=tuple(float(value) for value in accuracy),
-        intervals=tuple(percentile_interval(column) for column in curves.T),
+        sizes=tuple(sorted(hits)),
+        accuracy=tuple(accuracy.tolist()),
+        intervals=tuple(map(percentile_interval, curves.T)),
         twice=float(accuracy[-1]) + gain,
         gain=gain,
-        gain_interval=(low, high),
+        gain_interval=percentile_interval(_gain(sizes, refits) - today + later),
     )
 
 
-def _gain(sizes: np.ndarray, accuracy: np.ndarray, exponent: float) -> np.ndarray:
-    """Gain in accuracy from doubling, shape ``[curves]``, of curves ``[curves, sizes]``."""
-    power = sizes**-exponent
-    centred = power - power.mean()
-    slope = np.minimum((accuracy * centred).sum(axis=1) / np.square(centred).sum(), 0.0)
-    return slope * ((2 * sizes[-1]) ** -exponent - sizes[-1] ** -exponent)
+def _resampled(drawn: Sequence[np.ndarray], random: np.random.Generator) -> np.ndarray:
+    """Curves ``[RESAMPLES, sizes]`` over resampled test images and draws of the subsets.
+
+    Args:
+        drawn: for each size which images a head got right, bool ``[draws, images]``.
+        random: the source of chance.
+    """
+    count = drawn[0].shape[1]
+    curves = np.empty((RESAMPLES, len(drawn)))
+    for curve in curves:
+        images = random.integers(count, size=count)
+        for j, right in enumerate(drawn):
+            draws = random.integers(len(right), size=len(right))
+            curve[j] = right[draws][:, images].mean()
+    return curves
+
+
+def _scatter(
+    sizes: np.ndarray, drawn: Sequence[np.ndarray], random: np.random.Generator
+) -> np.ndarray:
+    """How far a draw of today's size, and one of twice as many, may lie from the mean of draws.
+
+    A draw's accuracy varies in inverse proportion to its size, and is known from few draws.
+
+    Returns:
+        float64, shape ``[2, RESAMPLES]``.
+    """
+    repeated = [(size, right) for size, right in zip(sizes, drawn, strict=True) if len(right) > 1]
+    spread = np.mean([size * right.mean(axis=1).var(ddof=1) for size, right in repeated])
+    freedom = sum(len(right) - 1 for _, right in repeated)
+    deviations = np.sqrt(spread / (np.array([[1.0], [2.0]]) * sizes[-1]))
+    return random.standard_t(freedom, (2, RESAMPLES)) * deviations
+
+
+def _gain(sizes: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Gain by doubling of curves ``[curves, sizes]``: ``[3, curves]``, a row an exponent."""
+    gains = []
+    for exponent in EXPONENTS:
+        power = sizes**-exponent
+        centred = power - power.mean()
+        slope = np.minimum((accuracy * centred).sum(axis=1) / np.square(centred).sum(), 0.0)
+        gains.append(slope * ((2 * sizes[-1]) ** -exponent - sizes[-1] ** -exponent))
+    return np.stack(gains)
 
 
 def _stratified(
@@ -272,7 +283,8 @@ class Suspect:
     """An image whose label looks wrong.
 
     Attributes:
-        index: its row.
+        index: its place among the training images.
+        path: its name.
         label: the class that it carries.
         suggested: the class that it resembles.
         confidence: out-of-fold probability of ``suggested``.
@@ -280,6 +292,7 @@ class Suspect:
     """
 
     index: int
+    path: str
     label: str
     suggested: str
     confidence: float
@@ -287,15 +300,9 @@ class Suspect:
 
 
 def suspected_label_errors(
-    features: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    folds: int = 5,
-    limit: int = 50,
-    seed: int = 0,
+    dataset: Dataset, features: np.ndarray, *, limit: int = 50, seed: int = 0
 ) -> tuple[Suspect, ...]:
-    """Images that a model which has not seen them confidently gives to another class.
+    """Training images that a model which has not seen them confidently gives to another class.
 
     Confident learning (Northcutt, Jiang and Chuang 2021): a linear head is fitted on all folds but
     one and asked about that one. Class j is confident about an image when its probability reaches
@@ -304,54 +311,64 @@ def suspected_label_errors(
     all of them.
 
     Args:
+        dataset: its labels and splits.
         features: float, shape ``[images, d]``.
-        labels: int, shape ``[images]``.
-        class_names: the classes.
-        folds: number of folds, stratified.
         limit: the longest list returned.
         seed: of the folds.
 
     Returns:
         Suspects, the most confident first.
     """
-    fold = _folds(labels, folds, seed)
-    logits = np.zeros((len(labels), len(class_names)))
-    penalties: tuple[float, ...] = heads.PENALTIES
-    for held_out in range(folds):
-        inside, outside = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
-        if not len(outside) or not len(inside):
-            continue
-        # The penalty is chosen once, on a fold that is not the one asked about.
-        tuning = fold[inside] == (held_out + 1) % folds
-        head = heads.solve_head(
-            features[inside][~tuning],
-            labels[inside][~tuning],
-            len(class_names),
-            features[inside][tuning],
-            labels[inside][tuning],
-            penalties=penalties,
-        )
-        penalties = (head.penalty,)
-        logits[outside] = head.logits(features[outside])
+    rows, names = dataset.indices("train"), dataset.class_names
+    logits, labels = _out_of_fold(dataset, features, rows, seed), dataset.labels[rows]
     probabilities = calibration.softmax(logits / calibration.fit_temperature(logits, labels))
-    own = probabilities[np.arange(len(labels)), labels]
-    counts = np.bincount(labels, minlength=len(class_names))
-    with np.errstate(invalid="ignore"):
-        threshold = np.bincount(labels, weights=own, minlength=len(class_names)) / counts
-    confident = np.where(probabilities >= np.nan_to_num(threshold, nan=2.0), probabilities, 0.0)
-    suggested = confident.argmax(axis=1)
-    margin = confident.max(axis=1) - own
+    own = probabilities[np.arange(len(rows)), labels]
+    counts = np.bincount(labels, minlength=len(names))
+    sums = np.bincount(labels, weights=own, minlength=len(names))
+    # A class without images is never confident.
+    least = np.divide(sums, counts, out=np.full(len(names), 2.0), where=counts > 0)
+    confident = np.where(probabilities >= least, probabilities, 0.0)
+    suggested, margin = confident.argmax(axis=1), confident.max(axis=1) - own
     suspects = np.flatnonzero((suggested != labels) & (margin > 0))
-    ranked = suspects[np.argsort(-margin[suspects], kind="stable")][:limit]
     return tuple(
         Suspect(
             index=int(i),
-            label=class_names[labels[i]],
-            suggested=class_names[suggested[i]],
+            path=dataset.paths[rows[i]],
+            label=names[labels[i]],
+            suggested=names[suggested[i]],
             confidence=float(probabilities[i, suggested[i]]),
             given=float(own[i]),
         )
-        for i in ranked
+        for i in suspects[np.argsort(-margin[suspects], kind="stable")][:limit]
+    )
+
+
+def _out_of_fold(dataset: Dataset, features: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """The logits that a head gives to each of some rows when it has not seen the row's fold."""
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    by_class = shuffled[np.argsort(dataset.labels[rows][shuffled], kind="stable")]
+    fold = np.empty(len(rows), np.int64)
+    fold[by_class] = np.arange(len(rows)) % FOLDS  # every class spread evenly
+    logits = np.zeros((len(rows), len(dataset.class_names)))
+    penalties = heads.PENALTIES
+    for held_out in range(FOLDS):
+        # The penalty is chosen once, on a fold that is not the one asked about.
+        asked, tuning = fold == held_out, fold == (held_out + 1) % FOLDS
+        if asked.any() and not asked.all():
+            fitted = rows[~asked & ~tuning]
+            head = _solve(dataset, features, fitted, rows[tuning], penalties=penalties)
+            penalties = (head.penalty,)
+            logits[asked] = head.logits(features[rows[asked]])
+    return logits
+
+
+def _solve(
+    dataset: Dataset, features: np.ndarray, fitted: np.ndarray, tuning: np.ndarray, **how: Any
+) -> heads.Head:
+    """A head fitted on some rows, with the penalty that is best on others."""
+    labels, classes = dataset.labels, len(dataset.class_names)
+    return heads.solve_head(
+        features[fitted], labels[fitted], classes, features[tuning], labels[tuning], **how
     )
 
 
@@ -371,20 +388,10 @@ def _class_cosines(
     return result
 
 
-def _folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """A fold for each image, every class spread evenly."""
-    random = np.random.default_rng(seed)
-    shuffled = random.permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    result = np.empty(len(labels), np.int64)
-    result[by_class] = np.arange(len(labels)) % folds
-    return result
-
-
-def _rows(splits: np.ndarray, name: str) -> np.ndarray:
-    rows = np.flatnonzero(np.asarray(splits) == name)
+def _rows(dataset: Dataset, split: Split) -> np.ndarray:
+    rows = dataset.indices(split)
     if not len(rows):
         raise DataError(
-            f"The {name} split has no images.", remedy="Choose a split that leaves some in each."
+            f"The {split} split has no images.", remedy="Choose a split that leaves some in each."
         )
     return rows

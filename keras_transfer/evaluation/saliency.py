@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,14 +67,11 @@ def grad_cam(
     above = keras_engine(keras.Model(inputs, logits), traced=False).run
     maps = []
     for start in range(0, len(pixels), batch_size):
-        features, *levels = below(pixels[start : start + batch_size])
-        if classes is None:
-            chosen = above([features, *levels] if levels else features)[0].argmax(axis=1)
-        else:
-            chosen = np.asarray(classes)[start : start + batch_size]
+        part = slice(start, start + batch_size)
+        levels = below(pixels[part])
+        chosen = above(_one_or_all(levels))[0].argmax(axis=1) if classes is None else classes[part]
         for i, one in enumerate(chosen):
-            held = [level[i] for level in levels]
-            maps.append(_importance(functools.partial(_above, above, held), features[i], one))
+            maps.append(_importance(above, [level[i] for level in levels], one))
     height, width = feature_map.shape[1:3]
     return np.stack(maps) if maps else np.zeros((0, height or 0, width or 0), np.float32)
 
@@ -108,14 +104,19 @@ def overlay(pixels: np.ndarray, maps: np.ndarray, strength: float = 0.6) -> np.n
 
 
 def _importance(
-    above: Callable[[np.ndarray], np.ndarray], features: np.ndarray, chosen: int
+    above: Callable[..., list[np.ndarray]], levels: list[np.ndarray], chosen: int
 ) -> np.ndarray:
-    """The map of one image, from its features ``[height, width, channels]``."""
-    height, width, channels = features.shape
+    """The map of one image, from its features ``[height, width, channels]``.
+
+    Args:
+        above: the layers above the map.
+        levels: the features, and what lies below them and stays as it is.
+        chosen: the class.
+    """
+    features, *held = levels
+    *place, channels = features.shape
     directions = features.reshape(-1, channels)
     lengths = np.linalg.norm(directions, axis=1)
-    if not lengths.any():
-        return np.zeros((height, width), np.float32)
     steps = _STEP * np.sqrt(np.mean(lengths**2)) / np.maximum(lengths, 1e-12)
     slopes = np.zeros(len(directions), np.float32)
     rows = max(1, _CHUNK // (2 * features.size))
@@ -123,22 +124,19 @@ def _importance(
         part = slice(start, start + rows)
         moves = (steps[part, None] * directions[part])[:, None, None, :]
         both = np.concatenate([features + moves, features - moves]).astype(features.dtype)
-        scores = above(both)[:, chosen]
+        beside = [np.repeat(level[None], len(both), axis=0) for level in held]
+        scores = above(_one_or_all([both, *beside]))[0][:, chosen]
         ahead, behind = np.split(scores, 2)
         # A difference that rounding alone could leave is no evidence.
         rounding = 4.0 * np.finfo(np.float32).eps * np.abs(scores).max()
         gain = np.where(ahead - behind > rounding, ahead - behind, 0.0)
-        slopes[part] = gain / (2.0 * steps[part])
-    peak = float(slopes.max())
-    if peak == 0.0:
-        return np.zeros((height, width), np.float32)
-    return (slopes / peak).reshape(height, width).astype(np.float32)
+        slopes[part] = gain / np.maximum(2.0 * steps[part], 1e-30)
+    return (slopes / (slopes.max() or 1.0)).reshape(place)
 
 
-def _above(run: Callable[..., list[np.ndarray]], levels: list[np.ndarray], maps: Any) -> Any:
-    """The logits of many maps of one image; what lies below them stays as it is."""
-    held = [np.repeat(level[None], len(maps), axis=0) for level in levels]
-    return run([maps, *held] if held else maps)[0]
+def _one_or_all(tensors: list[np.ndarray]) -> Any:
+    """What an engine takes: the tensor itself where it is the only one."""
+    return tensors if len(tensors) > 1 else tensors[0]
 
 
 def _with_levels(model: keras.Model, feature_map: Any) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 from scipy import stats
 
 from keras_transfer.base.errors import DataError, closest
-from keras_transfer.evaluation.metrics import Evaluation, Interval, evaluate, wilson_interval
+from keras_transfer.base.intervals import Interval, wilson_interval
+from keras_transfer.base.types import Dataset
+from keras_transfer.evaluation.metrics import Evaluation, evaluate
 from keras_transfer.evaluation.probes import unit_rows
 
 NEIGHBOUR = 10
@@ -69,34 +72,22 @@ class Shift:
     def verdict(self) -> str:
         """One sentence: how much accuracy the other images cost."""
         low, high = (100 * value for value in self.drop_interval)
-        figures = (
-            f"{self.away.accuracy:.1%} against {self.home.accuracy:.1%} on its own test images"
-        )
+        there, here = self.away.accuracy, self.home.accuracy
+        figures = f"{there:.1%} against {here:.1%} on its own test images"
         if low <= 0 <= high:
             return f"No evidence of a drop: {figures} ({-high:+.1f} to {-low:+.1f} points)."
         change = "falls" if self.drop > 0 else "rises"
-        span = sorted((abs(low), abs(high)))
-        return (
-            f"Accuracy {change} by {100 * abs(self.drop):.1f} points ({span[0]:.1f} to "
-            f"{span[1]:.1f}): {figures}."
-        )
+        least, most = sorted((abs(low), abs(high)))
+        points = f"{100 * abs(self.drop):.1f} points ({least:.1f} to {most:.1f})"
+        return f"Accuracy {change} by {points}: {figures}."
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; of the unlikeness scores only their summary."""
-        unlike = self.unlikeness
-        return {
-            "verdict": self.verdict,
-            "home": self.home.to_json(),
-            "away": self.away.to_json(),
-            "shared": self.shared,
-            "left_out": self.left_out,
-            "unknown": self.unknown,
-            "drop": self.drop,
-            "drop_interval": self.drop_interval,
-            "per_class": self.per_class,
-            "unlikeness": unlike
-            and {"threshold": unlike.threshold, "share": unlike.share, "auroc": unlike.auroc},
-        }
+        sides = {"home": self.home.to_json(), "away": self.away.to_json()}
+        plain = {"verdict": self.verdict, **dataclasses.asdict(self), **sides}
+        if self.unlikeness is not None:
+            del plain["unlikeness"]["scores"]
+        return plain
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self.verdict)}"
@@ -122,12 +113,10 @@ def shared_classes(known: Sequence[str], other: Sequence[str]) -> dict[int, int]
 
 
 def measure_shift(
-    class_names: Sequence[str],
+    home: Dataset,
     home_probabilities: np.ndarray,
-    home_labels: np.ndarray,
+    away: Dataset,
     away_probabilities: np.ndarray,
-    away_labels: np.ndarray,
-    away_class_names: Sequence[str],
     *,
     unlike: Unlikeness | None = None,
     seed: int = 0,
@@ -135,60 +124,46 @@ def measure_shift(
     """Measures the drop in accuracy between a run's own test images and others.
 
     Args:
-        class_names: the run's classes, the columns of both arrays of probabilities.
-        home_probabilities: float, shape ``[images, classes]``, on the run's own test images.
-        home_labels: int, shape ``[images]``, indices into ``class_names``.
-        away_probabilities: float, shape ``[other images, classes]``, on the other images.
-        away_labels: int, shape ``[other images]``, indices into ``away_class_names``.
-        away_class_names: the other data's classes.
+        home: the run's data.
+        home_probabilities: float, shape ``[test images, classes]``, on its test split.
+        away: the other data, of which every image is used.
+        away_probabilities: float, shape ``[images, classes]``, for the same classes.
         unlike: the other images' :func:`unlikeness`.
         seed: of the bootstraps.
 
     Raises:
         DataError: no class in common, or no image of the shared classes on one side.
     """
-    mapping = shared_classes(class_names, away_class_names)
+    names, labels = home.class_names, home.labels[home.indices("test")]
+    mapping = shared_classes(names, away.class_names)
     shared = sorted(set(mapping.values()))
-    home_rows = np.isin(home_labels, shared)
-    away_rows = np.isin(away_labels, list(mapping))
-    translated = np.array([mapping[int(label)] for label in away_labels[away_rows]], np.int64)
-    home = evaluate(home_probabilities[home_rows], home_labels[home_rows], class_names, seed=seed)
-    away = evaluate(away_probabilities[away_rows], translated, class_names, seed=seed)
-    per_class = []
-    for i in shared:
-        at_home, elsewhere = home.per_class[i], away.per_class[i]
-        both = at_home.support > 0 and elsewhere.support > 0
-        interval = None
-        if both:
-            interval = _newcombe(
-                int(home.confusion[i, i]),
-                at_home.support,
-                int(away.confusion[i, i]),
-                elsewhere.support,
-            )
-        per_class.append(
-            {
-                "name": class_names[i],
-                "home": at_home.recall,
-                "away": elsewhere.recall,
-                "drop": at_home.recall - elsewhere.recall if both else None,
-                "interval": interval,
-                "images": elsewhere.support,
-            }
-        )
+    known, seen = np.isin(labels, shared), np.isin(away.labels, list(mapping))
+    translated = np.array([mapping[label] for label in away.labels[seen].tolist()], np.int64)
+    here = evaluate(home_probabilities[known], labels[known], names, seed=seed)
+    there = evaluate(away_probabilities[seen], translated, names, seed=seed)
+    hits = [int(np.trace(side.confusion)) for side in (here, there)]
     return Shift(
-        home=home,
-        away=away,
-        shared=tuple(class_names[i] for i in shared),
-        left_out=int((~away_rows).sum()),
-        unknown=tuple(name for j, name in enumerate(away_class_names) if j not in mapping),
-        drop=home.accuracy - away.accuracy,
-        drop_interval=_newcombe(
-            int(np.trace(home.confusion)), home.images, int(np.trace(away.confusion)), away.images
-        ),
-        per_class=tuple(per_class),
+        home=here,
+        away=there,
+        shared=tuple(names[i] for i in shared),
+        left_out=int((~seen).sum()),
+        unknown=tuple(name for j, name in enumerate(away.class_names) if j not in mapping),
+        drop=here.accuracy - there.accuracy,
+        drop_interval=_newcombe(hits[0], here.images, hits[1], there.images),
+        per_class=tuple(_class_drop(here, there, i) for i in shared),
         unlikeness=unlike,
     )
+
+
+def _class_drop(home: Evaluation, away: Evaluation, i: int) -> dict[str, Any]:
+    here, there = home.per_class[i], away.per_class[i]
+    drop = interval = None
+    if here.support and there.support:
+        drop = here.recall - there.recall
+        hits = int(home.confusion[i, i]), int(away.confusion[i, i])
+        interval = _newcombe(hits[0], here.support, hits[1], there.support)
+    recalls, n = {"home": here.recall, "away": there.recall}, there.support
+    return {"name": here.name, **recalls, "drop": drop, "interval": interval, "images": n}
 
 
 def unlikeness(train: np.ndarray, held_out: np.ndarray, other: np.ndarray) -> Unlikeness:
@@ -202,27 +177,17 @@ def unlikeness(train: np.ndarray, held_out: np.ndarray, other: np.ndarray) -> Un
     Returns:
         Scores of ``other``, a threshold from ``held_out``, and the AUROC between the two.
     """
-    unit = unit_rows(train)
-    own, others = (_neighbour_distance(unit, unit_rows(rows)) for rows in (held_out, other))
+    from sklearn.neighbors import NearestNeighbors
+
+    neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOUR, len(train))).fit(unit_rows(train))
+    own, others = (
+        neighbours.kneighbors(unit_rows(rows))[0][:, -1].astype(np.float64)
+        for rows in (held_out, other)
+    )
     threshold = float(np.quantile(own, 0.95))
     u = stats.mannwhitneyu(others, own).statistic
-    return Unlikeness(
-        scores=others,
-        threshold=threshold,
-        share=float((others > threshold).mean()),
-        auroc=float(u / (len(own) * len(others))),
-    )
-
-
-def _neighbour_distance(train: np.ndarray, queries: np.ndarray, block: int = 1024) -> np.ndarray:
-    k = min(NEIGHBOUR, len(train))
-    cosine = np.concatenate(
-        [
-            -np.partition(-(queries[i : i + block] @ train.T), k - 1, axis=1)[:, k - 1]
-            for i in range(0, len(queries), block)
-        ]
-    )
-    return np.sqrt(np.maximum(0.0, 2.0 - 2.0 * cosine.astype(np.float64)))
+    share, auroc = float((others > threshold).mean()), float(u / (len(own) * len(others)))
+    return Unlikeness(others, threshold, share, auroc)
 
 
 def _newcombe(successes: int, n: int, other_successes: int, other_n: int) -> Interval:
@@ -230,9 +195,7 @@ def _newcombe(successes: int, n: int, other_successes: int, other_n: int) -> Int
     p, q = successes / n, other_successes / other_n
     p_low, p_high = wilson_interval(successes, n)
     q_low, q_high = wilson_interval(other_successes, other_n)
-    low = p - q - float(np.hypot(p - p_low, q_high - q))
-    high = p - q + float(np.hypot(p_high - p, q - q_low))
-    return low, high
+    return p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
 
 
 def _plain(name: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
-import io
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,8 @@ import numpy as np
 
 from keras_transfer import datasets
 from keras_transfer._version import __version__
-from keras_transfer.base import files
+from keras_transfer.base import files, types
 from keras_transfer.base.errors import UsageError
-from keras_transfer.base.types import Dataset
 
 if TYPE_CHECKING:
     import keras
@@ -31,12 +29,18 @@ CONFIG, METRICS, MODEL, SPLITS = "config.json", "metrics.json", "model.keras", "
 PREDICTIONS, HISTORY, STATE = "predictions.csv", "history.csv", "state"
 PROBABILITIES = "test_probabilities.npy"
 VALIDATION_LOGITS, VALIDATION_LABELS = "validation_logits.npy", "validation_labels.npy"
-# What a run may leave in its folder; only these are ever removed.
 _OURS = (
-    CONFIG, METRICS, MODEL, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES,
-    VALIDATION_LOGITS, VALIDATION_LABELS, "report.html",
+    CONFIG, METRICS, MODEL, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES, VALIDATION_LOGITS,
+    VALIDATION_LABELS, "report.html", STATE, "plots", "tensorboard",
 )  # fmt: skip
-_OUR_FOLDERS = (STATE, "plots", "tensorboard")
+"""What a run may leave in its folder; only these are ever removed."""
+
+_NEEDED = {CONFIG: ("backbone", "class_names", "data", "image_size"), METRICS: ("test",)}
+"""Fields without which a finished run cannot be used."""
+
+Folder = str | os.PathLike[str]
+
+_PREDICTIONS_COLUMNS = ("path", "label", "predicted", "probability", "digest")
 _HISTORY_COLUMNS = (
     "phase", "epoch", "step", "learning_rate", "train_loss", "validation_loss",
     "validation_calibrated_loss", "validation_accuracy", "input_wait", "seconds",
@@ -75,15 +79,10 @@ class Run:
         """
         import keras
 
-        try:
+        with _reading(self.path / MODEL):
             return keras.models.load_model(self.path / MODEL, compile=False, safe_mode=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise UsageError(
-                f"Cannot load {self.path / MODEL}: {str(error).splitlines()[0]}",
-                remedy="Train the run again with --overwrite.",
-            ) from error
 
-    def dataset(self) -> Dataset:
+    def dataset(self) -> types.Dataset:
         """The run's data set with its own splits, pixels decoded.
 
         Raises:
@@ -102,28 +101,28 @@ class Run:
 
     def predictions(self) -> list[dict[str, Any]]:
         """One row a test image: path, label, predicted, probability, digest of its bytes."""
-        with open(self.path / PREDICTIONS, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        return [row | {"probability": float(row["probability"])} for row in rows]
+        with _reading(self.path / PREDICTIONS):
+            rows = files.read_csv(self.path / PREDICTIONS)
+            rows = [{name: row[name] for name in _PREDICTIONS_COLUMNS} for row in rows]
+            return [row | {"probability": float(row["probability"])} for row in rows]
 
     def history(self) -> list[dict[str, str]]:
         """One row an epoch, as in ``history.csv``."""
-        with open(self.path / HISTORY, newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
+        with _reading(self.path / HISTORY):
+            return files.read_csv(self.path / HISTORY)
 
     def array(self, name: str) -> np.ndarray:
         """An array that the run left, such as ``test_probabilities.npy``."""
-        return np.load(self.path / name, allow_pickle=False)
+        with _reading(self.path / name):
+            return np.load(self.path / name, allow_pickle=False)
 
     def __repr__(self) -> str:
-        test = self.metrics["test"]
-        return (
-            f"Run({str(self.path)!r}: {self.config['backbone']} on {self.config['data']!r}, "
-            f"test accuracy {test['accuracy']:.3f})"
-        )
+        about = f"{self.config['backbone']} on {self.config['data']!r}"
+        accuracy = self.metrics["test"]["accuracy"]
+        return f"Run({str(self.path)!r}: {about}, test accuracy {accuracy:.3f})"
 
 
-def open_run(path: str | os.PathLike[str]) -> Run:
+def open_run(path: Folder) -> Run:
     """Opens a finished run.
 
     Args:
@@ -133,7 +132,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         The run, from which model, metrics, predictions and data set are read when asked for.
 
     Raises:
-        UsageError: the folder is no run, or one that has not finished, or pieces are missing.
+        UsageError: the folder is no run, or one that has not finished; a file is missing or
+            damaged, or lacks a field.
     """
     folder = Path(path)
     config = _read_json(folder / CONFIG)
@@ -148,23 +148,19 @@ def open_run(path: str | os.PathLike[str]) -> Run:
             f"The run in {folder} has not finished: it has no {METRICS}.",
             remedy="Continue it with `keras-transfer train ... --resume`.",
         )
-    missing = [
-        name for name in (MODEL, SPLITS, PREDICTIONS, HISTORY) if not (folder / name).exists()
-    ]
-    if missing:
-        raise UsageError(
-            f"The run in {folder} lacks {', '.join(missing)}.",
-            remedy="Restore the files, or train again with --overwrite.",
-        )
+    lost = [name for name in (MODEL, SPLITS, PREDICTIONS, HISTORY) if not (folder / name).exists()]
+    remedy = "Restore the files, or train again with --overwrite."
+    if lost:
+        raise UsageError(f"The run in {folder} lacks {', '.join(lost)}.", remedy=remedy)
+    for name, held in ((CONFIG, config), (METRICS, metrics)):
+        lacking = [field for field in _NEEDED[name] if field not in held]
+        if lacking:
+            raise UsageError(f"{folder / name} lacks {', '.join(lacking)}.", remedy=remedy)
     return Run(folder, config, metrics)
 
 
 def begin(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any],
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
+    path: Folder, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
 ) -> Path:
     """Makes a run's folder ready and returns the folder for its checkpoints.
 
@@ -179,29 +175,35 @@ def begin(
             with other settings than those to be resumed.
     """
     folder = Path(path)
-    check_output(folder, resume=resume, overwrite=overwrite)
-    held = _read_json(folder / CONFIG)
-    if held is not None and resume:
-        for name in sorted(set(held) & set(config) - {"created", "keras_transfer"}):
-            if held[name] != json.loads(json.dumps(files.plain(config[name]))):
+    held = check_output(folder, resume=resume, overwrite=overwrite)
+    if held is not None and not resume:
+        remove(folder)
+    elif held is not None:
+        for name in sorted(held.keys() & config.keys() - {"created", "keras_transfer"}):
+            if held[name] != files.plain(config[name]):
                 raise UsageError(
                     f"The run in {folder} had {name}={held[name]!r}; received {config[name]!r}.",
                     remedy="Give the same settings to resume it, or --overwrite to begin anew.",
                 )
-    elif held is not None:
-        remove(folder)
     (folder / STATE).mkdir(parents=True, exist_ok=True)
     files.write_json(folder / CONFIG, dict(config))
     return folder / STATE
 
 
-def check_output(path: str | os.PathLike[str], *, resume: bool, overwrite: bool) -> None:
-    """Refuses a folder that a run must not be written to, before any work is done."""
+def check_output(path: Folder, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Refuses a folder that a run must not be written to, before any work is done.
+
+    Returns:
+        The ``config.json`` of the run that is there, None where there is nothing.
+
+    Raises:
+        UsageError: see :func:`begin`.
+    """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file.", remedy="Name a folder with --output.")
     if not folder.exists() or not any(folder.iterdir()):
-        return
+        return None
     held = _read_json(folder / CONFIG)
     if held is None or "keras_transfer" not in held:
         raise UsageError(
@@ -220,20 +222,21 @@ def check_output(path: str | os.PathLike[str], *, resume: bool, overwrite: bool)
             f"{folder} {what}.",
             remedy="Pass --overwrite to replace it, --resume to go on, or name another --output.",
         )
+    return held
 
 
-def remove(path: str | os.PathLike[str]) -> None:
+def remove(folder: Path) -> None:
     """Removes a run's own files, and its folder if nothing else is in it."""
-    folder = Path(path)
     for name in _OURS:
-        (folder / name).unlink(missing_ok=True)
-    for name in _OUR_FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
-def finish(path: str | os.PathLike[str], result: TransferResult, config: Mapping[str, Any]) -> Run:
+def finish(path: Folder, result: TransferResult, config: Mapping[str, Any]) -> Run:
     """Writes what came of a run; ``metrics.json`` comes last and makes the run finished.
 
     Args:
@@ -246,8 +249,9 @@ def finish(path: str | os.PathLike[str], result: TransferResult, config: Mapping
     with files.atomic_path(folder / MODEL) as temporary:
         result.model.save(temporary)
     datasets.write_splits(result.dataset, folder / SPLITS)
-    files.write_text(folder / PREDICTIONS, _csv(_predictions(result)))
-    files.write_text(folder / HISTORY, _csv(result.history, _HISTORY_COLUMNS))
+    files.write_csv(folder / PREDICTIONS, _PREDICTIONS_COLUMNS, _predictions(result))
+    epochs = [[row.get(name, "") for name in _HISTORY_COLUMNS] for row in result.history]
+    files.write_csv(folder / HISTORY, _HISTORY_COLUMNS, epochs)
     for name, array in (
         (PROBABILITIES, result.test_probabilities),
         (VALIDATION_LOGITS, result.validation_logits),
@@ -261,8 +265,7 @@ def finish(path: str | os.PathLike[str], result: TransferResult, config: Mapping
         "class_names": list(result.class_names),
     }
     files.write_json(folder / CONFIG, complete)
-    metrics = metrics_of(result)
-    files.write_json(folder / METRICS, metrics)
+    files.write_json(folder / METRICS, metrics_of(result))
     shutil.rmtree(folder / STATE, ignore_errors=True)
     return open_run(folder)
 
@@ -285,9 +288,7 @@ def metrics_of(result: TransferResult) -> dict[str, Any]:
         "seconds": dict(result.seconds),
         "cache": dataclasses.asdict(result.cache),
         "plan": result.plan.to_json(),
-        "images": {
-            name: int((result.dataset.splits == name).sum()) for name in ("train", "val", "test")
-        },
+        "images": {split: len(result.dataset.indices(split)) for split in types.SPLITS},
         "findings": len(result.dataset.findings),
         "compute": result.compute,
         "environment": environment(),
@@ -295,9 +296,9 @@ def metrics_of(result: TransferResult) -> dict[str, Any]:
 
 
 VERSIONED = (
-    *("keras", "tensorflow", "tensorflow-cpu", "jax", "openvino"),
-    *("numpy", "pillow", "cykooz-resizer"),
-)
+    "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow",
+    "cykooz-resizer",
+)  # fmt: skip
 """Packages whose version may move a run's figures."""
 
 
@@ -309,10 +310,8 @@ def environment() -> dict[str, Any]:
 
     versions = {}
     for package in VERSIONED:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "keras_transfer": __version__,
         "python": platform.python_version(),
@@ -324,36 +323,32 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _predictions(result: TransferResult) -> list[dict[str, Any]]:
+def _predictions(result: TransferResult) -> Iterator[tuple[str, ...]]:
     data, names = result.dataset, result.class_names
-    rows = []
-    for index, row in zip(data.indices("test"), result.test_probabilities, strict=True):
-        best = int(row.argmax())
-        rows.append(
-            {
-                "path": data.paths[index],
-                "label": names[data.labels[index]],
-                "predicted": names[best],
-                "probability": f"{float(row[best]):.6f}",
-                "digest": data.digests[index],
-            }
-        )
-    return rows
-
-
-def _csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] | None = None) -> str:
-    rows = list(rows)
-    header = list(columns) if columns else list(rows[0])
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, header, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    for i, row in zip(data.indices("test"), result.test_probabilities, strict=True):
+        best, label = int(row.argmax()), names[data.labels[i]]
+        yield data.paths[i], label, names[best], f"{row[best]:.6f}", data.digests[i]
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """What a file holds, None where there is none."""
+    if not path.exists():
         return None
+    with _reading(path):
+        value = json.loads(path.read_text(encoding="utf-8"))
     return value if isinstance(value, dict) else None
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Names a file that is damaged, and what of it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise UsageError(
+            f"Cannot load {path}: {reason[0]}",
+            remedy="Restore the file, or train the run again with --overwrite.",
+        ) from error

@@ -50,9 +50,7 @@ def curve(run: runs.Run, progress: Progress | None = None) -> evaluation.Learnin
     Written to the run's ``metrics.json`` under ``curve``, and to its page.
     """
     data = run.dataset()
-    found = evaluation.learning_curve(
-        pretrained_features(run, data, progress), data.labels, data.splits, run.class_names
-    )
+    found = evaluation.learning_curve(data, pretrained_features(run, data, progress))
     _add(run, {"curve": found.to_json()}, data)
     return found
 
@@ -78,22 +76,15 @@ def compare_with_baselines(
     budget = scratch_seconds or float(run.metrics["seconds"]["total"])
     (progress or Progress()).note(f"Training from scratch for {budget:.0f} s.")
     methods = [
-        *evaluation.baselines(features, data.labels, data.splits, run.class_names),
+        *evaluation.baselines(data, features),
         train_from_scratch(data, run.config["backbone"], seconds=budget),
     ]
+    by_path = {row["path"]: run.class_names.index(row["predicted"]) for row in run.predictions()}
     test = data.indices("test")
-    names = {name: number for number, name in enumerate(run.class_names)}
-    by_path = {row["path"]: names[row["predicted"]] for row in run.predictions()}
     predicted = np.array([by_path[data.paths[i]] for i in test])
     rows = [method.to_json(data.labels[test], predicted) for method in methods]
-    train = data.indices("train")
-    suspects = [
-        dataclasses.asdict(one) | {"path": data.paths[train[one.index]]}
-        for one in evaluation.suspected_label_errors(
-            features[train], data.labels[train], run.class_names
-        )
-    ]
-    _add(run, {"baselines": rows, "suspects": suspects}, data)
+    suspects = map(dataclasses.asdict, evaluation.suspected_label_errors(data, features))
+    _add(run, {"baselines": rows, "suspects": list(suspects)}, data)
     return rows
 
 
@@ -120,27 +111,17 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
     Raises:
         DataError: no class in common.
     """
-    home = run.dataset()
+    home, model = run.dataset(), run.model()
     other = datasets.load_dataset(data, image_size=run.image_size, for_training=False)
-    model = run.model()
-    test = home.indices("test")
+    train, test, examples = home.indices("train"), home.indices("test"), _examples(home)
     # One engine for all three sets, so that their features are of one kind.
-    pooled = keras.Model(model.input, model.get_layer(POOL).output)
-    features = [
-        build_engine(pooled, "keras").predict(_examples(part)[rows])[0]
-        for part, rows in (
-            (home, home.indices("train")),
-            (home, test),
-            (other, np.arange(len(other))),
-        )
-    ]
+    engine = build_engine(keras.Model(model.input, model.get_layer(POOL).output), "keras")
+    features = [engine.predict(x)[0] for x in (examples[train], examples[test], _examples(other))]
     return evaluation.measure_shift(
-        run.class_names,
-        predict_probabilities(model, _examples(home)[test]),
-        home.labels[test],
+        home,
+        predict_probabilities(model, examples[test]),
+        other,
         predict_probabilities(model, _examples(other)),
-        other.labels,
-        other.class_names,
         unlike=evaluation.unlikeness(*features),
     )
 

@@ -28,67 +28,49 @@ def verdict(metrics: JSON) -> tuple[str, str]:
     Args:
         metrics: the run's ``metrics.json``.
     """
-    test = metrics.get("test") or {}
+    test, sure = metrics.get("test") or {}, metrics.get("threshold") or {}
     if not test.get("images"):
         return "There are no test results to judge by.", "open"
-    accuracy, images = test["accuracy"], test["images"]
-    ends = test["intervals"]["accuracy"]
+    right, images, ends = percent(test["accuracy"]), test["images"], test["intervals"]["accuracy"]
+    common = percent(test["majority"]["accuracy"])
     if images < FEW_IMAGES:
-        return (
-            f"Undecided: {images} test image{'s' * (images != 1)} cannot tell; the true accuracy "
-            f"may be anywhere from {interval(ends, 0)}.",
-            "open",
-        )
-    majority = test["majority"]["accuracy"]
-    if ends[0] <= majority:
-        return (
-            f"Not ready: right on {percent(accuracy)} of the test images ({interval(ends)}), "
-            f"which is no clear gain over the {percent(majority)} of always giving the commonest "
-            "class.",
-            "bad",
-        )
-    sentence = (
-        f"Right on {percent(accuracy)} of images that it has not seen ({interval(ends)}), where "
-        f"the commonest class alone would be right on {percent(majority)}"
-    )
-    threshold = metrics.get("threshold") or {}
-    if threshold.get("answered"):
-        sentence += (
-            f"; {percent(threshold['precision'])} when it answers only the "
-            f"{percent(threshold['coverage'], 0)} that it is surest of"
-        )
-    return sentence + ".", "good"
+        few = f"{images} test image{'s' * (images != 1)}"
+        said = f"cannot tell; the true accuracy may be anywhere from {interval(ends, 0)}."
+        return f"Undecided: {few} {said}", "open"
+    if ends[0] <= test["majority"]["accuracy"]:
+        gain = f"which is no clear gain over the {common} of always giving the commonest class"
+        return f"Not ready: right on {right} of the test images ({interval(ends)}), {gain}.", "bad"
+    said = f"where the commonest class alone would be right on {common}"
+    if sure.get("answered"):
+        answered = f"when it answers only the {percent(sure['coverage'], 0)} that it is surest of"
+        said += f"; {percent(sure['precision'])} {answered}"
+    return f"Right on {right} of images that it has not seen ({interval(ends)}), {said}.", "good"
 
 
 def advice(metrics: JSON) -> list[str]:
     """What the evidence suggests doing next, the strongest reason first, at most five sentences."""
-    test, found = metrics.get("test") or {}, []
-    curve = metrics.get("curve")
-    if curve:
-        found.append(curve["verdict"])
-    for baseline in metrics.get("baselines") or []:
-        if baseline.get("verdict") and baseline.get("better"):
-            found.append(f"{baseline['verdict']} Prefer it, or tune the run.")
-    weak = [
-        row
-        for row in test.get("per_class", [])
-        if row["recall_interval"] and row["recall_interval"][1] < test["accuracy"]
+    test, curve, suspects = metrics.get("test") or {}, metrics.get("curve"), metrics.get("suspects")
+    classes = test.get("per_class", [])
+    found = [curve["verdict"]] if curve else []
+    found += [
+        f"{baseline['verdict']} Prefer it, or tune the run."
+        for baseline in metrics.get("baselines") or []
+        if baseline.get("verdict") and baseline.get("better")
     ]
+    measured = [row for row in classes if row["recall_interval"]]
+    weak = [row for row in measured if row["recall_interval"][1] < test["accuracy"]]
     if weak:
         worst = min(weak, key=lambda row: row["recall"])
-        taken = worst["confused_with"]
-        found.append(
-            f"“{_short(worst['name'])}” is clearly weaker than the rest: "
-            f"{percent(worst['recall'], 0)} found ({interval(worst['recall_interval'], 0)})"
-            + (f", mostly taken for “{_short(taken)}”." if taken else ".")
-        )
-    few = [row["name"] for row in test.get("per_class", []) if row["support"] < FEW_IMAGES]
+        other = worst["confused_with"]
+        taken = f", mostly taken for “{_short(other)}”" if other else ""
+        share = f"{percent(worst['recall'], 0)} found ({interval(worst['recall_interval'], 0)})"
+        found.append(f"“{_short(worst['name'])}” is clearly weaker than the rest: {share}{taken}.")
+    few = sum(row["support"] < FEW_IMAGES for row in classes)
     if few:
         found.append(
-            f"{len(few)} of {len(test['per_class'])} classes have fewer than {FEW_IMAGES} test "
-            "images: their rows say little."
+            f"{few} of {len(classes)} classes have fewer than {FEW_IMAGES} test images: their rows "
+            "say little."
         )
-    suspects = metrics.get("suspects")
     if suspects:
         found.append(f"The features dispute {len(suspects)} labels: look at the worst below.")
     return found[:5]

@@ -1,5 +1,6 @@
 """The two emoji vendors: what holds on real features of the offline backbone."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_temperature_halves_the_ece_of_an_overconfident_head(noto, seed):
     train, val, test = thirds(len(data), seed)
     labels = data.labels
     for penalties, overconfident in (((1e-6,), True), (heads.PENALTIES, False)):
-        head = heads.solve_linear_head(
+        head = heads.solve_head(
             features[train], labels[train], 9, features[val], labels[val], penalties=penalties
         )
         temperature = calibration.fit_temperature(head.logits(features[val]), labels[val])
@@ -67,9 +68,9 @@ def test_half_the_data_foresees_all_of_it(noto):
         train, val, test = thirds(len(data), seed)
         splits = np.full(len(data), "unused")
         splits[val], splits[test], splits[train[::2]] = "val", "test", "train"
-        half = evaluation.learning_curve(features, data.labels, splits, data.class_names)
+        half = evaluation.learning_curve(dataclasses.replace(data, splits=splits), features)
         splits[train] = "train"
-        _, full = evaluation.baselines(features, data.labels, splits, data.class_names)
+        _, full = evaluation.baselines(dataclasses.replace(data, splits=splits), features)
         low, high = half.gain_interval
         held.append(low <= full.evaluation.accuracy - half.accuracy[-1] <= high)
     assert sum(held) >= 8
@@ -80,15 +81,13 @@ def test_the_other_vendor_costs_accuracy(noto):
     other, other_features = features_of("emoji-twemoji")
     train, val, test = thirds(len(data), 0)
     labels = data.labels
-    head = heads.solve_linear_head(features[train], labels[train], 9, features[val], labels[val])
+    head = heads.solve_head(features[train], labels[train], 9, features[val], labels[val])
     unlike = evaluation.unlikeness(features[train], features[test], other_features)
     shift = evaluation.measure_shift(
-        data.class_names,
-        calibration.softmax(head.logits(features[test])),
-        labels[test],
+        dataclasses.replace(data, splits=np.where(np.isin(np.arange(len(data)), test), "test", "")),
+        calibration.softmax(head.logits(features[np.sort(test)])),
+        other,
         calibration.softmax(head.logits(other_features)),
-        other.labels,
-        other.class_names,
         unlike=unlike,
     )
     assert shift.verdict.startswith("Accuracy falls by")
@@ -100,7 +99,7 @@ def test_frozen_features_beat_training_from_scratch(noto):
     from keras_transfer.evaluation.scratch import train_from_scratch
 
     data, features = noto
-    _, regression = evaluation.baselines(features, data.labels, data.splits, data.class_names)
+    _, regression = evaluation.baselines(data, features)
     scratch = train_from_scratch(data, "EfficientNetLite0", seconds=60)
     pair = evaluation.compare_predictions(
         data.labels[data.indices("test")],

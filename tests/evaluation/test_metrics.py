@@ -173,14 +173,14 @@ def test_the_json_is_plain_complete_and_small_for_a_thousand_classes(tmp_path):
 
 def test_mistakes_and_doubts_come_in_order(predictions):
     probabilities, labels = predictions
-    mistakes = evaluation.confident_mistakes(probabilities, labels, 5)
-    doubts = evaluation.doubtful_hits(probabilities, labels, 5)
+    mistakes = metrics.ranked(probabilities, labels, right=False)
+    doubts = metrics.ranked(probabilities, labels, right=True)
     wrong = probabilities.argmax(1) != labels
     top = probabilities.max(1)
     assert wrong[mistakes].all()
-    assert top[mistakes].tolist() == sorted(top[wrong], reverse=True)[:5]
+    assert top[mistakes].tolist() == sorted(top[wrong], reverse=True)
     assert not wrong[doubts].any()
-    assert top[doubts].tolist() == sorted(top[~wrong])[:5]
+    assert top[doubts].tolist() == sorted(top[~wrong])
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,12 @@ def test_nan_weights_are_named():
     with pytest.raises(errors.KerasTransferError, match="4 of 4 images") as caught:
         evaluation.evaluate(broken, np.zeros(4, int), ["a", "b", "c"])
     assert caught.value.exit_code == 1
+
+
+def test_an_interval_takes_a_share_of_the_images_that_is_no_whole_number():
+    low, high = evaluation.wilson_interval(13.5, 15)
+    assert evaluation.wilson_interval(13, 15)[0] < low < evaluation.wilson_interval(14, 15)[0]
+    assert evaluation.wilson_interval(1.5, 15) == pytest.approx((1 - high, 1 - low))
 
 
 def test_results_show_themselves(result):

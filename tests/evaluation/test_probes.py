@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from labelled import labelled
 from sklearn.datasets import load_digits
 
 from keras_transfer import evaluation
@@ -20,7 +21,7 @@ def digits():
 
 def test_the_nearest_neighbour_is_the_nearest(digits):
     features, labels, splits = digits
-    neighbour, regression = evaluation.baselines(features, labels, splits, DIGITS)
+    neighbour, regression = evaluation.baselines(labelled(labels, splits), features)
     train, test = features[splits == "train"], features[splits == "test"]
     for row in range(0, len(test), 25):
         cosines = [
@@ -43,7 +44,7 @@ def test_the_nearest_neighbour_is_the_nearest(digits):
 def test_a_split_without_images_is_named(digits):
     features, labels, splits = digits
     with pytest.raises(errors.DataError, match="val split has no images"):
-        evaluation.baselines(features, labels, np.where(splits == "val", "train", splits), DIGITS)
+        evaluation.baselines(labelled(labels, np.where(splits == "val", "train", splits)), features)
 
 
 def test_the_curve_foresees_what_twice_the_data_brings(digits):
@@ -52,8 +53,8 @@ def test_the_curve_foresees_what_twice_the_data_brings(digits):
     train = np.flatnonzero(splits == "train")
     half = splits.copy()
     half[train[::2]] = "unused"
-    curve = evaluation.learning_curve(features, labels, half, DIGITS)
-    full = evaluation.learning_curve(features, labels, splits, DIGITS, fractions=(0.5, 1.0))
+    curve = evaluation.learning_curve(labelled(labels, half), features)
+    full = evaluation.learning_curve(labelled(labels, splits), features, fractions=(0.5, 1.0))
     assert curve.sizes[-1] == len(train) - len(train[::2])
     assert list(curve.sizes) == sorted(curve.sizes)
     assert curve.accuracy[0] < curve.accuracy[-1]
@@ -75,9 +76,10 @@ def test_the_interval_of_the_gain_holds_as_often_as_it_says():
         train, val, test = np.split(order, [len(order) // 2, 3 * len(order) // 4])
         splits = np.full(len(order), "unused")
         splits[val], splits[test], splits[train[::2]] = "val", "test", "train"
-        today = evaluation.learning_curve(features, digits.target, splits, DIGITS)
+        today = evaluation.learning_curve(labelled(digits.target, splits), features)
         splits[train] = "train"
-        twice = evaluation.baselines(features, digits.target, splits, DIGITS)[1].evaluation.accuracy
+        _, full = evaluation.baselines(labelled(digits.target, splits), features)
+        twice = full.evaluation.accuracy
         low, high = today.gain_interval
         held.append(low <= twice - today.accuracy[-1] <= high)
         widths.append(high - low)
@@ -85,17 +87,10 @@ def test_the_interval_of_the_gain_holds_as_often_as_it_says():
     assert np.median(widths) < 0.08
 
 
-def test_one_draw_says_nothing_of_draws(digits):
-    with pytest.raises(errors.UsageError, match="draws is 1"):
-        evaluation.learning_curve(*digits, DIGITS, draws=1)
-
-
 def test_labels_without_meaning_promise_no_gain(digits):
     features, labels, splits = digits
     shuffled = np.random.default_rng(0).permutation(labels)
-    curve = evaluation.learning_curve(
-        features, shuffled, splits, DIGITS, fractions=(0.25, 1.0), draws=2
-    )
+    curve = evaluation.learning_curve(labelled(shuffled, splits), features, fractions=(0.25, 1.0))
     assert curve.gain_interval[0] <= 0
     assert "no clear gain" in curve.verdict
 
@@ -104,7 +99,7 @@ def test_too_few_images_have_no_curve():
     features, labels = np.eye(6, dtype=np.float32), np.array([0, 1] * 3)
     splits = np.array(["train", "train", "val", "val", "test", "test"])
     with pytest.raises(errors.DataError, match="2 training images"):
-        evaluation.learning_curve(features, labels, splits, ["a", "b"])
+        evaluation.learning_curve(labelled(labels, splits), features)
 
 
 def test_wrong_labels_are_found_and_right_ones_mostly_left_alone(digits):
@@ -114,11 +109,12 @@ def test_wrong_labels_are_found_and_right_ones_mostly_left_alone(digits):
     wrong = random.choice(len(labels), size=40, replace=False)
     given = labels.copy()
     given[wrong] = (labels[wrong] + random.integers(1, 10, size=40)) % 10
-    suspects = evaluation.suspected_label_errors(features, given, DIGITS, limit=40)
+    suspects = evaluation.suspected_label_errors(labelled(given), features, limit=40)
     found = {suspect.index for suspect in suspects}
     assert len(found & set(wrong.tolist())) >= 34
     for suspect in suspects:
         assert suspect.label == DIGITS[given[suspect.index]]
+        assert suspect.path == str(suspect.index)
         assert suspect.label != suspect.suggested
         assert suspect.confidence > suspect.given
     margins = [suspect.confidence - suspect.given for suspect in suspects]
@@ -129,4 +125,4 @@ def test_a_class_of_one_image_breaks_nothing(digits):
     features, labels, _ = digits
     given = np.where(labels == 9, 8, labels)[:300]
     given[0] = 9
-    assert isinstance(evaluation.suspected_label_errors(features[:300], given, DIGITS), tuple)
+    assert isinstance(evaluation.suspected_label_errors(labelled(given), features[:300]), tuple)

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from labelled import labelled
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -27,7 +28,9 @@ def test_a_shift_costs_accuracy_and_the_drop_says_so(digits):
     # The other data has its classes in another order, one unknown, one missing.
     other_names = ["nothing", *DIGITS[:0:-1]]
     other = np.array([0 if t == 0 else other_names.index(str(t)) for t in labels[1300:]])
-    result = evaluation.measure_shift(DIGITS, home, labels[900:1300], away, other, other_names)
+    result = evaluation.measure_shift(
+        labelled(labels[900:1300], "test"), home, labelled(other, class_names=other_names), away
+    )
     known = labels[1300:] != 0
     at_home = labels[900:1300] != 0
     right_home = (home.argmax(1) == labels[900:1300])[at_home].mean()
@@ -48,7 +51,7 @@ def test_the_same_images_show_no_drop(digits):
     pixels, labels, model = digits
     half = model.predict_proba(pixels[900:1350]), model.predict_proba(pixels[1350:])
     result = evaluation.measure_shift(
-        DIGITS, half[0], labels[900:1350], half[1], labels[1350:], DIGITS
+        labelled(labels[900:1350], "test"), half[0], labelled(labels[1350:], "train"), half[1]
     )
     assert result.drop_interval[0] - 0.06 <= 0 <= result.drop_interval[1] + 0.06
 

@@ -64,7 +64,7 @@ def test_auto_counts_the_work_and_looks_at_no_clock(model, monkeypatch):
     built = engine.build_engine(model, "auto", images=10**9)
     assert built.name == "openvino"
     assert "pay for a conversion" in built.reason
-    enough = -(-50_000_000_000 // engine.multiply_adds(model))
+    enough = -(-50_000_000_000 // model_macs(model))
     names = [engine.choose_engine(model, images=images)[0] for images in (enough - 1, enough)]
     assert names == ["keras", "openvino"]
 

@@ -15,6 +15,7 @@ from keras_transfer import evaluation
 from keras_transfer.base import errors, files
 from keras_transfer.base.types import Dataset, Finding
 from keras_transfer.learn import calibration
+from keras_transfer.runs.folder import Run
 
 ODD_NAMES = (
     "<script>window.hacked = 1</script>",
@@ -53,6 +54,9 @@ class Saved:
     def predictions(self):
         with open(self.path / "predictions.csv", newline="", encoding="utf-8") as stream:
             return list(csv.DictReader(stream))
+
+    history = Run.history
+    array = Run.array
 
 
 def classifier(classes: int):

@@ -93,6 +93,24 @@ def test_a_damaged_model_is_named(copy):
         runs.open_run(copy).model()
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "read", "said"),
+    [
+        ("config.json", '{"keras_transfer": "0", ', runs.open_run, "config.json: Expecting"),
+        ("metrics.json", "{}", runs.open_run, "metrics.json lacks test"),
+        ("config.json", '{"keras_transfer": "0"}', runs.open_run, "lacks backbone, class_names"),
+        ("predictions.csv", "path,label\na,b\n", runs.Run.predictions, "csv: 'predicted'"),
+        ("validation_logits.npy", "no array", lambda run: run.array("validation_logits.npy"),
+         "Cannot load .*validation_logits.npy"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named(copy, name, text, read, said):
+    opened = copy if read is runs.open_run else runs.open_run(copy)
+    (copy / name).write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read(opened)
+
+
 def test_a_run_is_replaced_only_when_asked_and_nothing_else_is_touched(copy):
     (copy / "my notes.txt").write_text("keep me")
     with pytest.raises(UsageError, match="already holds a run"):

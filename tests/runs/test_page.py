@@ -7,8 +7,7 @@ import pytest
 
 from keras_transfer import evaluation
 from keras_transfer.learn import calibration
-from keras_transfer.runs import figures, pieces, summary
-from keras_transfer.runs import report as page
+from keras_transfer.runs import page, report, summary
 from keras_transfer.runs.report import write_report
 
 from . import saved
@@ -95,8 +94,8 @@ def test_mistakes_are_the_most_confident_ones_with_maps(run, text):
     worst = int(np.flatnonzero(wrong)[probabilities[wrong].max(1).argmax()])
     gallery = text[text.index("Most confident mistakes") : text.index("Least confident hits")]
     assert f"{labels[worst]}/{worst}.png" in gallery[: gallery.index("</li>")]
-    assert gallery.count("data:image/webp") == 2 * page.MISTAKES
-    assert gallery.count("Where it saw") == page.MISTAKES
+    assert gallery.count("data:image/webp") == 2 * report.MISTAKES
+    assert gallery.count("Where it saw") == report.MISTAKES
 
 
 def test_names_are_data_and_not_markup(tmp_path):
@@ -155,12 +154,15 @@ def test_a_run_of_nothing_still_says_so(tmp_path):
     assert "There are no test results to judge by." in text
 
 
-def test_the_temperature_is_undone_exactly():
+def test_the_temperature_is_undone_exactly(tmp_path):
     random = np.random.default_rng(0)
     logits, labels = random.normal(size=(50, 6)) * 3, random.integers(6, size=50)
     shipped = calibration.softmax(logits / 1.7).astype(np.float32)
-    answers = pieces.Answers(shipped, labels, ("x",) * 50)
-    np.testing.assert_allclose(answers.before(1.7), calibration.softmax(logits), atol=1e-5)
+    run = saved.Saved(tmp_path, {"temperature": 1.7}, {}, None, None)
+    before = report._before_temperature(run, {}, report.Answers(shipped, labels, ("x",) * 50))
+    assert before["nll"] == pytest.approx(calibration.nll(logits, labels), rel=1e-5)
+    plain = calibration.reliability(calibration.softmax(logits), labels)
+    assert before["ece"] == pytest.approx(plain.ece, abs=1e-5)
 
 
 def test_a_large_test_set_takes_under_ten_seconds(tmp_path):
@@ -225,7 +227,7 @@ def test_a_matrix_image_keeps_every_cell():
 
     matrix = np.eye(40, dtype=int) * 5
     matrix[3, 8] = 5
-    picture = np.asarray(Image.open(BytesIO(figures.matrix_image(matrix))).convert("L"), int)
+    picture = np.asarray(Image.open(BytesIO(page.matrix_image(matrix))).convert("L"), int)
     assert picture.shape == (40, 40)
     assert picture[3, 8] == picture[3, 3] > picture[0, 1] + 50
 

@@ -1,13 +1,18 @@
-"""Matplotlib's figures and small images as parts of a page that asks nothing of the network."""
+"""A page that asks nothing of the network: one file with its style, script, figures and images."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import re
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import jinja2
 import matplotlib
 import numpy as np
 from markupsafe import Markup
@@ -23,6 +28,27 @@ _COLOURS = {
     plots.SECOND: "var(--second)",
     plots.MUTED: "var(--muted)",
 }
+
+
+def render(template: Path, values: Mapping[str, Any]) -> str:
+    """Fills a template, which also gets ``style``, ``script`` and the ``script_hash``.
+
+    Args:
+        template: a jinja2 file; what it prints is text and no markup, unless it is ``Markup``.
+        values: everything that it names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    style, script = (
+        Path(__file__).with_name(name).read_text(encoding="utf-8")
+        for name in ("style.css", "script.js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    own = {"style": Markup(style), "script": Markup(script), "script_hash": f"sha256-{digest}"}
+    return environment.get_template(template.name).render(**own, **values)
 
 
 def svg(figure: Figure) -> str:
@@ -45,8 +71,7 @@ def inline_svg(text: str, alt: str) -> Markup:
         alt: what the figure shows, for those who do not see it.
     """
     body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     # Several figures share the page, and matplotlib numbers the groups of each from 1.
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     for colour, replacement in _COLOURS.items():
