@@ -138,9 +138,10 @@ def steps(
 ) -> dict[str, Any]:
     """Images a second of warm steps, what compiling took, and the share of time without input."""
     recipe = Recipe(batch_size=size.batch, fine_tune_lr=1e-4)
-    working = working_copy(suffix, precision)
+    how = devices.Compute(dtype_policy=precision, xla=jit)
+    working = working_copy(suffix, how)
     working.regularise("none", 0.0)
-    make = functools.partial(build_optimizer, recipe, working, {}, dtype_policy=precision)
+    make = functools.partial(build_optimizer, recipe, working, {}, compute=how)
     working.prepare(make, 1, jit)
     waited, count = 0.0, size.steps if jit or keras.backend.backend() != "jax" else 3
     warm = begin_steps(working)
@@ -291,13 +292,14 @@ def trials(
 ) -> tuple[float, float]:
     """Seconds of a trial for each size of batch and rate, and how many of them are compiling."""
     begun = time.perf_counter()
-    working = working_copy(suffix, precision)
+    how = devices.Compute(dtype_policy=precision, xla=jit)
+    working = working_copy(suffix, how)
     start = values_of(working.learned)
     for batch in size.batches:
         for rate in size.rates:
             recipe = Recipe(fine_tune_epochs=size.epochs, batch_size=batch, fine_tune_lr=rate)
             assign(working.learned, start)
-            fine_tune(working, recipe, examples(source, labels), dtype_policy=precision, xla=jit)
+            fine_tune(working, recipe, examples(source, labels), compute=how)
     return time.perf_counter() - begun, working.record.seconds
 
 

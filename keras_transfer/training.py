@@ -283,9 +283,8 @@ def train(
             validation_inputs, validation_labels,
         )  # fmt: skip
         phase: dict[str, Any] = {
-            "depths": backbones.rate_groups(built.blocks), "dtype_policy": compute.dtype_policy,
-            "distribution": compute.distribution, "xla": compute.xla, "progress": progress,
-            "deadline": deadline,
+            "depths": backbones.rate_groups(built.blocks), "compute": compute,
+            "progress": progress, "deadline": deadline,
         }  # fmt: skip
         second_phase = bool(plan.unfreeze and recipe.fine_tune_epochs)
         suffix = _suffix(shared.pool, model, plan.cut, recipe) if second_phase else None
@@ -304,8 +303,7 @@ def train(
                 with ThreadPoolExecutor(1) as aside:
                     # The solver and the tracing of a step hold one core each.
                     solving = aside.submit(solve, shown, validation_features)
-                    uncompiled = compute.dtype_policy == "float32" and not compute.xla
-                    if suffix and uncompiled and not (random or compute.distribution):
+                    if suffix and not random and compute.is_plain:
                         suffix.rounded = compute.rounded
                         trace_ahead(suffix, recipe, examples, phase["depths"])
                     head = solving.result()
@@ -529,7 +527,7 @@ def _measure(
     """Seconds an image where it would train, and on the engine of the frozen part."""
     forward = frozen.native_rate()
     name, reason = recipe.engine, "asked for"
-    if name == "auto" and (compute.distribution or compute.dtype_policy != "float32"):
+    if name == "auto" and (compute.share > 1 or compute.dtype_policy != "float32"):
         name, reason = "keras", "asked for with the precision or the devices"
     if name == "auto":
         converted = worth_converting(frozen.images, sum(block.macs for block in backbone.blocks))
@@ -610,7 +608,7 @@ def _suffix(pool: ModelPool, model: keras.Model, cut: tuple[str, ...], recipe: R
 
 def _working(suffix: Suffix, compute: Compute) -> Suffix:
     """The suffix as it computes: itself, or a copy in another type or on several devices."""
-    working = working_copy(suffix, compute.dtype_policy, compute.distribution)
+    working = working_copy(suffix, compute)
     working.inference_mode, working.rounded = suffix.inference_mode, compute.rounded
     return working
 

@@ -45,13 +45,15 @@ def problem() -> tuple[Suffix, Examples]:
 
 def train(count: int, recipe: Recipe) -> dict[str, object]:
     suffix, examples = problem()
-    shared = distribution.distribute(count, compute.hardware())
-    extracted = build_engine(suffix, "keras", compute=compute.Compute(distribution=shared))
-    features = extracted.run(examples.views[0].gather(np.arange(7))[0])[0].tolist()
-    working = working_copy(suffix, "float32", shared)
     # Where JAX does not compile a step it runs it in Python, and there is nothing to count.
-    jit = keras.backend.backend() == "jax"
-    done = fine_tune(working, recipe, examples, xla=jit, distribution=shared)
+    shared = compute.Compute(
+        xla=keras.backend.backend() == "jax",
+        distribution=distribution.distribute(count, compute.hardware()),
+    )
+    extracted = build_engine(suffix, "keras", compute=shared)
+    features = extracted.run(examples.views[0].gather(np.arange(7))[0])[0].tolist()
+    working = working_copy(suffix, shared)
+    done = fine_tune(working, recipe, examples, compute=shared)
     return {
         "curve": [[row["train_loss"], row["validation_loss"]] for row in done.history],
         "average": [float(np.abs(value).sum()) for value in done.average or []],

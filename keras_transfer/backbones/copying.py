@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,10 @@ import keras
 import numpy as np
 
 from keras_transfer.backbones.weights import unset_weights
-from keras_transfer.base.distribution import Distribution
+from keras_transfer.base.compute import PLAIN, Compute
 from keras_transfer.base.types import LEVELS, LOGITS, POOL, PROBABILITIES, TEMPERATURE, Backbone
 
-# Layers that compute in float32 whatever the precision: pixels in, means and the head out.
+# Layers that compute in float32 whatever the policy: pixels in, means and the head out.
 _FLOAT32 = ("preprocessing", POOL, LEVELS, "head_", LOGITS, TEMPERATURE, PROBABILITIES)
 
 
@@ -33,39 +32,35 @@ def copy_of(backbone: Backbone) -> Backbone:
     return dataclasses.replace(backbone, model=model)
 
 
-def working_copy(
-    model: keras.Model, precision: str = "float32", distribution: Distribution | None = None
-) -> keras.Model:
-    """A copy of a part of a classifier that computes in another precision or on several devices.
+def working_copy(model: keras.Model, compute: Compute) -> keras.Model:
+    """A copy of a part of a classifier that computes in another type or on several devices.
 
     Args:
         model: the part; it stays as it is, in float32 on one device.
-        precision: a Keras dtype policy. Pixels are scaled, and features pooled and classified, in
+        compute: how the copy computes. Pixels are scaled, and features pooled and classified, in
             float32 in any case.
-        distribution: the devices that share every batch.
 
     Returns:
         The copy, its variables in the order of the model's; the model itself where one device and
         float32 are asked for.
     """
-    if precision == "float32" and distribution is None:
+    policy = compute.dtype_policy
+    if policy == "float32" and compute.share == 1:
         return model
-    return _clone(
-        model, lambda name: "float32" if name.startswith(_FLOAT32) else precision, distribution
-    )
+    return _clone(model, lambda name: "float32" if name.startswith(_FLOAT32) else policy, compute)
 
 
 def _clone(
     model: keras.Model,
     dtype: Callable[[str], str] | None = None,
-    distribution: Distribution | None = None,
+    compute: Compute = PLAIN,
 ) -> keras.Model:
     """A copy of a functional model with weights of its own and the same values.
 
     Args:
         model: of any subclass that is built from inputs and outputs.
         dtype: the Keras dtype policy of each layer, by the layer's name; None for its own.
-        distribution: the devices that it lives on; None for the default one.
+        compute: where it lives.
     """
 
     def layer_like(layer: Any) -> Any:
@@ -74,7 +69,7 @@ def _clone(
             settings["dtype"] = dtype(layer.name)
         return type(layer).from_config(settings)
 
-    with distribution.scope() if distribution else contextlib.nullcontext(), unset_weights():
+    with compute.scope(), unset_weights():
         graph = keras.Model(model.input, model.output)
         copied = keras.models.clone_model(graph, clone_function=layer_like)
         made = type(model)(copied.input, copied.output, name=model.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from pathlib import Path
@@ -9,14 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_transfer.base.distribution import Distribution, distribute, has_bfloat16
-from keras_transfer.base.errors import UsageError, closest
-
-WORDS = {
-    "jit": ("auto", "on", "off"),
-    "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
-}
-"""What may be asked for."""
+from keras_transfer.base.distribution import Distribution, distribute, has_bfloat16, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +34,29 @@ class Compute:
     xla_reason: str = "no accelerator; XLA slows convolutions on a CPU"
     rounded: bool = False
     distribution: Distribution | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether steps compute in float32 on one device, as Keras takes them, uncompiled."""
+        return self.dtype_policy == "float32" and self.share == 1 and not self.xla
+
+    @property
+    def share(self) -> int:
+        """How many devices share every batch."""
+        return len(self.distribution) if self.distribution else 1
+
+    @property
+    def replicas(self) -> int:
+        """In how many parts a step computes its loss."""
+        return self.distribution.replicas if self.distribution else 1
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Variables made, and steps taken, within the block belong to all devices."""
+        return self.distribution.scope() if self.distribution else contextlib.nullcontext()
+
+    def place(self, batch: Any) -> Any:
+        """Sends nested arrays to where they are computed with."""
+        return self.distribution.place(batch) if self.distribution else place(batch)
 
     def to_json(self) -> dict[str, Any]:
         """The entry ``compute`` of ``metrics.json``."""
@@ -84,9 +101,8 @@ def choose_compute(
         multiplies_bfloat16: whether the CPU has instructions for bfloat16.
 
     Raises:
-        UsageError: a word is unknown, or there are not that many devices.
+        UsageError: there are not that many devices.
     """
-    check_words(jit=jit, precision=precision)
     distribution = distribute(devices, hardware())
     xla, xla_reason = _xla(jit, shared=distribution is not None)
     policy, reason = _dtype_policy(precision)
@@ -121,20 +137,6 @@ def _dtype_policy(precision: str) -> tuple[str, str]:
         return PLAIN.dtype_policy, PLAIN.dtype_reason
     name = "mixed_bfloat16" if has_bfloat16(found[0]) else "mixed_float16"
     return name, f"the default on {found[0]}"
-
-
-def check_words(**choices: str) -> None:
-    """Refuses unknown words for ``jit`` and ``precision``, before any work is done.
-
-    Raises:
-        UsageError: a word is unknown; the message names near ones.
-    """
-    for name, choice in choices.items():
-        if choice not in WORDS[name]:
-            raise UsageError(
-                f"Unknown {name} {choice!r}.{closest(str(choice), list(WORDS[name]))}",
-                remedy=f"Use --{name} with one of {', '.join(WORDS[name])}.",
-            )
 
 
 def accelerators() -> list[str]:

@@ -6,7 +6,6 @@ The seam is one callable: a batch in, a list of arrays out.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -20,11 +19,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_transfer import fast
 from keras_transfer.backbones.copying import working_copy
 from keras_transfer.backbones.multiply_adds import model_macs
 from keras_transfer.base import files
 from keras_transfer.base.compute import PLAIN, Compute, accelerators, keep_compiled
-from keras_transfer.base.distribution import Distribution, place
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.fast import frozen_graph
@@ -89,8 +88,8 @@ def choose_engine(
         )
     if name != "auto":
         return name, "asked for"
-    if compute.distribution:
-        return "keras", f"Keras shares a batch among {len(compute.distribution)}"
+    if compute.share > 1:
+        return "keras", f"Keras shares a batch among {compute.share}"
     if accelerators():
         return "keras", "an accelerator runs Keras"
     if compute.dtype_policy != "float32":
@@ -119,9 +118,8 @@ def build_engine(
             if name != "auto":
                 raise
             reason = f"OpenVINO cannot run this model: {str(error).splitlines()[0]}"
-    shared = compute.distribution
-    copied = working_copy(model, compute.dtype_policy, shared)
-    native = keras_engine(copied, shared, traced=worth_tracing(images))
+    copied = working_copy(model, compute)
+    native = keras_engine(copied, compute, traced=worth_tracing(images))
     return dataclasses.replace(native, reason=reason)
 
 
@@ -146,9 +144,7 @@ def seconds_per_image(engine: Engine, batch: np.ndarray) -> float:
     return min(timeit.repeat(lambda: engine.run(batch), number=1, repeat=2)) / len(batch)
 
 
-def keras_engine(
-    model: keras.Model, distribution: Distribution | None = None, *, traced: bool = True
-) -> Engine:
+def keras_engine(model: keras.Model, compute: Compute = PLAIN, *, traced: bool = True) -> Engine:
     """Runs a model by Keras.
 
     Where XLA compiles, or several share the work, every batch is filled up to the rows of the
@@ -156,12 +152,12 @@ def keras_engine(
 
     Args:
         model: a functional model.
-        distribution: what shares every batch.
+        compute: what shares every batch.
         traced: whether TensorFlow on a CPU makes a graph of the model first, which then runs two
             to three times faster.
     """
-    compiled = bool(accelerators()) or keras.backend.backend() == "jax" or distribution is not None
-    share = len(distribution) if distribution else 1
+    share = compute.share
+    compiled = bool(accelerators()) or keras.backend.backend() == "jax" or share > 1
     # A compiler of a GPU takes ten seconds for a shape; rows too many cost it nothing.
     static = -(-BATCH // share) * share if accelerators() else 0
     keep_compiled(files.cache_folder() / "compiled")
@@ -172,10 +168,10 @@ def keras_engine(
         rows = len(tensors[0])
         if compiled:
             static = max(static, -(-rows // share) * share)
-            with distribution.scope() if distribution else contextlib.nullcontext():
-                placed = (distribution.place if distribution else place)(filled(tensors, static))
+            with compute.scope():
+                placed = compute.place(filled(tensors, static))
                 outputs = model.predict_on_batch(placed if len(placed) > 1 else placed[0])
-        elif traced:
+        elif traced and fast.enabled():
             outputs = frozen_graph.run(model, batch)
         else:
             outputs = model(batch, training=False)

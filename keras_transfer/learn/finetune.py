@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import numpy as np
 
 from keras_transfer import fast
 from keras_transfer.base import files
-from keras_transfer.base.compute import accelerators, out_of_memory
-from keras_transfer.base.distribution import Distribution, place
+from keras_transfer.base.compute import PLAIN, Compute, accelerators, out_of_memory
+from keras_transfer.base.distribution import place
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.threads import prefetch
@@ -81,9 +80,7 @@ def fine_tune(
     *,
     name: str = "fine_tune",
     depths: dict[str, int] | None = None,
-    dtype_policy: str = "float32",
-    distribution: Distribution | None = None,
-    xla: bool = False,
+    compute: Compute = PLAIN,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     deadline: float | None = None,
@@ -99,10 +96,8 @@ def fine_tune(
             that a resumed phase goes on as one never stopped.
         examples: what it trains and is validated on.
         name: under which it is reported.
-        depths: as for ``build_optimizer``, like the next two.
-        dtype_policy: of the suffix.
-        distribution: the devices that the suffix lives on; None for one.
-        xla: whether XLA compiles the step.
+        depths: as for ``build_optimizer``.
+        compute: how the suffix computes.
         checkpoint: a file that receives the state after epochs, and from which a killed run goes
             on; None for none.
         progress: where to report.
@@ -112,16 +107,16 @@ def fine_tune(
         UsageError: fewer images in a batch than devices, or a single image does not fit.
     """
     progress, epochs = progress or Progress(), recipe.fine_tune_epochs
-    make = _optimizer_maker(suffix, recipe, depths, dtype_policy, distribution)
-    views = _held(examples, recipe, distribution)
-    engine, saved, parts = keras_engine(suffix, distribution), time.monotonic(), 1
+    make = functools.partial(build_optimizer, recipe, suffix, depths or {}, compute=compute)
+    views = _held(examples, recipe, compute)
+    engine, saved, parts = keras_engine(suffix, compute), time.monotonic(), 1
     with (
-        distribution.scope() if distribution else contextlib.nullcontext(),
+        compute.scope(),
         progress.step(name.replace("_", "-"), epochs) as advance,
     ):
-        suffix.replicas = distribution.replicas if distribution else 1
+        suffix.replicas = compute.replicas
         suffix.regularise(recipe.penalty, recipe.penalty_strength)
-        optimizer = suffix.prepare(make, parts, xla)
+        optimizer = suffix.prepare(make, parts, compute.xla)
         done = _restore(checkpoint, suffix, optimizer)
         first, before = done.epoch, values_of(_changing(suffix))
         advance(first)
@@ -129,15 +124,15 @@ def fine_tune(
             start = time.monotonic()
             view = views[(done.epoch + 1) % len(views)]
             try:
-                row = _epoch(suffix, recipe, view, examples, done, parts, distribution)
+                row = _epoch(suffix, recipe, view, examples, done, parts, compute)
             except Exception as error:
                 # All batches have one shape: where the first epoch fits, the others do.
                 if done.epoch > first or not out_of_memory(error):
                     raise
-                parts = _more_parts(parts, recipe.batch_size, distribution, progress)
+                parts = _more_parts(parts, recipe.batch_size, compute, progress)
                 # JAX gives a step's inputs away, and with them the weights where it fails.
                 assign(_changing(suffix), before)
-                optimizer = suffix.prepare(make, parts, xla)
+                optimizer = suffix.prepare(make, parts, compute.xla)
                 done = _restore(checkpoint, suffix, optimizer)
                 continue
             _validate(suffix, engine, examples, done, {"phase": name, **row})
@@ -170,7 +165,7 @@ def trace_ahead(suffix: Suffix, recipe: Recipe, examples: Examples, depths: dict
     if suffix.record.compiled or not on_cpu or not fast.enabled():
         return
     suffix.regularise(recipe.penalty, recipe.penalty_strength)
-    suffix.prepare(_optimizer_maker(suffix, recipe, depths), 1, jit=False)
+    suffix.prepare(functools.partial(build_optimizer, recipe, suffix, depths), 1, jit=False)
     before = values_of(_changing(suffix))
     batch = next(batches(examples.views[0], examples, recipe.batch_size, [0, 0]))
     x, *rest = _divide(place(batch), 1)[0]
@@ -186,40 +181,19 @@ def trace_ahead(suffix: Suffix, recipe: Recipe, examples: Examples, depths: dict
     assign(_changing(suffix), before)
 
 
-def _optimizer_maker(
-    suffix: Suffix,
-    recipe: Recipe,
-    depths: dict[str, int] | None,
-    dtype_policy: str = "float32",
-    distribution: Distribution | None = None,
-) -> Callable[[int], Any]:
-    return functools.partial(
-        build_optimizer,
-        recipe,
-        suffix,
-        depths or {},
-        dtype_policy=dtype_policy,
-        distribution=distribution,
-    )
-
-
-def _held(examples: Examples, recipe: Recipe, distribution: Distribution | None) -> Any:
+def _held(examples: Examples, recipe: Recipe, compute: Compute) -> Any:
     """The views, on the device where they fit there; refuses batches too small to be shared."""
-    count = len(distribution) if distribution else 1
-    if count > recipe.batch_size:
+    if compute.share > recipe.batch_size:
         raise UsageError(
-            f"A batch of {recipe.batch_size} images cannot be shared by {count} devices.",
-            remedy=f"Use --batch-size {count} or more, or fewer --devices.",
+            f"A batch of {recipe.batch_size} images cannot be shared by {compute.share} devices.",
+            remedy=f"Use --batch-size {compute.share} or more, or fewer --devices.",
         )
-    return resident(examples.views, 0 if distribution else free_room())
+    return resident(examples.views, 0 if compute.distribution else free_room())
 
 
-def _more_parts(
-    parts: int, size: int, distribution: Distribution | None, progress: Progress
-) -> int:
+def _more_parts(parts: int, size: int, compute: Compute, progress: Progress) -> int:
     """Twice as many parts of a batch, if there is anything left to divide."""
-    shared = len(distribution) if distribution else 1
-    if -(-size // parts) <= shared or (distribution and distribution.replicas > 1):
+    if -(-size // parts) <= compute.share or compute.replicas > 1:
         raise UsageError(
             f"The device's memory is too small for a step of {size} images"
             f"{f' in {parts} parts' if parts > 1 else ''}.",
@@ -240,7 +214,7 @@ def _epoch(
     examples: Examples,
     done: Trained,
     parts: int,
-    distribution: Distribution | None,
+    compute: Compute,
 ) -> dict[str, Any]:
     """Takes the steps of the epoch after those done, counts them, and returns its row."""
     seed, size = [recipe.seed, done.epoch], recipe.batch_size
@@ -252,9 +226,8 @@ def _epoch(
     if isinstance(view, Resident) and isinstance(taken, HeldSteps) and parts == 1:
         taken.take_all(view, np.array(rates, np.float32), *epoch(examples, size, seed))
     else:
-        multiple = parts * (len(distribution) if distribution else 1)
-        drawn = batches(view, examples, size, seed, multiple)
-        waited = _stream(taken, rates, drawn, parts, distribution)
+        drawn = batches(view, examples, size, seed, parts * compute.share)
+        waited = _stream(taken, rates, drawn, parts, compute)
     loss = taken.end()
     done.steps += steps
     done.epoch += 1
@@ -272,12 +245,11 @@ def _stream(
     rates: list[float],
     drawn: Any,
     parts: int,
-    distribution: Distribution | None,
+    compute: Compute,
 ) -> float:
     """Takes an epoch's steps on batches prepared meanwhile; the seconds that it waited."""
-    send = distribution.place if distribution else place
     waited = 0.0
-    ahead = prefetch(send(_divide(batch, parts)) for batch in drawn)
+    ahead = prefetch(compute.place(_divide(batch, parts)) for batch in drawn)
     with contextlib.closing(ahead):
         for rate in rates:
             asked = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_transfer import fast
+from keras_transfer.base.compute import PLAIN, Compute
 from keras_transfer.base.distribution import Distribution, add_up
 from keras_transfer.fast.adam import FusedAdam
 from keras_transfer.recipe import Recipe
@@ -86,8 +86,7 @@ def build_optimizer(
     depths: dict[str, int],
     parts: int = 1,
     *,
-    dtype_policy: str = "float32",
-    distribution: Distribution | None = None,
+    compute: Compute = PLAIN,
 ) -> Any:
     """The optimiser of a phase.
 
@@ -97,19 +96,19 @@ def build_optimizer(
         depths: for each layer its block's distance from the top, 0 for the head and the topmost
             block; a layer that is not named counts as 0.
         parts: over how many calls it takes the mean of the gradients before it takes a step.
-        dtype_policy: ``mixed_float16`` has the loss scaled, since small gradients vanish in it.
-        distribution: the devices that the suffix lives on.
+        compute: how the suffix computes; in ``mixed_float16`` the loss is scaled, since small
+            gradients vanish.
     """
     variables = suffix.trainable_variables
-    on_tensorflow = keras.backend.backend() == "tensorflow" and distribution is None
+    alone = keras.backend.backend() == "tensorflow" and compute.share == 1
     private = "Optimizer._get_variable_index", "Adam._momentums"
-    with distribution.scope() if distribution else contextlib.nullcontext():
+    with compute.scope():
         optimizer: Any = BlockAdam(
             [recipe.rate_decay ** depths.get(v.path.split("/")[0], 0) for v in variables],
             ["kernel" in v.path.rsplit("/", 1)[-1] for v in variables],
             recipe.weight_decay,
-            distribution,
-            fused=on_tensorflow and fast.enabled(*private),
+            compute.distribution,
+            fused=alone and fast.enabled(*private),
             name="adamw",
             learning_rate=recipe.fine_tune_lr,
             global_clipnorm=recipe.clip_norm or None,
@@ -117,7 +116,7 @@ def build_optimizer(
             ema_momentum=recipe.ema or 0.99,
             gradient_accumulation_steps=parts if parts > 1 else None,
         )
-        if dtype_policy == "mixed_float16":
+        if compute.dtype_policy == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(variables)
     return optimizer

@@ -13,7 +13,7 @@ from recorder import Recorder
 from keras_transfer import cli, training
 from keras_transfer.backbones.copying import working_copy
 from keras_transfer.base import compute
-from keras_transfer.base.compute import choose_compute
+from keras_transfer.base.compute import Compute, choose_compute
 from keras_transfer.base.errors import UsageError
 from keras_transfer.frozen.engine import keras_engine
 from keras_transfer.frozen.features import Array
@@ -24,12 +24,13 @@ from keras_transfer.learn.suffix import values_of
 from keras_transfer.runs import folder as runs
 
 
-def train(recipe=distributed.RECIPE, precision="float32", spoil=None, **options):
+def train(recipe=distributed.RECIPE, precision="float32", spoil=None, xla=False, **options):
     suffix, examples = distributed.problem()
-    working = working_copy(suffix, precision)
+    how = Compute(dtype_policy=precision, xla=xla)
+    working = working_copy(suffix, how)
     if spoil:
         spoil(working)
-    done = fine_tune(working, recipe, examples, dtype_policy=precision, **options)
+    done = fine_tune(working, recipe, examples, compute=how, **options)
     return done, values_of(working.trainable_variables)
 
 
@@ -57,18 +58,10 @@ def test_auto_compiles_on_accelerators_alone(monkeypatch):
     assert shared.distribution == "two of them"
 
 
-@pytest.mark.parametrize(("word", "near"), [
-    ({"jit": "offf"}, "off"),
-    ({"precision": "mixed_bfloat"}, "mixed_bfloat16"),
-])  # fmt: skip
-def test_unknown_words_are_answered_with_a_near_one(word, near):
-    with pytest.raises(UsageError, match=f"Did you mean {near}"):
-        choose_compute(**word)
-
-
 def test_the_command_line_refuses_an_unknown_precision(tmp_path, capsys):
     arguments = ["train", "builtin:digits", "--output", str(tmp_path / "run")]
-    assert cli.main([*arguments, "--precision", "mixed_flot16"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*arguments, "--precision", "mixed_flot16"])
     assert "mixed_float16" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -112,7 +105,7 @@ def test_mixed_precision_learns_the_same_with_a_float32_head(precision, whole):
     np.testing.assert_allclose(curve(done), curve(whole[0]), rtol=0.02)
     # The comparison would pass if nothing were computed in fewer bits.
     assert curve(done) != curve(whole[0])
-    working = working_copy(distributed.problem()[0], precision)
+    working = working_copy(distributed.problem()[0], Compute(dtype_policy=precision))
     kinds = {layer.name: layer.compute_dtype for layer in working.layers}
     assert kinds["logits"] == kinds["avg_pool"] == "float32"
     assert precision.removeprefix("mixed_") in kinds.values()
@@ -122,7 +115,9 @@ def test_mixed_precision_learns_the_same_with_a_float32_head(precision, whole):
 def test_float16_has_its_loss_scaled():
     suffix, _ = distributed.problem()
     suffix.regularise("none", 0.0)
-    made = build_optimizer(distributed.RECIPE, suffix, {}, dtype_policy="mixed_float16")
+    made = build_optimizer(
+        distributed.RECIPE, suffix, {}, compute=Compute(dtype_policy="mixed_float16")
+    )
     assert float(made.scale_loss(1.0)) > 1000
 
 

@@ -212,14 +212,14 @@ def test_the_original_of_a_copy_outlives_its_steps():
     inputs = keras.Input((4,))
     logits = keras.layers.Dense(3, name="logits")(keras.layers.Dropout(0.5)(inputs))
     original = suffix.Suffix(inputs, logits)
-    copied = working_copy(original, "mixed_bfloat16")
+    copied = working_copy(original, compute.Compute(dtype_policy="mixed_bfloat16"))
     copied.regularise("none", 0.0)
     copied.prepare(lambda parts: keras.optimizers.Adam(), 1, jit=True)
     targets = np.eye(3, dtype=np.float32)
     taken = steps.begin_steps(copied)
     taken.take(1e-3, np.ones((3, 4)), targets, np.full(3, 1 / 3, np.float32))
     taken.end()
-    working_copy(original, "mixed_bfloat16")
+    working_copy(original, compute.Compute(dtype_policy="mixed_bfloat16"))
     for model in (original, copied):
         suffix.values_of(finetune._changing(model))
 
