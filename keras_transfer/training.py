@@ -71,6 +71,7 @@ from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
 from keras_transfer.runs.result import Fitted, PhaseReport, TransferResult
 
+DECISION = "decision.json"  # what a run that was killed goes on with
 # Features of more views than fit are left to the second phase; the head sees as many as do.
 _HEAD_BYTES = 2**29
 # Enlarging helps networks that were trained on larger pictures, up to a point: small images are
@@ -142,52 +143,50 @@ def train(
     clock, progress = Clock(), progress or Progress()
 
     # What is asked for ------------------------------------------------------------------------
-    built = backbone if isinstance(backbone, Backbone) else None
-    if recipe is None:
-        if backbone is not None:
-            settings["backbone"] = built.spec.name if built else backbone
-        recipe, asked = _asked(settings, config, built)
-    else:
-        asked = [n for n, v in recipe.to_dict().items() if v not in (None, SETTINGS[n].default)]
-    spec = built.spec if built else backbones.spec(recipe.backbone)
+    given = backbone if isinstance(backbone, Backbone) else None
+    name = given.spec.name if given else backbone
+    recipe, asked = _asked(recipe, settings | {"backbone": name}, config, given)
+    spec = given.spec if given else backbones.spec(recipe.backbone)
     if output is not None:
         runs.check_output(output, resume=resume, overwrite=overwrite)
-    elif tensorboard:
+    if output is None and tensorboard:
         raise UsageError(
             "Event files for TensorBoard go to the run folder, and none is named.",
             remedy="Pass output.",
         )
 
-    # The backbone and the data ----------------------------------------------------------------
-    with files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache):
+    with contextlib.ExitStack() as until_the_end:
+        # The backbone and the data -------------------------------------------------------------
+        place = None if recipe.cache in ("on", "off") else recipe.cache
+        until_the_end.enter_context(files.cache_at(place))
         if not isinstance(data, Dataset):
             data = datasets.open_source(data)  # once: it may have to be unpacked
-        size = recipe.image_size or suited_size(data, spec, built)
+        size = recipe.image_size or suited_size(data, spec, given)
         recipe = dataclasses.replace(recipe, image_size=size)
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
             named = str(recipe.weights)
-            built = built or backbones.build(spec.name, image_size=size, weights=named)
+            built = given or backbones.build(spec.name, image_size=size, weights=named)
         if recipe.unfreeze != race.AUTO:
-            planner.resolve_depth(built.blocks, recipe.unfreeze)
+            planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses what there is not
         with clock.stage("decode"):
             dataset = data if isinstance(data, Dataset) else load(data, recipe)
         _check(dataset, built)
-        own_store = None
-        if shared is None:
+        if shared is None:  # nobody else's: this run is the whole of it
             progress.note(repr(dataset))
+            # A race makes several classifiers of one backbone, and a given one is somebody's.
+            copies = given is not None or recipe.unfreeze == race.AUTO
+            shared = Shared(ModelPool(copies=copies))
             if recipe.cache != "off":
-                place = files.cache_folder() / "activations"
-                own_store = ActivationStore(place, limit=recipe.cache_limit)
-                own_store.on_note(progress.note)
-            ours = not isinstance(backbone, Backbone) and recipe.unfreeze != race.AUTO
-            shared = Shared(ModelPool(copies=not ours), own_store)
-    train_rows, validation_rows = dataset.indices("train"), dataset.indices("val")
-    test_rows = dataset.indices("test")
-    labels, validation_labels = dataset.labels[train_rows], dataset.labels[validation_rows]
-    classes = len(dataset.class_names)
+                folder = files.cache_folder() / "activations"
+                shared.store = ActivationStore(folder, limit=recipe.cache_limit)
+                shared.store.on_note(progress.note)
+                until_the_end.enter_context(shared.store)
+        train_rows, validation_rows = dataset.indices("train"), dataset.indices("val")
+        test_rows = dataset.indices("test")
+        labels, validation_labels = dataset.labels[train_rows], dataset.labels[validation_rows]
+        classes = len(dataset.class_names)
 
-    with own_store or contextlib.nullcontext():
         # The run folder and, where the depth is left to us, the race ---------------------------
         about = _about(dataset, built, recipe, asked)
         state = shared.state
@@ -196,8 +195,10 @@ def train(
             if tensorboard:
                 progress = EventLog(Path(output) / "tensorboard", progress)
         deadline = None if recipe.time_budget is None else clock.start + recipe.time_budget
-        decided = _decided(state)
-        if recipe.unfreeze == race.AUTO and decided is None:
+        decided = _decided(state)  # by a run that was killed
+        if decided is not None:
+            recipe, about = Recipe(**decided["recipe"]), about | decided["about"]
+        elif recipe.unfreeze == race.AUTO:
             with clock.stage("race"):
                 fit = _racer(built, shared)
                 winner, about["race"] = race.decide(dataset, recipe, fit, progress)
@@ -205,66 +206,70 @@ def train(
 
         # The classifier: a copy of the backbone with a new head --------------------------------
         random = built.weights == "none"
-        levels = recipe.levels
-        model = shared.pool.classifier(built, classes, levels, recipe.seed)
+        model = shared.pool.classifier(built, classes, recipe.levels, recipe.seed)
         set_batch_norm(model, trains=False)
-        blocks = cut_blocks(built.blocks, levels)
-        head_variables = [v for layer in head_layers(model) for v in layer.variables]
-        untrained_head = values_of(head_variables)
+        blocks = cut_blocks(built.blocks, recipe.levels)
+        logits_layer = model.get_layer(LOGITS)
+        untrained_head = values_of(logits_layer.variables)
         compute = choose_compute(
             recipe.jit, recipe.precision, recipe.devices, multiplies_bfloat16=computes_bfloat16()
         )
 
         # The plan: what is cached, and what fits the time --------------------------------------
         assert dataset.examples is not None
-        sample = dataset.examples[train_rows[:BATCH]]
+        sample, engine = dataset.examples[train_rows[:BATCH]], recipe.engine
 
-        def frozen_below(cut: tuple[str, ...], recipe: Recipe) -> FrozenPart:
-            seen = len(train_rows) * recipe.views + len(validation_rows) + len(test_rows)
+        def frozen_below(cut: tuple[str, ...], views: int) -> FrozenPart:
+            to_run = len(train_rows) * views + len(validation_rows) + len(test_rows)
             return FrozenPart(
-                model, built, cut, engine=recipe.engine, examples_count=seen, sample=sample,
+                model, built, cut, engine=engine, examples_count=to_run, sample=sample,
                 compute=compute,
             )  # fmt: skip
 
-        depth = planner.resolve_depth(blocks, (decided or recipe).unfreeze)
-        frozen = frozen_below(shared.base or planner.cut_below(blocks, depth), decided or recipe)
+        depth, views_asked = planner.resolve_depth(blocks, recipe.unfreeze), recipe.views
+        frozen = frozen_below(shared.base or planner.cut_below(blocks, depth), views_asked)
         measured = shared.measured or _measure(frozen, built, recipe, compute)
         plan, recipe = planner.make_plan(
-            blocks, decided or recipe, measured,
+            blocks, recipe, measured,
             train=len(train_rows), validation=len(validation_rows),
             cache_bytes=shared.store.allowed_bytes() if shared.store else None,
             time_left=None if decided or deadline is None else deadline - time.monotonic(),
         )  # fmt: skip
         if state is not None and decided is None:
-            files.write_json(state / "recipe.json", dataclasses.asdict(recipe))
+            raced = {"race": about["race"]} if "race" in about else {}
+            decision = {"recipe": dataclasses.asdict(recipe), "about": raced}
+            files.write_json(state / DECISION, decision)
+        # What lies at a base was stored to be read, whatever the plan says.
         store = shared.store if plan.cached or shared.base is not None else None
-        cut = plan.cut if plan.unfreeze else ()
-        between = None
-        if shared.base is not None and cut:
-            between, cut = _between(model, shared.base, cut), shared.base
-        if cut != frozen.cut:
-            frozen = frozen_below(cut, recipe)
+        second_phase = bool(plan.unfreeze and recipe.fine_tune_epochs)
+        stored_cut, between = plan.cut if plan.unfreeze else (), None
+        if shared.base is not None and stored_cut:
+            between = _between(model, shared.base, stored_cut)
+            stored_cut = shared.base
+        if (stored_cut, recipe.views) != (frozen.cut, views_asked):
+            frozen = frozen_below(stored_cut, recipe.views)
         for note in (str(plan), *compute.notes()):
             progress.note(note)
 
         # The frozen part, once: features for the head, inputs for the second phase -------------
         with clock.stage("extract"):
-            mirrored, said = mirrors(recipe, dataset)
-            if said:
-                progress.note(said)
+            mirrored, why = mirrors(recipe, dataset)
+            if why:
+                progress.note(why)
             views = Views(dataset, seed=recipe.view_seed, strength=recipe.strength, flip=mirrored)
+            kept: dict[str, Any] = {"store": store, "progress": progress}
             validation_features, validation_inputs = frozen.inputs(
-                views, validation_rows, 0, store=store, progress=progress
+                views, validation_rows, 0, **kept
             )
             features, inputs = list[np.ndarray](), list[Inputs]()
             for number in range(recipe.views):
-                if number and random and plan.unfreeze and not cut:
-                    # Features of random weights are not worth a pass over every view.
-                    inputs.append(Recomputed(views, train_rows, number, None))
+                if number and random and plan.unfreeze and not stored_cut:
+                    # All layers will train, on pixels: their features of today are worth nothing,
+                    # but for those of one view, from which the head starts.
+                    inputs.append(Recomputed(views, train_rows, number))
                     continue
-                found, at_cut = frozen.inputs(
-                    views, train_rows, number, store=store, progress=progress, exact=False
-                )
+                # Training images may come from bfloat16, what is judged by may not.
+                found, at_cut = frozen.inputs(views, train_rows, number, exact=False, **kept)
                 features.append(found)
                 inputs.append(at_cut)
             if between is not None:
@@ -272,74 +277,74 @@ def train(
                 validation_inputs = Continued(validation_inputs, between)
 
         # The head, solved (or trained by gradient) ---------------------------------------------
-        weights = np.ones(len(labels), np.float32)
+        image_weights = np.ones(len(labels), np.float32)
         if recipe.class_weights == "balanced":
-            weights = balanced(labels, classes)
-        solve = functools.partial(
-            _solve_head, model, labels, validation_labels, weights=weights, classes=classes
-        )
+            image_weights = balanced(labels, classes)
         examples = Examples(
-            inputs, targets_of(labels, classes, recipe.label_smoothing), weights,
+            inputs, targets_of(labels, classes, recipe.label_smoothing), image_weights,
             validation_inputs, validation_labels,
         )  # fmt: skip
-        phase: dict[str, Any] = {
+        of_training: dict[str, Any] = {
             "depths": backbones.rate_groups(built.blocks), "compute": compute,
             "progress": progress, "deadline": deadline,
         }  # fmt: skip
-        second_phase = bool(plan.unfreeze and recipe.fine_tune_epochs)
+        # Here already: its step is traced while the head is solved.
         suffix = _suffix(shared.pool, model, plan.cut, recipe) if second_phase else None
-        trained: list[Trained] = []
-        history: list[dict[str, Any]] = []
+        trained = list[Trained]()
         details: dict[str, Any]
         with clock.stage("head"):
             begun = time.monotonic()
             standardise(model, features[0])
-            shown = features[: max(1, _HEAD_BYTES // max(1, features[0].nbytes))]
-            kept = state / "head.npz" if state else None
-            if kept and kept.exists():
-                assign(head_variables, _read_arrays(kept))
-                epochs, details = 0, {"resumed": True}
+            head_file = state / "head.npz" if state else None
+            if head_file and head_file.exists():
+                _read_head(head_file, model)
+                epochs, seen, details = 0, 0, {"resumed": True}
             elif recipe.head_is_solved:
+                fit_in_memory = max(1, _HEAD_BYTES // max(1, features[0].nbytes))
+                solve = _solver(
+                    model, labels, validation_labels, image_weights,
+                    features[:fit_in_memory], validation_features,
+                )  # fmt: skip
                 with ThreadPoolExecutor(1) as aside:
                     # The solver and the tracing of a step hold one core each.
-                    solving = aside.submit(solve, shown, validation_features)
+                    solving = aside.submit(solve)
                     if suffix and not random and compute.is_plain:
                         suffix.rounded = compute.rounded
-                        trace_ahead(suffix, recipe, examples, phase["depths"])
+                        trace_ahead(suffix, recipe, examples, of_training["depths"])
                     head = solving.result()
-                model.get_layer(LOGITS).set_weights([head.kernel, head.bias])
+                logits_layer.set_weights([head.kernel, head.bias])
                 progress.note(f"Head: penalty {head.penalty:.2g}, {len(head.path)} tried.")
                 for row in head.rows():
                     progress.row(row)
                 epochs, details = head.iterations, head.details()
+                seen = epochs * len(labels) * len(features[:fit_in_memory])
             else:
-                of_head = dataclasses.replace(
-                    examples, views=[Array(one) for one in features],
-                    targets=targets_of(labels, classes), validation=Array(validation_features),
-                )  # fmt: skip
                 top = shared.pool.head(model, recipe.for_head())
-                working = _working(top, compute)
-                checkpoint = state / "head-phase.npz" if state else None
                 done = fine_tune(
-                    working, recipe.for_head(), of_head, name="head", checkpoint=checkpoint, **phase
-                )
+                    _working(top, compute), recipe.for_head(),
+                    dataclasses.replace(
+                        examples, views=[Array(one) for one in features],
+                        targets=targets_of(labels, classes), validation=Array(validation_features),
+                    ),
+                    name="head", checkpoint=state / "head-phase.npz" if state else None,
+                    **of_training,
+                )  # fmt: skip
                 if done.best is not None:
                     assign(top.learned, done.best)
                 trained.append(done)
-                history += done.history
-                epochs, details = done.epoch, {"best_epoch": done.best_epoch}
-            if kept and not kept.exists():
-                _write_arrays(kept, values_of(head_variables))
-            seen = epochs * len(labels) * (len(shown) if recipe.head_is_solved else 1)
-            phases = [_phase("head", epochs, seen, time.monotonic() - begun, True, details)]
-            del features, shown
+                epochs, seen = done.epoch, done.epoch * len(labels)
+                details = {"best_epoch": done.best_epoch}
+            if head_file and not head_file.exists():
+                _write_head(head_file, model)
+            seconds = time.monotonic() - begun
+            phases = [_report("head", epochs, seen, seconds, cached=True, details=details)]
+            del features
 
         # The top blocks, and the choice between what they came to ------------------------------
         with clock.stage("fine_tune"):
             begun = time.monotonic()
-            if suffix is None:
-                top_part = shared.pool.head(model, recipe)
-                top_engine = build_engine(top_part, "keras")
+            if suffix is None:  # no ends to choose among: the head alone is judged
+                top_engine = build_engine(shared.pool.head(model, recipe), "keras")
                 validation_logits = predict(top_engine, Array(validation_features))[0]
                 _, candidates, _ = choose(
                     [], {}, lambda weights: validation_logits, validation_labels
@@ -348,20 +353,21 @@ def train(
                 start = values_of(suffix.learned)
                 if random:
                     # A head solved on random features misleads the layers that begin to learn.
-                    assign(head_variables, untrained_head)
+                    assign(logits_layer.variables, untrained_head)
                     if recipe.batch_norm == "train":
                         some = np.random.default_rng(recipe.seed).permutation(len(labels))
                         batch = inputs[0].gather(some[: recipe.batch_size])
                         start_statistics(suffix, batch if len(batch) > 1 else batch[0])
-                checkpoint = state / "fine-tune.npz" if state else None
-                working = _working(suffix, compute)
-                done = fine_tune(working, recipe, examples, checkpoint=checkpoint, **phase)
+                done = fine_tune(
+                    _working(suffix, compute), recipe, examples,
+                    checkpoint=state / "fine-tune.npz" if state else None, **of_training,
+                )  # fmt: skip
                 trained.append(done)
-                history += done.history
-                seconds, seen = time.monotonic() - begun, done.epoch * len(labels)
+                seconds = time.monotonic() - begun
+                # The weights are in what came back; the suffix is in float32 on one device.
                 top_engine = build_engine(suffix, "keras")
                 chosen, candidates, validation_logits = _choose(
-                    model, suffix, top_engine, start, done, examples, solve, recipe
+                    model, suffix, top_engine, start, done, examples, labels, recipe
                 )
                 assign(suffix.learned, chosen)
                 details = {
@@ -370,81 +376,108 @@ def train(
                     "kept": candidates[0].name,
                     "candidates": [dataclasses.asdict(one) for one in candidates],
                 }
-                cached = plan.cached and bool(plan.cut)
-                phases.append(_phase("fine_tune", done.epoch, seen, seconds, cached, details))
+                phases.append(
+                    _report(
+                        "fine_tune",
+                        done.epoch,
+                        done.epoch * len(labels),
+                        seconds,
+                        cached=plan.cached and bool(plan.cut),
+                        details=details,
+                    )
+                )
                 progress.note(_verdict(candidates))
-        temperature = 1.0
-        if recipe.calibration != "none":
-            temperature = calibration.fit_temperature(validation_logits, validation_labels)
+        temperature = candidates[0].temperature if recipe.calibration != "none" else 1.0
         set_temperature(model, temperature)
         computed = compute.to_json()
-        computed["jit"] |= {
-            "compilations": sum(one.compilations for one in trained),
-            "seconds": round(sum(one.compile_seconds for one in trained), 3),
-        }
+        computed["jit"]["compilations"] = sum(one.compilations for one in trained)
+        computed["jit"]["seconds"] = round(sum(one.compile_seconds for one in trained), 3)
         fitted = Fitted(
             model=model, dataset=dataset, recipe=recipe, plan=plan, measured=measured,
-            history=tuple(history), phases=tuple(phases), candidates=candidates,
-            temperature=temperature, validation_logits=validation_logits,
-            seconds=clock.report(), cache=store.counts if store else StoreCounts(),
-            compute=computed,
+            history=tuple(row for one in trained for row in one.history), phases=tuple(phases),
+            candidates=candidates, temperature=temperature, validation_logits=validation_logits,
+            seconds=clock.report(), compute=computed,
+            cache=dataclasses.replace(store.counts) if store else StoreCounts(),
         )  # fmt: skip
         if not judge:
             return fitted
 
         # The judgement: the test split, opened once --------------------------------------------
         with clock.stage("evaluate"):
-            probabilities = _test_probabilities(
-                fitted, frozen, top_engine, dataset.examples[test_rows]
-            )
-            judged = evaluation.evaluate(
-                probabilities, dataset.labels[test_rows], dataset.class_names
-            )
+            test_examples, test_labels = dataset.examples[test_rows], dataset.labels[test_rows]
+            apart = frozen.engine.name == "openvino" and between is None
+            if apart and (frozen.cut or not second_phase):
+                # What never trained runs on the engine that it ran on.
+                *below, pooled = frozen.engine.predict(test_examples)
+                logits = predict(top_engine, Array(*(below if second_phase else [pooled])))[0]
+                probabilities = calibration.softmax(logits / temperature).astype(np.float32)
+            else:
+                probabilities = predict_probabilities(model, test_examples)
             sure = calibration.precision_threshold(
                 calibration.softmax(validation_logits / temperature), validation_labels,
                 recipe.target_precision,
             )  # fmt: skip
+            judged = evaluation.evaluate(probabilities, test_labels, dataset.class_names)
             threshold = calibration.apply_threshold(
-                probabilities, dataset.labels[test_rows], sure.threshold, recipe.target_precision
+                probabilities, test_labels, sure.threshold, recipe.target_precision
             )
+        known = {field.name: getattr(fitted, field.name) for field in dataclasses.fields(fitted)}
         result = TransferResult(
-            **{field.name: getattr(fitted, field.name) for field in dataclasses.fields(fitted)}
-            | {"seconds": clock.report()},
+            **(known | {"seconds": clock.report()}),
             test_probabilities=probabilities,
             evaluation=judged,
             threshold=threshold,
         )
-    if output is not None:
-        run = runs.finish(output, result, about)
-        report.write_report(run, dataset=dataset, model=model)
-    return result
+        if output is not None:
+            run = runs.finish(output, result, about)
+            report.write_report(run, dataset=dataset, model=model)
+        return result
 
 
 def _asked(
-    settings: dict[str, Any], config: str | PathLike[str] | None, built: Backbone | None
+    recipe: Recipe | None,
+    settings: dict[str, Any],
+    config: str | PathLike[str] | None,
+    given: Backbone | None,
 ) -> tuple[Recipe, list[str]]:
     """The recipe, its weights named, and the names of the settings that were asked for."""
     typed = {name: value for name, value in settings.items() if value is not None}
     check_names(typed, "the call")
+    if recipe is not None:
+        if config is not None or set(typed) - {"backbone"}:
+            raise UsageError(
+                "A recipe was given, and settings beside it.", remedy="Put them into the recipe."
+            )
+        recipe = dataclasses.replace(recipe, **typed)
+        weights = recipe.weights or _first_weights(recipe.backbone, given)
+        usual = {"auto": "train" if weights == "none" else "frozen"}
+        batch_norm = usual.get(recipe.batch_norm, recipe.batch_norm)
+        asked = recipe.to_dict()
+        names = [n for n, value in asked.items() if value not in (None, SETTINGS[n].default)]
+        return dataclasses.replace(recipe, weights=weights, batch_norm=batch_norm), names
     file = read_file(config, typed) if config is not None else {}
     asked = {**file, **typed}
     if "weights" not in asked:
         named = asked.get("backbone", SETTINGS["backbone"].default)
-        typed["weights"] = built.weights if built else backbones.spec(named).weights[0]
+        typed["weights"] = _first_weights(named, given)
     return resolve(typed, file), [name for name in asked if name not in LOCAL]
 
 
-def suited_size(data: Any, spec: BackboneSpec, built: Backbone | None = None) -> int:
+def _first_weights(backbone: str, given: Backbone | None) -> str:
+    return given.weights if given else backbones.spec(backbone).weights[0]
+
+
+def suited_size(data: Any, spec: BackboneSpec, given: Backbone | None = None) -> int:
     """The size to train at when none is asked for.
 
     That of a data set or backbone that is given. Otherwise the backbone's own, unless the images
     are less than half as large: then twice the median of their shorter sides, in whole steps of 32
     pixels, and at least 96. Enlarging further costs time and adds no detail.
     """
-    if built is not None:
-        return int(built.model.input_shape[1])
+    if given is not None:
+        return int(given.model.input_shape[1])
     if isinstance(data, Dataset):
-        return 0 if data.examples is None else int(data.examples.shape[1])
+        return spec.image_size if data.examples is None else int(data.examples.shape[1])
     sides = datasets.natural_sizes(data, at_most=64)
     if not sides:
         return spec.image_size
@@ -503,17 +536,19 @@ def _about(
     }
 
 
-def _decided(state: Path | None) -> Recipe | None:
-    """What a killed run had decided: its time budget must not be applied twice."""
-    path = state / "recipe.json" if state else None
-    return Recipe(**json.loads(path.read_text())) if path and path.exists() else None
+def _decided(state: Path | None) -> dict[str, Any] | None:
+    """What a killed run had decided: its plan must not be made twice, nor its race be run again."""
+    path = state / DECISION if state else None
+    return json.loads(path.read_text()) if path and path.exists() else None
 
 
 def _racer(backbone: Backbone, shared: Shared) -> Callable[[Dataset, Recipe], Fitted]:
-    """Trains for the race, on what the run itself will go on with."""
+    """Trains for the race: on the pool and the store of the run, from its own start."""
     of_race = Shared(shared.pool, shared.store)
 
     def fit(dataset: Dataset, recipe: Recipe) -> Fitted:
+        # The budget is the run's; depths of which one was shortened could not be compared.
+        recipe = dataclasses.replace(recipe, time_budget=None)
         done: Fitted = train(dataset, recipe=recipe, backbone=backbone, shared=of_race, judge=False)
         of_race.measured = done.measured
         return done
@@ -576,24 +611,27 @@ def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
     )
 
 
-def _solve_head(
+def _solver(
     model: keras.Model,
     labels: np.ndarray,
     validation_labels: np.ndarray,
+    image_weights: np.ndarray,
     views: Sequence[np.ndarray],
     validation: np.ndarray,
-    *,
-    weights: np.ndarray,
-    classes: int,
-) -> Head:
-    """Solves the head of a classifier on the pooled features of some views."""
-    return solve_head(
+) -> Callable[[], Head]:
+    """Solves the head of a classifier on the pooled features of some views, without the model.
+
+    The model is asked for what its head sees before another thread solves: a step may give its
+    variables away meanwhile.
+    """
+    return functools.partial(
+        solve_head,
         head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0]),
         np.tile(labels, len(views)),
-        classes,
+        int(model.output_shape[-1]),
         head_inputs(model, validation),
         validation_labels,
-        sample_weights=np.tile(weights, len(views)),
+        sample_weights=np.tile(image_weights, len(views)),
     )
 
 
@@ -620,69 +658,64 @@ def _choose(
     start: list[np.ndarray],
     done: Trained,
     examples: Examples,
-    solve: Callable[..., Head],
+    labels: np.ndarray,
     recipe: Recipe,
 ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
     """Judges what the second phase came to, a head solved again on its features included."""
-    head = {id(v): number for number, v in enumerate(model.get_layer(LOGITS).variables)}
+    place_in_head = {id(v): number for number, v in enumerate(model.get_layer(LOGITS).variables)}
+    validation_labels = examples.validation_labels
 
-    def logits_of(weights: Sequence[np.ndarray]) -> np.ndarray:
-        assign(suffix.learned, weights)
+    def logits_of(values: Sequence[np.ndarray]) -> np.ndarray:
+        assign(suffix.learned, values)
         return predict(engine, examples.validation)[0]
 
-    def new_head(weights: Sequence[np.ndarray]) -> Callable[[], NewHead]:
-        assign(suffix.learned, weights)
-        views = planner.new_head_views(len(examples.targets), len(examples.views))
-        features = [predict(engine, inputs)[1] for inputs in examples.views[:views]]
-        validation = predict(engine, examples.validation)[1]
-        solving = aside.submit(solve, features, validation)
-
-        def wait() -> NewHead:
-            solved = solving.result()
-            new = solved.kernel, solved.bias
-            replaced = [
-                new[head[id(variable)]] if id(variable) in head else value
-                for variable, value in zip(suffix.learned, weights, strict=True)
-            ]
-            return replaced, solved.logits(head_inputs(model, validation))
-
-        return wait
-
     with ThreadPoolExecutor(1) as aside:
+
+        def new_head(values: Sequence[np.ndarray]) -> Callable[[], NewHead]:
+            assign(suffix.learned, values)
+            views = planner.new_head_views(len(labels), len(examples.views))
+            features = [predict(engine, inputs)[1] for inputs in examples.views[:views]]
+            validation = predict(engine, examples.validation)[1]
+            solve = _solver(
+                model, labels, validation_labels, examples.weights, features, validation
+            )
+            seen, solving = head_inputs(model, validation), aside.submit(solve)
+
+            def wait() -> NewHead:
+                solved = solving.result()
+                new = solved.kernel, solved.bias
+                replaced = [
+                    new[place_in_head[id(variable)]] if id(variable) in place_in_head else value
+                    for variable, value in zip(suffix.learned, values, strict=True)
+                ]
+                return replaced, solved.logits(seen)
+
+            return wait
+
         again = new_head if recipe.head_is_solved else None
-        return choose(start, done.ends(), logits_of, examples.validation_labels, again)
+        return choose(start, done.ends(), logits_of, validation_labels, again)
 
 
-def _test_probabilities(
-    fitted: Fitted, frozen: FrozenPart, top: Engine, images: np.ndarray
-) -> np.ndarray:
-    """What the trained model answers, the part that never trained on the engine it ran on.
-
-    Where that is Keras, or rounds to bfloat16, or everything trained, the whole model is asked.
-    """
-    tuned = len(fitted.phases) > 1
-    if (tuned and not frozen.cut) or frozen.engine.name != "openvino":
-        return predict_probabilities(fitted.model, images)
-    *at_cut, pooled = frozen.engine.predict(images)
-    logits = predict(top, Array(*(at_cut if tuned else [pooled])))[0]
-    return calibration.softmax(logits / fitted.temperature).astype(np.float32)
-
-
-def _phase(
-    name: str, epochs: int, seen: int, seconds: float, cached: bool, details: dict[str, Any]
+def _report(
+    name: str, epochs: int, seen: int, seconds: float, *, cached: bool, details: dict[str, Any]
 ) -> PhaseReport:
     return PhaseReport(name, epochs, seconds, seen / max(seconds, 1e-9), cached, details)
 
 
-def _read_arrays(path: Path) -> list[np.ndarray]:
+def _read_head(path: Path, model: keras.Model) -> None:
     with np.load(path) as arrays:
-        return [arrays[name] for name in sorted(arrays.files)]
+        assign(_head_variables(model), [arrays[name] for name in sorted(arrays.files)])
 
 
-def _write_arrays(path: Path, values: Sequence[np.ndarray]) -> None:
+def _write_head(path: Path, model: keras.Model) -> None:
     with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        values = values_of(_head_variables(model))
         named: dict[str, Any] = {f"value-{i:03d}": value for i, value in enumerate(values)}
         np.savez(stream, **named)
+
+
+def _head_variables(model: keras.Model) -> list[Any]:
+    return [variable for layer in head_layers(model) for variable in layer.variables]
 
 
 def _verdict(candidates: tuple[Candidate, ...]) -> str:
