@@ -67,7 +67,7 @@ def ours(options: argparse.Namespace) -> list[dict[str, Any]]:
         for number, values in enumerate(wanted):
             values |= {"fine_tune_epochs": options.epochs, "views": options.views}
             begun = time.perf_counter()
-            done = bench.run(bench.trial_recipe(values), Path(folder) / str(number), None)
+            done, _ = bench.run(bench.trial_recipe(values), Path(folder) / str(number), None)
             seconds = time.perf_counter() - begun
             rest = seconds - done.fine_tune_seconds
             rows.append(

@@ -19,6 +19,7 @@ _TUNERS = ("bayesian", "hyperband", "random")
 _OBJECTIVES = ("nll", "accuracy", "f1")
 # The time of a study is bounded by --max-time, and no trial looks at one fold alone.
 _OF_STUDY = [name for name in SETTINGS if name not in ("time_budget", "fold", "effort")]
+_OF_SEARCH = ("trials", "max_time", "tuner", "objective", "resume")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,12 +46,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chief(options: argparse.Namespace) -> int:
+    cli.load_keras()
     from keras_transfer.base.progress import progress_for
     from tuning import workers
 
-    workers.check_address(options.address)
     served = functools.partial(
         workers.serve,
+        server=workers.listen(options.address),
         address=options.address,
         lost_after=options.lost_after,
         progress=progress_for(options.quiet),
@@ -66,10 +68,8 @@ def _worker(options: argparse.Namespace) -> int:
     done = workers.work(
         options.study,
         options.chief,
-        data=options.data,
-        cache=options.cache,
-        cache_limit=options.cache_limit,
         progress=progress_for(options.quiet),
+        **{name: getattr(options, name) for name in ("data", "cache", "cache_limit")},
     )
     print(f"The chief has no more trials; this worker ran {done}.")
     return cli.DONE
@@ -77,25 +77,18 @@ def _worker(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace, **more: Any) -> int:
     options.output = options.output or str(Path("studies") / cli.default_name(options.data))
-    from tuning import space
-
-    wanted = space.read_space(options.space) if options.space else None
     cli.load_keras()
     from keras_transfer.base.progress import progress_for
-    from tuning import results, search, study_page
+    from tuning import results, search, space, study_page
 
     settings = cli.settings_of(options)
     study = search.search(
         options.data,
         options.output,
         settings=settings,
-        trials=options.trials,
-        max_time=options.max_time,
-        tuner=options.tuner,
-        objective=options.objective,
-        space=wanted,
-        resume=options.resume,
+        space=space.read_space(options.space) if options.space else None,
         progress=progress_for(options.quiet),
+        **{name: getattr(options, name) for name in _OF_SEARCH},
         **more,
     )
     cli.echo(results.render(study))

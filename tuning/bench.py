@@ -6,9 +6,9 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,26 +26,18 @@ from keras_transfer.learn.pool import ModelPool
 from keras_transfer.recipe import Recipe
 from keras_transfer.runs.result import Fitted
 from tuning.plan import StorePlan, cuts_of, plan
+from tuning.results import Outcome
 from tuning.space import Space
 
 _STATE, _HEAD, _FINE_TUNE = "state", "head.npz", "fine-tune.npz"
+# What the solved head depends on, besides the data and the backbone.
+_OF_HEAD = (
+    "seed", "levels", "head_epochs", "head_lr", "batch_size", "views", "strength", "flip",
+    "view_seed", "class_weights", "engine",
+)  # fmt: skip
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a trial came to on validation; see ``results.Record`` for the fields."""
-
-    nll: float
-    accuracy: float
-    macro_f1: float
-    temperature: float
-    kept: str
-    epochs_done: int
-    validation_logits: np.ndarray
-    extract_seconds: float = 0.0
-    head_seconds: float = 0.0
-    fine_tune_seconds: float = 0.0
-    compilations: int = 0
+_Key = TypeVar("_Key")
+_Made = TypeVar("_Made")
 
 
 class Workbench:
@@ -70,12 +62,12 @@ class Workbench:
     ) -> None:
         self.data, self.recipe, self.store = data, recipe, store
         self._folder, self._pool = folder, ModelPool()
-        self._datasets: dict[int, Dataset] = {}
-        self._backbones: dict[tuple[str, int], Backbone] = {}
-        self._flips: dict[int, str] = {}
-        self._measured: dict[tuple[str, int, int], planner.Measured] = {}
-        self.plans: dict[tuple[str, int], StorePlan] = {}
-        self._extracted: set[tuple[Any, ...]] = set()
+        self._datasets: dict[Any, Dataset] = {}
+        self._backbones: dict[Any, Backbone] = {}
+        self._flips: dict[Any, str] = {}
+        self._measured: dict[Any, planner.Measured] = {}
+        self.plans: dict[Any, StorePlan] = {}
+        self._extracted: set[Any] = set()
 
     def trial_recipe(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe of a trial; a Hyperband rung's rate does not fall before the bracket's last.
@@ -89,44 +81,37 @@ class Workbench:
         own = {name: value for name, value in values.items() if not name.startswith("tuner/")}
         recipe = dataclasses.replace(self.recipe, **own)
         row = backbones.spec(recipe.backbone)
-        size = recipe.image_size or training.suited_size(self.data, row)
-        if size < row.min_size:
-            raise UsageError(
-                f"{row.name} needs images of at least {row.min_size} px. Received: {size}.",
-                remedy="Change image_size or backbone.",
-            )
-        weights = recipe.weights or row.weights[0]
-        recipe = dataclasses.replace(recipe, image_size=size, weights=weights)
-        if values.get("tuner/epochs") is None:
+        recipe = dataclasses.replace(
+            recipe,
+            image_size=recipe.image_size or training.suited_size(self.data, row),
+            weights=recipe.weights or row.weights[0],
+        )
+        epochs, before = values.get("tuner/epochs"), values.get("tuner/initial_epoch") or 0
+        if epochs is None:
             return recipe
-        epochs, before = int(values["tuner/epochs"]), int(values.get("tuner/initial_epoch") or 0)
         last = bool(values.get("tuner/last"))
         recipe = dataclasses.replace(recipe, fine_tune_epochs=epochs)
-        if before or not last:
-            recipe = dataclasses.replace(
-                recipe,
-                decay=recipe.decay if last else "constant",
-                decay_from=before / epochs if last else 0.0,
-                warmup=min(1.0, recipe.warmup / epochs),
-            )
-        return recipe
+        if last and not before:
+            return recipe
+        return dataclasses.replace(
+            recipe,
+            decay=recipe.decay if last else "constant",
+            decay_from=before / epochs if last else 0.0,
+            warmup=min(1.0, recipe.warmup / epochs),
+        )
 
     def dataset(self, recipe: Recipe) -> Dataset:
         """The data at a recipe's size, decoded once; the splits are the same at every size."""
-        assert recipe.image_size is not None
-        if recipe.image_size not in self._datasets:
-            self._datasets[recipe.image_size] = training.load(self.data, recipe)
-        return self._datasets[recipe.image_size]
+        return _once(self._datasets, recipe.image_size, lambda: training.load(self.data, recipe))
 
     def backbone(self, recipe: Recipe) -> Backbone:
         """A recipe's backbone with its pretrained weights; building one takes seconds."""
-        assert recipe.image_size is not None
-        key = recipe.backbone, recipe.image_size
-        if key not in self._backbones:
-            self._backbones[key] = backbones.build(
-                recipe.backbone, image_size=recipe.image_size, weights=str(recipe.weights)
-            )
-        return self._backbones[key]
+        size, weights = recipe.image_size, str(recipe.weights)
+        return _once(
+            self._backbones,
+            _kind(recipe),
+            lambda: backbones.build(recipe.backbone, image_size=size, weights=weights),
+        )
 
     def check(self, space: Space) -> None:
         """Builds every backbone of a space, and resolves every depth in it.
@@ -135,29 +120,24 @@ class Workbench:
             UsageError: weights are missing, an image size does not fit, or a depth is beyond the
                 backbone; the message names the line of the space.
         """
-        depths = space.get("unfreeze")
-        for recipe in self._kinds(space):
+        for recipe in self._recipes(space):
             built = self.backbone(recipe)
-            for depth in depths.choices if depths else ():
+            for depth in space.values("unfreeze"):
                 try:
-                    planner.resolve_depth(built.blocks, str(depth))
+                    planner.resolve_depth(built.blocks, depth)
                 except UsageError as error:
-                    where = f"{space.source}, line {depths.line}" if depths else ""
+                    where = f"{space.source}, line {space.lines['unfreeze']}"
                     raise UsageError(
                         f"{where}: {built.spec.name}: {error.message}", remedy=error.remedy
                     ) from None
 
-    def _kinds(self, space: Space) -> list[Recipe]:
+    def _recipes(self, space: Space) -> list[Recipe]:
         """A recipe for each backbone and image size of a space."""
-        named, sizes = space.get("backbone"), space.get("image_size")
-        first = {n: v for n, v in space.defaults().items() if n not in ("backbone", "image_size")}
-        return [
-            self.trial_recipe(
-                {**first, "backbone": name, **({} if size is None else {"image_size": size})}
-            )
-            for name in (named.choices if named else (self.recipe.backbone,))
-            for size in (sizes.choices if sizes else (None,))
-        ]
+        found = [space.defaults()]
+        for name in ("backbone", "image_size"):
+            if varied := space.values(name):
+                found = [{**one, name: value} for one in found for value in varied]
+        return [self.trial_recipe(values) for values in found]
 
     def plan(self, space: Space, trials: int) -> list[StorePlan]:
         """Plans which cuts are stored, over all depths of a space at once.
@@ -169,50 +149,88 @@ class Workbench:
         Returns:
             A plan for each backbone and image size of the space.
         """
-        depths, epochs, strengths = map(space.get, ("unfreeze", "fine_tune_epochs", "strength"))
-        kinds = self._kinds(space)
-        mean = float(self.recipe.fine_tune_epochs)
-        if epochs is not None:
-            mean = float(np.mean([float(n) for n in epochs.choices or (epochs.low, epochs.high)]))
-        variants = len(strengths.choices) or 2 if strengths else 1
-        for recipe in kinds if self.store else ():
+        if self.store is None:
+            return []
+        recipes = self._recipes(space)
+        epochs = np.mean(space.values("fine_tune_epochs") or [self.recipe.fine_tune_epochs])
+        for recipe in recipes:
             data, built = self.dataset(recipe), self.backbone(recipe)
             train = data.indices("train")
             assert data.examples is not None
-            sample = np.resize(data.examples[train[:BATCH]], (BATCH, *data.examples.shape[1:]))
-            listed: Sequence[Any] = depths.choices if depths else (recipe.unfreeze,)
-            cuts = cuts_of(
-                cut_blocks(built.blocks, recipe.levels),
-                [str(depth) for depth in listed],
-                trials * mean / len(kinds),
-            )
-            assert self.store is not None
-            assert recipe.image_size is not None
-            self.plans[recipe.backbone, recipe.image_size] = plan(
-                cuts,
+            batch = data.examples[np.resize(train, BATCH)]
+            self.plans[_kind(recipe)] = plan(
+                cuts_of(
+                    cut_blocks(built.blocks, recipe.levels),
+                    space.values("unfreeze") or [recipe.unfreeze],
+                    trials * float(epochs) / len(recipes),
+                ),
                 rows=len(train) * recipe.views + len(data.indices("val")),
                 images=len(train),
-                forward=seconds_per_image(keras_engine(built.model), sample),
-                variants=variants,
+                forward=seconds_per_image(keras_engine(built.model), batch),
+                variants=len(space.values("strength")) or 1,
                 budget=self.store.allowed_bytes(),
             )
         return list(self.plans.values())
 
+    def run(self, recipe: Recipe, folder: Path, earlier: Path | None) -> tuple[Outcome, np.ndarray]:
+        """Trains by a recipe and judges it on validation; the test split stays closed.
+
+        Args:
+            recipe: see :meth:`trial_recipe`.
+            folder: the trial's own; a trial that was killed goes on from what is there.
+            earlier: the folder of the trial whose fine-tuning this one continues, or None.
+
+        Returns:
+            The outcome, and the validation images' logits ``[images, classes]``.
+        """
+        data, built, state = self.dataset(recipe), self.backbone(recipe), folder / _STATE
+        recipe = self._flip_decided(data, recipe)
+        begun = time.monotonic()
+        self._extract(built, data, recipe)
+        shared_seconds = time.monotonic() - begun
+        memo = self._folder / f"{_head_digest(built, data, recipe)}.npz"
+        _bring(memo, state / _HEAD)
+        if earlier is not None:
+            _bring(earlier / _STATE / _FINE_TUNE, state / _FINE_TUNE)
+        state.mkdir(parents=True, exist_ok=True)
+        # The number of views decides how much work there is, and so the engine that is worth it.
+        alike = *_kind(recipe), recipe.views
+        shared = training.Shared(
+            self._pool,
+            self.store,
+            measured=self._measured.get(alike),
+            base=self._base(built, recipe),
+            state=state,
+        )
+        done: Fitted = training.train(
+            data, recipe=recipe, backbone=built, judge=False, shared=shared
+        )
+        self._measured[alike] = done.measured
+        _bring(state / _HEAD, memo)
+        return _outcome(done, data, shared_seconds), done.validation_logits
+
+    def _flip_decided(self, data: Dataset, recipe: Recipe) -> Recipe:
+        """The recipe with what the data says of mirroring, asked once for all trials."""
+        if recipe.flip != "auto" or recipe.views == 1 or not recipe.strength:
+            return recipe
+
+        def decide() -> str:
+            return "on" if training.mirrors(recipe, data)[0] else "off"
+
+        return dataclasses.replace(recipe, flip=_once(self._flips, recipe.image_size, decide))
+
     def _extract(self, built: Backbone, data: Dataset, recipe: Recipe) -> None:
         """One pass over a strength's views that stores every cut of the plan, done once."""
-        planned = self._plan_of(recipe)
-        key = recipe.backbone, recipe.image_size, recipe.views, recipe.strength, recipe.levels
-        if planned is None or key in self._extracted:
+        planned = self.plans.get(_kind(recipe))
+        key = *_kind(recipe), recipe.views, recipe.strength, recipe.levels
+        if planned is None or len(planned.stored) < 2 or key in self._extracted:
             return
-        self._extracted.add(key)
-        if len(planned.stored) < 2:
-            return
-        train, validation = data.indices("train"), data.indices("val")
         assert data.examples is not None
-        model = self._pool.classifier(built, len(data.class_names), recipe.levels, recipe.seed)
+        self._extracted.add(key)
+        train, validation = data.indices("train"), data.indices("val")
         first, *others = (cut.layers for cut in planned.stored)
         frozen = FrozenPart(
-            model,
+            self._pool.classifier(built, len(data.class_names), recipe.levels, recipe.seed),
             built,
             first,
             also=others,
@@ -230,75 +248,29 @@ class Workbench:
 
     def _base(self, built: Backbone, recipe: Recipe) -> tuple[str, ...] | None:
         """The stored cut from which a trial goes on; None where that is its own."""
-        planned = self._plan_of(recipe)
-        if planned is None:
-            return None
+        planned = self.plans.get(_kind(recipe))
         depth = planner.resolve_depth(built.blocks, recipe.unfreeze)
+        if planned is None or not depth:
+            return None
         blocks = cut_blocks(built.blocks, recipe.levels)
-        wanted = planner.cut_below(blocks, depth) if depth else ()
-        for cut, base in zip(planned.cuts, planned.base, strict=True):
-            if cut.layers == wanted and base is not cut:
-                return base.layers if base is not None else ()
-        return None
+        return planned.goes_on_from(planner.cut_below(blocks, depth))
 
-    def _plan_of(self, recipe: Recipe) -> StorePlan | None:
-        return self.plans.get((recipe.backbone, recipe.image_size or 0))
 
-    def _flip_decided(self, data: Dataset, recipe: Recipe) -> Recipe:
-        """The recipe with what the data says of mirroring, asked once for all trials."""
-        size = recipe.image_size or 0
-        if recipe.flip != "auto" or recipe.views == 1 or not recipe.strength:
-            return recipe
-        if size not in self._flips:
-            safe, _ = training.mirrors(recipe, data)
-            self._flips[size] = "on" if safe else "off"
-        return dataclasses.replace(recipe, flip=self._flips[size])
+def _once(held: dict[_Key, _Made], key: _Key, make: Callable[[], _Made]) -> _Made:
+    if key not in held:
+        held[key] = make()
+    return held[key]
 
-    def run(self, recipe: Recipe, folder: Path, earlier: Path | None) -> Outcome:
-        """Trains by a recipe and judges it on validation; the test split stays closed.
 
-        Args:
-            recipe: see :meth:`trial_recipe`.
-            folder: the trial's own; a trial that was killed goes on from what is there.
-            earlier: the folder of the trial whose fine-tuning this one continues, or None.
-        """
-        data, built, state = self.dataset(recipe), self.backbone(recipe), folder / _STATE
-        recipe = self._flip_decided(data, recipe)
-        # The number of views decides how much work there is, and so the engine that is worth it.
-        alike = recipe.backbone, recipe.image_size or 0, recipe.views
-        begun = time.monotonic()
-        self._extract(built, data, recipe)
-        shared_seconds = time.monotonic() - begun
-        memo = self._folder / f"{self._head_digest(built, data, recipe)}.npz"
-        _bring(memo, state / _HEAD)
-        if earlier is not None:
-            _bring(earlier / _STATE / _FINE_TUNE, state / _FINE_TUNE)
-        state.mkdir(parents=True, exist_ok=True)
-        done: Fitted = training.train(
-            data,
-            recipe=recipe,
-            backbone=built,
-            judge=False,
-            shared=training.Shared(
-                self._pool,
-                self.store,
-                measured=self._measured.get(alike),
-                base=self._base(built, recipe),
-                state=state,
-            ),
-        )
-        self._measured[alike] = done.measured
-        _bring(state / _HEAD, memo)
-        return _outcome(done, data, shared_seconds)
+def _kind(recipe: Recipe) -> tuple[Any, ...]:
+    """What trials that share a backbone agree in."""
+    return recipe.backbone, recipe.image_size
 
-    def _head_digest(self, built: Backbone, data: Dataset, recipe: Recipe) -> str:
-        """Everything that the head depends on: trials that agree in it share one solution."""
-        names = (
-            *("seed", "levels", "head_epochs", "head_lr", "batch_size", "views", "strength"),
-            *("flip", "view_seed", "class_weights", "engine"),
-        )
-        about = [recipe.to_dict(names), built.weights_digest, built.model.input_shape[1:3]]
-        return files.sha256(json.dumps([*about, data_digest(data)]).encode())[:32]
+
+def _head_digest(built: Backbone, data: Dataset, recipe: Recipe) -> str:
+    """Everything that the head depends on: trials that agree in it share one solution."""
+    about = [recipe.to_dict(_OF_HEAD), built.weights_digest, built.model.input_shape[1:3]]
+    return files.sha256(json.dumps([*about, data_digest(data)]).encode())[:32]
 
 
 def _outcome(done: Fitted, data: Dataset, shared_seconds: float) -> Outcome:
@@ -313,7 +285,6 @@ def _outcome(done: Fitted, data: Dataset, shared_seconds: float) -> Outcome:
         temperature=done.temperature,
         kept=kept.name,
         epochs_done=sum(phase.epochs for phase in done.phases if phase.name == "fine_tune"),
-        validation_logits=done.validation_logits,
         compilations=done.compilations,
         extract_seconds=round(done.seconds["extract"] + shared_seconds, 3),
         head_seconds=round(done.seconds["head"], 3),

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tuning import results
-from tuning.results import COMPLETED, Record
+from tuning.results import Record
 
 # Fewer trials say nothing that a forest could find.
 LEAST = 8
-_RESAMPLES, _TREES = 30, 40
+_RESAMPLES, _TREES, _SHUFFLES = 30, 40, 5
 METHOD = (
     "Permutation importance (Breiman, 2001) of a random forest that predicts the ranks of the "
     f"trials: each of {_RESAMPLES} bootstrap samples of the trials grows a forest, and the trials "
@@ -46,57 +46,40 @@ def importances(records: Sequence[Record], objective: str) -> list[Importance]:
         objective: what the trials are ranked by.
     """
     from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
 
-    done = [record for record in records if record.status == COMPLETED]
-    names = varied(done)
+    done = results.completed(records)
+    names = results.varied(done)
     if len(done) < LEAST or not names:
         return []
-    x = np.array([[_code(done, name, record) for name in names] for record in done])
+    x = np.column_stack([_codes(done, name) for name in names])
     scores = np.array([results.score(record, objective) for record in done])
     y = scores.argsort().argsort().astype(np.float64)
-    draw = np.random.default_rng(0)
-    found = []
+    draw, lost = np.random.default_rng(0), []
     for number in range(_RESAMPLES):
         rows = draw.integers(len(y), size=len(y))
         out = np.setdiff1d(np.arange(len(y)), rows)
         if len(out) < 2:
             continue
         forest = RandomForestRegressor(_TREES, min_samples_leaf=2, random_state=number)
-        forest.fit(x[rows], y[rows])
-        base = np.square(forest.predict(x[out]) - y[out]).mean()
-        lost = []
-        for column in range(len(names)):
-            shuffled = np.repeat(x[out][None], 5, axis=0)
-            for copy in shuffled:
-                copy[:, column] = draw.permutation(copy[:, column])
-            guessed = forest.predict(shuffled.reshape(-1, len(names))).reshape(5, -1)
-            lost.append((np.square(guessed - y[out]).mean() - base) / y.var())
-        found.append(lost)
-    low, median, high = np.percentile(np.array(found), [5, 50, 95], axis=0)
-    order = np.argsort(-median, kind="stable")
-    return [Importance(names[i], float(median[i]), float(low[i]), float(high[i])) for i in order]
+        found = permutation_importance(
+            forest.fit(x[rows], y[rows]), x[out], y[out], scoring="neg_mean_squared_error",
+            n_repeats=_SHUFFLES, random_state=number,
+        )  # fmt: skip
+        lost.append(found.importances_mean / y.var())
+    quantiles = np.percentile(lost, [50, 5, 95], axis=0).T.tolist()
+    measured = [Importance(name, *three) for name, three in zip(names, quantiles, strict=True)]
+    return sorted(measured, key=lambda one: -one.median)
 
 
-def varied(records: Sequence[Record]) -> list[str]:
-    """The settings that differ between trials, without what KerasTuner notes of its rungs."""
-    names = list(dict.fromkeys(name for record in records for name in record.values))
+def _codes(records: Sequence[Record], name: str) -> list[float]:
+    """A setting as numbers: itself, its place among the words, -1 where it did not matter."""
+    given = [record.values.get(name) for record in records]
+    known = sorted({str(value) for value in given}, key=natural)
     return [
-        name
-        for name in names
-        if (not name.startswith("tuner/") or name == "tuner/epochs")
-        and len({str(record.values.get(name)) for record in records}) > 1
+        -1.0 if v is None else float(v) if isinstance(v, (int, float)) else known.index(str(v))
+        for v in given
     ]
-
-
-def _code(records: Sequence[Record], name: str, record: Record) -> float:
-    """A setting as a number: itself, its place among the words, -1 where it did not matter."""
-    value = record.values.get(name)
-    if value is None:
-        return -1.0
-    if isinstance(value, (int, float)):
-        return float(value)
-    words = sorted({str(r.values.get(name)) for r in records}, key=natural)
-    return float(words.index(str(value)))
 
 
 def natural(word: str) -> tuple[float, str]:

@@ -1,24 +1,25 @@
-"""KerasTuner's oracles and tuner, with what a study asks of them besides."""
+"""KerasTuner's oracles, with what a study asks of them besides."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import math
-import shutil
+import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras_tuner
 import threadpoolctl
+from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from keras_transfer.base.progress import Progress
 from tuning import results
-from tuning.results import COMPLETED, Record
+from tuning.results import Record
 from tuning.space import Space
 
 # KerasTuner's own folder within a study.
@@ -26,18 +27,54 @@ FOLDER = "oracle"
 # Workers that a trial may outlive; then it counts as failed.
 _LOST_WORKERS = 2
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
-class _OfStudy:
-    """Mixin of an oracle: trial 0 is the default, the deadline holds, lost trials come again."""
 
-    first: Mapping[str, Any]
-    deadline: float = math.inf
-    # KerasTuner's own, below.
-    trials: dict[str, Any]
-    ongoing_trials: dict[str, Any]
-    tuner_ids: set[str]
-    end_order: list[str]
-    _retry_queue: list[str]
+def _synchronized(method: _Method) -> _Method:
+    """As ``keras_tuner.synchronized``, but the lock is free again whatever the method raises.
+
+    In KerasTuner 1.4.8 (``wrapped_func`` of ``keras_tuner/src/engine/oracle.py``) an oracle's lock
+    is taken, the method called and the lock released, without a ``try``: a method that raises
+    keeps it for good, and every later call of any thread waits for ever. A message about an unknown
+    trial is enough, or a full disk. The same function lets a thread pass that holds the lock
+    already, so where it is held here, what is called inside can neither take nor lose it.
+    """
+
+    @functools.wraps(method)
+    def guarded(self: Any, *arguments: Any, **named: Any) -> Any:
+        thread = threading.current_thread().name
+        if THREADS[self] == thread:
+            return method(self, *arguments, **named)
+        with LOCKS[self]:
+            THREADS[self] = thread
+            try:
+                return method(self, *arguments, **named)
+            finally:
+                THREADS[self] = None
+
+    return guarded  # type: ignore[return-value]
+
+
+class _OfStudy(keras_tuner.Oracle):
+    """Decides: which settings come next, which trial is handed out again, when the study is over.
+
+    KerasTuner's oracles choose the settings. Here trial 0 is the default, no trial begins after the
+    deadline, and the trial of a worker that was lost is handed to the next that asks. Trials are
+    carried out by ``tuner.Tuner``, which sees nothing of this.
+
+    Args:
+        first: the values of trial 0.
+        trials: how many there are in all.
+        deadline: by ``time.monotonic``, after which none begins.
+        named: what KerasTuner's own oracle takes.
+    """
+
+    def __init__(
+        self, *, first: Mapping[str, Any], trials: int, deadline: float, **named: Any
+    ) -> None:
+        super().__init__(**named)
+        self.first, self.deadline, self.max_trials = first, deadline, trials
+        self.verbose = 0
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The settings of the next trial, or word that there is none."""
@@ -48,29 +85,38 @@ class _OfStudy:
         # The Gaussian process remarks on its own length scales, and is too small for threads.
         with warnings.catch_warnings(), threadpoolctl.threadpool_limits(limits=1):
             warnings.simplefilter("ignore")
-            return super().populate_space(trial_id)  # type: ignore[misc]
+            found: dict[str, Any] = super().populate_space(trial_id)
+            return found
 
-    @keras_tuner.synchronized
+    @_synchronized
     def create_trial(self, tuner_id: str) -> Any:
         """The next trial; a worker waits while others run, since a trial may be handed on."""
-        trial = super().create_trial(tuner_id)  # type: ignore[misc]
+        trial = super().create_trial(tuner_id)
         if trial.status == "STOPPED" and self.ongoing_trials:
             trial.status = "IDLE"
             self.tuner_ids.add(tuner_id)
         return trial
 
-    @keras_tuner.synchronized
+    @_synchronized
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Any:
+        """Notes a trial's figures."""
+        return super().update_trial(trial_id, metrics, step)
+
+    @_synchronized
     def end_trial(self, trial: Any) -> None:
         """Ends a trial once: a worker that was taken for lost may report after all."""
-        if trial.trial_id in self.end_order:
-            return
-        if trial.trial_id in self._retry_queue:
-            self._retry_queue.remove(trial.trial_id)
-        # KerasTuner prints what it will try again.
-        with contextlib.redirect_stdout(io.StringIO()):
-            super().end_trial(trial)  # type: ignore[misc]
+        if trial.trial_id not in self.end_order:
+            if trial.trial_id in self._retry_queue:
+                self._retry_queue.remove(trial.trial_id)
+            # KerasTuner prints what it will try again.
+            with contextlib.redirect_stdout(io.StringIO()):
+                super().end_trial(trial)
+        # KerasTuner leaves a trial that could not be saved among those that run.
+        for tuner_id, running in list(self.ongoing_trials.items()):
+            if running.trial_id == trial.trial_id:
+                del self.ongoing_trials[tuner_id]
 
-    @keras_tuner.synchronized
+    @_synchronized
     def release(self, tuner_id: str) -> Any:
         """Takes a lost worker's trial back, to be handed out again; None if it had none."""
         self.tuner_ids.discard(tuner_id)
@@ -80,12 +126,11 @@ class _OfStudy:
             self.end_trial(trial)
         return trial
 
-    @keras_tuner.synchronized
+    @_synchronized
     def is_over(self) -> bool:
         """Whether all trials have ended and no other will begin."""
-        enough = len(self.trials) >= self.max_trials  # type: ignore[attr-defined]
-        begun = self.ongoing_trials or self._retry_queue
-        return not begun and (enough or time.monotonic() >= self.deadline)
+        enough = len(self.trials) >= self.max_trials or time.monotonic() >= self.deadline
+        return enough and not (self.ongoing_trials or self._retry_queue)
 
 
 class _Random(_OfStudy, keras_tuner.oracles.RandomSearchOracle):
@@ -106,58 +151,15 @@ class _Hyperband(_OfStudy, keras_tuner.oracles.HyperbandOracle):
         return found
 
 
-class Tuner(keras_tuner.Tuner):
-    """Hands KerasTuner's trials to a function.
-
-    Args:
-        oracle: from :func:`build`; a worker's is replaced by KerasTuner's client of the chief.
-        study: the study's folder.
-        run: trains a trial and returns its validation figures.
-        before: called before the oracle is asked for anything.
-        ended: called when a trial has ended.
-    """
-
-    def __init__(
-        self,
-        oracle: Any,
-        study: Path,
-        run: Callable[[Any], dict[str, float]],
-        *,
-        before: Callable[[], None] = lambda: None,
-        ended: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._run, self._before, self._waiting = run, before, False
-        self.ended = ended
-        # KerasTuner prints where it reloads from.
-        with contextlib.redirect_stdout(io.StringIO()):
-            super().__init__(oracle=oracle, directory=str(study), project_name=FOLDER)
-
-    def pre_create_trial(self) -> None:
-        """Called before a trial is asked for; waits a little where there was none just before."""
-        if self._waiting:
-            time.sleep(0.5)
-        self._waiting = True
-        self._before()
-
-    def on_trial_begin(self, trial: Any) -> None:
-        """Called when there is a trial to run."""
-        self._waiting = False
-
-    def run_trial(self, trial: Any, *arguments: Any, **named: Any) -> dict[str, float]:
-        """The validation figures of a trial."""
-        found = self._run(trial)
-        self._before()
-        return found
-
-    def on_trial_end(self, trial: Any) -> None:
-        """Saves the oracle's state, then the study's tables."""
-        self._before()
-        super().on_trial_end(trial)
-        self.ended()
-
-
 def build(
-    tuner: str, objective: str, space: Space, *, trials: int, seed: int, longest: int = 1
+    tuner: str,
+    objective: str,
+    space: Space,
+    *,
+    trials: int,
+    seed: int,
+    longest: int = 1,
+    deadline: float = math.inf,
 ) -> Any:
     """An oracle.
 
@@ -168,88 +170,53 @@ def build(
         trials: how many trials the study has in all.
         seed: of what the oracle draws.
         longest: epochs of Hyperband's longest rung.
+        deadline: by ``time.monotonic``, after which no trial begins.
     """
     field, less = results.OBJECTIVES[objective]
-    common: dict[str, Any] = {
-        "objective": keras_tuner.Objective(field, "min" if less else "max"),
-        "hyperparameters": space.hyperparameters(),
-        # KerasTuner takes 0 for no seed.
-        "seed": seed + 1,
-        "max_retries_per_trial": _LOST_WORKERS,
-        # A trial that fails is recorded and ends nothing.
-        "max_consecutive_failed_trials": 10**9,
-    }
-    if tuner == "hyperband":
-        # As many rounds as it takes; the number of trials ends the search.
-        oracle: Any = _Hyperband(max_epochs=longest, hyperband_iterations=10**6, **common)
-    elif tuner == "bayesian":
+    kind, own = {
+        "random": (_Random, {}),
         # By default three random trials a setting come first: more than most studies have.
         # Fewer than five make the Gaussian process degenerate, and very slow to fit.
-        initial = min(10, max(5, trials // 3))
-        oracle = _Bayesian(max_trials=trials, num_initial_points=initial, **common)
-    else:
-        oracle = _Random(max_trials=trials, **common)
-    oracle.max_trials, oracle.first = trials, space.defaults()
-    return oracle
+        "bayesian": (_Bayesian, {"num_initial_points": min(10, max(5, trials // 3))}),
+        # As many rounds as it takes; the number of trials ends the search.
+        "hyperband": (_Hyperband, {"max_epochs": longest, "hyperband_iterations": 10**6}),
+    }[tuner]
+    return kind(
+        first=space.defaults(),
+        trials=trials,
+        deadline=deadline,
+        objective=keras_tuner.Objective(field, "min" if less else "max"),
+        hyperparameters=space.hp.copy(),
+        seed=seed + 1,  # KerasTuner takes 0 for no seed
+        max_retries_per_trial=_LOST_WORKERS,
+        max_consecutive_failed_trials=10**9,  # a trial that fails is recorded and ends nothing
+        **own,
+    )
 
 
-def open_tuner(
-    oracle: Any,
-    study: Path,
-    space: Space,
-    run: Callable[[Any], dict[str, float]],
-    ended: Callable[[], None],
-    progress: Progress,
-) -> Tuner:
-    """A tuner over the oracle's state on disk, which is made again where it is damaged.
-
-    KerasTuner does not write its files in one piece; the records of trials are.
-    """
-    records, trials = results.read_records(study), oracle.max_trials
-    sound = _is_sound(study / FOLDER, {record.trial for record in records})
-    if not sound:
-        progress.note(
-            f"The oracle's files in {study / FOLDER} are damaged; they are made again "
-            f"from the records of {len(records)} trials."
-        )
-        shutil.rmtree(study / FOLDER, ignore_errors=True)
-    tuner = Tuner(oracle, study, run, ended=ended)
-    if not sound:
-        _restore(oracle, study, space, records)
-    # The number asked for may have grown, and KerasTuner's state brings the old one back.
-    oracle.max_trials = trials
-    # Without its own file KerasTuner would not read the oracle's after a kill.
-    tuner.save()
-    return tuner
-
-
-def _restore(oracle: Any, study: Path, space: Space, records: list[Record]) -> None:
+def restore(oracle: Any, study: Path, space: Space, records: Sequence[Record]) -> None:
     """Fills a fresh oracle with the trials that have ended."""
     for record in records:
-        hp = space.hyperparameters()
+        hp, number = space.hp.copy(), f"{record.trial:04d}"
         hp.values = dict(record.values)
-        number = f"{record.trial:04d}"
         trial = keras_tuner.engine.trial.Trial(hyperparameters=hp, trial_id=number, status="FAILED")
-        oracle.trials[number] = trial
+        oracle.trials[number], trial.message = trial, record.reason
         oracle.start_order.append(number)
         oracle.end_order.append(number)
-        if record.status == COMPLETED:
+        if record.status == results.COMPLETED:
             trial.status = "COMPLETED"
             oracle.update_trial(number, record.metrics())
             oracle.score_trial(trial)
-        else:
-            trial.message = record.reason
         place = study / FOLDER / f"trial_{number}"
         place.mkdir(parents=True, exist_ok=True)
         trial.save(str(place / "trial.json"))
-    state = oracle.get_state()
     # The stream of random settings goes on elsewhere, or it would offer the same ones again.
-    state["seed_state"] = oracle.seed + 100_000 * (1 + len(records))
-    oracle.set_state(state)
+    elsewhere = oracle.seed + 100_000 * (1 + len(records))
+    oracle.set_state(oracle.get_state() | {"seed_state": elsewhere})
     oracle.save()
 
 
-def _is_sound(folder: Path, ended: set[int]) -> bool:
+def is_sound(folder: Path, ended: set[int]) -> bool:
     """Whether KerasTuner can go on from its files, given the trials that have ended.
 
     It writes several files, none of them atomically: a kill may leave half of one, or a trial that
@@ -260,13 +227,9 @@ def _is_sound(folder: Path, ended: set[int]) -> bool:
     try:
         state = json.loads((folder / "oracle.json").read_text())
         waiting = {*state["ongoing_trials"].values(), *state["retry_queue"]}
-        known = set()
-        for path in folder.glob("trial_*"):
-            trial = json.loads((path / "trial.json").read_text())
-            known.add(int(trial["trial_id"]))
-            if trial["status"] == "RUNNING" and trial["trial_id"] not in waiting:
-                return False
+        trials = [json.loads(path.read_text()) for path in folder.glob("trial_*/trial.json")]
+        noted = all(t["status"] != "RUNNING" or t["trial_id"] in waiting for t in trials)
         json.loads((folder / "tuner0.json").read_text())
+        return noted and ended <= {int(trial["trial_id"]) for trial in trials}
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return ended <= known

@@ -9,14 +9,15 @@ and on nothing else that was decided before.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from keras_transfer.base.types import Block
 from keras_transfer.learn import planner
-
-# What reading a stored row costs, seconds a byte: a conservative SSD, as for a single run.
-_READ_SECONDS = 1 / 500e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,13 @@ class StorePlan:
         pairs = zip(self.cuts, self.base, strict=True)
         return tuple(cut for cut, base in pairs if base is cut)
 
+    def goes_on_from(self, cut: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The stored cut that a depth goes on from, empty for the pixels; None for its own."""
+        for one, base in zip(self.cuts, self.base, strict=True):
+            if one.layers == cut and one is not base:
+                return base.layers if base else ()
+        return None
+
     def __str__(self) -> str:
         lines = [
             f"Frozen work: one pass stores {len(self.stored)} of {len(self.cuts)} cuts "
@@ -86,18 +94,18 @@ def cuts_of(blocks: Sequence[Block], depths: Sequence[int | str], passes: float)
         depths: as ``planner.resolve_depth`` takes them, equally likely.
         passes: how often the study is expected to go through the training images in all.
     """
-    whole = sum(block.macs for block in blocks)
-    found: dict[int, float] = {}
-    for depth in depths:
-        resolved = planner.resolve_depth(blocks, depth)
-        if 0 < resolved < len(blocks):
-            found[resolved] = found.get(resolved, 0.0) + passes / len(depths)
-    cuts = []
-    for depth in sorted(found, reverse=True):
-        below = sum(block.macs for block in blocks[: len(blocks) - depth])
-        top = blocks[-depth - 1]
-        cuts.append(Cut(top.cut, below / whole, top.cut_bytes, found[depth]))
-    return cuts
+    times = collections.Counter(planner.resolve_depth(blocks, depth) for depth in depths)
+    below = [0, *itertools.accumulate(block.macs for block in blocks)]
+    return [
+        Cut(
+            blocks[-depth - 1].cut,
+            below[len(blocks) - depth] / below[-1],
+            blocks[-depth - 1].cut_bytes,
+            passes * times[depth] / len(depths),
+        )
+        for depth in sorted(times, reverse=True)
+        if 0 < depth < len(blocks)
+    ]
 
 
 def plan(
@@ -114,45 +122,49 @@ def plan(
         variants: how many strengths of augmentation there are; each takes its own rows.
         budget: bytes that the store may take.
     """
-    # For every choice of the nearest stored cut below: its undominated (bytes, seconds, choices).
-    states: dict[int, list[tuple[int, float, tuple[int, ...]]]] = {-1: [(0, 0.0, ())]}
-    for index, cut in enumerate(cuts):
-        taken = rows * variants * cut.row_bytes
-        read = cut.passes * images * cut.row_bytes * _READ_SECONDS
-        kept: list[tuple[int, float, tuple[int, ...]]] = []
-        for last, options in states.items():
-            start = cuts[last] if last >= 0 else None
-            anew = cut.passes * images * forward * (cut.below - (start.below if start else 0.0))
-            anew += 0.0 if start is None else cut.passes * images * start.row_bytes * _READ_SECONDS
-            kept += [
-                (size + taken, seconds + read, (*chosen, index))
-                for size, seconds, chosen in options
-                if size + taken <= budget
-            ]
-            states[last] = [
-                (size, seconds + anew, (*chosen, last)) for size, seconds, chosen in options
-            ]
-        states[index] = _undominated(kept)
-    everything = [option for options in states.values() for option in options]
-    size, seconds, chosen = min(everything, key=lambda option: (option[1], option[0]))
+
+    def use(cut: Cut, base: Cut | None) -> float:
+        """Seconds in which the study goes through the images at a cut, from what is stored."""
+        below, row = (base.below, base.row_bytes) if base else (0.0, 0)
+        anew = forward * (cut.below - below)
+        return cut.passes * images * (row * planner.READ_SECONDS + anew)
+
+    choices = [_Choice(0, 0.0, ())]
+    for cut in cuts:
+        longer = []
+        for size, seconds, bases in choices:
+            last = bases[-1] if bases else None
+            longer.append(_Choice(size, seconds + use(cut, last), (*bases, last)))
+            size += rows * variants * cut.row_bytes
+            if size <= budget:
+                longer.append(_Choice(size, seconds + use(cut, cut), (*bases, cut)))
+        choices = _undominated(longer)
+    best = min(choices, key=lambda choice: (choice.seconds, choice.bytes))
     once = rows * variants * forward
-    all_read = sum(c.passes * images * c.row_bytes * _READ_SECONDS for c in cuts)
     return StorePlan(
         cuts=tuple(cuts),
-        base=tuple(cuts[index] if index >= 0 else None for index in chosen),
-        bytes=size,
-        seconds=once + seconds,
-        apart=max(1, len(cuts)) * once + all_read,
-        uncached=once + sum(c.passes * images * forward * c.below for c in cuts),
+        base=best.bases,
+        bytes=best.bytes,
+        seconds=once + best.seconds,
+        apart=max(1, len(cuts)) * once + sum(use(cut, cut) for cut in cuts),
+        uncached=once + sum(use(cut, None) for cut in cuts),
     )
 
 
-def _undominated(
-    options: list[tuple[int, float, tuple[int, ...]]],
-) -> list[tuple[int, float, tuple[int, ...]]]:
-    """Those that no other beats in both bytes and seconds."""
-    best: list[tuple[int, float, tuple[int, ...]]] = []
-    for option in sorted(options, key=lambda one: (one[0], one[1])):
-        if not best or option[1] < best[-1][1]:
-            best.append(option)
-    return best
+class _Choice(NamedTuple):
+    """What is stored of the lower cuts: its bytes, its seconds, and the base of each of them."""
+
+    bytes: int
+    seconds: float
+    bases: tuple[Cut | None, ...]
+
+
+def _undominated(choices: list[_Choice]) -> list[_Choice]:
+    """Those that no other with the same topmost stored cut beats in both bytes and seconds."""
+    fastest: dict[Cut | None, float] = {}
+    kept = []
+    for choice in sorted(choices, key=lambda one: one[:2]):
+        if choice.seconds < fastest.get(choice.bases[-1], math.inf):
+            fastest[choice.bases[-1]] = choice.seconds
+            kept.append(choice)
+    return kept

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,46 @@ STUDY, TRIALS, BEST, WINNER = "study.json", "trials.csv", "best.toml", "winner"
 RECORD, LOGITS, LABELS = "record.json", "validation_logits.npy", "validation_labels.npy"
 COMPLETED, FAILED = "completed", "failed"
 # By the names of the command line: the field of a record, and whether less is better.
-OBJECTIVES: dict[str, tuple[str, bool]] = {
-    "nll": ("nll", True),
-    "accuracy": ("accuracy", False),
-    "f1": ("macro_f1", False),
-}
+OBJECTIVES = {"nll": ("nll", True), "accuracy": ("accuracy", False), "f1": ("macro_f1", False)}
 _COLUMNS = (
     "trial", "status", "nll", "accuracy", "macro_f1", "kept", "epochs_done", "seconds",
     "extract_seconds", "head_seconds", "fine_tune_seconds", "compilations", "worker", "finished",
     "reason",
 )  # fmt: skip
-_RESAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a trial came to on validation.
+
+    Attributes:
+        nll: NLL in nats after a temperature has been fitted; None where the trial failed, as with
+            the next three.
+        accuracy: share of right answers.
+        macro_f1: mean F1 over the classes.
+        temperature: the temperature that was fitted.
+        kept: which weights validation preferred, see ``selection.Candidate``.
+        epochs_done: epochs of fine-tuning, those of an earlier rung included.
+        extract_seconds: what went into frozen work that other trials share.
+        head_seconds: what went into the head.
+        fine_tune_seconds: what went into fine-tuning and choosing among weights.
+        compilations: training steps that were traced and compiled.
+    """
+
+    nll: float | None = None
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    temperature: float | None = None
+    kept: str = ""
+    epochs_done: int = 0
+    extract_seconds: float = 0.0
+    head_seconds: float = 0.0
+    fine_tune_seconds: float = 0.0
+    compilations: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class Record(Outcome):
     """A trial that has ended.
 
     Attributes:
@@ -44,20 +69,9 @@ class Record:
         status: ``completed`` or ``failed``.
         values: what it was given, by the names of the space.
         settings: what ``keras-transfer train --config`` needs to repeat it.
-        nll: validation NLL in nats after a temperature has been fitted; None where it failed, as
-            with the next three.
-        accuracy: validation accuracy.
-        macro_f1: mean F1 over the classes, on validation.
-        temperature: the temperature that was fitted.
-        kept: which weights validation preferred, see ``selection.Candidate``.
-        epochs_done: epochs of fine-tuning, those of an earlier rung included.
         seconds: how long it took.
         finished: when it ended, ISO 8601, UTC.
         reason: why it failed, in one sentence.
-        extract_seconds: what of it went into frozen work that other trials share.
-        head_seconds: what of it went into the head.
-        fine_tune_seconds: what of it went into fine-tuning and choosing among weights.
-        compilations: training steps that were traced and compiled for it.
         worker: which worker ran it, in a study of several.
     """
 
@@ -65,20 +79,20 @@ class Record:
     status: str
     values: dict[str, Any]
     settings: dict[str, Any]
-    nll: float | None = None
-    accuracy: float | None = None
-    macro_f1: float | None = None
-    temperature: float | None = None
-    kept: str = ""
-    epochs_done: int = 0
     seconds: float = 0.0
     finished: str = ""
     reason: str = ""
-    extract_seconds: float = 0.0
-    head_seconds: float = 0.0
-    fine_tune_seconds: float = 0.0
-    compilations: int = 0
     worker: str = ""
+
+    @property
+    def shared_seconds(self) -> float:
+        """Seconds of work that other trials share."""
+        return self.extract_seconds + self.head_seconds
+
+    @property
+    def other_seconds(self) -> float:
+        """Seconds of neither shared work nor fine-tuning."""
+        return max(0.0, self.seconds - self.shared_seconds - self.fine_tune_seconds)
 
     def metrics(self) -> dict[str, float]:
         """What the oracle is told of a trial."""
@@ -108,8 +122,23 @@ def read_record(study: Path, trial: int) -> Record | None:
 def read_records(study: Path) -> list[Record]:
     """The records of all trials that have ended, in order."""
     numbers = sorted(int(path.parent.name) for path in study.glob(f"trials/*/{RECORD}"))
-    records = [read_record(study, number) for number in numbers]
-    return [record for record in records if record is not None]
+    return [record for number in numbers if (record := read_record(study, number)) is not None]
+
+
+def completed(records: Iterable[Record]) -> list[Record]:
+    """The trials that did not fail."""
+    return [record for record in records if record.status == COMPLETED]
+
+
+def varied(records: Sequence[Record]) -> list[str]:
+    """The settings that differ between trials."""
+    names = dict.fromkeys(name for r in records for name in r.values if is_setting(name))
+    return [name for name in names if len({str(r.values.get(name)) for r in records}) > 1]
+
+
+def is_setting(name: str) -> bool:
+    """Whether a value of a trial is of interest: of its rung, KerasTuner notes more than that."""
+    return not name.startswith("tuner/") or name == "tuner/epochs"
 
 
 def score(record: Record, objective: str) -> float:
@@ -118,47 +147,37 @@ def score(record: Record, objective: str) -> float:
     value = getattr(record, field)
     if record.status != COMPLETED or value is None:
         return math.inf
-    return value if less else -value
+    return float(value if less else -value)
+
+
+def ranked(records: Iterable[Record], objective: str) -> list[Record]:
+    """The trials best first, the earlier one where two are equal; those that failed come last."""
+    return sorted(records, key=lambda record: (score(record, objective), record.trial))
 
 
 def best_of(records: Iterable[Record], objective: str) -> Record | None:
-    """The best trial, the earlier one where two are equal; None if none has completed."""
-    done = [record for record in records if record.status == COMPLETED]
-    return min(done, key=lambda record: score(record, objective), default=None)
+    """The best trial; None if none has completed."""
+    return next(iter(ranked(completed(records), objective)), None)
 
 
-def write_trials(study: Path, records: Sequence[Record]) -> None:
-    """Writes ``trials.csv``: a header, and one row a trial that has ended, atomically."""
+def write_tables(study: Path, objective: str) -> None:
+    """Writes ``trials.csv``, a row a trial that has ended, and ``best.toml``, both atomically."""
+    records = read_records(study)
     names = sorted({name for record in records for name in record.values})
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, [*_COLUMNS, *names], restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        stream, [*_COLUMNS, *names], restval="", extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
-    for record in records:
-        held = dataclasses.asdict(record)
-        row = {name: "" if held[name] is None else held[name] for name in _COLUMNS}
-        writer.writerow(row | record.values)
+    writer.writerows(dataclasses.asdict(record) | record.values for record in records)
     files.write_text(study / TRIALS, stream.getvalue())
-
-
-def write_best(study: Path, record: Record) -> None:
-    """Writes ``best.toml``, which ``keras-transfer train --config`` takes as it is."""
-    heading = f"# Trial {record.trial}: validation NLL {record.nll:.4f}, "
-    heading += f"accuracy {record.accuracy:.4f}.\n"
-    files.write_text(study / BEST, heading + to_toml(record.settings))
-
-
-def to_toml(values: Mapping[str, Any], table: str = "") -> str:
-    """Plain values as TOML; None is left out, since TOML has no word for it."""
-    lines = [
-        f"{key} = {json.dumps(value, ensure_ascii=False)}"
-        for key, value in values.items()
-        if value is not None and not isinstance(value, Mapping)
-    ]
-    text = "\n".join([f"[{table}]"] * bool(table) + lines) + "\n"
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            text += "\n" + to_toml(value, f"{table}.{key}" if table else key)
-    return text
+    best = best_of(records, objective)
+    if best is not None:
+        said = f"# Trial {best.trial}: validation NLL {best.nll:.4f}, accuracy {best.accuracy:.4f}."
+        # Settings are words, numbers and lists of these, which JSON and TOML write alike.
+        held = [(name, value) for name, value in best.settings.items() if value is not None]
+        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in held]
+        files.write_text(study / BEST, "\n".join([said, *lines]) + "\n")
 
 
 def read_study(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -179,6 +198,16 @@ def read_study(path: str | os.PathLike[str]) -> dict[str, Any]:
     )
 
 
+def winners_test(study: Path) -> dict[str, Any] | None:
+    """The winner's figures on the test split; None while there is no winner."""
+    try:
+        metrics = json.loads((study / WINNER / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found: dict[str, Any] | None = metrics.get("test")
+    return found
+
+
 def verdict(study: Path, records: Sequence[Record], objective: str) -> str:
     """Whether the best trial is better than trial 0 beyond chance, in one sentence.
 
@@ -191,29 +220,30 @@ def verdict(study: Path, records: Sequence[Record], objective: str) -> str:
         return "No trial has completed."
     if best.trial == 0:
         return "The default (trial 0) is the best so far."
-    first = next((record for record in records if record.trial == 0), None)
-    if first is None or first.status != COMPLETED:
+    first = next((record for record in completed(records) if record.trial == 0), None)
+    if first is None:
         return f"Trial {best.trial} is the best; the default (trial 0) failed."
     labels = np.load(study / LABELS)
-    merits = [_merit(study, record, labels, objective) for record in (best, first)]
-    low, high = paired_interval(merits[0] - merits[1])
-    gain = float((merits[0] - merits[1]).mean())
+    gains = np.subtract(*(_merit(study, record, labels, objective) for record in (best, first)))
+    low, high = paired_interval(gains)
     what = "lower NLL by" if objective == "nll" else "higher accuracy by"
-    said = f"{what} {gain:.3f} (95 % interval {low:.3f} to {high:.3f}) on {len(labels)} images"
-    if low > 0:
-        return f"Trial {best.trial} beats the default (trial 0) on validation: {said}."
+    beats = "beats" if low > 0 else "is not distinguishable from"
     return (
-        f"Trial {best.trial} is not distinguishable from the default (trial 0) on validation: "
-        f"{said}."
+        f"Trial {best.trial} {beats} the default (trial 0) on validation: {what} "
+        f"{gains.mean():.3f} (95 % interval {low:.3f} to {high:.3f}) on {len(labels)} images."
     )
 
 
 def paired_interval(differences: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of paired differences, float ``[n]``."""
-    draw = np.random.default_rng(0)
-    rows = draw.integers(len(differences), size=(_RESAMPLES, len(differences)))
-    low, high = np.percentile(differences[rows].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+    """95 % percentile bootstrap interval of the mean of paired differences, float ``[n]``."""
+    from scipy import stats
+
+    if len(differences) < 2:
+        return -math.inf, math.inf
+    found = stats.bootstrap(
+        (differences,), np.mean, n_resamples=2000, batch=100, method="percentile", rng=0
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _merit(study: Path, record: Record, labels: np.ndarray, objective: str) -> np.ndarray:
@@ -238,39 +268,22 @@ def render(path: str | os.PathLike[str]) -> Any:
 
     study = Path(path)
     about, records = read_study(study), read_records(study)
-    objective = about["objective"]
-    ranked = sorted(records, key=lambda record: (score(record, objective), record.trial))
-    names = list(dict.fromkeys(name for record in ranked for name in record.values))
-    # What KerasTuner notes of its rungs is of no interest but for the epochs.
-    names = [name for name in names if not name.startswith("tuner/") or name == "tuner/epochs"]
-    shown = [name for name in names if len({str(r.values.get(name)) for r in ranked}) > 1]
+    objective, names = about["objective"], varied(records)
     title = f"{study}: {about['data']}, {len(records)} trials, by validation {objective}"
     table = Table(title=Text(title), box=box.SIMPLE, title_justify="left")
-    for column in ("trial", "NLL", "accuracy", "macro F1", "seconds", *shown):
-        table.add_column(column.replace("tuner/", "").replace("_", " "), justify="right")
-    for record in ranked:
-        if record.status == COMPLETED:
-            figures = [_short(record.nll), _short(record.accuracy), _short(record.macro_f1)]
-        else:
-            figures = ["failed", "", ""]
-        row = [str(record.trial), *figures, f"{record.seconds:.1f}"]
-        table.add_row(*row, *[_short(record.values.get(name)) for name in shown])
+    for column in ("trial", "NLL", "accuracy", "macro F1", "seconds", *map(words, names)):
+        table.add_column(column, justify="right")
+    for record in ranked(records, objective):
+        nll = "failed" if record.status == FAILED else record.nll
+        row = [record.trial, nll, record.accuracy, record.macro_f1, f"{record.seconds:.1f}"]
+        table.add_row(*map(short, [*row, *map(record.values.get, names)]))
     lines = [f"Trial {r.trial} failed: {r.reason}" for r in records if r.status == FAILED]
     lines.append(verdict(study, records, objective))
-    lines += _winner_lines(study)
-    return Group(table, *[Text(line) for line in lines])
-
-
-def _winner_lines(study: Path) -> list[str]:
-    try:
-        metrics = json.loads((study / WINNER / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    test = metrics["test"]
-    return [
-        f"The winner on the test split: accuracy {test['accuracy']:.3f}, NLL {test['nll']:.3f}; "
-        f"its run folder is {study / WINNER}."
-    ]
+    if test := winners_test(study):
+        said = f"accuracy {test['accuracy']:.3f}, NLL {test['nll']:.3f}"
+        place = study / WINNER
+        lines.append(f"The winner on the test split: {said}; its run folder is {place}.")
+    return Group(table, *map(Text, lines))
 
 
 def to_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -290,7 +303,13 @@ def to_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _short(value: Any) -> str:
+def words(name: str) -> str:
+    """A setting's name as words."""
+    return name.replace("tuner/", "").replace("_", " ")
+
+
+def short(value: Any) -> str:
+    """A value in few digits; nothing for None."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

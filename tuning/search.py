@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,13 @@ from keras_transfer.recipe import LOCAL, Recipe, resolve
 from tuning import oracles, results, study_page
 from tuning.bench import Workbench, clear_state, data_digest
 from tuning.space import Space, default_space
-from tuning.trials import Runner, save_array
+from tuning.tuner import Tuner, open_tuner, save_array
 
 
-def _in_this_process(tuner: oracles.Tuner) -> None:
+def _in_this_process(tuner: Tuner) -> None:
+    # What workers of an earlier chief had begun is nobody's now.
+    for worker in {*tuner.oracle.ongoing_trials} - {tuner.tuner_id}:
+        tuner.oracle.release(worker)
     tuner.search(verbose=0)
 
 
@@ -42,11 +44,11 @@ def search(
     space: Space | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    serve: Callable[[oracles.Tuner], None] = _in_this_process,
+    serve: Callable[[Tuner], None] = _in_this_process,
 ) -> Path:
-    """Searches a space, trains the best trial again into ``output/winner``, and opens its test.
+    """Searches a space and trains the best trial again into ``output/winner``; returns ``output``.
 
-    The test split is opened there and nowhere else.
+    The test split is opened for the winner and nowhere else.
 
     Args:
         data: a folder and the like, as for ``keras_transfer.train``.
@@ -61,55 +63,65 @@ def search(
         resume: go on with the study in ``output``; a trial that was killed is run again from its
             last checkpoint, and no other is repeated.
         progress: where to report; silent by default.
-        serve: carries out the trials that the tuner's oracle hands out and returns when all have
-            ended; by default they run in this process, see ``workers.serve`` for others.
-
-    Returns:
-        The study's folder.
+        serve: returns when all trials have ended; by default they run in this process, see
+            ``workers.serve`` for others.
 
     Raises:
         UsageError: the folder holds something else, another process is searching in it, or a
             setting cannot be used.
         KerasTransferError: no trial has succeeded.
     """
-    study, progress = Path(output), progress or Progress()
+    recipe, study = resolve(settings or {}), Path(output)
     deadline = math.inf if max_time is None else time.monotonic() + max_time
-    recipe, space = resolve(settings or {}), space or default_space()
     _check_folder(study, resume)
-    place = None if recipe.cache in ("on", "off") else recipe.cache
-    with _locked(study), files.cache_at(place):
-        folder = files.cache_folder() / "activations"
-        with ActivationStore(folder, limit=recipe.cache_limit) as store:
-            bench = Workbench(data, recipe, study / "heads", store)
-            longest = _longest_rung(space, recipe)
-            if tuner == "hyperband":
-                space = space.without("fine_tune_epochs")
-            bench.check(space)
-            for shared in bench.plan(space, trials):
-                progress.note(str(shared))
-            _begin(study, bench, space, tuner, objective)
-            seed, common = recipe.seed, {"trials": trials, "longest": longest}
-            oracle = oracles.build(tuner, objective, space, seed=seed, **common)
-            oracle.deadline = deadline
-            runner = Runner(study, bench, tuner, objective, trials, progress)
-
-            def write_tables() -> None:
-                _write_tables(study, objective)
-
-            handing_out = oracles.open_tuner(
-                oracle, study, space, runner.run, write_tables, progress
-            )
-            if tuner != "hyperband":
-                _clear(study)
-            write_tables()
-            serve(handing_out)
-            _note_lost(study, oracle)
-            write_tables()
-            # A rung that a resumed study continues later is trained from its beginning: the same.
-            _clear(study)
-            _crown(study, bench, objective, progress)
-            study_page.write_page(study)
+    with (
+        _locked(study),
+        files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache),
+        ActivationStore(files.cache_folder() / "activations", limit=recipe.cache_limit) as store,
+    ):
+        bench = Workbench(data, recipe, study / "heads", store)
+        _run(
+            study, bench, space or default_space(), progress or Progress(), serve,
+            tuner=tuner, objective=objective, trials=trials, deadline=deadline,
+        )  # fmt: skip
     return study
+
+
+def _run(
+    study: Path,
+    bench: Workbench,
+    space: Space,
+    progress: Progress,
+    serve: Callable[[Tuner], None],
+    *,
+    tuner: str,
+    objective: str,
+    trials: int,
+    deadline: float,
+) -> None:
+    """A study from its plan to its page."""
+    longest = max(space.values("fine_tune_epochs") or [bench.recipe.fine_tune_epochs])
+    if tuner == "hyperband":
+        space = space.without("fine_tune_epochs")
+    bench.check(space)
+    for shared in bench.plan(space, trials):
+        progress.note(str(shared))
+    about = _begin(study, bench, space, tuner, objective)
+    oracle = oracles.build(
+        tuner, objective, space,
+        trials=trials, seed=bench.recipe.seed, longest=longest, deadline=deadline,
+    )  # fmt: skip
+    handing_out = open_tuner(oracle, study, space, bench, about, progress)
+    if tuner != "hyperband":
+        _clear(study)
+    results.write_tables(study, objective)
+    serve(handing_out)
+    _note_lost(study, oracle)
+    results.write_tables(study, objective)
+    # A rung that a resumed study continues later is trained from its beginning: the same.
+    _clear(study)
+    _crown(study, bench, objective, progress)
+    study_page.write_page(study)
 
 
 def _check_folder(study: Path, resume: bool) -> None:
@@ -129,32 +141,21 @@ def _check_folder(study: Path, resume: bool) -> None:
         )
 
 
-@contextlib.contextmanager
-def _locked(study: Path) -> Iterator[None]:
+def _locked(study: Path) -> Any:
     """One process at a time; the operating system frees the lock of one that dies."""
     study.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(study / "lock")
     try:
-        lock.acquire(timeout=0)
+        return filelock.FileLock(study / "lock").acquire(timeout=0)
     except filelock.Timeout:
         raise UsageError(
             f"Another process is searching in {study}.",
             remedy="Wait until it has ended, or name another --output.",
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
-def _longest_rung(space: Space, recipe: Recipe) -> int:
-    epochs = space.get("fine_tune_epochs")
-    if epochs is None:
-        return recipe.fine_tune_epochs
-    return int(max(epochs.choices) if epochs.choices else epochs.high)
-
-
-def _begin(study: Path, bench: Workbench, space: Space, tuner: str, objective: str) -> None:
+def _begin(
+    study: Path, bench: Workbench, space: Space, tuner: str, objective: str
+) -> dict[str, Any]:
     """Writes down what the study is about, or checks that it is still about the same."""
     data = bench.dataset(bench.trial_recipe(space.defaults()))
     about = {
@@ -168,12 +169,30 @@ def _begin(study: Path, bench: Workbench, space: Space, tuner: str, objective: s
         "space": space.to_json(),
     }
     if (study / results.STUDY).exists():
-        _check_same(study, results.read_study(study), about)
-        return
-    datasets.write_splits(data, study / "splits.csv")
-    save_array(study / results.LABELS, data.labels[data.indices("val")])
-    results.write_trials(study, [])
-    files.write_json(study / results.STUDY, about)
+        _check_same(study, results.read_study(study), json.loads(json.dumps(files.plain(about))))
+    else:
+        datasets.write_splits(data, study / "splits.csv")
+        save_array(study / results.LABELS, data.labels[data.indices("val")])
+        results.write_tables(study, objective)
+        files.write_json(study / results.STUDY, about)
+    return about
+
+
+def _check_same(study: Path, held: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Refuses to go on with a study of something else."""
+    images = "the images or their splits"
+    known = {"data_digest": images, "own_splits": images, "space": "the space"}
+    before, wanted = ({**one, **(one.get("setup") or {}), "setup": None} for one in (held, about))
+    changed = {
+        known.get(name, f"{name} was {before.get(name)!r} and is {value!r}"): None
+        for name, value in wanted.items()
+        if before.get(name) != value
+    }
+    if changed:
+        raise UsageError(
+            f"The study in {study} is about something else: {'; '.join(changed)}.",
+            remedy="Give the same settings to resume it, or name another --output.",
+        )
 
 
 def _clear(study: Path) -> None:
@@ -184,21 +203,11 @@ def _clear(study: Path) -> None:
 def _note_lost(study: Path, oracle: Any) -> None:
     """Writes the record of a trial that none of its workers lived to end."""
     for trial in oracle.trials.values():
-        number = int(trial.trial_id)
+        number, values = int(trial.trial_id), dict(trial.hyperparameters.values)
         if trial.status == "FAILED" and results.read_record(study, number) is None:
-            values = dict(trial.hyperparameters.values)
             reason = "Every worker that ran it was lost; it may need more memory than there is."
             lost = results.Record(number, results.FAILED, values, {}, reason=reason)
             results.write_record(study, lost)
-
-
-def _write_tables(study: Path, objective: str) -> None:
-    """Writes ``trials.csv`` and ``best.toml``."""
-    records = results.read_records(study)
-    results.write_trials(study, records)
-    best = results.best_of(records, objective)
-    if best is not None:
-        results.write_best(study, best)
 
 
 def _crown(study: Path, bench: Workbench, objective: str, progress: Progress) -> None:
@@ -219,31 +228,3 @@ def _crown(study: Path, bench: Workbench, objective: str, progress: Progress) ->
     recipe = Recipe(**best.settings, **{k: v for k, v in local.items() if v is not None})
     training.train(bench.dataset(recipe), recipe=recipe, output=run, overwrite=run.exists())
     files.write_json(mark, {"trial": best.trial})
-
-
-def _check_same(study: Path, held: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Refuses to go on with a study of something else."""
-    wanted = json.loads(json.dumps(files.plain(dict(about))))
-    parts = []
-    for name in (name for name in wanted if held.get(name) != wanted[name]):
-        if name == "setup":
-            parts += _changed(held.get(name) or {}, wanted[name])
-        elif name == "space":
-            parts.append("the space")
-        elif name in ("data_digest", "own_splits"):
-            parts.append("the images or their splits")
-        else:
-            parts.append(f"{name} was {held.get(name)!r} and is {wanted[name]!r}")
-    if parts:
-        raise UsageError(
-            f"The study in {study} is about something else: {'; '.join(dict.fromkeys(parts))}.",
-            remedy="Give the same settings to resume it, or name another --output.",
-        )
-
-
-def _changed(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name} was {held.get(name)!r} and is {value!r}"
-        for name, value in wanted.items()
-        if held.get(name) != value
-    ]

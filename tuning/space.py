@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,112 +36,53 @@ _KEYS = ("choices", "low", "high", "scale", "step", "default", "when")
 
 
 @dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One setting that a search varies.
-
-    Attributes:
-        name: one of ``KNOWN``.
-        choices: the values to choose from; empty where it is a range.
-        low: the least value of a range.
-        high: the largest value of a range.
-        scale: ``linear`` or ``log``.
-        step: between values of a range; None for any value (1 for whole numbers).
-        default: the value in trial 0.
-        when: for each setting that this one depends on, the values with which it matters.
-        line: where its values stand in the file, from 1.
-    """
-
-    name: str
-    choices: tuple[Value, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
-    scale: str = "linear"
-    step: float | None = None
-    default: Value = 0
-    when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
-    line: int = 0
-
-    def declare(self, hp: Any) -> None:
-        """Adds the setting to a ``keras_tuner.HyperParameters``."""
-        if len(self.choices) == 1:
-            hp.Fixed(self.name, self.choices[0])
-            return
-        if self.choices:
-            hp.Choice(self.name, list(self.choices), default=self.default)
-            return
-        given: dict[str, Any] = {"sampling": self.scale, "default": self.default}
-        if self.step is not None:
-            given["step"] = self.step
-        if SETTINGS[self.name].metadata["kind"].whole:
-            hp.Int(self.name, int(self.low), int(self.high), **given)
-        else:
-            hp.Float(self.name, float(self.low), float(self.high), **given)
-
-    def to_json(self) -> dict[str, Any]:
-        """The setting as plain values, without the line."""
-        plain = dataclasses.asdict(self) | {"choices": list(self.choices)}
-        plain["when"] = {name: list(values) for name, values in self.when}
-        return {name: value for name, value in plain.items() if name != "line"}
-
-
-@dataclasses.dataclass(frozen=True)
 class Space:
-    """All settings that a search varies, those that others depend on first.
+    """All settings that a search varies.
 
     Attributes:
-        parameters: the settings.
+        hp: them, with their defaults, as a ``keras_tuner.HyperParameters``.
         source: the file that they were read from, for messages.
+        lines: where the values of each stand in it, from 1.
     """
 
-    parameters: tuple[Parameter, ...]
-    source: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The settings' names, in order."""
-        return tuple(parameter.name for parameter in self.parameters)
-
-    def get(self, name: str) -> Parameter | None:
-        """The setting of that name, or None."""
-        return next((p for p in self.parameters if p.name == name), None)
-
-    def without(self, name: str) -> Space:
-        """The same space with one setting left at the recipe's value."""
-        kept = tuple(p for p in self.parameters if p.name != name)
-        return dataclasses.replace(self, parameters=kept)
+    hp: Any
+    source: str = ""
+    lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def defaults(self) -> dict[str, Value]:
         """The values of trial 0: those settings alone that matter there."""
-        values: dict[str, Value] = {}
-        for parameter in self.parameters:
-            if all(values.get(name) in allowed for name, allowed in parameter.when):
-                values[parameter.name] = parameter.default
-        return values
+        return dict(self.hp.values)
 
-    def hyperparameters(self) -> Any:
-        """The space as a ``keras_tuner.HyperParameters``."""
-        import keras_tuner
+    def values(self, name: str) -> list[Any]:
+        """The choices of a setting, or the ends of its range; empty where it is not varied."""
+        found = next((one for one in self.hp.space if one.name == name), None)
+        return [] if found is None else _allowed(found)
 
-        hp = keras_tuner.HyperParameters()
-        for parameter in self.parameters:
-            with contextlib.ExitStack() as scopes:
-                for name, allowed in parameter.when:
-                    scopes.enter_context(hp.conditional_scope(name, list(allowed)))
-                parameter.declare(hp)
-        return hp
+    def without(self, name: str) -> Space:
+        """The same space with one setting left at the recipe's value."""
+        held = self.hp.get_config()
+        kept = [one for one in held["space"] if one["config"]["name"] != name]
+        values = {other: value for other, value in held["values"].items() if other != name}
+        return dataclasses.replace(self, hp=from_json({"space": kept, "values": values}).hp)
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> dict[str, Any]:
         """The space as plain values; equal spaces give equal values."""
-        return [parameter.to_json() for parameter in self.parameters]
+        held: dict[str, Any] = self.hp.get_config()
+        return held
 
 
-def from_json(held: Sequence[Mapping[str, Any]], source: str) -> Space:
+def from_json(held: Mapping[str, Any], source: str = "") -> Space:
     """The space that :meth:`Space.to_json` gave."""
-    made = []
-    for one in held:
-        when = tuple((name, tuple(values)) for name, values in one["when"].items())
-        made.append(Parameter(**{**one, "choices": tuple(one["choices"]), "when": when}))
-    return Space(tuple(made), source)
+    import keras_tuner
+
+    return Space(keras_tuner.HyperParameters.from_config(held), source)
+
+
+def _allowed(found: Any) -> list[Any]:
+    """The choices of one of KerasTuner's hyperparameters, or the ends of its range."""
+    if hasattr(found, "min_value"):
+        return [found.min_value, found.max_value]
+    return list(found.values)
 
 
 def default_text() -> str:
@@ -149,9 +90,9 @@ def default_text() -> str:
     lines = [_HEADING]
     for name, field in SETTINGS.items():
         if (row := field.metadata["search"]) is not None:
-            default = "" if "when" in row else f"default = {json.dumps(field.default)}\n"
+            row = row if "when" in row else {**row, "default": field.default}
             values = "".join(f"{key} = {_toml(value)}\n" for key, value in row.items())
-            lines.append(f"[{name}]  # {field.metadata['help']}\n{values}{default}")
+            lines.append(f"[{name}]  # {field.metadata['help']}\n{values}")
     return "\n".join(lines)
 
 
@@ -193,6 +134,8 @@ def parse(text: str, source: str = "space") -> Space:
     Raises:
         UsageError: as for :func:`read_space`.
     """
+    import keras_tuner
+
     try:
         held = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -203,15 +146,16 @@ def parse(text: str, source: str = "space") -> Space:
         ) from None
     if not held:
         raise UsageError(f"{source}: the space is empty.", remedy=f"Give one of {_listed(KNOWN)}.")
-    found = [_parameter(_Place(text, source, name), value) for name, value in held.items()]
-    for parameter in found:
-        _check_condition(_Place(text, source, parameter.name), parameter, found)
+    hp, lines = keras_tuner.HyperParameters(), {}
     # Those that others depend on first.
-    return Space(tuple(sorted(found, key=lambda one: bool(one.when))), source)
+    waits = {name: isinstance(value, dict) and "when" in value for name, value in held.items()}
+    for name in sorted(held, key=waits.__getitem__):
+        lines[name] = _declare(hp, _Entry(text, source, name), held[name])
+    return Space(hp, source, lines)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class _Entry:
     """A setting in a file, for messages that name the line."""
 
     text: str
@@ -220,143 +164,126 @@ class _Place:
 
     def line(self, key: str | None = None) -> int:
         """The line, from 1, of the setting or of a key of its table."""
-        lines = self.text.splitlines()
-        name = re.escape(self.name)
-        begun = next(
-            (i for i, line in enumerate(lines) if re.match(rf"\s*\[?\s*[\"']?{name}\b", line)), 0
-        )
-        for number, line in enumerate(lines[begun + 1 :], start=begun + 1):
-            if key is None or line.lstrip().startswith("["):
-                break
-            if re.match(rf"\s*{re.escape(key)}\s*=", line):
-                return number + 1
-        return begun + 1
+        heading = re.search(rf"^\s*\[?\s*[\"']?{re.escape(self.name)}\b", self.text, re.MULTILINE)
+        end = heading.end() if heading else 0
+        if key is not None:
+            table = re.split(r"^\s*\[", self.text[end:], maxsplit=1, flags=re.MULTILINE)[0]
+            found = re.search(rf"^\s*{re.escape(key)}\s*=", table, re.MULTILINE)
+            end += found.end() if found else 0
+        return self.text.count("\n", 0, end) + 1
 
     def check(self, sound: Any, key: str | None, what: str, remedy: str) -> None:
         """Raises an error that names the file and the line, unless something is sound."""
         if not sound:
-            where = f"{self.source}, line {self.line(key)}"
-            raise UsageError(f"{where}: {what}", remedy=remedy)
+            raise UsageError(f"{self.source}, line {self.line(key)}: {what}", remedy=remedy)
 
-    @contextlib.contextmanager
-    def about(self, key: str | None) -> Iterator[None]:
-        """Adds the file and the line to what the block raises."""
+    def value(self, key: str | None, given: Any, name: str | None = None) -> Value:
+        """A value of this setting, or of another of that name, as its recipe takes it."""
+        name = name or self.name
         try:
-            yield
+            found: Value = read(name, given)
+            if name == "backbone":
+                backbones.spec(str(found))
         except UsageError as error:
             self.check(False, key, error.message, error.remedy)
+        # A depth that is a number is searched as text: it shares its list with shares and names.
+        return str(found) if SETTINGS[name].metadata["kind"] is DEPTH else found
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def _parameter(at: _Place, held: Any) -> Parameter:
+def _declare(hp: Any, at: _Entry, held: Any) -> int:
+    """Adds a setting to the space; returns the line where its values stand."""
     name = at.name
     near = closest(name, list(KNOWN))
     at.check(name in KNOWN, None, f"unknown setting {name!r}.{near}", f"Known: {_listed(KNOWN)}.")
-    if isinstance(held, list):
-        held = {"choices": held}
     if not isinstance(held, dict):
-        fixed = _value(at, None, held)
-        return Parameter(name, choices=(fixed,), default=fixed, line=at.line())
+        held = {"choices": held} if isinstance(held, list) else {"choices": [held], "default": held}
     for key in held:
         said = f"{name} has an unknown key {key!r}.{closest(key, list(_KEYS))}"
         at.check(key in _KEYS, key, said, f"Known keys: {_listed(_KEYS)}.")
-    line = at.line("choices" if "choices" in held else "low")
-    common = {"line": line, "when": _conditions(at, held.get("when", {}))}
-    kind = _choices if "choices" in held else _range
-    return kind(at, held, common)
+    with contextlib.ExitStack() as scopes:
+        for other, values in _conditions(hp, at, held.get("when", {})).items():
+            scopes.enter_context(hp.conditional_scope(other, values))
+        if "choices" in held:
+            choices = _choices(at, held)
+            default = _default(at, held, choices[0], choices.__contains__)
+            if len(choices) == 1:
+                hp.Fixed(name, default)
+            else:
+                hp.Choice(name, choices, default=default)
+        else:
+            low, high, about = _range(at, held)
+            about["default"] = _default(at, held, low, lambda value: low <= value <= high)
+            kind = hp.Int if SETTINGS[name].metadata["kind"].whole else hp.Float
+            kind(name, low, high, **about)
+    return at.line("choices" if "choices" in held else "low")
 
 
-def _value(at: _Place, key: str | None, value: Any) -> Value:
-    with at.about(key):
-        found: Value = read(at.name, value)
-        if at.name == "backbone":
-            backbones.spec(str(found))
-    # A depth that is a number is searched as text: it shares its list with shares and names.
-    return str(found) if SETTINGS[at.name].metadata["kind"] is DEPTH else found
+def _default(
+    at: _Entry, held: Mapping[str, Any], first: Value, allowed: Callable[[Any], bool]
+) -> Value:
+    """What trial 0 has: what the file says, else the recipe's value, else the first allowed."""
+    default, said = first, f"the default of {at.name}, {{!r}}, lies outside."
+    if "default" in held:
+        default = at.value("default", held["default"])
+    elif SETTINGS[at.name].default is not None:
+        default = at.value(None, SETTINGS[at.name].default)
+        said = f"{at.name} has no default, and the recipe's value, {{!r}}, lies outside."
+    at.check(allowed(default), "default", said.format(default), "Give a default within.")
+    return default
 
 
-def _choices(at: _Place, held: dict[str, Any], common: dict[str, Any]) -> Parameter:
+def _choices(at: _Entry, held: Mapping[str, Any]) -> list[Value]:
     name, given = at.name, held["choices"]
     one_or_more = isinstance(given, list) and bool(given)
     at.check(one_or_more, "choices", f"{name} has no choices.", "List one value or more.")
     for key in ("low", "high", "scale", "step"):
         said = f"{name} has both choices and {key}."
         at.check(key not in held, key, said, "Give choices or a range.")
-    choices = tuple(_value(at, "choices", value) for value in given)
+    choices = [at.value("choices", value) for value in given]
     once = len(set(choices)) == len(choices)
     at.check(once, "choices", f"{name} lists a choice twice.", "List each once.")
-    default = _default(at, held, choices[0])
-    at.check(default in choices, *_outside(name, held, default))
-    return Parameter(name, choices=choices, default=default, **common)
+    return choices
 
 
-def _range(at: _Place, held: dict[str, Any], common: dict[str, Any]) -> Parameter:
-    name, kind = at.name, SETTINGS[at.name].metadata["kind"]
+def _range(at: _Entry, held: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    name = at.name
     for key in ("low", "high"):
         said = f"{name} lacks {key}."
         at.check(key in held, None, said, "Give choices, or both low and high.")
-    low, high = (_value(at, key, held[key]) for key in ("low", "high"))
-    numbers = not kind.words and not isinstance(low, str) and not isinstance(high, str)
+    low, high = (at.value(key, held[key]) for key in ("low", "high"))
+    scale, step = held.get("scale", "linear"), held.get("step")
+    numbers = not SETTINGS[name].metadata["kind"].words and str not in (type(low), type(high))
     at.check(numbers, None, f"{name} takes choices, not a range.", "Give choices.")
-    assert not isinstance(low, str)
-    assert not isinstance(high, str)
     said = f"the range of {name} is empty: low = {low}, high = {high}."
-    at.check(low < high, "low", said, "Make low smaller than high.")
-    scale = held.get("scale", "linear")
+    at.check(float(low) < float(high), "low", said, "Make low smaller than high.")
     said = f"scale must be linear or log. Received: {scale!r}."
     at.check(scale in ("linear", "log"), "scale", said, "Choose one of these words.")
     said = f"a log scale begins above 0; {name} has low = {low}."
-    at.check(scale == "linear" or low > 0, "low", said, "Raise low.")
-    step = held.get("step")
+    at.check(scale == "linear" or float(low) > 0, "low", said, "Raise low.")
     sound = step is None or (type(step) in (int, float) and step > 0)
     at.check(sound, "step", f"step must be above 0: {step!r}.", "Raise step.")
-    default = _default(at, held, low)
-    inside = not isinstance(default, str) and low <= default <= high
-    at.check(inside, *_outside(name, held, default))
-    return Parameter(name, low=low, high=high, scale=scale, step=step, default=default, **common)
+    return low, high, {"sampling": scale, "step": step}
 
 
-def _default(at: _Place, held: dict[str, Any], first: Value) -> Value:
-    """What trial 0 has: what the file says, else the recipe's value, else the first allowed."""
-    if "default" in held:
-        return _value(at, "default", held["default"])
-    own = SETTINGS[at.name].default
-    return first if own is None else _value(at, None, own)
-
-
-def _outside(name: str, held: dict[str, Any], default: Value) -> tuple[str | None, str, str]:
-    if "default" in held:
-        return "default", f"the default of {name}, {default!r}, lies outside.", "Give another."
-    said = f"{name} has no default, and the recipe's value, {default!r}, lies outside."
-    return None, said, "Give a default."
-
-
-def _conditions(at: _Place, held: Any) -> tuple[tuple[str, tuple[Value, ...]], ...]:
+def _conditions(hp: Any, at: _Entry, held: Any) -> dict[str, list[Value]]:
     table = 'Write it as `when = { penalty = ["l2-sp"] }`.'
     at.check(isinstance(held, dict), "when", f"when must be a table. Received: {held!r}.", table)
-    conditions = []
+    conditions = {}
     for other, values in held.items():
         said = f"{at.name} depends on {other!r}, which it cannot.{closest(other, list(KNOWN))}"
         known = other in KNOWN and other != at.name
         at.check(known, "when", said, "Name another setting of this file.")
         listed = values if isinstance(values, list) else [values]
-        of_other = dataclasses.replace(at, name=other)
-        conditions.append((other, tuple(_value(of_other, None, value) for value in listed)))
-    return tuple(conditions)
-
-
-def _check_condition(at: _Place, parameter: Parameter, found: Sequence[Parameter]) -> None:
-    by_name = {one.name: one for one in found}
-    for other, values in parameter.when:
-        parent = by_name.get(other)
-        sound = parent is not None and parent.choices and not parent.when
+        conditions[other] = [at.value("when", value, other) for value in listed]
+        parent = next((one for one in hp.space if one.name == other and not one.conditions), None)
+        choices = [] if parent is None or hasattr(parent, "min_value") else _allowed(parent)
         said = f"{at.name} depends on {other}, which is no unconditional choice of this file."
-        at.check(sound, "when", said, f"Give {other} choices, without a condition of its own.")
-        assert parent is not None
-        possible = set(values) <= set(parent.choices)
-        said = f"{at.name} waits for {other} to be one of {list(values)}; it can be "
-        said += f"{list(parent.choices)}."
-        at.check(possible, "when", said, "Name values that it can have.")
+        at.check(choices, "when", said, f"Give {other} choices, without a condition of its own.")
+        said = f"{at.name} waits for {other} to be one of {conditions[other]}; it can be {choices}."
+        sound = set(conditions[other]) <= set(choices)
+        at.check(sound, "when", said, "Name values that it can have.")
+    return conditions

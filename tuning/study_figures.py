@@ -6,13 +6,14 @@ import datetime
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from keras_transfer.evaluation.plots import FIRST, INK, MUTED, SECOND, _figure, _styled
 from tuning import results
 from tuning.importance import Importance, natural
-from tuning.results import COMPLETED, Record
+from tuning.results import Record
 
 AXES = {"nll": "Validation NLL", "accuracy": "Validation accuracy", "f1": "Validation macro F1"}
 _COLUMNS = 3
@@ -26,24 +27,17 @@ def progress(records: Sequence[Record], objective: str) -> Figure:
         records: at least one that has completed.
         objective: a key of ``results.OBJECTIVES``.
     """
-    done = sorted(
-        (record for record in records if record.status == COMPLETED),
-        key=lambda record: (record.finished, record.trial),
-    )
-    ends = [datetime.datetime.fromisoformat(record.finished) for record in done]
-    begun = min(
-        end - datetime.timedelta(seconds=record.seconds)
-        for end, record in zip(ends, done, strict=True)
-    )
-    minutes = np.array([(end - begun).total_seconds() / 60 for end in ends])
-    values = np.array([value_of(record, objective) for record in done])
+    done = sorted(results.completed(records), key=lambda record: (record.finished, record.trial))
+    ends = [datetime.datetime.fromisoformat(record.finished).timestamp() for record in done]
+    begun = min(end - record.seconds for end, record in zip(ends, done, strict=True))
+    minutes, values = (np.array(ends) - begun) / 60, _values(done, objective)
     best = np.minimum if results.OBJECTIVES[objective][1] else np.maximum
     figure = _figure(5.6, 3.2)
     axes = figure.subplots()
     axes.step(minutes, best.accumulate(values), where="post", color=FIRST, label="best so far")
     axes.scatter(minutes, values, s=18, color=MUTED, label="trials", zorder=3)
-    first = next((i for i, record in enumerate(done) if record.trial == 0), None)
-    if first is not None:
+    first = [record.trial == 0 for record in done]
+    if any(first):
         axes.scatter(minutes[first], values[first], s=46, marker="D", color=SECOND, zorder=4,
                      label="default")  # fmt: skip
     axes.set(xlabel="Minutes of trials, by the clock", ylabel=AXES[objective])
@@ -52,48 +46,50 @@ def progress(records: Sequence[Record], objective: str) -> Figure:
 
 
 @_styled
-def slices(records: Sequence[Record], names: Sequence[str], objective: str) -> Figure:
-    """The score against each setting, one panel a setting.
+def slices(records: Sequence[Record], objective: str) -> Figure:
+    """The score against each setting that varies, one panel a setting.
 
     Args:
-        records: of a study.
-        names: the settings to show, at least one.
+        records: of a study, at least two that have completed.
         objective: a key of ``results.OBJECTIVES``.
     """
-    done = [record for record in records if record.status == COMPLETED]
-    best, rows = results.best_of(done, objective), -(-len(names) // _COLUMNS)
+    done = results.completed(records)
+    names, best = results.varied(done), results.best_of(done, objective)
+    rows = -(-len(names) // _COLUMNS)
     figure = _figure(8.4, 0.4 + 2.1 * rows)
     panels = figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         here = [record for record in done if record.values.get(name) is not None]
-        given = [record.values[name] for record in here]
-        scores = [value_of(record, objective) for record in here]
-        if all(isinstance(value, (int, float)) for value in given):
-            places = np.array(given, float)
-            if places.min() > 0 and places.max() / places.min() >= 10:
-                axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axes.xaxis.set_minor_formatter(NullFormatter())
-            elif all(isinstance(value, int) for value in given):
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        else:
-            words = sorted({str(value) for value in given}, key=natural)
-            places = np.array([words.index(str(value)) for value in given], float)
-            axes.set_xticks(range(len(words)), words)
-            axes.set_xlim(-0.5, len(words) - 0.5)
+        here.sort(key=lambda record, name=name: natural(str(record.values[name])))  # type: ignore[misc]
+        places, scores = _places(axes, [r.values[name] for r in here]), _values(here, objective)
+        first, ringed = [r.trial == 0 for r in here], [r is best for r in here]
         axes.scatter(places, scores, s=16, color=FIRST, alpha=0.75, lw=0)
-        for record, place, score in zip(here, places, scores, strict=True):
-            if record.trial == 0:
-                axes.scatter(place, score, s=42, marker="D", color=SECOND, zorder=4)
-            if record is best:
-                axes.scatter(place, score, s=70, facecolors="none", edgecolors=INK, zorder=5)
-        axes.set_xlabel(title(name))
+        axes.scatter(places[first], scores[first], s=42, marker="D", color=SECOND, zorder=4)
+        axes.scatter(places[ringed], scores[ringed], s=70, fc="none", ec=INK, zorder=5)
+        axes.set_xlabel(results.words(name))
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     for axes in panels[::_COLUMNS]:
         axes.set_ylabel(AXES[objective].removeprefix("Validation "))
     return figure
+
+
+def _places(axes: Axes, given: Sequence[float | str]) -> np.ndarray:
+    """Where values stand on the axis: numbers by their size, words side by side."""
+    if not all(isinstance(value, (int, float)) for value in given):
+        words = list(dict.fromkeys(map(str, given)))
+        axes.set_xticks(range(len(words)), words)
+        axes.set_xlim(-0.5, len(words) - 0.5)
+        return np.array([words.index(str(value)) for value in given], float)
+    places = np.array(given, float)
+    if places.min() > 0 and places.max() / places.min() >= 10:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    elif all(isinstance(value, int) for value in given):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    return places
 
 
 @_styled
@@ -106,11 +102,10 @@ def importance(found: Sequence[Importance]) -> Figure:
     figure = _figure(5.6, 0.8 + 0.3 * len(found))
     axes = figure.subplots()
     places = np.arange(len(found))[::-1]
-    medians = np.array([one.median for one in found])
     axes.hlines(places, [one.low for one in found], [one.high for one in found], color=MUTED)
-    axes.scatter(medians, places, s=24, color=FIRST, zorder=3)
+    axes.scatter([one.median for one in found], places, s=24, color=FIRST, zorder=3)
     axes.axvline(0, color=MUTED, lw=1, ls=":")
-    axes.set_yticks(places, [title(one.name) for one in found])
+    axes.set_yticks(places, [results.words(one.name) for one in found])
     axes.set_xlabel("Share of the variance of ranks that is lost")
     return figure
 
@@ -122,26 +117,21 @@ def costs(records: Sequence[Record]) -> Figure:
     Args:
         records: of a study, at least one.
     """
-    trials = [record.trial for record in records]
-    shared = np.array([record.extract_seconds + record.head_seconds for record in records])
-    own = np.array([record.fine_tune_seconds for record in records])
-    rest = np.maximum(0.0, np.array([record.seconds for record in records]) - shared - own)
     figure = _figure(5.6, 3.2)
-    axes = figure.subplots()
-    axes.bar(trials, shared, color=SECOND, label="shared: frozen layers and head")
-    axes.bar(trials, own, bottom=shared, color=FIRST, label="own: fine-tuning")
-    axes.bar(trials, rest, bottom=shared + own, color=MUTED, label="rest")
+    axes, below = figure.subplots(), np.zeros(len(records))
+    for seconds, colour, label in (
+        ([r.shared_seconds for r in records], SECOND, "shared: frozen layers and head"),
+        ([r.fine_tune_seconds for r in records], FIRST, "own: fine-tuning"),
+        ([r.other_seconds for r in records], MUTED, "rest"),
+    ):
+        axes.bar([r.trial for r in records], seconds, bottom=below, color=colour, label=label)
+        below = below + seconds
     axes.set(xlabel="Trial", ylabel="Seconds")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(frameon=False, loc="outside upper left", ncols=1)
     return figure
 
 
-def value_of(record: Record, objective: str) -> float:
-    """A trial's own figure of the objective."""
-    return float(getattr(record, results.OBJECTIVES[objective][0]))
-
-
-def title(name: str) -> str:
-    """A setting's name as words."""
-    return name.replace("tuner/", "").replace("_", " ")
+def _values(records: Sequence[Record], objective: str) -> np.ndarray:
+    """The trials' own figures of the objective."""
+    return np.array([getattr(r, results.OBJECTIVES[objective][0]) for r in records], float)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -34,7 +35,7 @@ from keras_transfer.recipe import Recipe
 from tuning import oracles, results
 from tuning.bench import Workbench, data_digest
 from tuning.space import Space, from_json
-from tuning.trials import Runner
+from tuning.tuner import Tuner
 
 _BEATS = "workers"
 _BEAT_SECONDS = 1.5
@@ -75,8 +76,30 @@ class Watch:
         return time.monotonic() - since > self.lost_after
 
 
+def listen(address: str) -> Any:
+    """A gRPC server that has its port, to be taken before any work is done.
+
+    Raises:
+        UsageError: the address cannot be listened at.
+    """
+    _parts(address)
+    # Without the option a port is shared with another chief, and workers split between them.
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)]
+    )
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError:
+        raise UsageError(
+            f"Cannot listen at {address}: another program does, or no such host is here.",
+            remedy="Choose another port or host with --address.",
+        ) from None
+    return server
+
+
 def serve(
-    tuner: oracles.Tuner,
+    tuner: Tuner,
+    server: Any,
     address: str,
     lost_after: float = LOST_AFTER,
     progress: Progress | None = None,
@@ -85,52 +108,41 @@ def serve(
 
     Args:
         tuner: its oracle is served.
-        address: ``HOST:PORT`` to listen at.
+        server: from :func:`listen`.
+        address: where it listens, for those who start workers.
         lost_after: seconds after which a silent worker's trial is handed out again.
         progress: where to report.
-
-    Raises:
-        UsageError: the address cannot be listened at.
     """
     from keras_tuner.src import protos
     from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
-    progress = progress or Progress()
-    oracle, study = tuner.oracle, Path(tuner.directory)
-    check_address(address)
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
+    progress, oracle = progress or Progress(), tuner.oracle
     servicer = OracleServicer(oracle)
     protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError:
-        raise _in_use(address) from None
     server.start()
-    progress.note(f"Waiting for workers: python -m tuning worker {study} --chief {address}")
-    watch, ended = Watch(study / _BEATS, lost_after), len(oracle.end_order)
+    progress.note(f"Waiting for workers: python -m tuning worker {tuner.study} --chief {address}")
+    watch, ended = Watch(tuner.study / _BEATS, lost_after), len(oracle.end_order)
     try:
-        while not (oracle.is_over() or (servicer.stop_triggered and not oracle.ongoing_trials)):
-            time.sleep(0.5)
+        # At the end every worker that lives asks once more, and hears that nothing is left.
+        while oracle.tuner_ids or not (
+            oracle.is_over() or (servicer.stop_triggered and not oracle.ongoing_trials)
+        ):
+            time.sleep(0.2)
             _take_back(oracle, watch, progress)
             if len(oracle.end_order) != ended:
                 ended = len(oracle.end_order)
-                tuner.ended()
+                results.write_tables(tuner.study, tuner.objective)
                 progress.note(f"{ended} of {oracle.max_trials} trials have ended.")
-        # Every worker that lives asks once more, and hears that there is nothing left.
-        while oracle.tuner_ids:
-            time.sleep(0.2)
-            _take_back(oracle, watch, progress)
     finally:
         server.stop(grace=2.0).wait()
         tuner.save()
 
 
 def _take_back(oracle: Any, watch: Watch, progress: Progress) -> None:
-    for worker in [*oracle.tuner_ids]:
-        if watch.is_lost(worker):
-            trial = oracle.release(worker)
-            if trial is None:
-                continue
+    # A chief that was started again knows the workers of before by their trials alone.
+    for worker in filter(watch.is_lost, {*oracle.tuner_ids, *oracle.ongoing_trials}):
+        trial = oracle.release(worker)
+        if trial is not None:
             again = "has failed" if trial.status == "FAILED" else "is handed out again"
             progress.note(f"{worker} is lost; its trial {int(trial.trial_id)} {again}.")
 
@@ -143,27 +155,24 @@ def work(
     cache: str | os.PathLike[str] | None = None,
     cache_limit: int | None = None,
     progress: Progress | None = None,
-    tries: int = _TRIES,
 ) -> int:
-    """Runs trials that a chief hands out, until it has no more.
+    """Runs trials that a chief hands out, until it has no more; returns how many.
 
     Args:
         study: the study's folder, as this machine sees it.
         chief: the chief's ``HOST:PORT``.
-        data: where the data is on this machine; by default where the chief has it.
+        data: where the data is on this machine, if not where the chief has it.
         cache: folder of cached work; the user's cache folder by default.
         cache_limit: bytes that cached activations may take.
-        progress: where to report; silent by default.
-        tries: how often a chief that does not answer is tried, about five seconds each.
-
-    Returns:
-        How many trials this worker ran.
+        progress: where to report.
 
     Raises:
         UsageError: the chief cannot be reached, or the folder or the data is not the chief's.
     """
     progress, folder = progress or Progress(), Path(study)
-    reach(chief, progress, tries)
+    # KerasTuner's client would wait an hour for a chief that is gone.
+    check = functools.partial(reach, chief, progress)
+    check()
     about = results.read_study(folder)
     if about["keras_transfer"] != __version__:
         raise UsageError(
@@ -173,6 +182,10 @@ def work(
     splits = str(folder / "splits.csv") if about["own_splits"] else None
     recipe = Recipe(**about["setup"], splits=splits)
     name = f"worker-{uuid.uuid4().hex[:8]}"
+    # KerasTuner learns from the environment that it is a worker.
+    host, port = _parts(chief)
+    os.environ["KERASTUNER_ORACLE_IP"], os.environ["KERASTUNER_ORACLE_PORT"] = host, str(port)
+    os.environ["KERASTUNER_TUNER_ID"] = name
     with (
         files.cache_at(cache),
         ActivationStore(files.cache_folder() / "activations", limit=cache_limit) as store,
@@ -185,50 +198,29 @@ def work(
                 remedy="Name the same data with --data.",
             )
         bench.plan(from_json(about["space"], str(folder)), _EXPECTED)
-        runner = Runner(folder, bench, about["tuner"], about["objective"], 0, progress, name)
-        return _ask(runner, chief, progress, tries)
+        oracle = oracles.build(
+            "random", about["objective"], Space(keras_tuner.HyperParameters()), trials=1, seed=0
+        )
+        tuner = Tuner(oracle, folder, bench, about, progress, name, check)
+        with _named(chief):
+            tuner.search(verbose=0)
+    return sum(record.worker == name for record in results.read_records(folder))
 
 
-def _ask(runner: Runner, chief: str, progress: Progress, tries: int) -> int:
-    done = itertools.count()
-
-    def run(trial: Any) -> dict[str, float]:
-        next(done)
-        return runner.run(trial)
-
-    def before() -> None:
-        try:
-            reach(chief, progress, tries)
-        except UsageError as error:
-            # Everything else that a trial raises is noted as that trial's failure.
-            raise _Gone(error) from None
-
-    # KerasTuner learns from the environment that it is a worker.
-    host, port = chief.rsplit(":", 1)
-    os.environ |= {
-        "KERASTUNER_ORACLE_IP": host,
-        "KERASTUNER_ORACLE_PORT": port,
-        "KERASTUNER_TUNER_ID": runner.worker,
-    }
-    oracle = oracles.build("random", runner.objective, Space((), ""), trials=1, seed=0)
+@contextlib.contextmanager
+def _named(chief: str) -> Iterator[None]:
+    """Says of what fails in the block which chief it was."""
     try:
-        oracles.Tuner(oracle, runner.study, run, before=before).search(verbose=0)
-    except _Gone as gone:
-        raise gone.error from None
+        yield
     except grpc.RpcError as error:
         raise UsageError(
             f"The chief at {chief} has failed: {error.details()}.",
             remedy="See what it printed, and start it again with --resume.",
         ) from None
-    return next(done)
 
 
-class _Gone(keras_tuner.errors.FatalError):
-    """The chief is gone."""
-
-    def __init__(self, error: UsageError) -> None:
-        super().__init__(error.message)
-        self.error = error
+class ChiefGone(UsageError, keras_tuner.errors.FatalError):
+    """No chief answers. KerasTuner takes all other errors for a failure of the trial."""
 
 
 @contextlib.contextmanager
@@ -255,45 +247,24 @@ def _beating(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def reach(chief: str, progress: Progress, tries: int = _TRIES) -> None:
+def reach(chief: str, progress: Progress) -> None:
     """Waits until a chief answers.
 
     Raises:
-        UsageError: it does not, however often it is tried.
+        ChiefGone: it does not, however often it is tried.
     """
     _parts(chief)
-    for attempt in range(1, tries + 1):
+    for attempt in range(1, _TRIES + 1):
         with grpc.insecure_channel(chief) as channel:
             try:
                 grpc.channel_ready_future(channel).result(timeout=_TRY_SECONDS)
                 return
             except grpc.FutureTimeoutError:
-                progress.note(f"No chief answers at {chief} (try {attempt} of {tries}).")
-    raise UsageError(
-        f"No chief answers at {chief}; it was tried {tries} times.",
+                progress.note(f"No chief answers at {chief} (try {attempt} of {_TRIES}).")
+    raise ChiefGone(
+        f"No chief answers at {chief}; it was tried {_TRIES} times.",
         remedy="Start it with `python -m tuning chief`, and check the address and the firewall.",
     )
-
-
-def check_address(address: str) -> None:
-    """Refuses an address that cannot be listened at, before any work is done.
-
-    Raises:
-        UsageError: it is no address, or another program listens there.
-    """
-    host, port = _parts(address)
-    try:
-        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # gRPC would share a port with another chief and split the workers between them.
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-    except OSError as error:
-        if isinstance(error, socket.gaierror):
-            raise UsageError(
-                f"Unknown host {host!r} in {address}.", remedy="Name one of this machine."
-            ) from None
-        raise _in_use(address, error.strerror or str(error)) from None
 
 
 def _parts(address: str) -> tuple[str, int]:
@@ -303,9 +274,3 @@ def _parts(address: str) -> tuple[str, int]:
             f"An address is HOST:PORT. Received: {address!r}.", remedy="Write it as 10.0.0.5:8440."
         )
     return host, int(port)
-
-
-def _in_use(address: str, why: str = "another program listens there") -> UsageError:
-    return UsageError(
-        f"Cannot listen at {address}: {why}.", remedy="Choose another port with --address."
-    )

@@ -15,7 +15,7 @@ RATE = "[fine_tune_lr]\nlow = 1e-4\nhigh = 1e-2\n"
 def test_the_default_space_begins_with_the_default_recipe():
     found = space.default_space()
     assert Recipe(**found.defaults()) == Recipe()
-    assert {"unfreeze", "fine_tune_lr", "fine_tune_epochs", "strength"} <= set(found.names)
+    assert {"unfreeze", "fine_tune_lr", "fine_tune_epochs", "strength"} <= set(found.defaults())
 
 
 def test_the_printed_space_is_the_default_one(tmp_path, capsys):
@@ -40,7 +40,7 @@ def test_a_list_is_short_for_choices():
 def test_a_condition_keeps_a_setting_out_until_it_holds():
     found = space.default_space()
     assert "penalty_strength" not in found.defaults()
-    hp = found.hyperparameters()
+    hp = found.hp
     assert "penalty_strength" not in hp.values
     strength = next(p for p in hp.space if p.name == "penalty_strength")
     hp.values["penalty"] = "l2-sp"

@@ -6,16 +6,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
+import grpc
+import keras_tuner
 import pytest
 from studies import SPACE, rows_of
 
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
-from tuning import oracles, results, search, space, workers
+from tuning import oracles, results, search, space, tuner, workers
 from tuning.__main__ import main
 from tuning.results import Record
+
+ABOUT = {"tuner": "random", "objective": "nll"}
 
 
 def free_port():
@@ -56,7 +61,7 @@ def running(study):
 
 
 @pytest.mark.slow
-def test_a_chief_and_three_workers_one_of_them_killed(digits_folder, tmp_path):
+def test_a_chief_and_four_workers_one_of_them_killed(digits_folder, tmp_path):
     (tmp_path / "space.toml").write_text(SPACE)
     study, address = tmp_path / "study", f"127.0.0.1:{free_port()}"
     chief = start(
@@ -65,12 +70,12 @@ def test_a_chief_and_three_workers_one_of_them_killed(digits_folder, tmp_path):
         "--address", address, "--lost-after", "10s",
     )  # fmt: skip
     join = ("worker", str(study), "--chief", address)
-    crew = [start(*join) for _ in range(3)]
+    # All at once: one that comes late may find that the others have done everything.
+    crew = [start(*join) for _ in range(4)]
     try:
         until(lambda: len({record.worker for record in results.read_records(study)}) == 3)
         victim, (process, trial) = until(lambda: running(study)).copy().popitem()
         os.kill(process, signal.SIGKILL)
-        crew.append(start(*join))
         said = chief.communicate(timeout=400)[0]
         outputs = [worker.communicate(timeout=60)[0] for worker in crew]
     finally:
@@ -109,7 +114,7 @@ def test_a_port_in_use(digits_folder, tmp_path, capsys):
         address = f"127.0.0.1:{other.getsockname()[1]}"
         chief = ["chief", str(digits_folder), "--output", str(tmp_path / "study")]
         assert main([*chief, "--address", address]) == 2
-    assert "Address already in use" in capsys.readouterr().err
+    assert "another program does" in capsys.readouterr().err
     assert not (tmp_path / "study").exists()
 
 
@@ -118,7 +123,7 @@ def oracle(tmp_path):
     """An oracle of four trials, with its tuner's files in place."""
     found = space.parse(SPACE)
     made = oracles.build("random", "nll", found, trials=4, seed=0)
-    oracles.open_tuner(made, tmp_path, found, lambda trial: {}, lambda: None, Progress())
+    tuner.open_tuner(made, tmp_path, found, None, ABOUT, Progress())
     return made
 
 
@@ -170,6 +175,85 @@ def test_workers_wait_while_a_trial_may_still_be_handed_on(oracle):
         finish(oracle, trial)
     assert oracle.create_trial("late").status == "STOPPED"
     assert oracle.is_over()
+
+
+def answered(call, *arguments, **named):
+    """What a call comes to on a thread of its own, as a server's would; fails if it hangs."""
+    found = []
+
+    def ask():
+        try:
+            found.append(call(*arguments, **named))
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert found, "it hangs"
+    return found[0]
+
+
+def test_an_oracle_that_raises_goes_on(oracle, monkeypatch):
+    assert isinstance(answered(oracle.update_trial, "9999", {"nll": 0.5}), KeyError)
+    save = oracle.save
+
+    def full():
+        monkeypatch.setattr(oracle, "save", save)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(oracle, "save", full)
+    assert isinstance(answered(oracle.create_trial, "a"), OSError)
+    lost = answered(oracle.release, "a")
+    trial = answered(oracle.create_trial, "b")
+    assert trial.trial_id == lost.trial_id
+    monkeypatch.setattr(oracle, "save", full)
+    trial.status = "FAILED"
+    assert isinstance(answered(oracle.end_trial, trial), OSError)
+    answered(oracle.release, "b")
+    assert not oracle.ongoing_trials
+    assert answered(oracle.is_over) is False
+
+
+def test_a_bad_message_wedges_no_chief(tmp_path, oracle, monkeypatch):
+    from keras_tuner.src import protos
+
+    class Stop(Exception):
+        """As SIGINT would end the chief's loop."""
+
+    stop, sleep, ended = threading.Event(), time.sleep, []
+
+    def pause(seconds):
+        if stop.is_set():
+            raise Stop
+        sleep(seconds)
+
+    def serve():
+        try:
+            workers.serve(served, workers.listen(address), address)
+        except Stop:
+            ended.append(True)
+
+    served = tuner.Tuner(oracle, tmp_path, None, ABOUT, Progress())
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setattr(workers.time, "sleep", pause)
+    chief = threading.Thread(target=serve, daemon=True)
+    chief.start()
+    workers.reach(address, Progress())
+    messages = protos.get_service()
+    with grpc.insecure_channel(address) as channel:
+        stub = protos.get_service_grpc().OracleStub(channel)
+        unknown = keras_tuner.engine.trial.Trial(oracle.get_space(), "9999", "COMPLETED")
+        bad = messages.EndTrialRequest(trial=unknown.to_proto())
+        with pytest.raises(grpc.RpcError):
+            stub.EndTrial(bad, timeout=20)
+        again = stub.CreateTrial(messages.CreateTrialRequest(tuner_id="a"), timeout=20)
+    assert int(again.trial.trial_id) == 0
+    # The server's thread may be the one that kept the lock; the chief's own is another.
+    assert answered(oracle.is_over) is False
+    stop.set()
+    chief.join(20)
+    assert ended
 
 
 def test_a_worker_is_lost_once_its_file_stands_still(tmp_path, monkeypatch):

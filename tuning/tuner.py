@@ -1,0 +1,180 @@
+"""Carries out trials: settings from an oracle in, records on disk out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import io
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import numpy as np
+
+from keras_transfer.base import files
+from keras_transfer.base.errors import KerasTransferError
+from keras_transfer.base.progress import Progress
+from tuning import oracles, results
+from tuning.bench import Workbench, clear_state
+from tuning.results import COMPLETED, FAILED, Outcome, Record
+from tuning.space import Space
+
+
+class Tuner(keras_tuner.Tuner):
+    """Carries out: asks the oracle for a trial, trains it, and reports how it came out.
+
+    The loop is ``search`` of KerasTuner's ``BaseTuner``, and calls the methods below in their
+    order. A trial ends when its record is written; what came before a kill is not done again. What
+    is tried next, and for how long, is the oracle's business, see ``oracles``.
+
+    Args:
+        oracle: from ``oracles.build``; a worker's is replaced by KerasTuner's client of the chief.
+        study: the study's folder.
+        bench: what the trials share.
+        about: the study's ``tuner`` and ``objective``, as in ``study.json``.
+        progress: where to report.
+        worker: this process's name in a study of several; empty otherwise.
+        reach: called before the oracle is asked or told anything.
+    """
+
+    def __init__(
+        self,
+        oracle: Any,
+        study: Path,
+        bench: Workbench,
+        about: Mapping[str, Any],
+        progress: Progress,
+        worker: str = "",
+        reach: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.study, self.bench, self.progress, self.worker = study, bench, progress, worker
+        self.objective, self._continues = about["objective"], about["tuner"] == "hyperband"
+        self._idle, self._reach = threading.Event(), reach
+        # KerasTuner prints where it reloads from.
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(oracle=oracle, directory=str(study), project_name=oracles.FOLDER)
+
+    def pre_create_trial(self) -> None:
+        """Waits a little where there was no trial just before."""
+        if self._idle.is_set():
+            time.sleep(0.5)
+        self._idle.set()
+        self._reach()
+
+    def on_trial_begin(self, trial: Any) -> None:
+        """Notes that there is a trial."""
+        self._idle.clear()
+
+    def run_trial(self, trial: Any, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Runs a trial, unless it had ended before the study or its worker was killed.
+
+        Raises:
+            keras_tuner.errors.FailedTrialError: the trial has failed; the record says why.
+        """
+        number = int(trial.trial_id)
+        record = results.read_record(self.study, number)
+        if record is None:
+            record = self._attempt(number, dict(trial.hyperparameters.values))
+            results.write_record(self.study, record)
+            # Hyperband's next rung goes on from a trial's last checkpoint.
+            if record.status == FAILED or not self._continues:
+                clear_state(results.trial_folder(self.study, number))
+            self._say(record)
+        self._reach()
+        if record.status == FAILED:
+            raise keras_tuner.errors.FailedTrialError(record.reason)
+        return record.metrics()
+
+    def on_trial_end(self, trial: Any) -> None:
+        """Ends the trial, and writes the study's tables unless a chief does."""
+        super().on_trial_end(trial)
+        if not self.worker:
+            results.write_tables(self.study, self.objective)
+
+    def _attempt(self, number: int, values: dict[str, Any]) -> Record:
+        begun, folder = time.monotonic(), results.trial_folder(self.study, number)
+        past = values.get("tuner/trial_id")
+        earlier = None if past is None else results.trial_folder(self.study, int(past))
+        settings, outcome, reason = dict[str, Any](), Outcome(), ""
+        try:
+            recipe = self.bench.trial_recipe(values)
+            settings = recipe.to_dict()
+            found, logits = self.bench.run(recipe, folder, earlier)
+            save_array(folder / results.LOGITS, logits)
+            if found.nll is not None and math.isfinite(found.nll):
+                outcome = found
+            else:
+                reason = "The validation NLL is not a number."
+        except KerasTransferError as error:
+            reason = error.message
+        except Exception as error:
+            # Whatever a trial's settings provoke in Keras or its backend is that trial's result.
+            said = (str(error).strip() or "no message").splitlines()[0]
+            reason = f"{type(error).__name__}: {said}"
+        return Record(
+            trial=number,
+            status=FAILED if reason else COMPLETED,
+            values=values,
+            settings=settings,
+            seconds=round(time.monotonic() - begun, 3),
+            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            reason=reason,
+            worker=self.worker,
+            **dataclasses.asdict(outcome),
+        )
+
+    def _say(self, record: Record) -> None:
+        shown = (name for name in record.values if results.is_setting(name))
+        values = ", ".join(f"{name} {results.short(record.values[name])}" for name in shown)
+        of = "" if self.worker else f" of {self.oracle.max_trials}"
+        head = f"Trial {record.trial}{of} ({record.seconds:.1f} s)"
+        best = results.best_of(results.read_records(self.study), self.objective)
+        if record.status == FAILED or best is None:
+            self.progress.note(f"{head} failed: {record.reason} With {values}.")
+            return
+        leader = "the best so far" if best.trial == record.trial else f"best: trial {best.trial}"
+        self.progress.note(
+            f"{head}: NLL {record.nll:.4f}, accuracy {record.accuracy:.4f} ({leader}). {values}."
+        )
+
+
+def open_tuner(
+    oracle: Any,
+    study: Path,
+    space: Space,
+    bench: Workbench,
+    about: Mapping[str, Any],
+    progress: Progress,
+) -> Tuner:
+    """A tuner over the oracle's state on disk, which is made again where it is damaged.
+
+    KerasTuner does not write its files in one piece; the records of trials are.
+    """
+    records, trials, folder = results.read_records(study), oracle.max_trials, study / oracles.FOLDER
+    sound = oracles.is_sound(folder, {record.trial for record in records})
+    if not sound:
+        progress.note(
+            f"The oracle's files in {folder} are damaged; they are made again "
+            f"from the records of {len(records)} trials."
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+    tuner = Tuner(oracle, study, bench, about, progress)
+    if not sound:
+        oracles.restore(oracle, study, space, records)
+    # The number asked for may have grown, and KerasTuner's state brings the old one back.
+    oracle.max_trials = trials
+    # Without its own file KerasTuner would not read the oracle's after a kill.
+    tuner.save()
+    return tuner
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes an array as ``.npy``, atomically."""
+    with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, array)
