@@ -3,13 +3,17 @@
 import doctest
 import importlib
 import inspect
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from keras_transfer import cli
+from keras_transfer.recipe import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -98,9 +102,24 @@ def test_every_public_name_is_there_and_documented():
             if parameter not in ("self", "args", "kwargs")
         ]
         for argument in arguments:
-            assert re.search(rf"\b{argument}\b", thing.__doc__), (name, argument)
+            # A setting of the recipe says itself what it is.
+            kinds = thing.__mro__ if isinstance(thing, type) else (thing,)
+            own_words = " ".join(kind.__doc__ or "" for kind in kinds)
+            said = SETTINGS[argument].metadata["help"] if name == "Recipe" else own_words
+            named = name == "Recipe" or re.search(rf"\b{argument}\b", said)
+            assert said, (name, argument)
+            assert named, (name, argument)
         if not isinstance(thing, type):
             returned = inspect.signature(thing).return_annotation
             assert returned == "None" or "Returns:" in thing.__doc__ or len(arguments) < 3, name
             source = inspect.getsource(thing)
             assert "raise UsageError" not in source or "Raises:" in thing.__doc__, name
+
+
+def test_the_page_of_settings_is_what_the_recipe_says():
+    written = subprocess.run(
+        [sys.executable, "-c", "import settings; print(settings.text(), end='')"],
+        cwd=ROOT / "docs", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, check=True,
+    ).stdout  # fmt: skip
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written

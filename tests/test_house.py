@@ -14,7 +14,7 @@ FILES = sorted(
     path for room in ("keras_transfer", "tuning") for path in (ROOT / room).rglob("*.py")
 )
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
-LINES = 14_200
+LINES = 12_500
 """The most lines of code: this number only ever becomes smaller."""
 SILENT = (
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
@@ -75,7 +75,7 @@ def test_state_is_set_where_an_object_is_made():
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Attribute) and getattr(target.value, "id", "") == "self"
     ]
-    assert len(late) <= 12, late
+    assert len(late) <= 5, late
 
 
 def test_no_two_files_have_one_name():
@@ -105,8 +105,6 @@ def test_no_imports_run_in_a_circle():
         pytest.fail(" -> ".join(circle.args[1]))
 
 
-@pytest.mark.parametrize(
-    ("word", "files"), [("precision", 14), ("devices", 12), ("image_size", 28)]
-)
+@pytest.mark.parametrize(("word", "files"), [("precision", 9), ("devices", 9), ("image_size", 17)])
 def test_a_setting_is_named_in_few_files(word, files):
     assert sum(word in path.read_text(encoding="utf-8") for path in FILES) <= files

@@ -32,6 +32,7 @@ from keras_transfer.recipe import Recipe
 
 # How long a killed run may have to do again: writing after every short epoch would cost more.
 CHECKPOINT_SECONDS = 10.0
+SILENT = Progress()
 
 
 @dataclasses.dataclass
@@ -82,47 +83,35 @@ def fine_tune(
     depths: dict[str, int] | None = None,
     compute: Compute = PLAIN,
     checkpoint: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     deadline: float | None = None,
 ) -> Trained:
     """Trains the suffix for the epochs of a recipe and leaves it at its last weights.
 
-    A batch that does not fit the device's memory is halved, and halved again, and the gradients
-    of its parts are added up before a step: the effective batch stays what the recipe says.
+    Where a batch does not fit the memory the gradients of its parts are added up before a step.
 
     Args:
-        suffix: the model above the cut; its trainable variables train.
-        recipe: epochs, batch size, rates and the rest; each epoch draws from its own stream, so
-            that a resumed phase goes on as one never stopped.
+        suffix: the model above the cut; its trainable variables train by the recipe.
+        recipe: epochs, batch size, rates and the rest.
         examples: what it trains and is validated on.
         name: under which it is reported.
         depths: as for ``build_optimizer``.
         compute: how the suffix computes.
-        checkpoint: a file that receives the state after epochs, and from which a killed run goes
-            on; None for none.
-        progress: where to report.
+        checkpoint: a file that receives the state, and from which a killed phase goes on.
         deadline: ``time.monotonic()`` after which no epoch is begun that would end later.
-
-    Raises:
-        UsageError: fewer images in a batch than devices, or a single image does not fit.
     """
-    progress, epochs = progress or Progress(), recipe.fine_tune_epochs
+    epochs = recipe.fine_tune_epochs
     make = functools.partial(build_optimizer, recipe, suffix, depths or {}, compute=compute)
-    views = _held(examples, recipe, compute)
+    views = _held(examples, recipe, compute)  # refuses batches that cannot be shared
     engine, saved, parts = keras_engine(suffix, compute), time.monotonic(), 1
-    with (
-        compute.scope(),
-        progress.step(name.replace("_", "-"), epochs) as advance,
-    ):
+    with compute.scope(), progress.step(name.replace("_", "-"), epochs) as advance:
         suffix.replicas = compute.replicas
         suffix.regularise(recipe.penalty, recipe.penalty_strength)
-        optimizer = suffix.prepare(make, parts, compute.xla)
-        done = _restore(checkpoint, suffix, optimizer)
+        optimizer, done = _begin(suffix, make, parts, compute, checkpoint)
         first, before = done.epoch, values_of(_changing(suffix))
         advance(first)
         while done.epoch < epochs:
-            start = time.monotonic()
-            view = views[(done.epoch + 1) % len(views)]
+            start, view = time.monotonic(), views[(done.epoch + 1) % len(views)]
             try:
                 row = _epoch(suffix, recipe, view, examples, done, parts, compute)
             except Exception as error:
@@ -132,23 +121,29 @@ def fine_tune(
                 parts = _more_parts(parts, recipe.batch_size, compute, progress)
                 # JAX gives a step's inputs away, and with them the weights where it fails.
                 assign(_changing(suffix), before)
-                optimizer = suffix.prepare(make, parts, compute.xla)
-                done = _restore(checkpoint, suffix, optimizer)
+                optimizer, done = _begin(suffix, make, parts, compute, checkpoint)
                 continue
-            _validate(suffix, engine, examples, done, {"phase": name, **row})
+            row = {"phase": name, **row, **_validate(suffix, engine, examples, done)}
             seconds = time.monotonic() - start
-            done.history[-1]["seconds"] = round(seconds, 3)
+            done.history.append(row | {"seconds": round(seconds, 3)})
             progress.row(done.history[-1])
-            accuracy = done.history[-1]["validation_accuracy"]
-            advance(1, f"validation accuracy {accuracy:.3f}")
+            advance(1, f"validation accuracy {row['validation_accuracy']:.3f}")
             due = time.monotonic() - saved > CHECKPOINT_SECONDS or done.epoch == epochs
             if checkpoint and due:
                 _save(checkpoint, done, suffix, optimizer)
                 saved = time.monotonic()
-            if deadline is not None and time.monotonic() + seconds > deadline:
+            if deadline and time.monotonic() + seconds > deadline:
                 progress.note(f"Out of time after epoch {done.epoch} of {epochs}.")
                 break
     return _ended(done, suffix, optimizer, recipe)
+
+
+def _begin(
+    suffix: Suffix, make: Any, parts: int, compute: Compute, checkpoint: Path | None
+) -> tuple[Any, Trained]:
+    """The optimiser of a step in so many parts, and the state from which the phase goes on."""
+    optimizer = suffix.prepare(make, parts, compute.xla)
+    return optimizer, _restore(checkpoint, suffix, optimizer)
 
 
 def trace_ahead(suffix: Suffix, recipe: Recipe, examples: Examples, depths: dict[str, int]) -> None:
@@ -276,21 +271,20 @@ def _divide(batch: tuple[list[np.ndarray], Any, Any], parts: int) -> list[tuple[
 
 
 def _validate(
-    suffix: Suffix, engine: Engine, examples: Examples, done: Trained, row: dict[str, Any]
-) -> None:
+    suffix: Suffix, engine: Engine, examples: Examples, done: Trained
+) -> dict[str, float]:
     """Judges the weights on validation, and keeps them if they are the best so far."""
     logits, labels = predict(engine, examples.validation)[0], examples.validation_labels
     temperature = calibration.fit_temperature(logits, labels)
     calibrated = calibration.nll(logits, labels, temperature)
-    row |= {
+    if calibrated < done.best_nll:
+        done.best_nll, done.best_epoch = calibrated, done.epoch
+        done.best = values_of(suffix.learned)
+    return {
         "validation_loss": calibration.nll(logits, labels),
         "validation_calibrated_loss": calibrated,
         "validation_accuracy": float((logits.argmax(axis=1) == labels).mean()),
     }
-    done.history.append(row)
-    if calibrated < done.best_nll:
-        done.best_nll, done.best_epoch = calibrated, done.epoch
-        done.best = values_of(suffix.learned)
 
 
 def _ended(done: Trained, suffix: Suffix, optimizer: Any, recipe: Recipe) -> Trained:
