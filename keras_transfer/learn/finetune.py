@@ -89,27 +89,25 @@ def fine_tune(
     """Trains the suffix for the epochs of a recipe and leaves it at its last weights.
 
     Where a batch does not fit the memory the gradients of its parts are added up before a step.
+    For ``depths`` and ``compute`` see :func:`~keras_transfer.learn.optimizers.build_optimizer`.
 
     Args:
         suffix: the model above the cut; its trainable variables train by the recipe.
         recipe: epochs, batch size, rates and the rest.
         examples: what it trains and is validated on.
         name: under which it is reported.
-        depths: as for ``build_optimizer``.
-        compute: how the suffix computes.
         checkpoint: a file that receives the state, and from which a killed phase goes on.
         deadline: ``time.monotonic()`` after which no epoch is begun that would end later.
     """
-    epochs = recipe.fine_tune_epochs
+    epochs, saved, parts = recipe.fine_tune_epochs, time.monotonic(), 1
     make = functools.partial(build_optimizer, recipe, suffix, depths or {}, compute=compute)
     views = _held(examples, recipe, compute)  # refuses batches that cannot be shared
-    engine, saved, parts = keras_engine(suffix, compute), time.monotonic(), 1
+    engine = keras_engine(suffix, compute)
     with compute.scope(), progress.step(name.replace("_", "-"), epochs) as advance:
-        suffix.replicas = compute.replicas
         suffix.regularise(recipe.penalty, recipe.penalty_strength)
         optimizer, done = _begin(suffix, make, parts, compute, checkpoint)
-        first, before = done.epoch, values_of(_changing(suffix))
-        advance(first)
+        before = values_of(_changing(suffix))
+        advance(first := done.epoch)
         while done.epoch < epochs:
             start, view = time.monotonic(), views[(done.epoch + 1) % len(views)]
             try:
@@ -142,6 +140,7 @@ def _begin(
     suffix: Suffix, make: Any, parts: int, compute: Compute, checkpoint: Path | None
 ) -> tuple[Any, Trained]:
     """The optimiser of a step in so many parts, and the state from which the phase goes on."""
+    suffix.replicas = compute.replicas
     optimizer = suffix.prepare(make, parts, compute.xla)
     return optimizer, _restore(checkpoint, suffix, optimizer)
 
