@@ -26,7 +26,7 @@ def test_a_backbone_trains_from_end_to_end(name, digits_folder, tmp_path):
     result = training.train(
         str(digits_folder), backbone=name, weights="none", unfreeze=2, engine="openvino",
         image_size=max(32, backbones.spec(name).min_size), per_class=4, effort="quick",
-        changes={"fine_tune_epochs": 1}, output=tmp_path / "run",
+        fine_tune_epochs=1, output=tmp_path / "run",
     )  # fmt: skip
     cached = runs.metrics_of(result)["cache"]
     assert cached["misses"] > 0

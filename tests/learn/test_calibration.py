@@ -151,8 +151,3 @@ def test_an_unreachable_precision_answers_nothing():
     assert wrong.threshold == math.inf
     assert wrong.coverage == 0.0
     assert math.isnan(wrong.precision)
-
-
-def test_a_precision_in_percent_is_refused():
-    with pytest.raises(errors.UsageError, match="Received: 95"):
-        calibration.precision_threshold(np.array([[0.9, 0.1]]), np.array([1]), 95)

@@ -26,7 +26,7 @@ def reference(features, labels, validation, penalty):
 @pytest.mark.parametrize("penalty", [0.1, 1e-2, 1e-3])
 def test_solves_the_stated_problem_as_scikit_learn_does(digits, penalty):
     features, labels, validation, validation_labels = digits
-    head = heads.solve_linear_head(
+    head = heads.solve_head(
         features, labels, 10, validation, validation_labels, penalties=[penalty]
     )
     expected = reference(features, labels, validation, penalty)
@@ -37,7 +37,7 @@ def test_solves_the_stated_problem_as_scikit_learn_does(digits, penalty):
 def test_fewer_images_than_features_is_the_same_problem(digits):
     features, labels, validation, validation_labels = digits
     few = slice(0, 40)
-    head = heads.solve_linear_head(
+    head = heads.solve_head(
         features[few], labels[few], 10, validation, validation_labels, penalties=[1e-2]
     )
     scaler = StandardScaler().fit(features[few])
@@ -48,7 +48,7 @@ def test_fewer_images_than_features_is_the_same_problem(digits):
 
 
 def test_the_chosen_penalty_is_the_best_of_the_path_on_validation(digits):
-    head = heads.solve_linear_head(digits[0], digits[1], 10, digits[2], digits[3])
+    head = heads.solve_head(digits[0], digits[1], 10, digits[2], digits[3])
     losses = [loss for _, loss, _ in head.path]
     assert head.validation_nll == min(losses)
     assert head.penalty == head.path[int(np.argmin(losses))][0]
@@ -66,15 +66,13 @@ def test_sample_weights_count_as_repetitions(digits):
     scaler = StandardScaler().fit(np.repeat(features, repeats, axis=0))
     wide, tall = scaler.transform(features), scaler.transform(np.repeat(features, repeats, axis=0))
     shared = {"validation_features": scaler.transform(validation), "penalties": [1e-2]}
-    a = heads.solve_linear_head(
+    a = heads.solve_head(
         wide, labels, 10, validation_labels=validation_labels, sample_weights=weights, **shared
     )
-    b = heads.solve_linear_head(
+    b = heads.solve_head(
         tall, np.repeat(labels, repeats), 10, validation_labels=validation_labels, **shared
     )
-    unweighted = heads.solve_linear_head(
-        wide, labels, 10, validation_labels=validation_labels, **shared
-    )
+    unweighted = heads.solve_head(wide, labels, 10, validation_labels=validation_labels, **shared)
     queries = shared["validation_features"]
     near = np.abs(a.logits(queries) - b.logits(queries)).mean()
     far = np.abs(unweighted.logits(queries) - b.logits(queries)).mean()
@@ -84,7 +82,7 @@ def test_sample_weights_count_as_repetitions(digits):
 def test_label_smoothing_makes_the_head_less_sure(digits):
     features, labels, validation, validation_labels = digits
     sure, unsure = (
-        heads.solve_linear_head(
+        heads.solve_head(
             features, labels, 10, validation, validation_labels,
             label_smoothing=smoothing, penalties=[1e-3],
         )
@@ -98,6 +96,6 @@ def test_a_constant_feature_is_ignored(digits):
     features, labels, validation, validation_labels = digits
     wide = np.hstack([features, np.full((len(features), 1), 7.0, np.float32)])
     wider = np.hstack([validation, np.full((len(validation), 1), 99.0, np.float32)])
-    head = heads.solve_linear_head(wide, labels, 10, wider, validation_labels, penalties=[1e-2])
+    head = heads.solve_head(wide, labels, 10, wider, validation_labels, penalties=[1e-2])
     assert np.isfinite(head.logits(wider)).all()
     assert (head.kernel[-1] == 0).all()
