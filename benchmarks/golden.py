@@ -9,8 +9,8 @@ the files and the JSON that come out, without times. Only the command line is us
 move freely between the revisions. Every case begins with an empty cache of its own, so that no
 case's answer depends on which others ran; one that needs another's run goes on with its cache.
 
-Where the machine is busy, a timing may choose another engine for the frozen layers, which changes
-every figure in its last digits or more. A case that differs is therefore run again on both sides,
+A revision that chooses the engine of the frozen layers by a timing may choose another on a busy
+machine, which changes every figure. A case that differs is therefore run again on both sides,
 ``--tries`` times in all: figures that agree to the last digit once do so by no accident.
 
 Prints a Markdown table, one row a case, then every field that differs with its largest absolute

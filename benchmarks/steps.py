@@ -1,4 +1,4 @@
-"""What a training step costs with the gradients of `gradients.py`, against Keras's own step.
+"""What a training step costs with the gradients of `fast/gradients.py`, against Keras's own step.
 
     python benchmarks/steps.py [--repeats N]
 

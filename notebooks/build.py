@@ -1,7 +1,7 @@
 """Runs the notebooks and writes them back as they are committed.
 
     python notebooks/build.py                  # all of them
-    python notebooks/build.py quickstart       # one
+    python notebooks/build.py 1_quickstart     # one
     python notebooks/build.py --repository OWNER/NAME    # where Colab finds them; runs nothing
 
 Each runs in an empty folder with a cache of its own, so that its output holds no path and owes

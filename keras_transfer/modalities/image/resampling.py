@@ -2,8 +2,8 @@
 
 An antialiased bilinear filter as Pillow's, in fixed point, so that it is defined exactly: by
 ``_squash_plainly``, whose definition an export's ``verify.py`` repeats in NumPy alone. Where the
-package ``cykooz.resizer`` is installed (the extra ``fast``) it computes the same with the
-processor's vector instructions.
+package ``cykooz.resizer`` is installed (it has no wheel for Linux on ARM) it computes the same with
+the processor's vector instructions.
 """
 
 from __future__ import annotations
