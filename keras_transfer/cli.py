@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_transfer._version import __version__
 from keras_transfer.base.errors import KerasTransferError, closest
@@ -27,6 +27,9 @@ from keras_transfer.recipe import (
     whole,
     word_or,
 )
+
+if TYPE_CHECKING:
+    from keras_transfer.runs.folder import Run
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 DATA = "a folder of class folders, a .csv manifest, an archive, tfds:NAME, or builtin:digits"
@@ -277,11 +280,17 @@ def _train(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    from keras_transfer.runs import folder as runs
+def _opened(options: argparse.Namespace) -> Run:
+    """The run of a command; what is wrong with it is said before Keras is loaded."""
+    from keras_transfer.runs.folder import open_run
 
-    run = runs.open_run(options.run)
+    run = open_run(options.run)
     load_keras()
+    return run
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    run = _opened(options)
     from keras_transfer import console
     from keras_transfer.runs import probing
 
@@ -295,10 +304,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _curve(options: argparse.Namespace) -> int:
-    from keras_transfer.runs import folder as runs
-
-    run = runs.open_run(options.run)
-    load_keras()
+    run = _opened(options)
     from keras_transfer import console
     from keras_transfer.base.progress import progress_for
     from keras_transfer.runs import probing
@@ -328,10 +334,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from keras_transfer.runs import folder as runs
-
-    run = runs.open_run(options.run)
-    load_keras()
+    run = _opened(options)
     from keras_transfer import console
     from keras_transfer.base.progress import progress_for
     from keras_transfer.export import export_run
@@ -369,10 +372,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from keras_transfer.runs import folder as runs
-
-    run = runs.open_run(options.run)
-    load_keras()
+    run = _opened(options)
     from keras_transfer.runs import report
 
     echo(str(report.write_report(run)))

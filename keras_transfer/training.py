@@ -563,7 +563,7 @@ def _measure(
     forward = frozen.native_rate()
     name, reason = recipe.engine, "asked for"
     if name == "auto" and (compute.share > 1 or compute.dtype_policy != "float32"):
-        name, reason = "keras", "asked for with the precision or the devices"
+        name, reason = "keras", "it alone shares a batch and computes in that type"
     if name == "auto":
         converted = worth_converting(frozen.images, sum(block.macs for block in backbone.blocks))
         name = "openvino" if converted else "keras"
@@ -645,7 +645,7 @@ def _suffix(pool: ModelPool, model: keras.Model, cut: tuple[str, ...], recipe: R
 
 
 def _working(suffix: Suffix, compute: Compute) -> Suffix:
-    """The suffix as it computes: itself, or a copy in another type or on several devices."""
+    """The suffix as it computes: itself, or a copy in another type, or that is shared."""
     working = working_copy(suffix, compute)
     working.inference_mode, working.rounded = suffix.inference_mode, compute.rounded
     return working

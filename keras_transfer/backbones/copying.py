@@ -33,7 +33,7 @@ def copy_of(backbone: Backbone) -> Backbone:
 
 
 def working_copy(model: keras.Model, compute: Compute) -> keras.Model:
-    """A copy of a part of a classifier that computes in another type or on several devices.
+    """A copy of a part of a classifier that computes in another type or is shared.
 
     Args:
         model: the part; it stays as it is, in float32 on one device.

@@ -25,7 +25,7 @@ class BlockAdam(FusedAdam):
         factors: on the rate, one a variable.
         decayed: whether each variable decays.
         decay: decoupled weight decay.
-        distribution: the devices that share every batch.
+        distribution: what shares every batch.
         settings: as for ``keras.optimizers.Adam``.
     """
 

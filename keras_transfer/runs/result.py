@@ -54,8 +54,8 @@ class Fitted:
         validation_logits: float32 ``[validation images, classes]``, before the temperature.
         seconds: durations by stage.
         cache: rows found and computed, bytes written.
-        compute: ``jit``, ``precision`` and ``devices``, each with its reason, and of the compiled
-            steps their number and seconds.
+        compute: how steps were computed and why, see ``Compute.to_json``, and of the compiled ones
+            their number and seconds.
     """
 
     model: keras.Model
@@ -95,7 +95,7 @@ class TransferResult(Fitted):
     Attributes:
         test_probabilities: float32 ``[test images, classes]``.
         evaluation: on the test split.
-        threshold: the confidence at which answers reach the wanted precision on validation, and
+        threshold: the confidence at which answers are right as often as wanted on validation, and
             what it comes to on the test split.
     """
 
