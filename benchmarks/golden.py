@@ -155,8 +155,8 @@ def arguments(side: Side, name: str) -> list[str]:
 
 def balanced(side: Side) -> list[str]:
     """Options for balanced class weights: the flag, or a schedule in a file where there is none."""
-    sources = (side.folder / "code" / "keras_transfer").rglob("*.py")
-    if any('"--class-weights"' in source.read_text() for source in sources):
+    recipe = side.folder / "code" / "keras_transfer" / "recipe.py"
+    if recipe.exists() and "class_weights" in recipe.read_text():
         return ["--class-weights", "balanced"]
     config = json.loads((side.folder / "out" / "digits" / "config.json").read_text())
     schedule = config["requested_schedule"] | {"class_weights": "balanced"}
