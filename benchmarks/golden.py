@@ -43,7 +43,7 @@ from typing import Any
 
 from common import HERE, SHARED, machine, table
 
-WORKTREE = "WORKTREE"
+WORKTREE, LAST_BITS = "WORKTREE", 4e-16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +237,8 @@ def gap(a: Any, b: Any) -> float | str:
         return f"{a!r} → {b!r}"
     if math.isnan(x) or math.isnan(y):
         return 0.0 if math.isnan(x) and math.isnan(y) else f"{a} → {b}"
-    return abs(x - y)
+    # The last bit of a sum says in which order a library adds up.
+    return abs(x - y) if abs(x - y) > LAST_BITS * max(1.0, abs(x)) else 0.0
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float | str]:
