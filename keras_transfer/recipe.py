@@ -253,10 +253,6 @@ class Recipe:
         "fine-tuning", 0.0, real(0, 0.99), "share of a target spread over all classes",
         metavar="X", search={"choices": [0.0, 0.05, 0.1]},
     )  # fmt: skip
-    batch_size: int = setting(
-        "fine-tuning", 32, whole(1, 1_000_000), "images in a step; computed in parts where memory "
-        "is short", search={"choices": [16, 32, 64]},
-    )  # fmt: skip
     warmup: float = setting(
         "fine-tuning", 0.1, real(0, 1), "share of the steps in which the rate rises", metavar="X"
     )
@@ -295,6 +291,12 @@ class Recipe:
     view_seed: int = setting(
         "augmentation", 0, whole(0, 2**32 - 2), "of the views; one for all runs, so that they "
         "share cached work",
+    )  # fmt: skip
+
+    # Here, since a search draws settings in the order in which they stand.
+    batch_size: int = setting(
+        "fine-tuning", 32, whole(1, 1_000_000), "images in a step; computed in parts where memory "
+        "is short", search={"choices": [16, 32, 64]},
     )  # fmt: skip
 
     target_precision: float = setting(
