@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,12 +22,15 @@ from keras_transfer.datasets.scan import scan
 from keras_transfer.datasets.sources import Source, folder_source
 from keras_transfer.modalities import modality
 
+NO_LABEL = re.compile("[\0\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
+"""What a file of one label a line cannot hold: all that ends a line, NUL, and what is no UTF-8."""
+
 
 def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Source:
     """Finds the source that ``data`` stands for; see ``load_dataset``.
 
     Raises:
-        DataError: there is no such thing, or nothing in it.
+        DataError: there is no such thing, or nothing in it, or a class of an impossible name.
     """
     if isinstance(data, (str, os.PathLike)):
         source = _open_named(os.fspath(data))
@@ -42,6 +46,13 @@ def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Sourc
             remedy=f"Put the {what}s into one folder for each class (DATA/CLASS/{what}.EXTENSION), "
             "or give each its label.",
         )
+    for item in source.items:
+        if NO_LABEL.search(item.label):
+            raise DataError(
+                f"{source.name}: the class {item.label!r} (of {item.path!r}) has a line break or "
+                "another character in its name that no file of labels can hold.",
+                remedy="Rename the class to one line of text.",
+            )
     return source
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 import zoo
-from zoo import fill
+from zoo import fill, noise
 
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.datasets import load_dataset, write_splits
@@ -239,3 +240,27 @@ def test_a_source_of_ones_own_will_do(pictures):
     data = load_dataset(Mine(), image_size=16)
     assert data.class_names == ("dog", "cat")
     assert len(data) == 40
+
+
+@pytest.mark.parametrize("end", [*"\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\0"])
+def test_a_class_that_no_file_of_labels_can_hold_is_refused(end):
+    labels = [f"red{end}fox", "cat"] * 12
+    with pytest.raises(DataError, match="no file of labels can hold") as caught:
+        load_dataset((noise(24), labels), for_training=False)
+    assert repr(f"red{end}fox") in caught.value.message
+    assert "one line" in caught.value.remedy
+    assert load_dataset((noise(24), ["red fox\t\u00e9", "cat"] * 12)).class_names[0] == "cat"
+
+
+def test_wherever_a_label_comes_from_it_is_one_line(folder, tmp_path):
+    rows = [f"{file.relative_to(folder)},cat" for file in sorted(folder.glob("cat/*"))]
+    rows += [f'{file.relative_to(folder)},"big\ndog"' for file in sorted(folder.glob("dog/*"))]
+    (folder / "list.csv").write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(DataError, match=r"list\.csv: the class 'big\\ndog' \(of 'dog/020"):
+        load_dataset(folder / "list.csv")
+    (folder / "dog").rename(folder / "big\u2028dog")
+    (folder / "list.csv").unlink()
+    shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+    for source in (folder, tmp_path / "packed.zip"):
+        with pytest.raises(DataError, match=r"the class 'big\\u2028dog'"):
+            load_dataset(source)
