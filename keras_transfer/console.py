@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +47,12 @@ def summary(result: TransferResult, output: str) -> Group:
     if sure.answered:
         least = f"from a confidence of {sure.threshold:.2f}"
         answers = f"{least} it answers {sure.coverage:.0%} of images, {sure.precision:.1%} of them"
-        rows.append(("answers when sure", f"{answers} right"))
+        rests = f"{sure.validation_images} validation images"
+        rows.append(("answers when sure", f"{answers} right (rests on {rests})"))
+    elif math.isinf(sure.threshold):
+        images = f"none: {len(result.validation_logits)} validation images"
+        goal = f"any confidence is right {100 * sure.target:g} % of the time"
+        rows.append(("answers when sure", f"{images} cannot show that {goal}"))
     rows.append(("kept on validation", f"{kept.name} (accuracy {kept.accuracy:.3f})"))
     rows.append(("time", f"{seconds['total']:.1f} s"))
     for stage, label in _STAGES.items():

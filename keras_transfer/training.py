@@ -277,12 +277,13 @@ def train(
                 validation_inputs = Continued(validation_inputs, between)
 
         # The head, solved (or trained by gradient) ---------------------------------------------
-        image_weights = np.ones(len(labels), np.float32)
+        image_weights, validation_weights = np.ones(len(labels), np.float32), None
         if recipe.class_weights == "balanced":
             image_weights = balanced(labels, classes)
+            validation_weights = balanced(validation_labels, classes)
         examples = Examples(
             inputs, targets_of(labels, classes, recipe.label_smoothing), image_weights,
-            validation_inputs, validation_labels,
+            validation_inputs, validation_labels, validation_weights,
         )  # fmt: skip
         of_training: dict[str, Any] = {
             "depths": backbones.rate_groups(built.blocks), "compute": compute,
@@ -301,10 +302,8 @@ def train(
                 epochs, seen, details = 0, 0, {"resumed": True}
             elif recipe.head_is_solved:
                 fit_in_memory = max(1, _HEAD_BYTES // max(1, features[0].nbytes))
-                solve = _solver(
-                    model, labels, validation_labels, image_weights,
-                    features[:fit_in_memory], validation_features,
-                )  # fmt: skip
+                seen_views = features[:fit_in_memory]
+                solve = _solver(model, labels, examples, seen_views, validation_features)
                 with ThreadPoolExecutor(1) as aside:
                     # The solver and the tracing of a step hold one core each.
                     solving = aside.submit(solve)
@@ -317,7 +316,7 @@ def train(
                 for row in head.rows():
                     progress.row(row)
                 epochs, details = head.iterations, head.details()
-                seen = epochs * len(labels) * len(features[:fit_in_memory])
+                seen = epochs * len(labels) * len(seen_views)
             else:
                 top = shared.pool.head(model, recipe.for_head())
                 done = fine_tune(
@@ -347,8 +346,9 @@ def train(
                 top_engine = build_engine(shared.pool.head(model, recipe), "keras")
                 validation_logits = predict(top_engine, Array(validation_features))[0]
                 _, candidates, _ = choose(
-                    [], {}, lambda weights: validation_logits, validation_labels
-                )
+                    [], {}, lambda weights: validation_logits, validation_labels,
+                    image_weights=validation_weights,
+                )  # fmt: skip
             else:
                 start = values_of(suffix.learned)
                 if random:
@@ -419,8 +419,9 @@ def train(
             )  # fmt: skip
             judged = evaluation.evaluate(probabilities, test_labels, dataset.class_names)
             threshold = calibration.apply_threshold(
-                probabilities, test_labels, sure.threshold, recipe.target_precision
-            )
+                probabilities, test_labels, sure.threshold, recipe.target_precision,
+                sure.validation_images,
+            )  # fmt: skip
         known = {field.name: getattr(fitted, field.name) for field in dataclasses.fields(fitted)}
         result = TransferResult(
             **(known | {"seconds": clock.report()}),
@@ -614,8 +615,7 @@ def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
 def _solver(
     model: keras.Model,
     labels: np.ndarray,
-    validation_labels: np.ndarray,
-    image_weights: np.ndarray,
+    examples: Examples,
     views: Sequence[np.ndarray],
     validation: np.ndarray,
 ) -> Callable[[], Head]:
@@ -630,8 +630,9 @@ def _solver(
         np.tile(labels, len(views)),
         int(model.output_shape[-1]),
         head_inputs(model, validation),
-        validation_labels,
-        sample_weights=np.tile(image_weights, len(views)),
+        examples.validation_labels,
+        sample_weights=np.tile(examples.weights, len(views)),
+        validation_weights=examples.validation_weights,
     )
 
 
@@ -663,7 +664,6 @@ def _choose(
 ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
     """Judges what the second phase came to, a head solved again on its features included."""
     place_in_head = {id(v): number for number, v in enumerate(model.get_layer(LOGITS).variables)}
-    validation_labels = examples.validation_labels
 
     def logits_of(values: Sequence[np.ndarray]) -> np.ndarray:
         assign(suffix.learned, values)
@@ -676,9 +676,7 @@ def _choose(
             views = planner.new_head_views(len(labels), len(examples.views))
             features = [predict(engine, inputs)[1] for inputs in examples.views[:views]]
             validation = predict(engine, examples.validation)[1]
-            solve = _solver(
-                model, labels, validation_labels, examples.weights, features, validation
-            )
+            solve = _solver(model, labels, examples, features, validation)
             seen, solving = head_inputs(model, validation), aside.submit(solve)
 
             def wait() -> NewHead:
@@ -692,8 +690,10 @@ def _choose(
 
             return wait
 
-        again = new_head if recipe.head_is_solved else None
-        return choose(start, done.ends(), logits_of, validation_labels, again)
+        return choose(
+            start, done.ends(), logits_of, examples.validation_labels,
+            new_head if recipe.head_is_solved else None, examples.validation_weights,
+        )  # fmt: skip
 
 
 def _report(

@@ -41,10 +41,10 @@ def target_precision(run: Run) -> float:
 
 
 def threshold(run: Run) -> float:
-    """The least probability from which on the wanted share of answers on validation was right.
+    """The least probability from which on the wanted share of answers is sure to be right.
 
     Returns:
-        It, rounded up to four decimals; 0 where every answer may be trusted or none reaches it.
+        It, rounded up to four decimals; 0 where every answer may be trusted or none is sure.
     """
     logits, labels = run.array(VALIDATION_LOGITS), run.array(VALIDATION_LABELS)
     if not len(labels):

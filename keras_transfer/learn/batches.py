@@ -21,6 +21,8 @@ class Examples:
         weights: float32 ``[images]``, the weight of each image in the loss.
         validation: the inputs of the clean validation images.
         validation_labels: int64 ``[validation images]``.
+        validation_weights: float32 ``[validation images]``, the weight of each in what is chosen
+            by, or None for 1.
     """
 
     views: Sequence[Inputs]
@@ -28,6 +30,7 @@ class Examples:
     weights: np.ndarray
     validation: Inputs
     validation_labels: np.ndarray
+    validation_weights: np.ndarray | None = None
 
 
 def targets_of(labels: np.ndarray, classes: int, smoothing: float = 0.0) -> np.ndarray:
@@ -56,8 +59,9 @@ def batches(
         multiple: the number of rows is filled up to a multiple of this.
 
     Yields:
-        The tensors of the cut, the targets, and the share of each row in the batch's loss, which
-        add up to 1.
+        The tensors of the cut, the targets, and the share of each row in the batch's loss. A
+        batch's shares add up to its images' mean weight over that of all images: each class has
+        its part of an epoch's loss, whichever batches it is in.
     """
     filled = -(-size // multiple) * multiple
     for rows, shares in _drawn(examples, size, seed):
@@ -84,9 +88,11 @@ def _drawn(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions of the images of each full batch, and their shares in its loss."""
     order = np.random.default_rng(seed).permutation(len(examples.targets))
+    mean = float(examples.weights.mean(dtype=np.float64))
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         missing = size - len(rows)
         weight = np.concatenate([examples.weights[rows], np.zeros(missing)]).astype(np.float32)
+        shares = weight / max(mean * len(rows), 1e-6)
         rows = np.concatenate([rows, np.resize(order, missing)]) if missing else rows
-        yield rows, weight / max(float(weight.sum()), 1e-6)
+        yield rows, shares

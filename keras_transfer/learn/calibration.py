@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, stats
 
 from keras_transfer.base import errors
 
 TEMPERATURES = (0.05, 20.0)
 """The range in which a temperature is sought."""
+
+RISK = 0.05
+"""How often a threshold may fall short of the precision that it is chosen for."""
 
 BINS = 15
 """Number of equally wide confidence bins of the reliability diagram and of the ECE."""
@@ -32,13 +35,19 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(log_softmax(logits))
 
 
-def nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
+def nll(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    temperature: float = 1.0,
+    weights: np.ndarray | None = None,
+) -> float:
     """Mean negative log-likelihood of the true classes, in nats.
 
     Args:
         logits: float, shape ``[images, classes]``.
         labels: int, shape ``[images]``, indices of the true classes.
         temperature: what the logits are divided by first, above 0.
+        weights: float, shape ``[images]``, of each image in the mean, or None for 1.
 
     Returns:
         The mean over the images; NaN where there are none or where a logit is NaN.
@@ -47,10 +56,12 @@ def nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> flo
     if not len(labels):
         return float("nan")
     scores = log_softmax(np.asarray(logits, dtype=np.float64) / temperature)
-    return float(-scores[np.arange(len(labels)), labels].mean())
+    return float(-np.average(scores[np.arange(len(labels)), labels], weights=weights))
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> float:
     """The temperature that makes held-out probabilities honest.
 
     Minimises, over ln T with T between 0.05 and 20, the mean NLL plus ``(b - 1 - ln b) / images``
@@ -62,6 +73,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     Args:
         logits: float, shape ``[images, classes]``, of images that were not trained on.
         labels: int, shape ``[images]``.
+        weights: as for :func:`nll`.
 
     Returns:
         T: above 1 where the model was over-confident. 1.0 where there are no images.
@@ -80,11 +92,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         )
 
     below_top = values - values.max(axis=1, keepdims=True)
-    truth = below_top[np.arange(len(values)), np.asarray(labels, dtype=np.int64)].mean()
+    of_truth = below_top[np.arange(len(values)), np.asarray(labels, dtype=np.int64)]
+    truth = np.average(of_truth, weights=weights)
 
     def objective(log_temperature: float) -> float:
         inverse = np.exp(-log_temperature)
-        mean_nll = np.log(np.exp(inverse * below_top).sum(axis=1)).mean() - inverse * truth
+        normaliser = np.log(np.exp(inverse * below_top).sum(axis=1))
+        mean_nll = np.average(normaliser, weights=weights) - inverse * truth
         return mean_nll + (inverse - 1.0 + log_temperature) / len(values)
 
     low, high = np.log(TEMPERATURES)
@@ -155,12 +169,13 @@ class Threshold:
 
     Attributes:
         target: the wanted precision, in (0, 1].
-        threshold: the least probability at which to answer; infinite where no threshold reaches
+        threshold: the least probability at which to answer; infinite where none is sure to reach
             the target, so that nothing is answered.
         precision: share of the answered images that was right, NaN where none was answered.
         coverage: share of the images that was answered.
         answered: number of images answered.
         images: number of images measured on.
+        validation_images: number of validation images that reach the threshold, on which it rests.
     """
 
     target: float
@@ -169,35 +184,49 @@ class Threshold:
     coverage: float
     answered: int
     images: int
+    validation_images: int = 0
 
 
 def precision_threshold(
     probabilities: np.ndarray, labels: np.ndarray, target: float = 0.95
 ) -> Threshold:
-    """The least confidence above which at least a ``target`` share of the answers is right.
+    """The least confidence from which on a ``target`` share of the answers is surely right.
 
-    Choose it on validation and measure it on test with :func:`apply_threshold`: the figures at the
-    chosen point are the most favourable of all points and therefore flatter.
+    Of each confidence, from the highest down, it is tested whether the one-sided 95 % lower bound
+    of precision (Clopper and Pearson, 1934) reaches the target, up to the first that fails: since
+    their order is fixed beforehand, one that falls short is chosen in at most 5 % of draws. The
+    highest are passed over while they are too few to reach it even if all are right: a target of
+    0.95 takes 59 images.
+
+    Choose it on validation and measure it on test with :func:`apply_threshold`.
 
     Args:
         probabilities: float, shape ``[images, classes]``.
         labels: int, shape ``[images]``.
-        target: wanted precision, in (0, 1].
+        target: wanted precision, in (0, 1]; 1 is never sure.
     """
     confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
-    correct = np.argmax(probabilities, axis=1) == np.asarray(labels)
+    wrong = np.argmax(probabilities, axis=1) != np.asarray(labels)
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
-    precision = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
     # Images of equal confidence are answered together.
-    last = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
-    good = np.flatnonzero(last & (precision >= target))
-    threshold = float(ranked[good[-1]]) if len(good) else float("inf")
-    return apply_threshold(probabilities, labels, threshold, target)
+    counts = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]) + 1
+    # The bound reaches the target where so few wrong answers would be this rare at the target.
+    allowed = stats.binom.ppf(RISK, counts, 1.0 - target) - 1
+    counts, allowed = counts[allowed >= 0], allowed[allowed >= 0]
+    reached = np.cumsum(wrong[order])[counts - 1] <= allowed
+    passed = counts[np.logical_and.accumulate(reached)]
+    count = int(passed.max(initial=0))
+    threshold = float(ranked[count - 1]) if count else float("inf")
+    return apply_threshold(probabilities, labels, threshold, target, count)
 
 
 def apply_threshold(
-    probabilities: np.ndarray, labels: np.ndarray, threshold: float, target: float
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    threshold: float,
+    target: float,
+    validation_images: int = 0,
 ) -> Threshold:
     """Precision and coverage of answering only at a confidence of ``threshold`` or more."""
     confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
@@ -210,4 +239,5 @@ def apply_threshold(
         coverage=float(answered.mean()) if len(answered) else float("nan"),
         answered=int(answered.sum()),
         images=len(answered),
+        validation_images=validation_images,
     )

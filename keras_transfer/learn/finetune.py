@@ -274,13 +274,14 @@ def _validate(
 ) -> dict[str, float]:
     """Judges the weights on validation, and keeps them if they are the best so far."""
     logits, labels = predict(engine, examples.validation)[0], examples.validation_labels
-    temperature = calibration.fit_temperature(logits, labels)
-    calibrated = calibration.nll(logits, labels, temperature)
+    weights = examples.validation_weights
+    temperature = calibration.fit_temperature(logits, labels, weights)
+    calibrated = calibration.nll(logits, labels, temperature, weights)
     if calibrated < done.best_nll:
         done.best_nll, done.best_epoch = calibrated, done.epoch
         done.best = values_of(suffix.learned)
     return {
-        "validation_loss": calibration.nll(logits, labels),
+        "validation_loss": calibration.nll(logits, labels, weights=weights),
         "validation_calibrated_loss": calibrated,
         "validation_accuracy": float((logits.argmax(axis=1) == labels).mean()),
     }

@@ -70,6 +70,7 @@ def solve_head(
     validation_labels: np.ndarray,
     *,
     sample_weights: np.ndarray | None = None,
+    validation_weights: np.ndarray | None = None,
     label_smoothing: float = 0.0,
     penalties: Sequence[float] = PENALTIES,
 ) -> Head:
@@ -88,6 +89,7 @@ def solve_head(
         validation_features: float ``[m, d]``, clean views.
         validation_labels: int ``[m]``.
         sample_weights: float ``[n]`` weights s_i, or None for 1.
+        validation_weights: float ``[m]``, of each image in the validation NLL, or None for 1.
         label_smoothing: share of each target spread evenly over the classes.
         penalties: the lambdas, strongest first.
     """
@@ -96,7 +98,8 @@ def solve_head(
     gram = (standard.T @ standard).astype(np.float64) / len(standard)
 
     def judge(matrix: np.ndarray) -> float:
-        return calibration.nll(validation @ matrix[:-1] + matrix[-1], validation_labels)
+        logits = validation @ matrix[:-1] + matrix[-1]
+        return calibration.nll(logits, validation_labels, weights=validation_weights)
 
     matrix = np.zeros((standard.shape[1] + 1, classes))
     tried: list[tuple[float, float, int, np.ndarray]] = []  # penalty, loss, iterations, weights

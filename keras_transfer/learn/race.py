@@ -20,6 +20,7 @@ from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import Dataset
 from keras_transfer.learn import calibration
+from keras_transfer.learn.batches import balanced
 from keras_transfer.recipe import Recipe
 
 AUTO = "auto"
@@ -66,6 +67,8 @@ def decide(
         if kept.name != "head":
             logarithms = calibration.log_softmax(done.validation_logits / done.temperature)
             losses[depth] = -logarithms[np.arange(len(labels)), labels]
+            if recipe.class_weights == "balanced":
+                losses[depth] *= balanced(labels, len(half.class_names))
         seconds = round(time.monotonic() - begun, 3)
         rows.append({"unfreeze": depth, "nll": kept.nll, "head_nll": head, "seconds": seconds})
         progress.note(f"Race: {depth} reaches NLL {kept.nll:.4f} (its head {head:.4f}).")

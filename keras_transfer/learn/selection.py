@@ -25,7 +25,8 @@ class Candidate:
             head to one of these, such as ``0.5 to average``; or one of these with a new head, such
             as ``average, new head`` and ``average, 0.5 to new head``.
         temperature: fitted on validation.
-        nll: validation NLL in nats after division by that temperature.
+        nll: validation NLL in nats after division by that temperature, the classes weighed as in
+            training.
         accuracy: validation accuracy.
     """
 
@@ -44,6 +45,7 @@ def choose(
     logits_of: Callable[[Sequence[np.ndarray]], np.ndarray],
     labels: np.ndarray,
     new_head: Callable[[Sequence[np.ndarray]], Callable[[], NewHead]] | None = None,
+    image_weights: np.ndarray | None = None,
 ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
     """Chooses weights by validation NLL after fitting a temperature to each candidate.
 
@@ -61,14 +63,15 @@ def choose(
         new_head: given weights, begins to solve a linear head again on their features, and returns
             what waits for the same weights with that head, and for their validation logits; None
             where the head is not linear.
+        image_weights: float ``[images]``, of each image in NLL and temperature, or None for 1.
 
     Returns:
         The chosen weights; all candidates, the chosen one first; and its logits.
     """
 
     def judged(name: str, weights: Sequence[np.ndarray], logits: np.ndarray) -> Judged:
-        temperature = calibration.fit_temperature(logits, labels)
-        loss = calibration.nll(logits, labels, temperature)
+        temperature = calibration.fit_temperature(logits, labels, image_weights)
+        loss = calibration.nll(logits, labels, temperature, image_weights)
         right = float((logits.argmax(axis=1) == labels).mean())
         return Candidate(name, temperature, loss, right), list(weights), logits
 

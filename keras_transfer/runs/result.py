@@ -95,8 +95,8 @@ class TransferResult(Fitted):
     Attributes:
         test_probabilities: float32 ``[test images, classes]``.
         evaluation: on the test split.
-        threshold: the confidence at which answers are right as often as wanted on validation, and
-            what it comes to on the test split.
+        threshold: the confidence from which on validation shows answers to be right as often as
+            wanted, and what it comes to on the test split.
     """
 
     test_probabilities: np.ndarray

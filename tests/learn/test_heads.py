@@ -79,6 +79,17 @@ def test_sample_weights_count_as_repetitions(digits):
     assert near < 0.5 * far
 
 
+def test_validation_weights_decide_which_penalty_is_best(digits):
+    weights = np.where(digits[3] == 8, 20.0, 1.0)
+    head = heads.solve_head(*digits[:2], 10, *digits[2:], validation_weights=weights)
+    assert head.validation_nll == pytest.approx(
+        calibration.nll(head.logits(digits[2]), digits[3], weights=weights), abs=1e-4
+    )
+    assert head.validation_nll != pytest.approx(
+        calibration.nll(head.logits(digits[2]), digits[3]), abs=1e-3
+    )
+
+
 def test_label_smoothing_makes_the_head_less_sure(digits):
     features, labels, validation, validation_labels = digits
     sure, unsure = (

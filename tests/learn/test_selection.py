@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from keras_transfer.learn import calibration
+from keras_transfer.learn.batches import balanced
 from keras_transfer.learn.planner import new_head_views
 from keras_transfer.learn.selection import choose
 
@@ -27,6 +28,22 @@ def test_keeps_the_head_where_fine_tuning_hurt():
     assert candidates[0].name == "head"
     assert weights == weigh(2, 1, 1)
     np.testing.assert_array_equal(logits, logits_of(weights))
+
+
+def test_balanced_weights_choose_what_is_better_for_every_class():
+    labels = np.repeat([0, 1], [190, 10])
+    truth, common = np.eye(2)[labels], np.eye(2)[np.zeros(200, int)]
+
+    def biased(weights):
+        """Both classes told apart a little, or the common one always given."""
+        apart, always = (float(part) for part in weights)
+        return apart * truth + always * common + NOISE[:, :2]
+
+    ends = {"last epoch": weigh(0.5, 3)}
+    _, plain, _ = choose(weigh(1, 0), ends, biased, labels)
+    _, fair, _ = choose(weigh(1, 0), ends, biased, labels, image_weights=balanced(labels, 2))
+    assert plain[0].name != "head"
+    assert fair[0].name == "head"
 
 
 def test_over_confidence_is_not_held_against_better_weights():

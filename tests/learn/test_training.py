@@ -1,19 +1,24 @@
+import dataclasses
 import functools
+import io
 import json
+import math
 
 import keras
 import numpy as np
 import pytest
 from recorder import Recorder
+from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from keras_transfer import backbones, datasets, evaluation, training
+from keras_transfer import backbones, console, datasets, evaluation, training
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import LOGITS
 from keras_transfer.frozen.features import Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import calibration, heads
+from keras_transfer.learn.batches import balanced
 from keras_transfer.learn.model import build_classifier, reseed, set_batch_norm
 from keras_transfer.learn.optimizers import build_optimizer
 from keras_transfer.learn.pool import ModelPool
@@ -81,6 +86,20 @@ def test_evidence_agrees_with_an_independent_computation(cached, data):
     assert result.candidates[0].nll <= min(c.nll for c in result.candidates if c.name == "head")
 
 
+def test_too_few_validation_images_assure_no_precision_and_the_summary_says_so(cached):
+    result, *_ = cached
+    assert len(result.validation_logits) == 35
+    assert (result.threshold.threshold, result.threshold.answered) == (math.inf, 0)
+    screen = Console(width=200, record=True, file=io.StringIO())
+    screen.print(console.summary(result, "run"))
+    said = "none: 35 validation images cannot show that any confidence is right 95 % of the time"
+    assert said in screen.export_text()
+    rated = dataclasses.replace(result.threshold, threshold=0.8, answered=9, precision=1.0)
+    rated = dataclasses.replace(rated, coverage=0.25, validation_images=120)
+    screen.print(console.summary(dataclasses.replace(result, threshold=rated), "run"))
+    assert "rests on 120 validation images" in screen.export_text()
+
+
 def test_validation_logits_are_those_of_the_returned_weights(cached, data):
     result, *_ = cached
     logits = keras.Model(result.model.input, result.model.get_layer(LOGITS).output)
@@ -90,7 +109,7 @@ def test_validation_logits_are_those_of_the_returned_weights(cached, data):
 
 
 def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, monkeypatch):
-    def last_with_new_head(start, ends, logits_of, labels, new_head):
+    def last_with_new_head(start, ends, logits_of, labels, new_head, weights):
         _, candidates, _ = choose(start, ends, logits_of, labels, new_head)
         weights, logits = new_head(ends["last epoch"])()
         return list(weights), candidates, logits
@@ -201,9 +220,14 @@ def test_a_head_trains_by_gradient(data, tmp_path):
 )
 def test_every_setting_of_the_second_phase_trains(data, changes, tmp_path):
     recipe = short(class_weights="balanced", views=1, **changes)
-    result = run(data, recipe, ActivationStore(tmp_path))
+    uneven = datasets.take(data, np.flatnonzero((data.labels > 0) | (np.arange(len(data)) % 2)))
+    result = run(uneven, recipe, ActivationStore(tmp_path))
     assert np.isfinite([row["train_loss"] for row in result.history]).all()
     assert result.evaluation.accuracy > 0.5
+    # What is returned was chosen by the NLL of equally heavy classes.
+    labels = uneven.labels[uneven.indices("val")]
+    loss = functools.partial(calibration.nll, result.validation_logits, labels, result.temperature)
+    assert result.candidates[0].nll == loss(balanced(labels, len(data.class_names))) != loss()
 
 
 def test_l2_sp_is_the_stated_penalty():
