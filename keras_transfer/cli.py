@@ -129,8 +129,10 @@ def load_keras() -> None:
 def _how_to_go_on(options: argparse.Namespace, given: list[str]) -> str:
     if options.command is not _train:
         return ""
+    from keras_transfer.runs import folder as runs
+
     words = [word for word in given if word not in ("--resume", "--overwrite")]
-    if not Path(options.output).exists():
+    if not runs.begun(options.output):
         return " Nothing was written."
     return f" Continue with:\n  keras-transfer {shlex.join([*words, '--resume'])}"
 
@@ -254,7 +256,9 @@ def _train(options: argparse.Namespace) -> int:
     from keras_transfer.runs import folder as runs
 
     # What is wrong is said before Keras is loaded.
-    runs.check_output(options.output, resume=options.resume, overwrite=options.overwrite)
+    runs.check_output(
+        options.output, resume=options.resume, overwrite=options.overwrite, data=options.data
+    )
     settings = settings_of(options)
     resolve(settings, read_file(options.config, settings) if options.config else None)
     load_keras()

@@ -148,7 +148,7 @@ def train(
     recipe, asked = _asked(recipe, settings | {"backbone": name}, config, given)
     spec = given.spec if given else backbones.spec(recipe.backbone)
     if output is not None:
-        runs.check_output(output, resume=resume, overwrite=overwrite)
+        runs.check_output(output, resume=resume, overwrite=overwrite, data=data)
     if output is None and tensorboard:
         raise UsageError(
             "Event files for TensorBoard go to the run folder, and none is named.",
@@ -191,9 +191,10 @@ def train(
         about = _about(dataset, built, recipe, asked)
         state = shared.state
         if output is not None:
-            state = runs.begin(output, about, resume=resume, overwrite=overwrite)
+            guarded = runs.begin(output, about, resume=resume, overwrite=overwrite)
+            state = until_the_end.enter_context(guarded)
             if tensorboard:
-                progress = EventLog(Path(output) / "tensorboard", progress)
+                progress = EventLog(runs.events_folder(output), progress)
         deadline = None if recipe.time_budget is None else clock.start + recipe.time_budget
         decided = _decided(state)  # by a run that was killed
         if decided is not None:

@@ -19,6 +19,7 @@ from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.recipe import LOCAL, Recipe, resolve
+from keras_transfer.runs.folder import check_outside
 from tuning import oracles, results, study_page
 from tuning.bench import Workbench, clear_state, data_digest
 from tuning.space import Space, default_space
@@ -73,6 +74,7 @@ def search(
     """
     recipe, study = resolve(settings or {}), Path(output)
     deadline = math.inf if max_time is None else time.monotonic() + max_time
+    check_outside(study, data)
     _check_folder(study, resume)
     with (
         _locked(study),

@@ -52,12 +52,17 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def temporary(path: str | os.PathLike[str], mark: str = "[0-9a-f]" * 12) -> Path:
+    """The hidden name under which a file is written; by default a pattern of all such names."""
+    target = Path(path)
+    return target.with_name(f".{target.stem[:40]}-{mark}{target.suffix}")
+
+
 def _beside(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """A target, its folder made, and a hidden name beside it that nothing else has."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    name = f".{target.stem[:40]}-{uuid.uuid4().hex[:12]}{target.suffix}"
-    return target, target.with_name(name)
+    return target, temporary(target, uuid.uuid4().hex[:12])
 
 
 @contextlib.contextmanager

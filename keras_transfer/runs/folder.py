@@ -7,8 +7,7 @@ import dataclasses
 import json
 import os
 import platform
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +28,26 @@ CONFIG, METRICS, MODEL, SPLITS = "config.json", "metrics.json", "model.keras", "
 PREDICTIONS, HISTORY, STATE = "predictions.csv", "history.csv", "state"
 PROBABILITIES = "test_probabilities.npy"
 VALIDATION_LOGITS, VALIDATION_LABELS = "validation_logits.npy", "validation_labels.npy"
-_OURS = (
-    CONFIG, METRICS, MODEL, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES, VALIDATION_LOGITS,
-    VALIDATION_LABELS, "report.html", STATE, "plots", "tensorboard",
+PAGE, LOCK = "report.html", f"{STATE}/lock"
+NEW = f"{STATE}/new"
+"""Where a run is written until it is whole: a run that it replaces stays until then."""
+
+_RUN = (
+    CONFIG, MODEL, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES, VALIDATION_LOGITS,
+    VALIDATION_LABELS, PAGE, "plots/history.svg", "plots/learning_curve.svg",
+    "plots/confusion.svg", "plots/reliability.svg", "plots/images/mistakes-[0-9][0-9]*.webp",
+    "plots/images/doubts-[0-9][0-9].webp", "plots/images/suspects-[0-9][0-9].webp",
+    "tensorboard/head/events.out.tfevents.*", "tensorboard/fine_tune/events.out.tfevents.*",
+    METRICS,
 )  # fmt: skip
-"""What a run may leave in its folder; only these are ever removed."""
+"""What a run may leave in its folder; metrics.json, which makes it a finished one, goes last."""
+
+_UNFINISHED = (
+    *(f"{NEW}/{name}" for name in _RUN),
+    *(f"{STATE}/{name}" for name in ("decision.json", "head.npz", "head-phase.npz")),
+    f"{STATE}/fine-tune.npz",
+)
+"""What a run that has not finished may leave; nothing else than these and _RUN is removed."""
 
 _NEEDED = {CONFIG: ("backbone", "class_names", "data", "image_size"), METRICS: ("test",)}
 """Fields without which a finished run cannot be used."""
@@ -136,13 +150,18 @@ def open_run(path: Folder) -> Run:
             damaged, or lacks a field.
     """
     folder = Path(path)
+    if (folder / NEW / METRICS).exists():  # it was killed in the last moment
+        with _locked(folder, wait=60):
+            _put_in_place(folder)
     config = _read_json(folder / CONFIG)
+    metrics = _read_json(folder / METRICS)
+    if metrics is None:
+        config = config or _read_json(folder / NEW / CONFIG)
     if config is None or "keras_transfer" not in config:
         raise UsageError(
             f"{folder} is not a run folder: it has no {CONFIG} of ours.",
             remedy="Name the folder given to `keras-transfer train --output`.",
         )
-    metrics = _read_json(folder / METRICS)
     if metrics is None:
         raise UsageError(
             f"The run in {folder} has not finished: it has no {METRICS}.",
@@ -159,10 +178,13 @@ def open_run(path: Folder) -> Run:
     return Run(folder, config, metrics)
 
 
+@contextlib.contextmanager
 def begin(
     path: Folder, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
-) -> Path:
-    """Makes a run's folder ready and returns the folder for its checkpoints.
+) -> Iterator[Path]:
+    """Keeps a run's folder for this process, and yields the folder for its checkpoints.
+
+    A finished run that is there stays as it is until :func:`finish`.
 
     Args:
         path: the run folder.
@@ -172,46 +194,105 @@ def begin(
 
     Raises:
         UsageError: the folder holds something else, a run that was not to be replaced, or one
-            with other settings than those to be resumed.
+            with other settings than those to be resumed; another process writes to it.
     """
     folder = Path(path)
-    held = check_output(folder, resume=resume, overwrite=overwrite)
-    if held is not None and not resume:
-        remove(folder)
-    elif held is not None:
-        for name in sorted(held.keys() & config.keys() - {"created", "keras_transfer"}):
-            if held[name] != files.plain(config[name]):
-                raise UsageError(
-                    f"The run in {folder} had {name}={held[name]!r}; received {config[name]!r}.",
-                    remedy="Give the same settings to resume it, or --overwrite to begin anew.",
-                )
-    (folder / STATE).mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / CONFIG, dict(config))
-    return folder / STATE
+    check_output(folder, resume=resume, overwrite=overwrite)
+    with _locked(folder):
+        held = _held(folder, resume, overwrite)  # another run may have ended meanwhile
+        if held is None or not resume:
+            replaced = (folder / METRICS).exists()
+            _remove(folder, _UNFINISHED if replaced else (*_UNFINISHED, *_RUN))
+        else:
+            for name in sorted(held.keys() & config.keys() - {"created", "keras_transfer"}):
+                if held[name] != files.plain(config[name]):
+                    raise UsageError(
+                        f"The run in {folder} had {name}={held[name]!r}; "
+                        f"received {config[name]!r}.",
+                        remedy="Give the same settings to resume it, or --overwrite to begin anew.",
+                    )
+        # What writers that were killed had begun.
+        _remove(folder, [str(files.temporary(name)) for name in (*_RUN, *_UNFINISHED)])
+        files.write_json(folder / NEW / CONFIG, dict(config))
+        yield folder / STATE
 
 
-def check_output(path: Folder, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+def begun(path: Folder) -> bool:
+    """Whether a run that was interrupted has left something to go on with."""
+    folder = Path(path)
+    return folder.exists() and ((folder / NEW / CONFIG).exists() or not (folder / PAGE).exists())
+
+
+def events_folder(path: Folder) -> Path:
+    """Where a run that has begun leaves event files: not among those of a run it replaces."""
+    folder = Path(path)
+    return (folder / NEW if (folder / METRICS).exists() else folder) / "tensorboard"
+
+
+def check_output(path: Folder, *, resume: bool, overwrite: bool, data: Any = None) -> None:
     """Refuses a folder that a run must not be written to, before any work is done.
 
-    Returns:
-        The ``config.json`` of the run that is there, None where there is nothing.
+    Args:
+        path: the run folder.
+        resume: see :func:`begin`.
+        overwrite: see :func:`begin`.
+        data: what is trained on.
 
     Raises:
-        UsageError: see :func:`begin`.
+        UsageError: see :func:`begin`; or the folder would be part of the data.
     """
     folder = Path(path)
+    check_outside(folder, data)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file.", remedy="Name a folder with --output.")
-    if not folder.exists() or not any(folder.iterdir()):
-        return None
-    held = _read_json(folder / CONFIG)
-    if held is None or "keras_transfer" not in held:
+    for link in _ours(folder, (*_RUN, *_UNFINISHED, LOCK)):
+        if link.is_symlink():
+            raise UsageError(
+                f"{link} is a link; a run is written to its own folder alone.",
+                remedy="Remove the link, or name another folder with --output.",
+            )
+    if (folder / LOCK).exists() or (folder / NEW / METRICS).exists():
+        with _locked(folder):
+            _put_in_place(folder)
+    _held(folder, resume, overwrite)
+
+
+def check_outside(folder: Path, data: Any) -> None:
+    """Refuses a folder inside that of the data, of which it would become a class.
+
+    Raises:
+        UsageError: that is what it is.
+    """
+    named = data.name if isinstance(data, types.Dataset) else data
+    if not isinstance(named, (str, os.PathLike)):
+        return
+    source = Path(named).expanduser()
+    if source.is_dir() and source.resolve() in folder.resolve().parents:
         raise UsageError(
-            f"{folder} holds files that are not a run of ours; they are left alone.",
-            remedy="Name another folder with --output.",
+            f"{folder} lies inside the data folder {source}, of which it would become a class.",
+            remedy="Name a folder outside the data with --output.",
         )
-    finished = (folder / METRICS).exists()
+
+
+def _held(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """The ``config.json`` of the run that is in a folder, None where there is nothing."""
+    held = _read_json(folder / NEW / CONFIG)
+    finished = held is None and (folder / METRICS).exists()
+    held = held or _read_json(folder / CONFIG)
+    if held is None or "keras_transfer" not in held:
+        scraps = set(_ours(folder, (*_UNFINISHED, LOCK)))
+        if any(path not in scraps for path in folder.rglob("*")):
+            raise UsageError(
+                f"{folder} holds files that are not a run of ours; they are left alone.",
+                remedy="Name another folder with --output.",
+            )
+        return None
     if resume and finished:
+        if not (folder / PAGE).exists():
+            raise UsageError(
+                f"The run in {folder} has finished; only its page is missing.",
+                remedy=f"Write the page with `keras-transfer report {folder}`.",
+            )
         raise UsageError(
             f"The run in {folder} has finished; there is nothing to resume.",
             remedy="Look at it with `keras-transfer evaluate`, or pass --overwrite.",
@@ -225,48 +306,98 @@ def check_output(path: Folder, *, resume: bool, overwrite: bool) -> dict[str, An
     return held
 
 
-def remove(folder: Path) -> None:
-    """Removes a run's own files, and its folder if nothing else is in it."""
-    for name in _OURS:
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name, ignore_errors=True)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+@contextlib.contextmanager
+def _locked(folder: Path, wait: float = 0) -> Iterator[None]:
+    """One process at a time; the operating system frees the lock of one that dies."""
+    import filelock
+
+    (folder / STATE).mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=wait)
+    except filelock.Timeout:
+        raise UsageError(
+            f"Another process is writing a run to {folder}.",
+            remedy="Wait until it has ended, or name another --output.",
+        ) from None
+    try:
+        yield
+    finally:
+        _remove(folder, [LOCK])
+        lock.release()
+
+
+def _put_in_place(folder: Path) -> None:
+    """Lets a new run that is whole take the old one's place.
+
+    It may be killed anywhere and called again: nothing is moved before the old run's
+    ``metrics.json`` is gone, and the new one's is moved last.
+    """
+    new = folder / NEW
+    if not (new / METRICS).exists():
+        return
+    if (folder / METRICS).exists():
+        _remove(folder, _RUN)
+    for name in _RUN:
+        for path in new.glob(name):
+            target = folder / path.relative_to(new)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+    _remove(folder, _UNFINISHED)
+
+
+def _ours(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    """The files that match, those half written, and the folders that they may lie in."""
+    for pattern in patterns:
+        yield folder / pattern
+        yield from folder.glob(pattern)
+        yield from folder.glob(str(files.temporary(pattern)))
+        yield from (folder / parent for parent in Path(pattern).parents[:-1])
+
+
+def _remove(folder: Path, patterns: Sequence[str]) -> None:
+    """Removes the files that match, and the folders that this leaves empty."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+    parents = {parent for pattern in patterns for parent in Path(pattern).parents[:-1]}
+    for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            (folder / parent).rmdir()
 
 
 def finish(path: Folder, result: TransferResult, config: Mapping[str, Any]) -> Run:
-    """Writes what came of a run; ``metrics.json`` comes last and makes the run finished.
+    """Writes what came of a run, and lets it take the place of what was there.
 
     Args:
-        path: the run folder, made by :func:`begin` or new.
+        path: the run folder, kept by :func:`begin`.
         result: from ``training.train``.
         config: what the run did, completed with what it learnt.
     """
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.atomic_path(folder / MODEL) as temporary:
+    new = folder / NEW
+    with files.atomic_path(new / MODEL) as temporary:
         result.model.save(temporary)
-    datasets.write_splits(result.dataset, folder / SPLITS)
-    files.write_csv(folder / PREDICTIONS, _PREDICTIONS_COLUMNS, _predictions(result))
+    datasets.write_splits(result.dataset, new / SPLITS)
+    files.write_csv(new / PREDICTIONS, _PREDICTIONS_COLUMNS, _predictions(result))
     epochs = [[row.get(name, "") for name in _HISTORY_COLUMNS] for row in result.history]
-    files.write_csv(folder / HISTORY, _HISTORY_COLUMNS, epochs)
+    files.write_csv(new / HISTORY, _HISTORY_COLUMNS, epochs)
     for name, array in (
         (PROBABILITIES, result.test_probabilities),
         (VALIDATION_LOGITS, result.validation_logits),
         (VALIDATION_LABELS, result.dataset.labels[result.dataset.indices("val")]),
     ):
-        with files.atomic_path(folder / name) as temporary, open(temporary, "wb") as stream:
+        with files.atomic_path(new / name) as temporary, open(temporary, "wb") as stream:
             np.save(stream, array)
     complete = dict(config) | {
         **result.recipe.to_dict(),
         "temperature": result.temperature,
         "class_names": list(result.class_names),
     }
-    files.write_json(folder / CONFIG, complete)
-    files.write_json(folder / METRICS, metrics_of(result))
-    shutil.rmtree(folder / STATE, ignore_errors=True)
+    files.write_json(new / CONFIG, complete)
+    files.write_json(new / METRICS, metrics_of(result))
+    _put_in_place(folder)
     return open_run(folder)
 
 

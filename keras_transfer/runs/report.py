@@ -19,7 +19,7 @@ from keras_transfer.evaluation import plots
 from keras_transfer.evaluation.metrics import METRICS, ranked
 from keras_transfer.learn import calibration
 from keras_transfer.runs import page, summary
-from keras_transfer.runs.folder import HISTORY, MODEL, PREDICTIONS, PROBABILITIES, SPLITS, Run
+from keras_transfer.runs.folder import HISTORY, MODEL, PAGE, PREDICTIONS, PROBABILITIES, SPLITS, Run
 
 if TYPE_CHECKING:
     import keras
@@ -100,7 +100,7 @@ def write_report(
             if (run.path / name).exists()
         },
     }
-    target = run.path / "report.html"
+    target = run.path / PAGE
     files.write_text(target, page.render(_TEMPLATE, values | _TOOLS))
     return target
 

@@ -11,6 +11,9 @@ import time
 import pytest
 from test_journey import without_times
 
+from keras_transfer.base.errors import UsageError
+from keras_transfer.runs import folder as runs
+
 KILLS = 10
 
 
@@ -56,7 +59,9 @@ def test_ten_kills_change_nothing(digits_folder, tmp_path):
             struck += 1
             process.send_signal(signal.SIGKILL)
         process.communicate()
-        if not (folder / "run" / "metrics.json").exists():
+        try:
+            runs.open_run(folder / "run")
+        except UsageError:
             end(start(digits_folder, folder))
         assert results(folder) == expected, f"kill {number}"
     assert struck >= KILLS // 2
