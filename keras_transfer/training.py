@@ -298,9 +298,8 @@ def train(
             begun = time.monotonic()
             standardise(model, features[0])
             head_file = state / "head.npz" if state else None
-            if head_file and head_file.exists():
-                _read_head(head_file, model)
-                epochs, seen, details = 0, 0, {"resumed": True}
+            if recipe.head_is_solved and head_file and head_file.exists():
+                epochs, seen, details = _read_head(head_file, model)
             elif recipe.head_is_solved:
                 fit_in_memory = max(1, _HEAD_BYTES // max(1, features[0].nbytes))
                 seen_views = features[:fit_in_memory]
@@ -318,6 +317,8 @@ def train(
                     progress.row(row)
                 epochs, details = head.iterations, head.details()
                 seen = epochs * len(labels) * len(seen_views)
+                if head_file:
+                    _write_head(head_file, model, (epochs, seen, details))
             else:
                 top = shared.pool.head(model, recipe.for_head())
                 done = fine_tune(
@@ -334,8 +335,6 @@ def train(
                 trained.append(done)
                 epochs, seen = done.epoch, done.epoch * len(labels)
                 details = {"best_epoch": done.best_epoch}
-            if head_file and not head_file.exists():
-                _write_head(head_file, model)
             seconds = time.monotonic() - begun
             phases = [_report("head", epochs, seen, seconds, cached=True, details=details)]
             del features
@@ -703,16 +702,20 @@ def _report(
     return PhaseReport(name, epochs, seconds, seen / max(seconds, 1e-9), cached, details)
 
 
-def _read_head(path: Path, model: keras.Model) -> None:
+def _read_head(path: Path, model: keras.Model) -> tuple[int, int, dict[str, Any]]:
+    """Gives the model the head of a killed run; returns what there was to report of it."""
     with np.load(path) as arrays:
-        assign(_head_variables(model), [arrays[name] for name in sorted(arrays.files)])
+        values = sorted(name for name in arrays.files if name != "report")
+        assign(_head_variables(model), [arrays[name] for name in values])
+        epochs, seen, details = json.loads(str(arrays["report"]))
+    return epochs, seen, details
 
 
-def _write_head(path: Path, model: keras.Model) -> None:
+def _write_head(path: Path, model: keras.Model, report: tuple[int, int, dict[str, Any]]) -> None:
     with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
         values = values_of(_head_variables(model))
         named: dict[str, Any] = {f"value-{i:03d}": value for i, value in enumerate(values)}
-        np.savez(stream, **named)
+        np.savez(stream, report=json.dumps(files.plain(report)), **named)
 
 
 def _head_variables(model: keras.Model) -> list[Any]:

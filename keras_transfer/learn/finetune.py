@@ -126,11 +126,12 @@ def fine_tune(
             done.history.append(row | {"seconds": round(seconds, 3)})
             progress.row(done.history[-1])
             advance(1, f"validation accuracy {row['validation_accuracy']:.3f}")
+            late = deadline is not None and time.monotonic() + seconds > deadline
             due = time.monotonic() - saved > CHECKPOINT_SECONDS or done.epoch == epochs
-            if checkpoint and due:
+            if checkpoint and (due or late):
                 _save(checkpoint, done, suffix, optimizer)
                 saved = time.monotonic()
-            if deadline and time.monotonic() + seconds > deadline:
+            if late:
                 progress.note(f"Out of time after epoch {done.epoch} of {epochs}.")
                 break
     return _ended(done, suffix, optimizer, recipe)
