@@ -349,6 +349,7 @@ def _export(options: argparse.Namespace) -> int:
         options.output,
         overwrite=options.overwrite,
         allow_failing=options.allow_failing,
+        sign=options.sign,
         progress=progress_for(options.quiet).note,
     )
     echo(result.render())
@@ -359,7 +360,7 @@ def _export(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from keras_transfer.export import verify
 
-    result = verify(options.export)
+    result = verify(options.export, options.key)
     show(options, result.to_json, result.render)
     return int(result.result["exit_code"])
 
@@ -456,10 +457,16 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         argument("--output", metavar="DIR", help="default: saved_models/NAME"),
         flag("overwrite", "replace an export in DIR"),
         flag("allow-failing", "keep artefacts that fail"),
+        argument("--sign", metavar="KEY", help="an Ed25519 private key (PEM) to sign it with"),
         QUIET,
     )),
     ("verify", _verify, "Repeat the proof of an export folder: exit 0 passed, 1 failed, 2 no "
-     "runtime is installed.", (argument("export", metavar="EXPORT"), JSON)),
+     "runtime is installed.", (
+        argument("export", metavar="EXPORT"),
+        argument("--key", metavar="KEY", help="the signer's Ed25519 public key (PEM): fail what "
+                 "was not signed by it"),
+        JSON,
+    )),
     ("demo", _demo, "Try an export on a local page: drop an image, or use the camera.", (
         argument("export", metavar="EXPORT"),
         argument("--wasm", metavar="DIR", help="node_modules/@mediapipe/tasks-vision: run the "

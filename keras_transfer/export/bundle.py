@@ -24,8 +24,6 @@ SAMPLES = 64
 SMALL = 2**19
 """Bytes of a file that is preferred as a sample, so that an export stays light."""
 
-_MANIFEST = "manifest.json"
-
 
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuses a folder that an export must not be written to: only our own files are replaced.
@@ -54,9 +52,9 @@ def _foreign(target: Path) -> list[Path]:
     """What of a folder is a link, or is not listed in a manifest of ours."""
     ours: set[str] = set()
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        manifest = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((target / proof.MANIFEST).read_text(encoding="utf-8"))
         if "keras_transfer" in manifest:
-            ours = {_MANIFEST, *manifest["files"]}
+            ours = {proof.MANIFEST, proof.SIGNATURE, *manifest["files"]}
     return sorted(
         path
         for path in target.rglob("*")
@@ -125,4 +123,4 @@ def write_manifest(folder: Path) -> None:
     """Writes ``manifest.json``: the SHA-256 digest of every other file in the folder."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     digests = {name: files.file_sha256(folder / name) for name in names}
-    files.write_json(folder / _MANIFEST, {"keras_transfer": __version__, "files": digests})
+    files.write_json(folder / proof.MANIFEST, {"keras_transfer": __version__, "files": digests})

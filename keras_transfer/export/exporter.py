@@ -15,7 +15,7 @@ from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
-from keras_transfer.export import bundle, card, parity, proof
+from keras_transfer.export import bundle, card, parity, proof, signing
 from keras_transfer.export.convert import Source
 from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
 from keras_transfer.export.outcome import ExportResult, VerifyResult
@@ -34,6 +34,7 @@ def export_run(
     *,
     overwrite: bool = False,
     allow_failing: bool = False,
+    sign: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
     """Exports a run and proves each artefact on its own runtime, in a fresh process.
@@ -44,6 +45,7 @@ def export_run(
         output: the folder to write; default ``saved_models/NAME``, by the name of the run.
         overwrite: whether an export already there is replaced, once the new one is whole.
         allow_failing: leaves failing artefacts in place; otherwise they go to ``rejected/``.
+        sign: an Ed25519 private key as PEM, by which ``manifest.json`` is signed.
         progress: called with a short line before each step.
 
     Returns:
@@ -60,6 +62,7 @@ def export_run(
     target = Path(output) if output is not None else Path("saved_models") / run.path.name
     bundle.check_target(target, overwrite=overwrite)
     _check_backend()
+    key = signing.read_private_key(sign) if sign else None
     model = run.model()
     _check_layers(model)
     # Float32 weights an artefact, and as much again for the converter's scratch files.
@@ -73,6 +76,8 @@ def export_run(
     try:
         with files.atomic_folder(target, replace=overwrite) as folder:
             report = _fill(folder, run, model, chosen, allow_failing, progress)
+            if key:
+                signing.sign(folder, key)
             bundle.check_target(target, overwrite=overwrite)  # what came while this was computed
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -185,19 +190,27 @@ def _check_layers(model: keras.Model) -> None:
             )
 
 
-def verify(folder: str | os.PathLike[str]) -> VerifyResult:
+def verify(
+    folder: str | os.PathLike[str], key: str | os.PathLike[str] | None = None
+) -> VerifyResult:
     """Repeats the proof of an export folder: files against digests, artefacts in fresh processes.
 
     It is what ``verify/verify.py`` in the folder does, by this package's copy of that script.
 
+    Args:
+        folder: an export folder.
+        key: the Ed25519 public key as PEM of whoever signed it; an export that is not signed by it
+            fails, and nothing of it is run.
+
     Raises:
-        UsageError: the folder is no export.
+        UsageError: the folder is no export, or the file no key.
     """
     path = Path(folder)
-    for name in ("manifest.json", "verify/expected.json"):
+    for name in (proof.MANIFEST, "verify/expected.json"):
         if not (path / name).is_file():
             raise UsageError(
                 f"{path} is no export: {name} is missing.",
                 remedy="Name a folder that `keras-transfer export` wrote.",
             )
-    return VerifyResult(path, proof.verify(path))
+    unsigned = signing.check_signature(path, signing.read_public_key(key)) if key else []
+    return VerifyResult(path, proof.outcome(unsigned, []) if unsigned else proof.verify(path))

@@ -35,6 +35,9 @@ LIMITS |= {"tflite-float16": 0.99, "tflite-dynamic": 0.98, "tflite-int8": 0.97}
 """Of each format, the smallest share of test images, 0..1, on which its most probable class must be
 that of the trained model."""
 
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+"""The digests of an export's other files, and the signature of that list where there is one."""
+
 REQUIRED = ("labels.txt", "parity.json", "verify/expected.json", "verify/verify.py")
 """What every export holds, whatever its formats are."""
 
@@ -420,22 +423,22 @@ def verify(folder: Path) -> Row:
     try:
         files += check_files(folder)
         if any(line.startswith("verify/") for line in files):
-            return _outcome(files, [])  # without its own files the proof proves nothing
+            return outcome(files, [])  # without its own files the proof proves nothing
         proof = _read(folder / "verify/expected.json")
         files += check_proof(folder, proof)
         rows = _repeat(folder, proof, {line.split(": ")[0] for line in files})
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return _outcome([*files, f"no proof: {type(error).__name__}: {error}"], [])
-    return _outcome(files, rows)
+        return outcome([*files, f"no proof: {type(error).__name__}: {error}"], [])
+    return outcome(files, rows)
 
 
 def check_files(folder: Path) -> list[str]:
     """One line for each file that ``manifest.json`` lists and that is missing or changed, or that
     is there, or has to be, and is not listed."""
-    listed = _read(folder / "manifest.json")["files"]
+    listed = _read(folder / MANIFEST)["files"]
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    present.remove("manifest.json")
-    wrong = [f"{n}: not listed in manifest.json" for n in {*REQUIRED, *present} - listed.keys()]
+    present = present - {MANIFEST, SIGNATURE}
+    wrong = [f"{n}: not listed in {MANIFEST}" for n in {*REQUIRED, *present} - listed.keys()]
     wrong += [f"{name}: missing" for name in listed.keys() - present]
     for name in listed.keys() & present:
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != listed[name]:
@@ -507,7 +510,8 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _outcome(files: list[str], rows: list[Row]) -> Row:
+def outcome(files: list[str], rows: list[Row]) -> Row:
+    """``verify``'s result, from what is wrong with files and the rows of artefacts."""
     verdicts = {row["verdict"] for row in rows}
     passed = not files and "passed" in verdicts and "failed" not in verdicts
     code = 0 if passed else 2 if not files and verdicts <= {"skipped"} else 1
