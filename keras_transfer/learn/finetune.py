@@ -99,7 +99,7 @@ def fine_tune(
         checkpoint: a file that receives the state, and from which a killed phase goes on.
         deadline: ``time.monotonic()`` after which no epoch is begun that would end later.
     """
-    epochs, saved, parts = recipe.fine_tune_epochs, time.monotonic(), 1
+    epochs, save_at, parts = recipe.fine_tune_epochs, time.monotonic() + CHECKPOINT_SECONDS, 1
     make = functools.partial(build_optimizer, recipe, suffix, depths or {}, compute=compute)
     views = _held(examples, recipe, compute)  # refuses batches that cannot be shared
     engine = keras_engine(suffix, compute)
@@ -127,10 +127,9 @@ def fine_tune(
             progress.row(done.history[-1])
             advance(1, f"validation accuracy {row['validation_accuracy']:.3f}")
             late = deadline is not None and time.monotonic() + seconds > deadline
-            due = time.monotonic() - saved > CHECKPOINT_SECONDS or done.epoch == epochs
-            if checkpoint and (due or late):
+            if checkpoint and (late or done.epoch == epochs or time.monotonic() > save_at):
                 _save(checkpoint, done, suffix, optimizer)
-                saved = time.monotonic()
+                save_at = time.monotonic() + CHECKPOINT_SECONDS
             if late:
                 progress.note(f"Out of time after epoch {done.epoch} of {epochs}.")
                 break
