@@ -50,9 +50,11 @@ def _chief(options: argparse.Namespace) -> int:
     from keras_transfer.base.progress import progress_for
     from tuning import workers
 
+    server, secret = workers.listen(options.address)
     served = functools.partial(
         workers.serve,
-        server=workers.listen(options.address),
+        server=server,
+        secret=secret,
         address=options.address,
         lost_after=options.lost_after,
         progress=progress_for(options.quiet),

@@ -3,7 +3,8 @@
 The chief runs the oracle and no trial. A worker asks it for trials, and writes their records into
 the study's folder, which all machines see. Each worker also keeps a small file there that changes
 every second or two; a worker whose file stands still is taken for lost, and its trial is handed out
-again. Connections are neither encrypted nor authenticated: use a network that you trust.
+again. Who asks the chief must know a secret, which lies in that folder; connections are not
+encrypted, so use a network that you trust.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hmac
 import itertools
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -38,6 +41,8 @@ from tuning.space import Space, from_json
 from tuning.tuner import Tuner
 
 _BEATS = "workers"
+_SECRET = "secret"
+_HEADER = "keras-transfer-secret"
 _BEAT_SECONDS = 1.5
 # A worker that loads a library or swaps may stand still for a while.
 LOST_AFTER = 60.0
@@ -76,16 +81,54 @@ class Watch:
         return time.monotonic() - since > self.lost_after
 
 
-def listen(address: str) -> Any:
-    """A gRPC server that has its port, to be taken before any work is done.
+class _Guard(grpc.ServerInterceptor):
+    """Lets nobody reach the oracle who does not send the secret."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
+        self._refusal = grpc.unary_unary_rpc_method_handler(
+            lambda request, context: context.abort(
+                grpc.StatusCode.UNAUTHENTICATED, "it was not sent the secret of its study"
+            )
+        )
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Passes a call on, or refuses it."""
+        sent = dict(handler_call_details.invocation_metadata).get(_HEADER, "")
+        known = hmac.compare_digest(sent.encode(), self._secret)
+        return continuation(handler_call_details) if known else self._refusal
+
+
+class _Sender(grpc.UnaryUnaryClientInterceptor):
+    """Sends the secret, read anew each time: a chief that is started again has another."""
+
+    def __init__(self, study: Path) -> None:
+        self._path = study / _SECRET
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Makes a call with the secret in its metadata."""
+        sent = (_HEADER, self._path.read_text(encoding="utf-8"))
+        return continuation(details._replace(metadata=[*(details.metadata or ()), sent]), request)
+
+
+def authorised(channel: Any, study: Path) -> Any:
+    """A channel to a study's chief whose calls carry the study's secret."""
+    return grpc.intercept_channel(channel, _Sender(study))
+
+
+def listen(address: str) -> tuple[Any, str]:
+    """A gRPC server that has its port, to be taken before any work is done, and its secret.
 
     Raises:
         UsageError: the address cannot be listened at.
     """
     _parts(address)
+    secret = secrets.token_hex(32)
     # Without the option a port is shared with another chief, and workers split between them.
     server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)]
+        futures.ThreadPoolExecutor(max_workers=4),
+        interceptors=[_Guard(secret)],
+        options=[("grpc.so_reuseport", 0)],
     )
     try:
         server.add_insecure_port(address)
@@ -94,12 +137,13 @@ def listen(address: str) -> Any:
             f"Cannot listen at {address}: another program does, or no such host is here.",
             remedy="Choose another port or host with --address.",
         ) from None
-    return server
+    return server, secret
 
 
 def serve(
     tuner: Tuner,
     server: Any,
+    secret: str,
     address: str,
     lost_after: float = LOST_AFTER,
     progress: Progress | None = None,
@@ -109,6 +153,7 @@ def serve(
     Args:
         tuner: its oracle is served.
         server: from :func:`listen`.
+        secret: the server's, put into the study's folder for the workers of the same user.
         address: where it listens, for those who start workers.
         lost_after: seconds after which a silent worker's trial is handed out again.
         progress: where to report.
@@ -119,6 +164,9 @@ def serve(
     progress, oracle = progress or Progress(), tuner.oracle
     servicer = OracleServicer(oracle)
     protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    with files.atomic_path(tuner.study / _SECRET) as temporary:
+        temporary.chmod(0o600)
+        temporary.write_text(secret, encoding="utf-8")
     server.start()
     progress.note(f"Waiting for workers: python -m tuning worker {tuner.study} --chief {address}")
     watch, ended = Watch(tuner.study / _BEATS, lost_after), len(oracle.end_order)
@@ -202,16 +250,22 @@ def work(
             "random", about["objective"], Space(keras_tuner.HyperParameters()), trials=1, seed=0
         )
         tuner = Tuner(oracle, folder, bench, about, progress, name, check)
-        with _named(chief):
+        with _asking(chief, tuner):
             tuner.search(verbose=0)
     return sum(record.worker == name for record in results.read_records(folder))
 
 
 @contextlib.contextmanager
-def _named(chief: str) -> Iterator[None]:
-    """Says of what fails in the block which chief it was."""
+def _asking(chief: str, tuner: Tuner) -> Iterator[None]:
+    """Lets a worker's tuner send the study's secret; says of what fails which chief it was."""
+    from keras_tuner.src import protos
+
     try:
-        yield
+        with grpc.insecure_channel(chief) as channel:
+            # The channel of KerasTuner's client knows no secret.
+            stub = protos.get_service_grpc().OracleStub(authorised(channel, tuner.study))
+            tuner.oracle.stub = stub
+            yield
     except grpc.RpcError as error:
         raise UsageError(
             f"The chief at {chief} has failed: {error.details()}.",

@@ -230,7 +230,7 @@ def test_a_bad_message_wedges_no_chief(tmp_path, oracle, monkeypatch):
 
     def serve():
         try:
-            workers.serve(served, workers.listen(address), address)
+            workers.serve(served, *workers.listen(address), address)
         except Stop:
             ended.append(True)
 
@@ -242,7 +242,15 @@ def test_a_bad_message_wedges_no_chief(tmp_path, oracle, monkeypatch):
     workers.reach(address, Progress())
     messages = protos.get_service()
     with grpc.insecure_channel(address) as channel:
-        stub = protos.get_service_grpc().OracleStub(channel)
+        for metadata in ([], [("keras-transfer-secret", "0" * 64)]):
+            stranger = protos.get_service_grpc().OracleStub(channel)
+            asked = messages.CreateTrialRequest(tuner_id="stranger")
+            with pytest.raises(grpc.RpcError) as refused:
+                stranger.CreateTrial(asked, timeout=20, metadata=metadata)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert not oracle.trials
+        assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
+        stub = protos.get_service_grpc().OracleStub(workers.authorised(channel, tmp_path))
         unknown = keras_tuner.engine.trial.Trial(oracle.get_space(), "9999", "COMPLETED")
         bad = messages.EndTrialRequest(trial=unknown.to_proto())
         with pytest.raises(grpc.RpcError):
