@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import os
 import sys
 import tempfile
 import timeit
@@ -226,10 +227,18 @@ def _core() -> Any:
     return openvino.Core()
 
 
+_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
+
+
 @functools.cache
 def computes_bfloat16() -> bool:
-    """Whether this processor has instructions for bfloat16, and OpenVINO is there to use them."""
-    if importlib.util.find_spec("openvino") is None:
+    """Whether this processor has instructions for bfloat16, and OpenVINO is there to use them.
+
+    Not where ``ONEDNN_MAX_CPU_ISA`` keeps TensorFlow from them: a product in bfloat16 then ends the
+    process (TensorFlow 2.21), and OpenVINO does not look at that variable.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if limit in _WITHOUT_BFLOAT16 or importlib.util.find_spec("openvino") is None:
         return False
     return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 

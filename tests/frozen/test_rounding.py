@@ -1,6 +1,9 @@
 """bfloat16 for training images alone, and only where it agrees."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -146,3 +149,18 @@ def test_damaged_rows_are_computed_again_as_they_were(backbone, data, tmp_path):
         assert store.counts.misses == len(again)
         assert stored(store) == ["openvino-bfloat16"] * 2
     np.testing.assert_array_equal(again, once)
+
+
+@pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE"])
+def test_a_processor_that_was_told_to_know_no_bfloat16_computes_in_float32(
+    digits_folder, tmp_path, isa
+):
+    command = [
+        sys.executable, "-m", "keras_transfer", "train", str(digits_folder), "--effort", "quick",
+        "--image-size", "32", "--per-class", "6", "--quiet", "--output", str(tmp_path / "run"),
+    ]  # fmt: skip
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "bfloat16" not in json.dumps(metrics["compute"])
