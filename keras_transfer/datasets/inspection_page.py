@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_transfer.base import templates
 from keras_transfer.base.errors import ExampleError
 from keras_transfer.base.threads import in_threads
 from keras_transfer.base.types import Dataset, Finding
@@ -58,16 +59,7 @@ def notebook(facts: dict[str, Any]) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(values)
+    return templates.fill(Path(__file__).with_name(template), values)
 
 
 def _sheets(data: Dataset) -> list[dict[str, Any]]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from keras_transfer._version import __version__
+from keras_transfer.base import templates
 from keras_transfer.export import proof
 from keras_transfer.export.formats import FORMATS
 from keras_transfer.export.metadata import ModelInfo
@@ -86,14 +86,6 @@ def write(
         "threshold": info.threshold
         and calibration.apply_threshold(tests.probabilities, tests.labels, info.threshold, target),
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
     for name in ("README.md", "model_card.md"):
-        text = environment.get_template(f"{name}.j2").render(values)
+        text = templates.fill(Path(__file__).with_name(f"{name}.j2"), values, markup=False)
         (folder / name).write_text(text, encoding="utf-8")

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from keras_transfer.base import templates
 from keras_transfer.evaluation import plots
 
 # The page's own colours, so that a figure follows the scheme that the reader prefers.
@@ -37,18 +37,13 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
         template: a jinja2 file; what it prints is text and no markup, unless it is ``Markup``.
         values: everything that it names.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
     style, script = (
         Path(__file__).with_name(name).read_text(encoding="utf-8")
         for name in ("style.css", "script.js")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     own = {"style": Markup(style), "script": Markup(script), "script_hash": f"sha256-{digest}"}
-    return environment.get_template(template.name).render(**own, **values)
+    return templates.fill(template, {**own, **values}, trim=False)
 
 
 def svg(figure: Figure) -> str:
