@@ -70,9 +70,6 @@ def run(
     except KerasTransferError as error:
         print(f"{program}: {error.message}\n  {error.remedy}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"\n{program}: interrupted.{how_to_go_on(options, given)}", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,6 +87,12 @@ def run(
             file=sys.stderr,
         )
         return FAILED
+    except (KeyboardInterrupt, Exception) as error:
+        # Closing what was cut off, NumPy raises an error of its own over the interruption.
+        if KeyboardInterrupt not in (type(error), type(error.__context__)):
+            raise
+        print(f"\n{program}: interrupted.{how_to_go_on(options, given)}", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _hush() -> None:

@@ -1,3 +1,4 @@
+import argparse
 import json
 import signal
 import subprocess
@@ -290,6 +291,19 @@ def test_what_is_no_run(run_cli, tmp_path):
     for command in ("evaluate", "export", "report"):
         assert "not a run" in refused(run_cli, command, tmp_path)
     assert "neither a run" in refused(run_cli, "predict", tmp_path, tmp_path / "x.png")
+
+
+def test_an_error_over_an_interruption_is_an_interruption(capsys):
+    def interrupted(options):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("Can't close the ZIP file")
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(command=interrupted)
+    assert cli.run("keras-transfer", parser, [], lambda options, given: " Go on.") == 130
+    assert capsys.readouterr().err == "\nkeras-transfer: interrupted. Go on.\n"
 
 
 def test_interrupting_says_how_to_go_on_and_leaves_no_half_files(digits_folder, tmp_path):

@@ -77,8 +77,9 @@ def atomic_path(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator
         flush: whether it must outlive a power cut; needless where checksums will be verified.
     """
     target, temporary = _beside(path)
-    temporary.touch(exist_ok=False)
     try:
+        # Inside, since Ctrl-C is often heard where a file is made.
+        temporary.touch(exist_ok=False)
         yield temporary
         if flush:
             with open(temporary, "rb") as stream:
@@ -102,9 +103,9 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
     target, temporary = _beside(path)
     if target.exists() and not replace:
         raise FileExistsError(target)
-    temporary.mkdir()
     retired = temporary.with_name(temporary.name + "-old")
     try:
+        temporary.mkdir()
         yield temporary
         if target.exists():
             target.rename(retired)
