@@ -1,0 +1,38 @@
+"""How a line of the tables is tried, and what every refusal has in common."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any, NamedTuple
+
+from keras_transfer import cli
+
+
+class Said(NamedTuple):
+    """What a command answered: its status, and what stood on its two outputs."""
+
+    code: int
+    out: str
+    err: str
+
+
+def say(*words: Any) -> Said:
+    """Carries out a command line in this process. Only what is no refusal of ours raises."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as stop:  # argparse's own refusals
+            code = int(stop.code or 0)
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def assert_refused(said: Said, *needles: str, code: int = 2) -> None:
+    """One message that names the thing, with a remedy; nothing on standard output."""
+    assert said.code == code, said
+    assert said.out == "", said.out
+    assert "Traceback" not in said.err
+    for needle in needles:
+        assert needle in said.err, f"{needle!r} is not in\n{said.err}"
+    assert len(said.err.strip().splitlines()) >= 2, f"a message without a remedy:\n{said.err}"
