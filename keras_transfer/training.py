@@ -12,7 +12,7 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
@@ -57,14 +57,14 @@ from keras_transfer.learn.model import (
     cut_blocks,
     head_inputs,
     head_layers,
+    measure_statistics,
     set_batch_norm,
     set_temperature,
     standardise,
-    start_statistics,
 )
 from keras_transfer.learn.pool import ModelPool
 from keras_transfer.learn.selection import Candidate, NewHead, choose
-from keras_transfer.learn.suffix import Suffix, assign, predict, values_of
+from keras_transfer.learn.suffix import Suffix, assign, between, predict, values_of
 from keras_transfer.modalities import modality
 from keras_transfer.recipe import LOCAL, SETTINGS, Recipe, check_names, read_file, resolve
 from keras_transfer.runs import folder as runs
@@ -74,6 +74,8 @@ from keras_transfer.runs.result import Fitted, PhaseReport, TransferResult
 DECISION = "decision.json"  # what a run that was killed goes on with
 # Features of more views than fit are left to the second phase; the head sees as many as do.
 _HEAD_BYTES = 2**29
+# Images that stand for all where BatchNorm's statistics are measured.
+_FOR_STATISTICS = 1024
 # Enlarging helps networks that were trained on larger pictures, up to a point: small images are
 # trained at twice their size, in steps of 32, but at no less than this.
 _SMALLEST = 96
@@ -355,9 +357,7 @@ def train(
                     # A head solved on random features misleads the layers that begin to learn.
                     assign(logits_layer.variables, untrained_head)
                     if recipe.batch_norm == "train":
-                        some = np.random.default_rng(recipe.seed).permutation(len(labels))
-                        batch = inputs[0].gather(some[: recipe.batch_size])
-                        start_statistics(suffix, batch if len(batch) > 1 else batch[0])
+                        measure_statistics(suffix, _some(inputs[0], recipe, recipe.batch_size))
                 done = fine_tune(
                     _working(suffix, compute), recipe, examples,
                     checkpoint=state / "fine-tune.npz" if state else None, **of_training,
@@ -669,6 +669,17 @@ def _choose(
         assign(suffix.learned, values)
         return predict(engine, examples.validation)[0]
 
+    def settled(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Means of weights with statistics of their own, where BatchNorm has any to learn."""
+        if recipe.batch_norm == "train":
+            assign(suffix.learned, values)
+            measure_statistics(suffix, _some(examples.views[0], recipe, _FOR_STATISTICS))
+            values = values_of(suffix.learned)
+        return list(values)
+
+    ends = done.ends()
+    if "average" in ends:
+        ends["average"] = settled(ends["average"])
     with ThreadPoolExecutor(1) as aside:
 
         def new_head(values: Sequence[np.ndarray]) -> Callable[[], NewHead]:
@@ -691,9 +702,18 @@ def _choose(
             return wait
 
         return choose(
-            start, done.ends(), logits_of, examples.validation_labels,
+            start, ends, logits_of, examples.validation_labels,
             new_head if recipe.head_is_solved else None, examples.validation_weights,
+            mix=lambda first, second, share: settled(between(first, second, share)),
         )  # fmt: skip
+
+
+def _some(inputs: Inputs, recipe: Recipe, number: int) -> Iterator[Batch]:
+    """Batches of so many images, or of all where there are fewer, drawn without return."""
+    drawn = np.random.default_rng(recipe.seed).permutation(len(inputs))[:number]
+    for start in range(0, len(drawn), recipe.batch_size):
+        batch = inputs.gather(drawn[start : start + recipe.batch_size])
+        yield batch if len(batch) > 1 else batch[0]
 
 
 def _report(

@@ -1,9 +1,11 @@
 """Trains on virtual devices of one processor and prints what came of it as JSON.
 
-Run by the tests with the numbers of devices as arguments, in a process of its own: the processor
-must be divided before it is first used, and TensorFlow groups devices once in a process.
+Run by the tests in a process of its own, with ``frozen`` or ``normalised`` (BatchNorm in training
+mode) and the numbers of devices as arguments: the processor must be divided before it is first
+used, and TensorFlow groups devices once in a process.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -26,11 +28,12 @@ RECIPE = Recipe(fine_tune_epochs=3, batch_size=10, fine_tune_lr=0.01, penalty="l
                 penalty_strength=1e-2, ema=0.9, clip_norm=0.5)  # fmt: skip
 
 
-def problem() -> tuple[Suffix, Examples]:
+def problem(normalised: bool = False) -> tuple[Suffix, Examples]:
+    """A small network, its BatchNorm frozen or in training mode, and images that it learns."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
-    x = keras.layers.BatchNormalization(trainable=False)(x)
+    x = keras.layers.BatchNormalization(trainable=normalised)(x)
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     logits = keras.layers.Dense(3, name="logits", dtype="float32")(x)
     draw = np.random.default_rng(0)
@@ -43,8 +46,8 @@ def problem() -> tuple[Suffix, Examples]:
     return Suffix(inputs, logits), Examples([Array(images)], targets, weights, held, labels[:9])
 
 
-def train(count: int, recipe: Recipe) -> dict[str, object]:
-    suffix, examples = problem()
+def train(count: int, recipe: Recipe, normalised: bool) -> dict[str, object]:
+    suffix, examples = problem(normalised)
     # Where JAX does not compile a step it runs it in Python, and there is nothing to count.
     shared = compute.Compute(
         xla=keras.backend.backend() == "jax",
@@ -74,9 +77,14 @@ def divide_processor() -> None:
 
 if __name__ == "__main__":
     divide_processor()
-    found = {str(count): train(count, RECIPE) for count in map(int, sys.argv[1:])}
+    kind, *counts = sys.argv[1:]
+    normalised = kind == "normalised"
+    # What fills a batch up, so that it can be shared, has no weight in the loss but counts in
+    # BatchNorm's statistics.
+    recipe = dataclasses.replace(RECIPE, batch_size=8) if normalised else RECIPE
+    found = {count: train(int(count), recipe, normalised) for count in counts}
     try:
-        train(4, Recipe(fine_tune_epochs=1, batch_size=3))
+        train(4, Recipe(fine_tune_epochs=1, batch_size=3), normalised=False)
     except UsageError as error:
         found["refused"] = {"message": error.message}
     print(json.dumps(found))

@@ -118,7 +118,7 @@ class Workbench:
 
         Raises:
             UsageError: weights are missing, an image size does not fit, or a depth is beyond the
-                backbone; the message names the line of the space.
+                backbone; the message names it.
         """
         for recipe in self._recipes(space):
             built = self.backbone(recipe)
@@ -126,10 +126,8 @@ class Workbench:
                 try:
                     planner.resolve_depth(built.blocks, depth)
                 except UsageError as error:
-                    where = f"{space.source}, line {space.lines['unfreeze']}"
-                    raise UsageError(
-                        f"{where}: {built.spec.name}: {error.message}", remedy=error.remedy
-                    ) from None
+                    said = f"{space.source}, unfreeze: {built.spec.name}: {error.message}"
+                    raise UsageError(said, remedy=error.remedy) from None
 
     def _recipes(self, space: Space) -> list[Recipe]:
         """A recipe for each backbone and image size of a space."""

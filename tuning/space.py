@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,12 +41,10 @@ class Space:
     Attributes:
         hp: them, with their defaults, as a ``keras_tuner.HyperParameters``.
         source: the file that they were read from, for messages.
-        lines: where the values of each stand in it, from 1.
     """
 
     hp: Any
     source: str = ""
-    lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def defaults(self) -> dict[str, Value]:
         """The values of trial 0: those settings alone that matter there."""
@@ -112,7 +109,7 @@ def read_space(path: str | os.PathLike[str]) -> Space:
 
     Raises:
         UsageError: the file is missing, or something in it cannot be used; the message names the
-            line.
+            setting and its key.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -146,36 +143,26 @@ def parse(text: str, source: str = "space") -> Space:
         ) from None
     if not held:
         raise UsageError(f"{source}: the space is empty.", remedy=f"Give one of {_listed(KNOWN)}.")
-    hp, lines = keras_tuner.HyperParameters(), {}
+    hp = keras_tuner.HyperParameters()
     # Those that others depend on first.
     waits = {name: isinstance(value, dict) and "when" in value for name, value in held.items()}
     for name in sorted(held, key=waits.__getitem__):
-        lines[name] = _declare(hp, _Entry(text, source, name), held[name])
-    return Space(hp, source, lines)
+        _declare(hp, _Entry(source, name), held[name])
+    return Space(hp, source)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A setting in a file, for messages that name the line."""
+    """A setting in a file, for messages that name both."""
 
-    text: str
     source: str
     name: str
 
-    def line(self, key: str | None = None) -> int:
-        """The line, from 1, of the setting or of a key of its table."""
-        heading = re.search(rf"^\s*\[?\s*[\"']?{re.escape(self.name)}\b", self.text, re.MULTILINE)
-        end = heading.end() if heading else 0
-        if key is not None:
-            table = re.split(r"^\s*\[", self.text[end:], maxsplit=1, flags=re.MULTILINE)[0]
-            found = re.search(rf"^\s*{re.escape(key)}\s*=", table, re.MULTILINE)
-            end += found.end() if found else 0
-        return self.text.count("\n", 0, end) + 1
-
     def check(self, sound: Any, key: str | None, what: str, remedy: str) -> None:
-        """Raises an error that names the file and the line, unless something is sound."""
+        """Raises an error that names the file and the key, unless something is sound."""
         if not sound:
-            raise UsageError(f"{self.source}, line {self.line(key)}: {what}", remedy=remedy)
+            place = f"{self.name}.{key}" if key else self.name
+            raise UsageError(f"{self.source}, {place}: {what}", remedy=remedy)
 
     def value(self, key: str | None, given: Any, name: str | None = None) -> Value:
         """A value of this setting, or of another of that name, as its recipe takes it."""
@@ -194,8 +181,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def _declare(hp: Any, at: _Entry, held: Any) -> int:
-    """Adds a setting to the space; returns the line where its values stand."""
+def _declare(hp: Any, at: _Entry, held: Any) -> None:
+    """Adds a setting to the space."""
     name = at.name
     near = closest(name, list(KNOWN))
     at.check(name in KNOWN, None, f"unknown setting {name!r}.{near}", f"Known: {_listed(KNOWN)}.")
@@ -219,7 +206,6 @@ def _declare(hp: Any, at: _Entry, held: Any) -> int:
             about["default"] = _default(at, held, low, lambda value: low <= value <= high)
             kind = hp.Int if SETTINGS[name].metadata["kind"].whole else hp.Float
             kind(name, low, high, **about)
-    return at.line("choices" if "choices" in held else "low")
 
 
 def _default(

@@ -67,6 +67,8 @@ def _clone(
         settings = layer.get_config()
         if dtype and isinstance(layer, keras.layers.Layer) and "dtype" in settings:
             settings["dtype"] = dtype(layer.name)
+        if "synchronized" in settings:  # BatchNorm's statistics are of the whole batch
+            settings["synchronized"] = compute.replicas > 1
         return type(layer).from_config(settings)
 
     with compute.scope(), unset_weights():

@@ -15,7 +15,7 @@ from keras_transfer.base.errors import DataError
 from keras_transfer.base.types import LOGITS, Dataset
 from keras_transfer.evaluation.probes import Baseline, judge
 from keras_transfer.learn import calibration
-from keras_transfer.learn.model import build_classifier, set_batch_norm, start_statistics
+from keras_transfer.learn.model import build_classifier, measure_statistics, set_batch_norm
 from keras_transfer.modalities import modality
 
 BATCH, RATE, DECAY = 32, 1e-3, 1e-4
@@ -88,7 +88,7 @@ def _random_network(backbone: str, classes: int, sample: np.ndarray) -> keras.Mo
     model = build_classifier(built, classes)
     network = keras.Model(model.input, model.get_layer(LOGITS).output)
     set_batch_norm(network, trains=True)
-    start_statistics(network, sample)
+    measure_statistics(network, [sample])
     network.compile(
         keras.optimizers.AdamW(RATE, weight_decay=DECAY, clipnorm=1.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

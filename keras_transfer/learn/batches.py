@@ -51,6 +51,8 @@ def batches(
 ) -> Iterator[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
     """Shuffled batches of one static shape: the last is filled up with images of weight zero.
 
+    BatchNorm in training mode sees these as well.
+
     Args:
         view: the inputs.
         examples: targets and weights.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -204,23 +204,24 @@ def set_batch_norm(model: keras.Model, *, trains: bool) -> None:
         layer.momentum = min(layer.momentum, 0.9) if trains else layer.momentum
 
 
-def start_statistics(model: keras.Model, batch: Any) -> None:
-    """Replaces the statistics of a model of random weights by those of one batch.
+def measure_statistics(model: keras.Model, batches: Iterable[Any]) -> None:
+    """Replaces BatchNorm's moving statistics by their mean over batches.
 
-    What a short training leaves of the initial 0 and 1 multiplies from layer to layer, until
-    nothing comes out at the top.
+    Random weights: what a short training leaves of the initial 0 and 1 multiplies from layer to
+    layer, until nothing comes out at the top. Averaged weights: nobody trained with them, so that
+    the statistics at hand are those of others (Izmailov et al., 2018, "Averaging weights leads to
+    wider optima and better generalization").
 
     Args:
         model: after :func:`set_batch_norm`; its weights stay as they are.
-        batch: inputs of the model, at least a dozen that stand for all.
+        batches: inputs of the model, at least a dozen rows that stand for all.
     """
     layers = _batch_norms(model)
-    if not layers:
-        return
     momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    model(batch, training=True)
+    for seen, batch in enumerate(batches if layers else ()):
+        for layer in layers:
+            layer.momentum = seen / (seen + 1)
+        model(batch, training=True)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 

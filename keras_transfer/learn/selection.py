@@ -46,6 +46,7 @@ def choose(
     labels: np.ndarray,
     new_head: Callable[[Sequence[np.ndarray]], Callable[[], NewHead]] | None = None,
     image_weights: np.ndarray | None = None,
+    mix: Callable[[Sequence[np.ndarray], Sequence[np.ndarray], float], list[np.ndarray]] = between,
 ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
     """Chooses weights by validation NLL after fitting a temperature to each candidate.
 
@@ -64,6 +65,7 @@ def choose(
             what waits for the same weights with that head, and for their validation logits; None
             where the head is not linear.
         image_weights: float ``[images]``, of each image in NLL and temperature, or None for 1.
+        mix: weights on the line from the first to the second, where a share of it lies between.
 
     Returns:
         The chosen weights; all candidates, the chosen one first; and its logits.
@@ -80,7 +82,7 @@ def choose(
         best, weights, logits = min(found[1:], key=lambda one: one[0].nll)
         solving = new_head and new_head(weights)
         for share in LINE:
-            mixed = between(start, weights, share)
+            mixed = mix(start, weights, share)
             found.append(judged(f"{share} to {best.name}", mixed, logits_of(mixed)))
         if solving is not None:
             solved, solved_logits = solving()

@@ -25,8 +25,8 @@ from keras_transfer.learn.model import (
     build_classifier,
     cut_blocks,
     levels_of,
+    measure_statistics,
     set_batch_norm,
-    start_statistics,
 )
 
 LEVELS = 1.0
@@ -78,7 +78,7 @@ def randomise(model: keras.Model, seed: int = 0) -> None:
                 arrays.append(random.normal(0, 0.1, shape))
         layer.set_weights(arrays)
     set_batch_norm(model, trains=True)
-    start_statistics(model, photos(*model.input_shape[1:3], count=8))
+    measure_statistics(model, [photos(*model.input_shape[1:3], count=8)])
 
 
 def check(name: str, size: tuple[int, int], *, tflite: bool) -> None:

@@ -109,7 +109,7 @@ def test_validation_logits_are_those_of_the_returned_weights(cached, data):
 
 
 def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, monkeypatch):
-    def last_with_new_head(start, ends, logits_of, labels, new_head, weights):
+    def last_with_new_head(start, ends, logits_of, labels, new_head, weights, mix):
         _, candidates, _ = choose(start, ends, logits_of, labels, new_head)
         weights, logits = new_head(ends["last epoch"])()
         return list(weights), candidates, logits
@@ -413,6 +413,32 @@ def test_random_weights_learn_and_take_their_statistics_along(data):
     logits = keras.Model(result.model.input, result.model.get_layer(LOGITS).output)
     exact = np.asarray(logits(data.examples[data.indices("val")], training=False))
     np.testing.assert_allclose(exact, result.validation_logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("mixed", ["average", "halfway"])
+def test_means_of_weights_have_statistics_of_their_own(data, monkeypatch, mixed):
+    """The statistics of averaged kernels against NumPy's moments of what comes in."""
+
+    def keep(start, ends, logits_of, labels, new_head, weights, mix):
+        _, candidates, logits = choose(start, ends, logits_of, labels)
+        kept = ends["average"] if mixed == "average" else mix(start, ends["last epoch"], 0.5)
+        return kept, candidates, logits
+
+    monkeypatch.setattr(training, "choose", keep)
+    model = training.train(
+        data, backbone="MobileNetV3Small", weights="none", effort="quick", cache=False,
+        engine="keras", batch_size=16, fine_tune_epochs=4, views=1,
+    ).model  # fmt: skip
+    norms = [one for one in model.layers if isinstance(one, keras.layers.BatchNormalization)][:6]
+    inputs = keras.Model(model.input, [norm.input for norm in norms])
+    images = data.examples[data.indices("train")]
+    for norm, seen in zip(norms, inputs(images, training=False), strict=True):
+        seen = np.asarray(seen, np.float64)
+        mean, scale = seen.mean(axis=(0, 1, 2)), seen.std(axis=(0, 1, 2))
+        off = np.abs(np.asarray(norm.moving_mean) - mean) / (scale + 1e-3)
+        assert np.median(off) < 0.02, norm.name
+        ratio = np.asarray(norm.moving_variance) / (scale**2 + 1e-6)
+        assert 0.95 < np.median(ratio) < 1.05, norm.name
 
 
 def test_random_weights_come_back_with_the_seed(data):

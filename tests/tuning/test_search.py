@@ -213,7 +213,7 @@ def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
         moved = max(moved, float(np.abs(ends[1][name] - ends[0][name]).max()))
     assert moved > 1e-3
     wrong = space.parse('[unfreeze]\nchoices = ["35%", "99"]', "space.toml")
-    with pytest.raises(UsageError, match=r"space.toml, line 2: .* depth .?99.? "):
+    with pytest.raises(UsageError, match=r"space.toml, unfreeze: .* depth .?99.? "):
         bench.check(wrong.without("fine_tune_epochs"))
 
 

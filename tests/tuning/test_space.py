@@ -56,42 +56,65 @@ def test_a_missing_default_is_the_recipes():
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "word"),
+    ("text", "place", "word"),
     [
-        ("# a space\n\n[fine_tune_epoch]\nchoices = [1]", 3, "Did you mean fine_tune_epochs"),
+        (
+            "# a space\n\n[fine_tune_epoch]\nchoices = [1]",
+            ", fine_tune_epoch",
+            "Did you mean fine_tune_epochs",
+        ),
         (
             RATE + "\n[fine_tune_epochs]\nlow = 9\nhigh = 3",
-            6,
+            ", fine_tune_epochs.low",
             "the range of fine_tune_epochs is empty",
         ),
-        (RATE + "steps = 3", 4, "Did you mean step?"),
-        (RATE + 'scale = "lgo"', 4, "linear or log"),
-        ("[fine_tune_lr]\nlow = 0.0\nhigh = 1.0\nscale = 'log'\n", 2, "between 1e-12"),
-        ("[weight_decay]\nlow = 0.0\nhigh = 1.0\nscale = 'log'\n", 2, "log scale"),
-        ("[fine_tune_epochs]\nchoices = []", 2, "no choices"),
-        ("[fine_tune_epochs]\nchoices = [8, 8]", 2, "twice"),
-        ("[fine_tune_epochs]\nchoices = [4, 8.5]", 2, "a whole number"),
-        ("[fine_tune_epochs]\nchoices = [2, 3]", 1, "the recipe's value, 5"),
-        ("[fine_tune_epochs]\nchoices = [2, 3]\ndefault = 5", 3, "outside"),
-        ("[fine_tune_epochs]\nlow = 2", 1, "lacks high"),
-        ("\nbatch_size = 'many'", 2, "a whole number"),
-        ("[penalty]\nchoices = ['none', 'l2sp']", 2, "Did you mean l2-sp"),
-        ("[backbone]\nchoices = ['EfficientNetLite9']", 2, "EfficientNetLite"),
-        ("[unfreeze]\nlow = 1\nhigh = 3", 1, "choices, not a range"),
-        (RATE + "when = { penalty = 'l2' }", 4, "no unconditional choice"),
-        ("penalty = 'none'\n" + RATE + "when = { penalty = 'l2' }", 5, "waits for"),
-        (RATE + "when = { colour = 1 }", 4, "'colour'"),
-        ("[fine_tune_epochs]\nchoices = [1", 2, "Mend that line"),
+        (RATE + "steps = 3", ", fine_tune_lr.steps", "Did you mean step?"),
+        (RATE + 'scale = "lgo"', ", fine_tune_lr.scale", "linear or log"),
+        (
+            "[fine_tune_lr]\nlow = 0.0\nhigh = 1.0\nscale = 'log'\n",
+            ", fine_tune_lr.low",
+            "between 1e-12",
+        ),
+        (
+            "[weight_decay]\nlow = 0.0\nhigh = 1.0\nscale = 'log'\n",
+            ", weight_decay.low",
+            "log scale",
+        ),
+        ("[fine_tune_epochs]\nchoices = []", ", fine_tune_epochs.choices", "no choices"),
+        ("[fine_tune_epochs]\nchoices = [8, 8]", ", fine_tune_epochs.choices", "twice"),
+        ("[fine_tune_epochs]\nchoices = [4, 8.5]", ", fine_tune_epochs.choices", "a whole number"),
+        (
+            "[fine_tune_epochs]\nchoices = [2, 3]",
+            ", fine_tune_epochs.default",
+            "the recipe's value, 5",
+        ),
+        (
+            "[fine_tune_epochs]\nchoices = [2, 3]\ndefault = 5",
+            ", fine_tune_epochs.default",
+            "outside",
+        ),
+        ("[fine_tune_epochs]\nlow = 2", ", fine_tune_epochs", "lacks high"),
+        ("\nbatch_size = 'many'", ", batch_size.choices", "a whole number"),
+        ("[penalty]\nchoices = ['none', 'l2sp']", ", penalty.choices", "Did you mean l2-sp"),
+        ("[backbone]\nchoices = ['EfficientNetLite9']", ", backbone.choices", "EfficientNetLite"),
+        ("[unfreeze]\nlow = 1\nhigh = 3", ", unfreeze", "choices, not a range"),
+        (RATE + "when = { penalty = 'l2' }", ", fine_tune_lr.when", "no unconditional choice"),
+        (
+            "penalty = 'none'\n" + RATE + "when = { penalty = 'l2' }",
+            ", fine_tune_lr.when",
+            "waits for",
+        ),
+        (RATE + "when = { colour = 1 }", ", fine_tune_lr.when", "'colour'"),
+        ("[fine_tune_epochs]\nchoices = [1", "", "line 2, the end"),
     ],
 )
-def test_a_bad_file_is_refused_with_its_line(tmp_path, text, line, word):
+def test_a_bad_file_is_refused_with_its_place(tmp_path, text, place, word):
     file = tmp_path / "space.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as caught:
         space.read_space(file)
     said = f"{caught.value.message} {caught.value.remedy}"
-    assert f"line {line}" in said
-    assert "space.toml" in said
+    assert f"space.toml{place}: " in said
     assert word in said
 
 
@@ -122,5 +145,5 @@ def test_a_bad_space_ends_with_2_and_no_traceback(tmp_path, capsys):
     assert main(["search", "builtin:digits", "--space", str(file)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("tuning: ")
-    assert "line 2" in said
+    assert "fine_tune_epochs.choices" in said
     assert "Traceback" not in said
