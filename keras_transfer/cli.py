@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -255,6 +256,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    began = time.monotonic()
     options.output = options.output or str(Path("runs") / default_name(options.data))
     from keras_transfer.runs import folder as runs
 
@@ -276,6 +278,7 @@ def _train(options: argparse.Namespace) -> int:
         tensorboard=options.tensorboard,
         config=options.config,
         progress=progress_for(options.quiet),
+        began=began,
         **settings,
     )
     echo(console.summary(result, options.output))

@@ -171,8 +171,9 @@ class Recipe:
         "everything trains, for longer",
     )  # fmt: skip
     time_budget: float | None = setting(
-        "effort", None, DURATION, "shorten the run until it fits, such as 10m", metavar="10m"
-    )
+        "effort", None, DURATION, "shorten the run until it fits, such as 10m: what is done then "
+        "depends on the machine's speed", metavar="10m",
+    )  # fmt: skip
 
     split: tuple[float, float, float] = setting(
         "data", (0.7, 0.15, 0.15), SHARES, "shares of the splits that the data does not give",

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import functools
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from keras_transfer.base.compute import Compute, choose_compute
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.events import EventLog
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import LOGITS, Backbone, BackboneSpec, Dataset, Inputs
+from keras_transfer.base.types import LOGITS, SPLITS, Backbone, BackboneSpec, Dataset, Inputs
 from keras_transfer.frozen.engine import (
     BATCH,
     Batch,
@@ -41,13 +42,7 @@ from keras_transfer.frozen.engine import (
     predict_probabilities,
     worth_converting,
 )
-from keras_transfer.frozen.features import (
-    Array,
-    Continued,
-    FrozenPart,
-    Recomputed,
-    Views,
-)
+from keras_transfer.frozen.features import Array, Continued, FrozenPart, Recomputed, Views
 from keras_transfer.frozen.store import ActivationStore, StoreCounts
 from keras_transfer.learn import calibration, planner, race
 from keras_transfer.learn.batches import Examples, balanced, targets_of
@@ -115,6 +110,7 @@ def train(
     shared: Shared | None = None,
     judge: bool = True,
     progress: Progress | None = None,
+    began: float | None = None,
     **settings: Any,
 ) -> Any:
     """Trains an image classifier on a data set and, with ``output``, writes a run folder.
@@ -132,6 +128,7 @@ def train(
         shared: what this run has in common with others.
         judge: False leaves the test split closed, to choose between recipes.
         progress: where to report; silent by default.
+        began: ``time.monotonic()`` at which a time budget began; this call by default.
         settings: any field of ``Recipe`` by name, such as ``effort="quick"`` or
             ``fine_tune_lr=1e-4``; what is given beats ``config``, which beats the effort.
 
@@ -184,8 +181,7 @@ def train(
                 shared.store = ActivationStore(folder, limit=recipe.cache_limit)
                 shared.store.on_note(progress.note)
                 until_the_end.enter_context(shared.store)
-        train_rows, validation_rows = dataset.indices("train"), dataset.indices("val")
-        test_rows = dataset.indices("test")
+        train_rows, validation_rows, test_rows = map(dataset.indices, SPLITS)
         labels, validation_labels = dataset.labels[train_rows], dataset.labels[validation_rows]
         classes = len(dataset.class_names)
 
@@ -197,7 +193,8 @@ def train(
             state = until_the_end.enter_context(guarded)
             if tensorboard:
                 progress = EventLog(runs.events_folder(output), progress)
-        deadline = None if recipe.time_budget is None else clock.start + recipe.time_budget
+        budget = math.inf if recipe.time_budget is None else recipe.time_budget
+        deadline = (clock.start if began is None else began) + budget
         decided = _decided(state)  # by a run that was killed
         if decided is not None:
             recipe, about = Recipe(**decided["recipe"]), about | decided["about"]
@@ -232,23 +229,21 @@ def train(
         depth, views_asked = planner.resolve_depth(blocks, recipe.unfreeze), recipe.views
         frozen = frozen_below(shared.base or planner.cut_below(blocks, depth), views_asked)
         measured = shared.measured or _measure(frozen, built, recipe, compute)
-        plan, recipe = planner.make_plan(
-            blocks, recipe, measured,
-            train=len(train_rows), validation=len(validation_rows),
+        plan_for = functools.partial(
+            planner.make_plan, blocks,
             cache_bytes=shared.store.allowed_bytes() if shared.store else None,
-            time_left=None if decided or deadline is None else deadline - time.monotonic(),
+            train=len(train_rows), validation=len(validation_rows), test=len(test_rows),
         )  # fmt: skip
-        if state is not None and decided is None:
-            raced = {"race": about["race"]} if "race" in about else {}
-            decision = {"recipe": dataclasses.asdict(recipe), "about": raced}
-            files.write_json(state / DECISION, decision)
+        left = math.inf if decided else deadline - time.monotonic()
+        epochs_asked = recipe.fine_tune_epochs
+        plan, recipe = plan_for(recipe, measured, time_left=left)
+        planned = plan
+        if decided is None:
+            _decide(state, recipe, about)
         # What lies at a base was stored to be read, whatever the plan says.
         store = shared.store if plan.cached or shared.base is not None else None
-        second_phase = bool(plan.unfreeze and recipe.fine_tune_epochs)
-        stored_cut, between = plan.cut if plan.unfreeze else (), None
-        if shared.base is not None and stored_cut:
-            between = _between(model, shared.base, stored_cut)
-            stored_cut = shared.base
+        stored_cut = plan.cut if plan.unfreeze else ()
+        stored_cut = shared.base if stored_cut and shared.base is not None else stored_cut
         if (stored_cut, recipe.views) != (frozen.cut, views_asked):
             frozen = frozen_below(stored_cut, recipe.views)
         for note in (str(plan), *compute.notes()):
@@ -260,24 +255,41 @@ def train(
             if why:
                 progress.note(why)
             views = Views(dataset, seed=recipe.view_seed, strength=recipe.strength, flip=mirrored)
-            kept: dict[str, Any] = {"store": store, "progress": progress}
-            validation_features, validation_inputs = frozen.inputs(
-                views, validation_rows, 0, **kept
-            )
+            how: dict[str, Any] = {"store": store, "progress": progress}
+            validation_features, validation_inputs = frozen.inputs(views, validation_rows, 0, **how)
             features, inputs = list[np.ndarray](), list[Inputs]()
+            begun, known = time.monotonic(), store.counts.misses if store else 0
             for number in range(recipe.views):
+                each = (time.monotonic() - begun) / max(1, number)
+                if number and left < math.inf and each > deadline - plan.reserve - time.monotonic():
+                    break  # those that there are must do
                 if number and random and plan.unfreeze and not stored_cut:
                     # All layers will train, on pixels: their features of today are worth nothing,
                     # but for those of one view, from which the head starts.
                     inputs.append(Recomputed(views, train_rows, number))
                     continue
                 # Training images may come from bfloat16, what is judged by may not.
-                found, at_cut = frozen.inputs(views, train_rows, number, exact=False, **kept)
+                found, at_cut = frozen.inputs(views, train_rows, number, exact=False, **how)
                 features.append(found)
                 inputs.append(at_cut)
-            if between is not None:
-                inputs = [Continued(one, between) for one in inputs]
-                validation_inputs = Continued(validation_inputs, between)
+            fresh = store.counts.misses - known if store else len(features) * len(train_rows)
+            rate = (time.monotonic() - begun) / fresh if fresh else measured.extract
+
+        # The rest of the plan again, by the seconds that are left of a budget ------------------
+        if left < math.inf:
+            plan, recipe = plan_for(
+                dataclasses.replace(recipe, fine_tune_epochs=epochs_asked, views=len(inputs)),
+                dataclasses.replace(measured, extract=rate),
+                time_left=deadline - time.monotonic(), extracted=planned,
+            )  # fmt: skip
+            progress.note(f"The frozen part is done. {plan}")
+            _decide(state, recipe, about)
+            features, inputs = features[: recipe.views], inputs[: recipe.views]
+        between = None
+        if plan.unfreeze and plan.cut != stored_cut:
+            between = _between(model, stored_cut, plan.cut)
+            inputs = [Continued(one, between) for one in inputs]
+            validation_inputs = Continued(validation_inputs, between)
 
         # The head, solved (or trained by gradient) ---------------------------------------------
         image_weights, validation_weights = np.ones(len(labels), np.float32), None
@@ -290,10 +302,11 @@ def train(
         )  # fmt: skip
         of_training: dict[str, Any] = {
             "depths": backbones.rate_groups(built.blocks), "compute": compute,
-            "progress": progress, "deadline": deadline,
+            "progress": progress, "deadline": deadline - plan.reserve,
         }  # fmt: skip
         # Here already: its step is traced while the head is solved.
-        suffix = _suffix(shared.pool, model, plan.cut, recipe) if second_phase else None
+        tunes = plan.unfreeze and recipe.fine_tune_epochs
+        suffix = _suffix(shared.pool, model, plan.cut, recipe) if tunes else None
         trained = list[Trained]()
         details: dict[str, Any]
         with clock.stage("head"):
@@ -303,8 +316,7 @@ def train(
             if recipe.head_is_solved and head_file and head_file.exists():
                 epochs, seen, details = _read_head(head_file, model)
             elif recipe.head_is_solved:
-                fit_in_memory = max(1, _HEAD_BYTES // max(1, features[0].nbytes))
-                seen_views = features[:fit_in_memory]
+                seen_views = features[: max(1, _HEAD_BYTES // max(1, features[0].nbytes))]
                 solve = _solver(model, labels, examples, seen_views, validation_features)
                 with ThreadPoolExecutor(1) as aside:
                     # The solver and the tracing of a step hold one core each.
@@ -338,8 +350,13 @@ def train(
                 epochs, seen = done.epoch, done.epoch * len(labels)
                 details = {"best_epoch": done.best_epoch}
             seconds = time.monotonic() - begun
-            phases = [_report("head", epochs, seen, seconds, cached=True, details=details)]
+            speed = seen / max(seconds, 1e-9)
+            phases = [PhaseReport("head", epochs, seconds, speed, True, details)]
             del features
+        late = time.monotonic() + plan.epoch > deadline - plan.reserve
+        if suffix and late and decided is None:
+            progress.note("Out of time before the second phase: the head alone.")
+            suffix = None
 
         # The top blocks, and the choice between what they came to ------------------------------
         with clock.stage("fine_tune"):
@@ -376,16 +393,10 @@ def train(
                     "kept": candidates[0].name,
                     "candidates": [dataclasses.asdict(one) for one in candidates],
                 }
-                phases.append(
-                    _report(
-                        "fine_tune",
-                        done.epoch,
-                        done.epoch * len(labels),
-                        seconds,
-                        cached=plan.cached and bool(plan.cut),
-                        details=details,
-                    )
-                )
+                cached, seen = plan.cached and bool(stored_cut), done.epoch * len(labels)
+                phases.append(PhaseReport(
+                    "fine_tune", done.epoch, seconds, seen / max(seconds, 1e-9), cached, details
+                ))  # fmt: skip
                 progress.note(_verdict(candidates))
         temperature = candidates[0].temperature if recipe.calibration != "none" else 1.0
         set_temperature(model, temperature)
@@ -406,10 +417,10 @@ def train(
         with clock.stage("evaluate"):
             test_examples, test_labels = dataset.examples[test_rows], dataset.labels[test_rows]
             apart = frozen.engine.name == "openvino" and between is None
-            if apart and (frozen.cut or not second_phase):
+            if apart and (frozen.cut or suffix is None):
                 # What never trained runs on the engine that it ran on.
                 *below, pooled = frozen.engine.predict(test_examples)
-                logits = predict(top_engine, Array(*(below if second_phase else [pooled])))[0]
+                logits = predict(top_engine, Array(*(below if suffix else [pooled])))[0]
                 probabilities = calibration.softmax(logits / temperature).astype(np.float32)
             else:
                 probabilities = predict_probabilities(model, test_examples)
@@ -422,16 +433,20 @@ def train(
                 probabilities, test_labels, sure.threshold, recipe.target_precision,
                 sure.validation_images,
             )  # fmt: skip
-        known = {field.name: getattr(fitted, field.name) for field in dataclasses.fields(fitted)}
         result = TransferResult(
-            **(known | {"seconds": clock.report()}),
-            test_probabilities=probabilities,
-            evaluation=judged,
-            threshold=threshold,
-        )
+            **(vars(fitted) | {"seconds": clock.report()}),
+            test_probabilities=probabilities, evaluation=judged, threshold=threshold,
+        )  # fmt: skip
         if output is not None:
             run = runs.finish(output, result, about)
             report.write_report(run, dataset=dataset, model=model)
+        if budget < math.inf:
+            taken = round(time.monotonic() - deadline + budget, 2)
+            verdict = "kept" if taken <= budget else "overrun"
+            progress.note(f"Time budget {verdict}: {taken:.1f} of {budget:g} s.")
+            told = {"seconds": budget, "taken": taken, "planned": planned.to_json()}
+            if output is not None:
+                files.write_json(run.path / runs.METRICS, {**run.metrics, "budget": told})
         return result
 
 
@@ -489,15 +504,9 @@ def suited_size(data: Any, spec: BackboneSpec, given: Backbone | None = None) ->
 def load(source: Any, recipe: Recipe) -> Dataset:
     """The data set of a recipe, at its size and in its splits."""
     return datasets.load_dataset(
-        source,
-        image_size=recipe.image_size,
-        split=recipe.split,
-        splits_file=recipe.splits,
-        fold=recipe.fold,
-        per_class=recipe.per_class,
-        seed=recipe.seed,
-        cache=recipe.cache != "off",
-    )
+        source, image_size=recipe.image_size, split=recipe.split, splits_file=recipe.splits,
+        fold=recipe.fold, per_class=recipe.per_class, seed=recipe.seed, cache=recipe.cache != "off",
+    )  # fmt: skip
 
 
 def _check(dataset: Dataset, backbone: Backbone) -> None:
@@ -543,6 +552,12 @@ def _decided(state: Path | None) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path and path.exists() else None
 
 
+def _decide(state: Path | None, recipe: Recipe, about: dict[str, Any]) -> None:
+    if state is not None:
+        raced = {"race": about["race"]} if "race" in about else {}
+        files.write_json(state / DECISION, {"recipe": dataclasses.asdict(recipe), "about": raced})
+
+
 def _racer(backbone: Backbone, shared: Shared) -> Callable[[Dataset, Recipe], Fitted]:
     """Trains for the race: on the pool and the store of the run, from its own start."""
     of_race = Shared(shared.pool, shared.store)
@@ -570,14 +585,10 @@ def _measure(
         name = "openvino" if converted else "keras"
         reason = "enough work to pay for a conversion" if converted else "little work"
     return planner.Measured(
-        forward=forward,
-        extract=forward if name == "keras" else forward / 2,
-        pixels=int(np.prod(backbone.model.input_shape[1:3])),
-        features=frozen.features,
-        engine=name,
-        reason=reason,
-        step=2.0 if compute.rounded else 3.0,
-    )
+        forward=forward, extract=forward if name == "keras" else forward / 2,
+        pixels=int(np.prod(backbone.model.input_shape[1:3])), features=frozen.features,
+        engine=name, reason=reason, step=2.0 if compute.rounded else 3.0,
+    )  # fmt: skip
 
 
 def _between(model: keras.Model, base: tuple[str, ...], cut: tuple[str, ...]) -> Engine:
@@ -605,11 +616,9 @@ def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
     train, validation = dataset.indices("train"), dataset.indices("val")
     assert dataset.examples is not None
     return modality(dataset.modality).mirroring_is_safe(
-        dataset.examples[train],
-        dataset.labels[train],
-        dataset.examples[validation],
-        dataset.labels[validation],
-    )
+        dataset.examples[train], dataset.labels[train],
+        dataset.examples[validation], dataset.labels[validation],
+    )  # fmt: skip
 
 
 def _solver(
@@ -627,13 +636,11 @@ def _solver(
     return functools.partial(
         solve_head,
         head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0]),
-        np.tile(labels, len(views)),
-        int(model.output_shape[-1]),
-        head_inputs(model, validation),
-        examples.validation_labels,
+        np.tile(labels, len(views)), int(model.output_shape[-1]),
+        head_inputs(model, validation), examples.validation_labels,
         sample_weights=np.tile(examples.weights, len(views)),
         validation_weights=examples.validation_weights,
-    )
+    )  # fmt: skip
 
 
 def _suffix(pool: ModelPool, model: keras.Model, cut: tuple[str, ...], recipe: Recipe) -> Suffix:
@@ -714,12 +721,6 @@ def _some(inputs: Inputs, recipe: Recipe, number: int) -> Iterator[Batch]:
     for start in range(0, len(drawn), recipe.batch_size):
         batch = inputs.gather(drawn[start : start + recipe.batch_size])
         yield batch if len(batch) > 1 else batch[0]
-
-
-def _report(
-    name: str, epochs: int, seen: int, seconds: float, *, cached: bool, details: dict[str, Any]
-) -> PhaseReport:
-    return PhaseReport(name, epochs, seconds, seen / max(seconds, 1e-9), cached, details)
 
 
 def _read_head(path: Path, model: keras.Model) -> tuple[int, int, dict[str, Any]]:

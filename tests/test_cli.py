@@ -3,6 +3,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from keras_transfer import cli
+from keras_transfer.base.errors import UsageError
 
 # What a shell starts in the background is deaf to interrupts, and so are its children.
 HEEDING = (
@@ -49,6 +51,23 @@ def test_help_and_version_import_nothing_heavy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_time_budget_counts_the_import_of_keras(run_cli, monkeypatch, tmp_path):
+    from keras_transfer import training
+
+    now, handed = [100.0], {}
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cli, "load_keras", lambda: now.__setitem__(0, 105.0))
+
+    def train(data, **given):
+        handed.update(given)
+        raise UsageError("Enough was seen.", remedy="None is needed.")
+
+    monkeypatch.setattr(training, "train", train)
+    options = "--time-budget", "60", "--output", tmp_path / "run"
+    assert run_cli("train", "builtin:digits", *options)[0] == 2
+    assert (handed["began"], handed["time_budget"], time.monotonic()) == (100.0, 60.0, 105.0)
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -9,6 +9,8 @@ which take half the time, a step with a cache costs about 2R.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +28,13 @@ _HEAD_SECONDS = 6e-4
 _NEW_HEAD_ROWS = 1024
 # Tracing and compiling a step, seconds a block that trains.
 _TRACE_SECONDS = 0.35
+# Passes over the validation images in the choice: four ends, three points between, a new head.
+_CHOICES = 8
+# Converting the network for its engine, and asking whether bfloat16 will do.
+_CONVERT_SECONDS = 2.0
+# What takes as long whatever the data: starting and leaving Python, getting the test ready, saving,
+# figures, Grad-CAM and the page. 1.5 to 3 s on two cores of an AMD EPYC.
+_END_SECONDS = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +50,9 @@ class Plan:
         epochs: epochs of the second phase.
         bytes: what the store will take, at most.
         seconds: expected duration of ``extract``, ``head``, ``fine_tune`` and in ``total``.
+        epoch: expected seconds of one epoch.
+        reserve: expected seconds of what follows the last epoch: choice, test, saving, page.
+        needed: expected seconds of everything from here on, the reserve included.
         step_ratio: predicted cost of an uncached over a cached step, ``(T + 2R) / 3R``.
         engine: what runs the frozen part.
         notes: why, and what was rejected, a sentence each.
@@ -54,6 +66,9 @@ class Plan:
     epochs: int
     bytes: int
     seconds: dict[str, float]
+    epoch: float
+    reserve: float
+    needed: float
     step_ratio: float
     engine: str
     notes: tuple[str, ...]
@@ -66,11 +81,9 @@ class Plan:
             else "no second phase"
         )
         stored = f"cache {self.bytes / 2**20:.0f} MiB" if self.cached else "no cache"
-        lines = [
-            f"Plan: {self.views} views, solve the head, {tuned}; {stored}; "
-            f"about {self.seconds['total']:.0f} s in all."
-        ]
-        return "\n".join(lines + [f"  {note}" for note in self.notes])
+        steps = f"{self.views} views, solve the head, {tuned}; {stored}"
+        seconds = f"about {self.seconds['total']:.0f} s in all"
+        return "\n  ".join([f"Plan: {steps}; {seconds}.", *self.notes])
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
@@ -118,13 +131,9 @@ def resolve_depth(blocks: Sequence[Block], unfreeze: int | str) -> int:
 
 
 def _depth_of_share(blocks: Sequence[Block], share: float) -> int:
-    total = sum(block.macs for block in blocks)
-    reached = 0
-    for depth, block in enumerate(reversed(blocks), start=1):
-        reached += block.macs
-        if reached >= share * total:
-            return depth
-    return len(blocks)
+    reached = list(itertools.accumulate(block.macs for block in reversed(blocks)))
+    enough = (depth for depth, macs in enumerate(reached, start=1) if macs >= share * reached[-1])
+    return next(enough, len(blocks))
 
 
 def new_head_views(images: int, views: int) -> int:
@@ -144,8 +153,10 @@ def make_plan(
     *,
     train: int,
     validation: int,
+    test: int,
     cache_bytes: int | None,
-    time_left: float | None = None,
+    time_left: float = math.inf,
+    extracted: Plan | None = None,
 ) -> tuple[Plan, Recipe]:
     """Decides what to cache, and shortens the recipe until it fits the time.
 
@@ -155,24 +166,33 @@ def make_plan(
         measured: rates of this machine.
         train: number of training images.
         validation: number of validation images.
+        test: number of test images.
         cache_bytes: what the store may take; None switches it off.
-        time_left: seconds for everything, or None.
+        time_left: seconds for everything from here on.
+        extracted: the plan whose frozen part has been run: what remains is planned above its cut.
 
     Returns:
         The plan, and the recipe that it carries out.
     """
     notes: list[str] = []
-    sizes = (train, validation, cache_bytes)
-    plan = _price(blocks, recipe, measured, sizes)
-    while time_left is not None and plan.seconds["total"] > time_left:
+    sizes = (train, validation, test, cache_bytes)
+    plan = _price(blocks, recipe, measured, sizes, extracted)
+    while plan.needed > time_left:
         shorter = _shorten(resolve_depth(blocks, recipe.unfreeze), recipe)
         if shorter is None:
-            notes.append("The budget is shorter than the least that can be done.")
+            notes.append(
+                "The budget is shorter than the least that can be done, which is done all the same."
+            )
             break
         changes, said = shorter
         recipe = dataclasses.replace(recipe, **changes)
         notes.append(f"To fit the time: {said}.")
-        plan = _price(blocks, recipe, measured, sizes)
+        plan = _price(blocks, recipe, measured, sizes, extracted)
+    if time_left < math.inf:
+        notes.append(
+            f"{time_left:.0f} s of the budget are left, this needs {plan.needed:.0f} s, of which "
+            f"{plan.reserve:.0f} s for the choice, the test and the report."
+        )
     return dataclasses.replace(plan, notes=(*plan.notes, *notes)), recipe
 
 
@@ -180,69 +200,64 @@ def _price(
     blocks: Sequence[Block],
     recipe: Recipe,
     measured: Measured,
-    sizes: tuple[int, int, int | None],
+    sizes: tuple[int, int, int, int | None],
+    extracted: Plan | None,
 ) -> Plan:
-    train, validation, cache_bytes = sizes
+    train, validation, test, cache_bytes = sizes
     depth = resolve_depth(blocks, recipe.unfreeze)
     epochs = recipe.fine_tune_epochs if depth else 0
-    trained = blocks[len(blocks) - depth :]
-    share = sum(block.macs for block in trained) / sum(block.macs for block in blocks)
-    rows = train * recipe.views + validation
-    row_bytes = blocks[-depth - 1].cut_bytes if 0 < depth < len(blocks) else 0
+    # The frozen part that is run, or has been: more may lie above its cut than trains.
+    views, held = (extracted.views, extracted.unfreeze) if extracted else (recipe.views, depth)
+    macs = [block.macs for block in reversed(blocks)]
+    share, above = (sum(macs[:count]) / sum(macs) for count in (depth, held))
+    rows = train * views + validation
+    row_bytes = blocks[-held - 1].cut_bytes if 0 < held < len(blocks) else 0
     row_bytes += 2 * measured.features
-    notes = [f"Frozen layers run on {measured.engine}: {measured.reason}."]
-    cached = _decide_cache(measured, share, depth, rows * row_bytes, row_bytes, cache_bytes, notes)
-    frozen = row_bytes * READ_SECONDS if cached else (1 - share) * measured.extract
-    step = measured.step * share * measured.forward + frozen
-    augment = _AUGMENT_SECONDS * measured.pixels / 128**2 * train * (recipe.views - 1)
+    why_not = _why_not_cached(measured, above, held, rows * row_bytes, row_bytes, cache_bytes)
+    engine = f"Frozen layers run on {measured.engine}: {measured.reason}."
+    notes = [] if extracted else [engine, *filter(None, [why_not])]
+    cached = extracted.cached if extracted else not why_not
+    frozen = row_bytes * READ_SECONDS if cached else (1 - above) * measured.extract
+    between = (above - share) * measured.forward
+    step = measured.step * share * measured.forward + between + frozen
+    augment = _AUGMENT_SECONDS * measured.pixels / 128**2 * train * (views - 1)
     solve = measured.features / 1280 * _HEAD_SECONDS
+    tuned = 1 if epochs else 0
+    again = tuned * train * new_head_views(train, recipe.views) * (above * measured.forward + solve)
+    epoch = train * step + validation * above * measured.forward
     seconds = {
         "extract": rows * measured.extract + augment,
         "head": train * recipe.views * solve,
-        "fine_tune": epochs * (train * step + validation * share * measured.forward),
+        "fine_tune": epochs * epoch + tuned * depth * _TRACE_SECONDS + again,
     }
-    if epochs:
-        again = train * new_head_views(train, recipe.views)
-        seconds["fine_tune"] += depth * _TRACE_SECONDS
-        seconds["fine_tune"] += again * (share * measured.forward + solve)
+    choice = tuned * _CHOICES * validation * above * measured.forward
+    end = choice + test * (measured.extract + share * measured.forward) + _END_SECONDS
+    ahead = 0.0 if extracted else seconds["extract"] + _CONVERT_SECONDS
+    needed = ahead + seconds["head"] + seconds["fine_tune"] + end
     seconds["total"] = sum(seconds.values())
     return Plan(
-        unfreeze=depth,
-        blocks=tuple(block.name for block in trained),
-        cut=cut_below(blocks, depth),
-        cached=cached,
-        views=recipe.views,
-        epochs=epochs,
+        unfreeze=depth, blocks=tuple(block.name for block in blocks[len(blocks) - depth :]),
+        cut=cut_below(blocks, depth), cached=cached, views=recipe.views, epochs=epochs,
         bytes=rows * row_bytes if cached else 0,
         seconds={name: round(value, 2) for name, value in seconds.items()},
+        epoch=round(epoch, 2), reserve=round(again + end, 2), needed=round(needed, 2),
         step_ratio=round((1 + 2 * share) / (3 * share), 3) if share else 0.0,
-        engine=measured.engine,
-        notes=tuple(notes),
-    )
+        engine=measured.engine, notes=tuple(notes),
+    )  # fmt: skip
 
 
-def _decide_cache(
-    measured: Measured,
-    share: float,
-    depth: int,
-    total: int,
-    row: int,
-    allowed: int | None,
-    notes: list[str],
-) -> bool:
+def _why_not_cached(
+    measured: Measured, share: float, depth: int, total: int, row: int, allowed: int | None
+) -> str:
+    """Why activations are not stored; empty where they are."""
     if allowed is None:
-        notes.append("Caching is switched off.")
-        return False
+        return "Caching is switched off."
     if total > allowed:
-        notes.append(
-            f"Not cached: {total / 2**20:.0f} MiB do not fit the {allowed / 2**20:.0f} MiB allowed."
-        )
-        return False
-    recompute = (1 - share) * measured.extract
-    if depth and share < 1 and row * READ_SECONDS > recompute:
-        notes.append("Not cached: reading would take longer than computing again.")
-        return False
-    return True
+        mebibytes = f"{total / 2**20:.0f} MiB do not fit the {allowed / 2**20:.0f} MiB allowed"
+        return f"Not cached: {mebibytes}."
+    if depth and share < 1 and row * READ_SECONDS > (1 - share) * measured.extract:
+        return "Not cached: reading would take longer than computing again."
+    return ""
 
 
 def _shorten(depth: int, recipe: Recipe) -> tuple[dict[str, Any], str] | None:

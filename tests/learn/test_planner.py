@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 
@@ -6,7 +7,7 @@ from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Block
 from keras_transfer.learn import planner
 from keras_transfer.learn.planner import Measured
-from keras_transfer.recipe import Recipe
+from keras_transfer.recipe import Recipe, resolve
 
 # Ten blocks of one price each, whose cuts narrow towards the top.
 BLOCKS = tuple(
@@ -16,15 +17,16 @@ BLOCKS = tuple(
 MEASURED = Measured(0.01, 0.005, 128 * 128, 1280, "openvino", "asked for")
 
 
-def plan(recipe=None, cache_bytes=10**10, time_left=None, measured=MEASURED, train=1000):
+def plan(recipe=None, cache_bytes=10**10, measured=MEASURED, train=1000, test=200, **more):
     return planner.make_plan(
         BLOCKS,
         recipe or Recipe(),
         measured,
         train=train,
         validation=200,
+        test=test,
         cache_bytes=cache_bytes,
-        time_left=time_left,
+        **more,
     )
 
 
@@ -91,18 +93,113 @@ def test_not_cached_when_switched_off_too_large_or_slower_to_read():
     assert "longer than computing" in str(fast)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({}, (4, 2, 5, 55193600, 1.5, (11.4, 1.2, 74.85, 87.45))),
+        ({"effort": "quick"}, (2, 1, 2, 25190400, 2.333, (6.0, 0.6, 16.18, 22.78))),
+        ({"effort": "high"}, (10, 4, 8, 10752000, 1.0, (22.2, 2.4, 280.74, 305.34))),
+        ({"unfreeze": "none"}, (0, 2, 0, 5632000, 0.0, (11.4, 1.2, 0.0, 12.6))),
+    ],
+)
+def test_without_a_budget_the_plan_is_what_was_asked_for(words, expected):
+    # The figures are those of the version before budgets had a reserve.
+    made, recipe = plan(resolve(words))
+    assert recipe == resolve(words)
+    numbers = made.unfreeze, made.views, made.epochs, made.bytes, made.step_ratio
+    assert (*numbers, tuple(made.seconds.values())) == expected
+    assert made.notes == ("Frozen layers run on openvino: asked for.",)
+    assert plan(resolve(words), time_left=math.inf)[0] == made
+
+
 def test_a_time_budget_shortens_step_by_step_until_it_fits():
     full, asked = plan()
     assert asked == Recipe()
-    half = full.seconds["total"] / 2
+    half = full.needed / 2
     shorter, recipe = plan(time_left=half)
-    assert shorter.seconds["total"] <= half
+    assert shorter.needed <= half
     assert recipe.fine_tune_epochs < 5
     assert "To fit the time" in str(shorter)
+    assert f"{half:.0f} s of the budget are left" in str(shorter)
     least, recipe = plan(time_left=0.001)
     assert recipe.unfreeze == "none"
     assert recipe.views == 1
     assert "least that can be done" in str(least)
+
+
+@pytest.mark.parametrize("left", [16, 20, 25, 30, 40, 60, 80, 100, 120, 200])
+def test_what_a_budget_plans_fits_with_its_reserve(left):
+    made, recipe = plan(time_left=left)
+    before = made.seconds["extract"] + made.seconds["head"] + made.epochs * made.epoch
+    assert before + made.reserve <= left
+    assert made.views == recipe.views
+    assert made.epochs == (recipe.fine_tune_epochs if made.unfreeze else 0)
+
+
+def test_the_reserve_is_priced_by_images_and_passes():
+    def reserve(**more):
+        return plan(**more)[0].reserve
+
+    # A test image passes the frozen part and the four tenths that train.
+    assert reserve(test=1200) - reserve(test=200) == pytest.approx(1000 * (0.005 + 0.4 * 0.01))
+    # One view is looked at once more for the new head, and eight times validation.
+    again = 1000 * 2 * (0.4 * 0.01 + 6e-4)
+    ends = 8 * 200 * 0.4 * 0.01 + 200 * (0.005 + 0.4 * 0.01)
+    assert reserve() - again - ends == pytest.approx(planner._END_SECONDS)
+    # The head alone has nothing to choose from.
+    assert reserve(recipe=Recipe(unfreeze="none")) == pytest.approx(planner._END_SECONDS + 1)
+
+
+def again_after(planned, left, recipe=None, **measured):
+    """The plan made again when the frozen part of another has been run."""
+    rates = dataclasses.replace(MEASURED, **measured)
+    recipe = recipe or Recipe(views=planned.views, unfreeze=planned.unfreeze)
+    return plan(recipe, measured=rates, time_left=left, extracted=planned)[0]
+
+
+def test_planned_again_it_needs_no_extraction_and_the_rest_as_before():
+    planned, _ = plan()
+    rest = again_after(planned, 1000)
+    spent = planned.seconds["extract"] + planner._CONVERT_SECONDS
+    assert rest.needed == pytest.approx(planned.needed - spent, abs=0.02)
+    same = "unfreeze", "cut", "cached", "views", "epochs", "bytes", "seconds", "epoch", "reserve"
+    assert [getattr(rest, name) for name in same] == [getattr(planned, name) for name in same]
+
+
+def test_the_less_is_left_after_extraction_the_shorter_the_second_phase():
+    planned, _ = plan()
+    made = [again_after(planned, left) for left in range(120, 0, -2)]
+    work = [one.epochs * one.unfreeze for one in made]
+    assert work == sorted(work, reverse=True)
+    assert (work[0], work[-1]) == (5 * 4, 0)
+    assert len(set(work)) >= 4
+    for one, left in zip(made, range(120, 0, -2), strict=True):
+        assert one.needed <= left or "least that can be done" in str(one)
+        assert one.views <= planned.views
+
+
+def test_a_second_phase_above_a_higher_cut_pays_for_the_layers_between():
+    planned, _ = plan(Recipe(unfreeze=6))
+    higher = again_after(planned, 1000, Recipe(unfreeze=2))
+    own, _ = plan(Recipe(unfreeze=2))
+    # Four tenths of a forward pass, in every epoch and for every image of both splits.
+    reading = planner.READ_SECONDS * 2 * 16 * 16 * (4 * 4) * 1000  # rows that are wider
+    between = 0.4 * 0.01 * (1000 + 200) + reading
+    assert higher.epoch - own.epoch == pytest.approx(between, abs=0.02)
+    assert higher.reserve - own.reserve == pytest.approx(0.4 * 0.01 * (2000 + 8 * 200), abs=0.02)
+    assert higher.cut == own.cut
+
+
+def test_a_slower_frozen_part_counts_where_it_runs_again():
+    stored, _ = plan()
+    computed, _ = plan(cache_bytes=None)
+    slow = {"extract": 0.05}
+    # Stored, it is the test split alone that it runs on; computed, every epoch.
+    assert again_after(stored, 1000, **slow).epoch == stored.epoch
+    more = again_after(computed, 10_000, **slow).epoch - computed.epoch
+    assert more == pytest.approx(1000 * 0.6 * 0.045, abs=0.02)
+    test = again_after(stored, 1000, **slow).reserve - stored.reserve
+    assert test == pytest.approx(200 * 0.045, abs=0.02)
 
 
 def test_more_images_cost_in_proportion():

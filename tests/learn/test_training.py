@@ -1,8 +1,10 @@
+import contextlib
 import dataclasses
 import functools
 import io
 import json
 import math
+import time
 
 import keras
 import numpy as np
@@ -17,7 +19,7 @@ from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import LOGITS
 from keras_transfer.frozen.features import Views
 from keras_transfer.frozen.store import ActivationStore
-from keras_transfer.learn import calibration, heads
+from keras_transfer.learn import calibration, finetune, heads, planner
 from keras_transfer.learn.batches import balanced
 from keras_transfer.learn.model import build_classifier, reseed, set_batch_norm
 from keras_transfer.learn.optimizers import build_optimizer
@@ -301,12 +303,84 @@ def test_steps_of_adamw_are_those_computed_by_hand():
         np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_time_budget_is_kept_and_said(data, tmp_path):
-    said = Recorder()
-    recipe = short(time_budget=0.01)
-    result = run(data, recipe, ActivationStore(tmp_path), progress=said)
-    assert [phase.name for phase in result.phases] == ["head"]
-    assert any("To fit the time" in note for note in said.notes)
+class Slow(Recorder):
+    """Work takes the time that it is given here: nobody else moves the clock."""
+
+    def __init__(self, monkeypatch, image=0.0, epoch=0.0):
+        super().__init__()
+        self.now, self.image, self.at_end_of_epochs = 1000.0, image, 0.0
+        take_epoch = finetune._epoch
+
+        def taking(*arguments):
+            row = take_epoch(*arguments)
+            self.now += epoch
+            self.at_end_of_epochs = self.now
+            return row
+
+        monkeypatch.setattr(finetune, "_epoch", taking)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    @contextlib.contextmanager
+    def step(self, name, total):
+        def advance(units=1, info=""):
+            self.now += self.image * units if name.startswith("extract") else 0.0
+
+        yield advance
+
+
+# A forward pass of two tenths of a second; for the frozen part half of that.
+RATES = planner.Measured(0.2, 0.1, SIZE * SIZE, 1280, "keras", "given here")
+
+
+def budgeted(data, tmp_path, monkeypatch, slow, budget, **more):
+    """A run of five epochs on two views, of which everything but what is slow costs nothing."""
+    shared = training.Shared(ModelPool(), ActivationStore(tmp_path / "store"), measured=RATES)
+    recipe = short(fine_tune_epochs=5, views=2, engine="keras", time_budget=budget)
+    return training.train(
+        data, recipe=recipe, backbone=lite(), shared=shared, progress=slow, **more
+    )  # fmt: skip
+
+
+def epochs_of(result):
+    return sum(phase.epochs for phase in result.phases if phase.name == "fine_tune")
+
+
+def test_extraction_that_is_slower_than_priced_shortens_the_second_phase(
+    data, tmp_path, monkeypatch
+):
+    rows = 2 * len(data.indices("train")) + len(data.indices("val"))
+    as_priced = Slow(monkeypatch, image=0.1)
+    fits = budgeted(data, tmp_path, monkeypatch, as_priced, 1000.0)
+    assert epochs_of(fits) == fits.plan.epochs == 5
+    assert as_priced.notes[-1] == f"Time budget kept: {0.1 * rows:.1f} of 1000 s."
+    # Ten times as slow it leaves no time for four epochs, and the test split will be as slow.
+    test = len(data.indices("test")) * (1.0 - 0.1)
+    budget = 10 * 0.1 * rows + fits.plan.needed + test - 1.5 * fits.plan.epoch
+    slower = Slow(monkeypatch, image=1.0)
+    shorter = budgeted(data, tmp_path / "b", monkeypatch, slower, budget, output=tmp_path / "run")
+    assert epochs_of(shorter) == shorter.plan.epochs == 2
+    told = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (told["budget"]["planned"]["epochs"], told["plan"]["epochs"]) == (5, 2)
+    assert told["budget"]["seconds"] == budget
+    assert told["budget"]["taken"] == pytest.approx(rows, abs=0.01)
+    assert any("The frozen part is done" in note for note in slower.notes)
+
+
+def test_epochs_that_are_slower_than_priced_leave_the_reserve(data, tmp_path, monkeypatch):
+    slow = Slow(monkeypatch, epoch=100.0)
+    done = budgeted(data, tmp_path, monkeypatch, slow, 410.0)
+    # A fourth would have fitted but for the reserve.
+    assert (epochs_of(done), done.plan.epochs) == (3, 5)
+    assert 10.0 < done.plan.reserve < 100.0
+    assert slow.at_end_of_epochs <= 1000.0 + 410.0 - done.plan.reserve
+
+
+def test_a_budget_counts_from_where_it_began_and_still_gives_the_head(data, tmp_path, monkeypatch):
+    slow = Slow(monkeypatch)
+    done = budgeted(data, tmp_path, monkeypatch, slow, 600.0, began=1000.0 - 599.0)
+    assert [phase.name for phase in done.phases] == ["head"]
+    assert any("The budget is shorter than the least" in note for note in slow.notes)
+    assert done.evaluation.accuracy > 0.6
 
 
 def test_resuming_gives_what_an_unbroken_run_gives(data, tmp_path, monkeypatch):
