@@ -332,10 +332,11 @@ class Slow(Recorder):
 RATES = planner.Measured(0.2, 0.1, SIZE * SIZE, 1280, "keras", "given here")
 
 
-def budgeted(data, tmp_path, monkeypatch, slow, budget, **more):
+def budgeted(data, tmp_path, slow, budget, settings=(), **more):
     """A run of five epochs on two views, of which everything but what is slow costs nothing."""
     shared = training.Shared(ModelPool(), ActivationStore(tmp_path / "store"), measured=RATES)
-    recipe = short(fine_tune_epochs=5, views=2, engine="keras", time_budget=budget)
+    numbers = {"fine_tune_epochs": 5, "views": 2, "engine": "keras", "time_budget": budget}
+    recipe = short(**numbers | dict(settings))
     return training.train(
         data, recipe=recipe, backbone=lite(), shared=shared, progress=slow, **more
     )  # fmt: skip
@@ -350,14 +351,14 @@ def test_extraction_that_is_slower_than_priced_shortens_the_second_phase(
 ):
     rows = 2 * len(data.indices("train")) + len(data.indices("val"))
     as_priced = Slow(monkeypatch, image=0.1)
-    fits = budgeted(data, tmp_path, monkeypatch, as_priced, 1000.0)
+    fits = budgeted(data, tmp_path, as_priced, 1000.0)
     assert epochs_of(fits) == fits.plan.epochs == 5
     assert as_priced.notes[-1] == f"Time budget kept: {0.1 * rows:.1f} of 1000 s."
     # Ten times as slow it leaves no time for four epochs, and the test split will be as slow.
     test = len(data.indices("test")) * (1.0 - 0.1)
     budget = 10 * 0.1 * rows + fits.plan.needed + test - 1.5 * fits.plan.epoch
     slower = Slow(monkeypatch, image=1.0)
-    shorter = budgeted(data, tmp_path / "b", monkeypatch, slower, budget, output=tmp_path / "run")
+    shorter = budgeted(data, tmp_path / "b", slower, budget, output=tmp_path / "run")
     assert epochs_of(shorter) == shorter.plan.epochs == 2
     told = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (told["budget"]["planned"]["epochs"], told["plan"]["epochs"]) == (5, 2)
@@ -368,16 +369,57 @@ def test_extraction_that_is_slower_than_priced_shortens_the_second_phase(
 
 def test_epochs_that_are_slower_than_priced_leave_the_reserve(data, tmp_path, monkeypatch):
     slow = Slow(monkeypatch, epoch=100.0)
-    done = budgeted(data, tmp_path, monkeypatch, slow, 410.0)
+    done = budgeted(data, tmp_path, slow, 410.0)
     # A fourth would have fitted but for the reserve.
     assert (epochs_of(done), done.plan.epochs) == (3, 5)
     assert 10.0 < done.plan.reserve < 100.0
     assert slow.at_end_of_epochs <= 1000.0 + 410.0 - done.plan.reserve
 
 
+def test_a_view_that_would_take_the_time_of_the_rest_is_not_extracted(data, tmp_path, monkeypatch):
+    slow = Slow(monkeypatch, image=1.0)
+    done = budgeted(data, tmp_path, slow, 230.0)
+    rows = len(data.indices("train")) + len(data.indices("val"))
+    assert slow.notes[-1] == f"Time budget kept: {rows:.1f} of 230 s."
+    assert (done.plan.views, done.recipe.views) == (1, 1)
+    assert epochs_of(done) == done.plan.epochs == 2
+
+
+def test_less_may_train_than_lies_above_the_cut_that_was_extracted(data, tmp_path, monkeypatch):
+    slow = Slow(monkeypatch, image=0.3)
+    done = budgeted(data, tmp_path, slow, 220.0, {"unfreeze": 6, "fine_tune_epochs": 4})
+    assert "fine-tune 6 blocks" in slow.notes[0]
+    assert (done.plan.unfreeze, epochs_of(done)) == (3, 4)
+    given = lite().model
+    for block in backbones.block_map(done.model, backbones.spec("EfficientNetLite0"))[:-3]:
+        for name in block.layers:
+            held = given.get_layer(name).get_weights(), done.model.get_layer(name).get_weights()
+            for before, after in zip(*held, strict=True):
+                np.testing.assert_array_equal(before, after)
+    logits = keras.Model(done.model.input, done.model.get_layer(LOGITS).output)
+    exact = np.asarray(logits(data.examples[data.indices("val")], training=False))
+    np.testing.assert_allclose(exact, done.validation_logits, atol=0.1)
+    assert done.evaluation.accuracy > 0.8
+
+
+def test_a_head_that_took_the_time_is_what_the_run_gives(data, tmp_path, monkeypatch):
+    slow = Slow(monkeypatch)
+    solve = training.solve_head
+
+    def solving(*arguments, **named):
+        slow.now += 200.0
+        return solve(*arguments, **named)
+
+    monkeypatch.setattr(training, "solve_head", solving)
+    done = budgeted(data, tmp_path, slow, 205.0)
+    assert [phase.name for phase in done.phases] == ["head"]
+    assert "Out of time before the second phase: the head alone." in slow.notes
+    assert slow.notes[-1] == "Time budget kept: 200.0 of 205 s."
+
+
 def test_a_budget_counts_from_where_it_began_and_still_gives_the_head(data, tmp_path, monkeypatch):
     slow = Slow(monkeypatch)
-    done = budgeted(data, tmp_path, monkeypatch, slow, 600.0, began=1000.0 - 599.0)
+    done = budgeted(data, tmp_path, slow, 600.0, began=1000.0 - 599.0)
     assert [phase.name for phase in done.phases] == ["head"]
     assert any("The budget is shorter than the least" in note for note in slow.notes)
     assert done.evaluation.accuracy > 0.6
