@@ -97,7 +97,11 @@ def run(
 
 
 def _hush() -> None:
-    """TensorFlow's chatter is for its developers; set before it is imported."""
+    """TensorFlow's chatter is for its developers; set before it is imported.
+
+    What an output's encoding cannot hold, as names that are no UTF-8, is escaped.
+    """
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
@@ -241,10 +245,10 @@ def _inspect(options: argparse.Namespace) -> int:
     from keras_transfer import datasets
 
     found = datasets.inspect(options.data)
-    show(options, found.to_json, found.render)
     if options.page:
         found.write_page(options.page)
     manifest = found.fix(options.fix) if options.fix else None
+    show(options, found.to_json, found.render)
     if not options.json:
         if options.page:
             echo(f"Page with pictures: {options.page}")
@@ -503,7 +507,7 @@ def show(
         return
     from keras_transfer.base.files import plain as plain_values
 
-    print(json.dumps(plain_values(plain()), indent=2, ensure_ascii=False))
+    print(json.dumps(plain_values(plain()), indent=2))
 
 
 def echo(what: Any) -> None:
@@ -514,7 +518,7 @@ def echo(what: Any) -> None:
     import rich.console
 
     width = None if sys.stdout.isatty() else 100
-    rich.console.Console(width=width).print(what)
+    rich.console.Console(width=width, markup=False, emoji=False).print(what)
 
 
 if __name__ == "__main__":

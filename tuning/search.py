@@ -17,9 +17,9 @@ from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.base.progress import Progress
+from keras_transfer.datasets.sources import check_outside
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.recipe import LOCAL, Recipe, resolve
-from keras_transfer.runs.folder import check_outside
 from tuning import oracles, results, study_page
 from tuning.bench import Workbench, clear_state, data_digest
 from tuning.space import Space, default_space

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_transfer.base import files
 from keras_transfer.base.errors import WeightsError
 
 _DAMAGED = "Copy or download the file again."
@@ -48,10 +49,9 @@ def read_weights(path: Path) -> Weights:
     """
     try:
         if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                json.loads(
-                    archive.read("config.json"), object_hook=functools.partial(_refuse_code, path)
-                )
+            with _open_archive(path) as archive:
+                refuse = functools.partial(_refuse_code, path)
+                json.loads(archive.read("config.json"), object_hook=refuse)
                 return _read_h5(path, io.BytesIO(archive.read("model.weights.h5")))
         if path.suffix in {".h5", ".hdf5"}:
             return _read_h5(path, path)
@@ -65,16 +65,33 @@ def read_weights(path: Path) -> Weights:
     )
 
 
+def load_model(path: Path) -> Any:
+    """Opens a whole model without executing what it may hold.
+
+    Raises:
+        ValueError: it is damaged, holds code, or unpacks to far more than a model.
+    """
+    import keras
+
+    if zipfile.is_zipfile(path):
+        _open_archive(path).close()
+    return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    archive = zipfile.ZipFile(path)
+    files.check_unpacked(path, sum(info.file_size for info in archive.infolist()))
+    return archive
+
+
 def _refuse_code(path: Path, part: dict[str, Any]) -> None:
     """Looks at an object of a configuration while it is read, the innermost ones first."""
     name, module = part.get("class_name"), part.get("module") or "keras"
     foreign = module.split(".")[0] not in {"keras", "builtins"}
     if isinstance(name, str) and (foreign or name in {"Lambda", "__lambda__"}):
         said = f"{module}.{name}" if foreign else "Lambda"
-        raise WeightsError(
-            f"{path} holds code ({said}), which is not executed.",
-            remedy="Save the backbone's weights alone, with model.save_weights().",
-        )
+        problem = f"{path} holds code ({said}), which is not executed."
+        raise WeightsError(problem, remedy="Save its weights alone, with model.save_weights().")
 
 
 def _read_h5(path: Path, source: Path | io.BytesIO) -> Weights:
@@ -83,42 +100,40 @@ def _read_h5(path: Path, source: Path | io.BytesIO) -> Weights:
     with h5py.File(source, "r") as stream:
         root = stream.get("model_weights", stream)
         layers = _attribute(root, "layer_names")
-        if layers:
-            named = ((layer, _attribute(root[layer], "weight_names")) for layer in layers)
-            older = {layer: [_array(root[layer], name) for name in names] for layer, names in named}
-            return Weights(str(path), {name: found for name, found in older.items() if found}, True)
-        arrays: dict[str, list[np.ndarray]] = {}
-        _collect(stream, arrays)
+        held: dict[str, list[Any]] = {}
+        for layer in layers:
+            names = _attribute(root[layer], "weight_names")
+            held[layer] = [_stored(root[layer], name) for name in names]
+        if not layers:
+            _collect(stream, held)
+        files.check_unpacked(path, sum(one.nbytes for found in held.values() for one in found))
+        arrays = {name: [np.asarray(one[()]) for one in held[name]] for name in held if held[name]}
     if not arrays:
         raise WeightsError(f"{path} holds no weights.", remedy=_DAMAGED)
-    return Weights(str(path), arrays)
+    return Weights(str(path), arrays, bool(layers))
 
 
 def _attribute(group: Any, name: str) -> list[str]:
     """A list of names; Keras splits one beyond 64 KiB over ``name0``, ``name1`` and so on."""
-    pieces = itertools.takewhile(
-        group.attrs.__contains__, (f"{name}{index}" for index in itertools.count())
-    )
-    keys = [name] if name in group.attrs else list(pieces)
-    return [
-        item.decode() if isinstance(item, bytes) else str(item)
-        for key in keys
-        for item in group.attrs[key]
-    ]
+    pieces = (f"{name}{index}" for index in itertools.count())
+    parts = [name] if name in group.attrs else itertools.takewhile(group.attrs.__contains__, pieces)
+    found = (item for part in parts for item in group.attrs[part])
+    return [item.decode() if isinstance(item, bytes) else str(item) for item in found]
 
 
-def _collect(group: Any, arrays: dict[str, list[np.ndarray]]) -> None:
+def _collect(group: Any, held: dict[str, list[Any]]) -> None:
     """Gathers layers from Keras 3's tree: ``.../layer/vars/0``, the name being an attribute."""
     for key in group:
         if key == "vars" and len(group[key]):
             name = str(group[key].attrs.get("name", group.name.rpartition("/")[2]))
-            arrays.setdefault(name, [_array(group[key], str(i)) for i in range(len(group[key]))])
+            held.setdefault(name, [_stored(group[key], str(i)) for i in range(len(group[key]))])
         elif hasattr(group[key], "keys"):
-            _collect(group[key], arrays)
+            _collect(group[key], held)
 
 
-def _array(group: Any, name: str) -> np.ndarray:
+def _stored(group: Any, name: str) -> Any:
+    """A data set of the file, not yet read."""
     dataset = group[name]
     if dataset.external or dataset.is_virtual or dataset.file != group.file:
         raise ValueError(f"it keeps {name!r} in another file")
-    return np.asarray(dataset[()])
+    return dataset

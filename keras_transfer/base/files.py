@@ -116,8 +116,12 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes ``text`` as UTF-8, atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Writes ``text`` as UTF-8, atomically.
+
+    What Python holds for bytes of a path that are no UTF-8 is written as ``\\udcNN``, which JSON
+    reads back as it was.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_csv(
@@ -127,6 +131,13 @@ def write_csv(
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_text(path, text.getvalue())
+
+
+def check_unpacked(path: str | os.PathLike[str], size: int) -> None:
+    """Refuses, as ValueError, what unpacks to ``size`` bytes only to fill a disk or the memory."""
+    most = max(256 * 2**20, 100 * os.stat(path).st_size)
+    if size > most:
+        raise ValueError(f"it unpacks to more than {most:,} bytes")
 
 
 def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> None:

@@ -5,54 +5,59 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError
 from keras_transfer.base.types import Finding
-from keras_transfer.datasets.sources import LEFT_OUT, Source, Stretches, check_size, label_by_folder
+from keras_transfer.datasets import sources
+from keras_transfer.datasets.sources import LEFT_OUT, Source
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+# What unpacks a tar, by its first two bytes.
 OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-"""What unpacks a tar, by its first two bytes."""
 
-MAX_TAR_BYTES = 64 * 2**30
-"""A compressed tar that unpacks to more than this is refused."""
-
-Members = tuple[set[str], set[str], Callable[[str], bytes]]  # files, links, how to read a file
+# Names, whether each is a regular file, and how to read one; of two of a name, the last.
+Members = tuple[list[tuple[str, bool]], Callable[[str], bytes]]
 
 
 def archive_source(path: Path, name: str) -> Source:
     """The items of an archive, labelled by folder as on disk.
 
-    Links, and names that are absolute or climb out with ``..``, are left out with a finding. A
-    single folder that wraps everything is ignored.
+    Links, and names that are absolute or climb out with ``..``, are left out with a finding; of
+    members of one name the last is read, as unpacking would leave it. A single folder that wraps
+    everything is ignored.
 
     Raises:
         DataError: the archive is damaged, or too large.
     """
     try:
-        members, links, read = (_open_zip if zipfile.is_zipfile(path) else _open_tar)(path)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError) as error:
-        raise DataError(
-            f"{path} is no archive that can be read: {error}", remedy="Make or copy it again."
-        ) from None
-    unsafe = {
-        member
-        for member in members
-        if member.startswith("/") or ".." in PurePosixPath(member).parts or ":" in member[:2]
-    }
-    members -= unsafe
-    findings = [Finding(one, "link", "no regular file", LEFT_OUT) for one in sorted(links)]
-    findings += [Finding(one, "unsafe_name", "leads outside", LEFT_OUT) for one in sorted(unsafe)]
+        with open(path, "rb") as stream:
+            is_zip = stream.read(4) in (b"PK\3\4", b"PK\5\6")
+        listed, read = (_open_zip if is_zip else _open_tar)(path)
+    except Exception as error:  # a damaged archive may raise nearly anything
+        problem = f"{path} is no archive that can be read: {error}."
+        raise DataError(problem, remedy="Make it again, or unpack it into a folder.") from None
+    findings: list[Finding] = []
+    members: Counter[str] = Counter()
+    for member, regular in listed:
+        if not regular:
+            findings.append(Finding(member, "link", "no regular file", LEFT_OUT))
+        elif member[:1] == "/" or ".." in PurePosixPath(member).parts or ":" in member[:2]:
+            findings.append(Finding(member, "unsafe_name", "leads outside", LEFT_OUT))
+        else:
+            members[member] += 1
+    for member in (member for member, count in members.items() if count > 1):
+        findings.append(Finding(member, "file_names", "comes again", "the last one is read"))
     prefix = _wrapper(members)
     inside = [member.removeprefix(prefix) for member in members]
-    items, modality = label_by_folder(inside, findings)
+    items, modality = sources.label_by_folder(inside, findings)
     return Source(
         name=name,
         items=items,
@@ -63,7 +68,7 @@ def archive_source(path: Path, name: str) -> Source:
     )
 
 
-def _wrapper(members: set[str]) -> str:
+def _wrapper(members: Iterable[str]) -> str:
     """``folder/`` when everything lies in one folder, and in folders within that."""
     visible = [member.split("/") for member in members if not member.startswith(("__MACOSX", "."))]
     tops = {parts[0] for parts in visible}
@@ -72,30 +77,35 @@ def _wrapper(members: set[str]) -> str:
 
 
 def _open_zip(path: Path) -> Members:
-    archive = zipfile.ZipFile(path)
-    files = [info for info in archive.infolist() if not info.is_dir()]
-    links = {info.filename for info in files if info.external_attr >> 28 == 0o12}
+    try:  # what does not say that it is UTF-8 often is; else it is what DOS had
+        archive = zipfile.ZipFile(path, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        archive = zipfile.ZipFile(path)
+    infos = [info for info in archive.infolist() if not info.is_dir()]
+    files.check_unpacked(path, sum(info.file_size for info in infos))
 
     def read(member: str) -> bytes:
-        check_size(archive.getinfo(member).file_size)  # no more than that is unpacked
+        sources.check_size(archive.getinfo(member).file_size)  # no more than that is unpacked
         try:
             return archive.read(member)
         except Exception as error:  # zlib and lzma have exceptions of their own
             raise ExampleError(f"cannot be unpacked: {error}") from None
 
-    return {info.filename for info in files} - links, links, read
+    return [(info.filename, info.external_attr >> 28 != 0o12) for info in infos], read
 
 
 def _open_tar(path: Path) -> Members:
     stream = _uncompressed(path)
-    stretches, links = Stretches(stream), set()
+    stretches, listed = sources.Stretches(stream), []
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
-            if info.isreg():
-                stretches.places[info.name.removeprefix("./")] = (info.offset_data, info.size)
-            elif not info.isdir():
-                links.add(info.name)
-    return set(stretches.places), links, stretches.read
+            if info.size < 0:  # tarfile would read the same header for ever
+                raise tarfile.ReadError(f"{info.name!r} has a negative size")
+            if not info.isdir():
+                name = sources.readable(info.name).removeprefix("./")
+                stretches.places[name] = (info.offset_data, info.size)
+                listed.append((name, info.isreg() and not info.issparse()))
+    return listed, stretches.read
 
 
 def _uncompressed(path: Path) -> IO[bytes]:
@@ -106,13 +116,9 @@ def _uncompressed(path: Path) -> IO[bytes]:
     if opener is None:
         return stream
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - as above
-    bound = min(MAX_TAR_BYTES, int(0.9 * shutil.disk_usage(tempfile.gettempdir()).free))
     with stream, opener(stream, "rb") as source:
         while block := source.read(2**20):
-            if unpacked.tell() + len(block) > bound:
-                raise DataError(
-                    f"{path} unpacks to more than {bound} bytes.", remedy="Unpack it into a folder."
-                )
+            files.check_unpacked(path, unpacked.tell() + len(block))
             unpacked.write(block)
     unpacked.seek(0)
     return unpacked

@@ -51,10 +51,8 @@ def arrays_source(
         is_tf_data = hasattr(part, "element_spec")
         examples, labels = _from_tf_data(part, len(form.PREVIEW.shape)) if is_tf_data else part
         if len(examples) != len(labels):
-            raise DataError(
-                f"{len(examples)} {form.NAME}s come with {len(labels)} labels.",
-                remedy=f"Give one label for each {form.NAME}.",
-            )
+            problem = f"{len(examples)} {form.NAME}s come with {len(labels)} labels."
+            raise DataError(problem, remedy=f"Give one label for each {form.NAME}.")
         names = _as_names(labels, class_names or getattr(part, "class_names", None), form.NAME)
         for i, (value, label) in enumerate(zip(form.from_memory(examples), names, strict=True)):
             path = f"{split}/{label}/{i:06d}" if split else f"{label}/{i:06d}"
@@ -88,18 +86,14 @@ def _as_names(labels: Any, class_names: Sequence[str] | None, what: str) -> list
         values = np.array([v.decode() if isinstance(v, bytes) else v for v in values.tolist()])
     if len(values) != len(labels) or (values.dtype.kind not in "biuU" and len(values)):
         shape = np.shape(labels[0]) if len(labels) else ()
-        raise DataError(
-            f"labels are {values.dtype} of shape {shape} each.",
-            remedy=f"Give one integer or one string for each {what}.",
-        )
+        problem = f"labels are {values.dtype} of shape {shape} each."
+        raise DataError(problem, remedy=f"Give one integer or one string for each {what}.")
     if values.dtype.kind == "U" or not len(values):
         return values.tolist()
     if class_names is None:
         width = len(str(values.max()))
         return [str(value).zfill(width) for value in values.astype(int)]
     if not 0 <= values.min() <= values.max() < len(class_names):
-        raise DataError(
-            f"labels run from {values.min()} to {values.max()}, for {len(class_names)} names.",
-            remedy="Give a name for each label, from 0.",
-        )
+        problem = f"labels run from {values.min()} to {values.max()}, for {len(class_names)} names."
+        raise DataError(problem, remedy="Give a name for each label, from 0.")
     return [class_names[value] for value in values]

@@ -16,15 +16,9 @@ from keras_transfer.base.types import Finding
 from keras_transfer.datasets.sources import LEFT_OUT, Item, name_findings
 from keras_transfer.modalities import Modality
 
-FEW = 10
-"""A class with fewer items is reported."""
-
-IMBALANCE = 10
-"""Reported when the largest class has this many times the items of the smallest."""
-
-PRECEDENCE = {"train": 0, None: 0, "val": 1, "test": 2}
-"""Of two copies in given splits, the one of the lower split goes."""
-
+FEW = 10  # a class with fewer items is reported
+IMBALANCE = 10  # reported when the largest class has so many times the items of the smallest
+PRECEDENCE = {"train": 0, None: 0, "val": 1, "test": 2}  # of two copies the lower one goes
 
 KINDS = list(csv.DictReader(io.StringIO(Path(__file__).with_name("findings.csv").read_text())))
 TITLES = {row["kind"]: row["title"] for row in KINDS}

@@ -17,7 +17,7 @@ from keras_transfer.base.intervals import wilson_interval
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import inspection_page as page
 from keras_transfer.datasets.checks import NOTES, TITLES, Record
-from keras_transfer.datasets.sources import LEFT_OUT, Source, readable
+from keras_transfer.datasets.sources import LEFT_OUT, Source, check_outside, readable
 from keras_transfer.modalities import modality
 
 if TYPE_CHECKING:
@@ -110,7 +110,15 @@ class Inspection:
         return page.notebook(self.to_json())
 
     def write_page(self, path: str | os.PathLike[str]) -> None:
-        """Writes one self-contained HTML page with the pictures in it, atomically."""
+        """Writes one self-contained HTML page with the pictures in it, atomically.
+
+        Raises:
+            UsageError: ``path`` is a file of another kind.
+        """
+        if os.path.isfile(path):
+            with open(path, "rb") as stream:
+                if stream.read(15) != b"<!DOCTYPE html>":
+                    raise UsageError(f"{path} exists and is no page.", remedy="Name another file.")
         text = page.html(self.to_json(), self.findings, self.dataset, self.source)
         files.write_text(path, text)
 
@@ -127,11 +135,9 @@ class Inspection:
         Raises:
             UsageError: ``folder`` exists and is not empty, or lies inside the data.
         """
-        target = Path(folder).resolve()
-        if target.is_relative_to(self.source.identity or target / "elsewhere"):
-            problem = f"{folder} lies inside the data."
-            raise UsageError(problem, remedy="Name a folder outside of it.")
-        if target.exists():
+        check_outside(folder, self.dataset)
+        target = Path(os.path.realpath(folder))
+        if os.path.lexists(target):
             if not target.is_dir() or any(target.iterdir()):
                 raise UsageError(f"{folder} exists.", remedy="Name a new or empty folder.")
             target.rmdir()
@@ -140,27 +146,29 @@ class Inspection:
             first.setdefault(digest, i)
         named = {self.dataset.paths[i] for i in first.values()}
         absent = [one for one in self.findings if one.path and one.path not in named]
+        groups, sizes = self.dataset.groups or (), Counter(self.dataset.groups)
         with files.atomic_folder(target) as building:
-            rows = [self._manifest_row(i, building, target) for i in first.values()]
+            rows = []
+            for i in first.values():
+                item, place = self.source.items[int(self.kept[i])], self._place(i, building, target)
+                shared = item.group is not None or sizes[groups[i]] > 1
+                rows.append((place, item.label, item.split or "", groups[i] if shared else ""))
             files.write_csv(building / "manifest.csv", ("path", "label", "split", "group"), rows)
             reasons = [(one.path, one.kind, one.reason) for one in absent]
             files.write_csv(building / "left_out.csv", ("path", "kind", "reason"), reasons)
         return target / "manifest.csv"
 
-    def _manifest_row(self, i: int, folder: Path, target: Path) -> tuple[str, str, str, str]:
-        """One item: where it is seen from ``target``, or where a copy of it is written."""
-        data, item = self.dataset, self.source.items[int(self.kept[i])]
-        place = ""
+    def _place(self, i: int, folder: Path, target: Path) -> str:
+        """Where an item is seen from ``target``, or where a copy of it is written."""
+        data, path, place = self.dataset, self.dataset.paths[i], ""
         if self.source.locate is not None:
-            file = self.source.locate(item.path).resolve()
+            file = self.source.locate(path).resolve()
             place = os.path.relpath(file, target).replace(os.sep, "/")
         if not place or place != readable(place):  # no file, or one whose name is not text
-            place = f"{data.modality}s/{data.digests[i]}{os.path.splitext(item.path)[1]}"
+            place = f"{data.modality}s/{data.digests[i]}{os.path.splitext(path)[1]}"
             (folder / place).parent.mkdir(exist_ok=True)
             (folder / place).write_bytes(data.read(i))
-        groups = data.groups or ()
-        group = groups[i] if item.group is not None or groups.count(groups[i]) > 1 else ""
-        return place, item.label, item.split or "", group
+        return place
 
 
 def left_out(dataset: Dataset) -> int:

@@ -19,7 +19,7 @@ from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import archives, arrays, manifests, splits, tfds
 from keras_transfer.datasets.inspection import Inspection, untrainable
 from keras_transfer.datasets.scan import scan
-from keras_transfer.datasets.sources import Source, folder_source
+from keras_transfer.datasets.sources import Source, folder_source, reason_of
 from keras_transfer.modalities import modality
 
 NO_LABEL = re.compile("[\0\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
@@ -57,23 +57,28 @@ def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Sourc
 
 
 def _open_named(name: str) -> Source:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if name == "builtin:digits":
         return arrays.digits_source()
     if name.startswith("tfds:"):
         return tfds.tfds_source(name)
-    if path.is_dir():
-        prepared = (path / "dataset_info.json").is_file()
+    if name and os.path.isdir(path):
+        prepared = os.path.isfile(path / "dataset_info.json")
         return tfds.tfds_source(name, path) if prepared else folder_source(path, name)
-    if path.exists() and name.lower().endswith((".csv", ".tsv", ".txt")):
+    regular = os.path.isfile(path)  # a pipe would be waited for
+    if regular and name.lower().endswith((".csv", ".tsv", ".txt")):
         return manifests.csv_source(path, name)
-    if path.exists() and name.lower().endswith(archives.SUFFIXES):
+    if regular and name.lower().endswith(archives.SUFFIXES):
         return archives.archive_source(path, name)
-    problem = f"{name} is neither a folder, a .csv manifest nor a .zip or .tar archive."
-    if not path.exists():
-        beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    problem = f"{name!r} is neither a folder nor a file that is a .csv manifest, a .zip or a .tar."
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        beside = []
+        with contextlib.suppress(OSError, ValueError):
+            beside = os.listdir(path.parent)
         near = closest(path.name, ["builtin:digits", *beside])
-        problem = f"{name}: no such file or folder.{near}"
+        problem = f"{name}: {reason_of(error).replace('directory', 'folder')}.{near}"
     raise DataError(
         problem,
         remedy="Give a folder of class folders, a .csv manifest, a .zip or .tar of class folders, "
@@ -118,7 +123,8 @@ def inspect(
         if name not in given:
             reason = f"the source gives no split {name!r}"
             findings.append(Finding("", "split_off", reason, "taken from its training images"))
-    known = [name for name in source.class_names or sorted(set(labels)) if name in set(labels)]
+    present = set(labels)
+    known = [name for name in source.class_names or sorted(present) if name in present]
     index = {name: i for i, name in enumerate(known)}
     digests = tuple(records[i].digest for i in kept)
     paths = tuple(item.path for item in items)

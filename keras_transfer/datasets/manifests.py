@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from keras_transfer.base.errors import DataError
@@ -32,12 +33,15 @@ def csv_source(path: Path, name: str) -> Source:
     root = path.parent
     findings: list[Finding] = []
     items: dict[str, Item] = {}
-    for line, cells in _rows(path):
+    for line, row in read_rows(path, ("path", "label")):
+        cells = {key: cell.strip() for key, cell in row.items()}
         item = _item(f"{path}, row {line}", root, cells)
         first = items.get(item.path)
         kind, reason, action = "conflicting_labels", f"row {line} names it again", LEFT_OUT
         if not item.path or not item.label:
             kind, reason = "unlabelled", f"row {line}: no {'label' if item.path else 'path'}"
+        elif cells["beyond"]:
+            kind, reason = "unlabelled", f"row {line}: more cells than the header has"
         elif first is None:
             items[item.path] = item
             continue
@@ -63,48 +67,50 @@ def _item(where: str, root: Path, cells: dict[str, str]) -> Item:
     """One row, as far as it says something; its path may have been written on Windows."""
     split = SPLIT_NAMES.get(cells["split"].lower())
     if cells["split"] and split is None:
-        raise DataError(
-            f"{where}: the split is {cells['split']!r}.",
-            remedy="Use train, val or test, or leave it empty.",
-        )
+        problem = f"{where}: the split is {cells['split']!r}."
+        raise DataError(problem, remedy="Use train, val or test, or leave it empty.")
     file = cells["path"]
     if "\\" in file and not os.path.exists(root / file):
         file = file.replace("\\", "/")
     return Item(file, cells["label"], split, cells["group"] or None)
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """The numbers of the rows that are not empty, and their cells by what they mean.
 
-    The separator is the one that the first line has most of.
+    The separator is the one that the first line has most of. ``beyond`` is what a row has more
+    than the header.
+
+    Raises:
+        DataError: it cannot be read, or lacks a column that is needed.
     """
     try:
         data = path.read_bytes()
         wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = data.decode("utf-16" if wide else "utf-8-sig")
         separator = max(",;\t", key=text.split("\n", 1)[0].count)
-        header, *rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator)) or [[]]
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        header, *rows = list(lines) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", "") or str(error)
         if isinstance(error, UnicodeDecodeError):
             reason = f"not UTF-8 at byte {error.start}"
-        raise DataError(
-            f"{path} cannot be read: {reason}.", remedy="Save the manifest as CSV in UTF-8."
-        ) from None
+        problem = f"{path} cannot be read: {reason}."
+        raise DataError(problem, remedy="Give a file saved as CSV in UTF-8.") from None
     names = [cell.strip().lower() for cell in header]
     columns = {
         key: next((names.index(alias) for alias in aliases if alias in names), len(names))
         for key, aliases in COLUMNS.items()
     }
-    for key in ("path", "label"):
+    for key in needed:
         if columns[key] == len(names):
-            raise DataError(
-                f"{path} has no column {key!r}. Its first row is: {', '.join(header)}",
-                remedy="Begin the manifest with a header: path,label (and split, group).",
-            )
-    width = [""] * (len(names) + 1)  # for rows that are short, and columns that are not there
-    return [
-        (line, {key: (row[: len(names)] + width)[i].strip() for key, i in columns.items()})
-        for line, row in enumerate(rows, start=2)
-        if any(cell.strip() for cell in row)
-    ]
+            problem = f"{path} has no column {key!r}. Its first row is: {', '.join(header)[:500]}"
+            raise DataError(problem, remedy="Begin with a header: path,label (and split, group).")
+    read = []
+    for line, row in enumerate(rows, start=2):
+        # Blank cells for rows that are short, and columns that are not there.
+        known = row[: len(names)] + [""] * (len(names) + 1)
+        cells = {key: known[i] for key, i in columns.items()}
+        if any(cell.strip() for cell in row):
+            read.append((line, cells | {"beyond": "".join(row[len(names) :])}))
+    return read

@@ -16,7 +16,6 @@ import shutil
 import tempfile
 import threading
 import warnings
-import zipfile
 import zlib
 from pathlib import Path
 from typing import IO
@@ -31,8 +30,6 @@ from keras_transfer.datasets.sources import Source
 from keras_transfer.modalities import InputSpec, modality
 
 IN_MEMORY = 256 * 2**20  # bytes of examples up to which they are read rather than mapped
-
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 Found = tuple[list[Record], Verdict]
 
@@ -143,7 +140,7 @@ def _load(index: Path, source: Source) -> Found | None:
         with np.load(index, allow_pickle=False) as held:
             records = [Record(*row) for row in json.loads(held["records"].tobytes())]
             fingerprints, kept = held["fingerprints"], held["kept"]
-    except UNREADABLE:
+    except Exception:  # one that is damaged may raise nearly anything
         return None
     digests = [""] * len(source.items)
 

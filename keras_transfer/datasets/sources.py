@@ -11,16 +11,14 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from keras_transfer.base.errors import DataError, ExampleError
-from keras_transfer.base.types import Finding, Split
+from keras_transfer.base.errors import DataError, ExampleError, UsageError
+from keras_transfer.base.types import Dataset, Finding, Split
 from keras_transfer.modalities import MODALITIES, modality_of_files
 
 LEFT_OUT = "left out"
-
-MAX_FILE_BYTES = 256 * 2**20
-"""A larger file is no example."""
+MAX_FILE_BYTES = 256 * 2**20  # a larger file is no example
 
 SPLIT_NAMES: dict[str, Split] = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
@@ -28,6 +26,21 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 
 SYSTEM_FILES = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN"))
+
+
+def check_outside(place: str | os.PathLike[str], data: Any) -> None:
+    """Refuses to write into a folder of data, of which it would become a class.
+
+    Raises:
+        UsageError: that is where ``place`` leads.
+    """
+    named = data.name if isinstance(data, Dataset) else data
+    if not isinstance(named, (str, os.PathLike)):
+        return
+    source = os.path.realpath(os.path.expanduser(named))
+    if os.path.isdir(source) and Path(source) in Path(os.path.realpath(place)).parents:
+        problem = f"{place} lies inside the data folder {source}, of which it would become a class."
+        raise UsageError(problem, remedy="Name a folder outside the data.")
 
 
 class Item(NamedTuple):
@@ -118,12 +131,20 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
                 raise ExampleError("not a regular file", kind="not_a_file")
             check_size(status.st_size)
             return stream.read(status.st_size)
-    except OSError as error:
-        raise ExampleError((error.strerror or str(error)).lower()) from None
+    except (OSError, ValueError) as error:  # the latter of a name with NUL in it
+        raise ExampleError(reason_of(error)) from None
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, as the operating system says it."""
+    return str(getattr(error, "strerror", None) or error).lower()
 
 
 def readable(path: str) -> str:
-    """A file name as valid UTF-8: bytes that are not become ``\\xNN``."""
+    """A file name as text: bytes that are no UTF-8 become ``\\xNN``.
+
+    So it is from where a source lists it to all that is written, and found again through it.
+    """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -134,7 +155,10 @@ def folder_source(root: Path, name: str) -> Source:
     down, and those that lead back into the set, are not.
     """
     findings: list[Finding] = []
-    files = dict(_walk(root, findings))
+    files: dict[str, str] = {}
+    for path, place in _walk(root, findings):
+        if files.setdefault(path, place) != place:
+            findings.append(Finding(path, "file_names", "two names read so", LEFT_OUT))
     items, modality = label_by_folder(files, findings)
     return Source(
         name,
@@ -158,8 +182,10 @@ def _walk(root: Path, findings: list[Finding]) -> Iterator[tuple[str, str]]:
             with os.scandir(folder) as entries:
                 children = list(entries)
         except OSError as error:
-            reason = (error.strerror or "").lower()
-            findings.append(Finding(inside, "unreadable", reason, LEFT_OUT))
+            if inside == ".":
+                problem = f"{root} cannot be read: {reason_of(error)}."
+                raise DataError(problem, remedy="Change its permissions.") from None
+            findings.append(Finding(inside, "unreadable", reason_of(error), LEFT_OUT))
             continue
         if prefix and not children and not is_hidden(inside):
             kind = "empty_folder" if "/" in inside else "empty_class"
@@ -215,6 +241,7 @@ def label_by_folder(paths: Iterable[str], findings: list[Finding]) -> tuple[list
             named.append(path)
     depth = _split_depth(named)
     items = []
+    spelt: dict[str, set[str]] = defaultdict(set)
     for path in named:
         parts = path.split("/")
         split = SPLIT_NAMES.get(parts[0].lower()) if depth else None
@@ -222,6 +249,10 @@ def label_by_folder(paths: Iterable[str], findings: list[Finding]) -> tuple[list
             skip(path, "unlabelled", "beside the splits' class folders")
         else:
             items.append(Item(path, _composed(parts[depth]), split))
+            spelt[items[-1].label].add(parts[depth])
+    for label in sorted(label for label, forms in spelt.items() if len(forms) > 1):
+        reason = f"folders in several Unicode forms of {label!r}"
+        findings.append(Finding("", "class_names", reason, "read as one class"))
     return items, modality
 
 
@@ -236,10 +267,8 @@ def _split_depth(paths: Sequence[str]) -> int:
     if any(SPLIT_NAMES[top.lower()] == "train" for top in splits):
         return 1 if len(splits) > 1 or len(named) == len(deep) else 0
     if splits and len(splits) == len(deep):
-        raise DataError(
-            f"there are folders {', '.join(sorted(splits))} but none for training.",
-            remedy="Add a folder named train beside them.",
-        )
+        problem = f"there are folders {', '.join(sorted(splits))} but none for training."
+        raise DataError(problem, remedy="Add a folder named train beside them.")
     return 0
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ import numpy as np
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.types import SPLITS, Dataset, Finding
+from keras_transfer.datasets.manifests import read_rows
 from keras_transfer.datasets.sources import LEFT_OUT
 
 COLUMNS = ("path", "label", "split")
@@ -29,10 +28,8 @@ def rank(seed: int, group: str) -> str:
 def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float]:
     """Normalises three shares (train, val, test) to a sum of one."""
     if len(split) != 3 or min(split) <= 0 or not 0.99 <= sum(split) <= 1.01:
-        raise UsageError(
-            f"the split must be three positive shares that add up to 1. Received: {split}",
-            remedy="Give train, validation and test, such as 0.7,0.15,0.15.",
-        )
+        problem = f"the split must be three positive shares that add up to 1. Received: {split}"
+        raise UsageError(problem, remedy="Give train, validation and test, such as 0.7,0.15,0.15.")
     total = sum(split)
     return (split[0] / total, split[1] / total, split[2] / total)
 
@@ -191,18 +188,16 @@ def write_splits(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 
 def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
     """Reads what ``write_splits`` wrote: from each item's path to its (label, split)."""
-    remedy = "Give the splits.csv of a run."
-    try:
-        rows = list(csv.DictReader(io.StringIO(Path(path).read_text("utf-8-sig"))))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}", remedy=remedy) from None
-    if not rows or not set(COLUMNS) <= set(rows[0]):
-        raise DataError(f"{path}: needs the columns path, label and split.", remedy=remedy)
-    for line, row in enumerate(rows, start=2):
-        if row["split"] not in SPLITS:
-            problem = f"{path}, line {line}: the split is {row['split']!r}."
+    given: dict[str, tuple[str, str]] = {}
+    for row, cells in read_rows(Path(path), COLUMNS):
+        placed = cells["label"], cells["split"]
+        if placed[1] not in SPLITS:
+            problem = f"{path}, row {row}: the split is {placed[1]!r}."
             raise DataError(problem, remedy="Use train, val or test.")
-    return {row["path"]: (row["label"], row["split"]) for row in rows}
+        if given.setdefault(cells["path"], placed) != placed:
+            problem = f"{path}, row {row}: {cells['path']} had another label or split before."
+            raise DataError(problem, remedy="Give the splits.csv of a run.")
+    return given
 
 
 def apply(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Dataset, np.ndarray]:

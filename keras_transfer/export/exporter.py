@@ -15,6 +15,7 @@ from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
+from keras_transfer.datasets.sources import check_outside
 from keras_transfer.export import bundle, card, parity, proof, signing
 from keras_transfer.export.convert import Source
 from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
@@ -60,6 +61,7 @@ def export_run(
     run = open_run(run) if isinstance(run, (str, os.PathLike)) else run
     chosen = parse_formats(formats)
     target = Path(output) if output is not None else Path("saved_models") / run.path.name
+    check_outside(target, run.data)
     bundle.check_target(target, overwrite=overwrite)
     _check_backend()
     key = signing.read_private_key(sign) if sign else None

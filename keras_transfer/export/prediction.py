@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
+from keras_transfer.datasets.sources import read_file
 from keras_transfer.export import metadata
 from keras_transfer.export.signature import ImageSignature
 from keras_transfer.runs import folder as runs
@@ -49,13 +51,10 @@ def predict(
     for image in images:
         row: dict[str, Any] = {"image": str(image)}
         try:
-            example = signature.decode(Path(image).read_bytes())
+            example = signature.decode(read_file(image))
+            row["classes"] = best(classify(example[None])[0], names, top)
         except ExampleError as error:
             row["error"] = error.message
-        except OSError as error:
-            row["error"] = str(error.strerror or error)
-        else:
-            row["classes"] = best(classify(example[None])[0], names, top)
         rows.append(row)
     return rows
 
@@ -91,7 +90,7 @@ def _labels(path: Path) -> list[str]:
 def _open_keras(path: Path) -> Opened:
     import keras
 
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    model = load_model(path)
 
     def classify(examples: np.ndarray) -> np.ndarray:
         return np.asarray(keras.ops.convert_to_numpy(model(examples, training=False)))

@@ -16,8 +16,10 @@ import numpy as np
 
 from keras_transfer import datasets
 from keras_transfer._version import __version__
+from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files, types
 from keras_transfer.base.errors import UsageError
+from keras_transfer.datasets.sources import check_outside
 
 if TYPE_CHECKING:
     import keras
@@ -91,10 +93,8 @@ class Run:
         Raises:
             UsageError: the file is missing or damaged.
         """
-        import keras
-
         with _reading(self.path / MODEL):
-            return keras.models.load_model(self.path / MODEL, compile=False, safe_mode=True)
+            return load_model(self.path / MODEL)
 
     def dataset(self) -> types.Dataset:
         """The run's data set with its own splits, pixels decoded.
@@ -255,23 +255,6 @@ def check_output(path: Folder, *, resume: bool, overwrite: bool, data: Any = Non
         with _locked(folder):
             _put_in_place(folder)
     _held(folder, resume, overwrite)
-
-
-def check_outside(folder: Path, data: Any) -> None:
-    """Refuses a folder inside that of the data, of which it would become a class.
-
-    Raises:
-        UsageError: that is what it is.
-    """
-    named = data.name if isinstance(data, types.Dataset) else data
-    if not isinstance(named, (str, os.PathLike)):
-        return
-    source = Path(named).expanduser()
-    if source.is_dir() and source.resolve() in folder.resolve().parents:
-        raise UsageError(
-            f"{folder} lies inside the data folder {source}, of which it would become a class.",
-            remedy="Name a folder outside the data with --output.",
-        )
 
 
 def _held(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:

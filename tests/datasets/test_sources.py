@@ -113,7 +113,7 @@ def test_names_that_look_alike_are_found():
     )
     assert {item.label for item in items} == {composed, "Cat", "cat"}
     assert modality == "image"
-    assert findings == []
+    assert [(one.kind, one.action) for one in findings] == [("class_names", "read as one class")]
     found = {(one.kind, one.path) for one in name_findings(items)}
     assert found == {("class_names", ""), ("file_names", "Cat/c.jpg")}
 

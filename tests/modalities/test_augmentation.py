@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import zoo
 
-from keras_transfer.base.errors import UsageError
 from keras_transfer.modalities import image
 from keras_transfer.modalities.image import augmentation
 
@@ -83,10 +82,3 @@ def test_any_shape_can_be_augmented(shape):
     drawn = image.view(pixels, digests(shape[0]), 4, seed=2, strength=3)
     assert drawn.shape == shape
     assert drawn.dtype == np.uint8
-
-
-def test_augment_refuses_what_does_not_fit(photos):
-    with pytest.raises(UsageError, match="digest"):
-        image.view(photos, digests(3), 1, seed=0)
-    with pytest.raises(UsageError, match="strength"):
-        image.view(photos, digests(40), 1, seed=0, strength=9)

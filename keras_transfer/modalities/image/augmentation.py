@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from keras_transfer.base.errors import UsageError
 from keras_transfer.base.threads import cores, in_threads
 
 ROTATION = 10.0  # degrees either way
@@ -47,19 +46,7 @@ def view(
 
     Returns:
         uint8, the shape of ``examples``; ``examples`` itself for view 0.
-
-    Raises:
-        UsageError: the strength is out of range, or the lengths differ.
     """
-    if len(digests) != len(examples):
-        raise UsageError(
-            f"a view was asked of {len(examples)} images and {len(digests)} digests.",
-            remedy="Give one digest an image.",
-        )
-    if not 0 <= strength <= 3:
-        raise UsageError(
-            f"the strength of augmentation is {strength}.", remedy="Give a number from 0 to 3."
-        )
     if number == 0:
         return examples
     drawn = np.empty_like(examples)

@@ -17,14 +17,9 @@ from keras_transfer.modalities.protocol import Examined, InputSpec
 
 VERSION = 5
 
-MAX_PIXELS = 89_478_485
-"""Largest width times height that is decoded (256 MiB of RGB, Pillow's own warning level)."""
-
-MAX_SCANS = 200
-"""Largest number of scans of a progressive JPEG; each costs a pass over the whole image."""
-
-MIN_SIDE = 8
-"""An image with a shorter side, in pixels, is not for training."""
+MAX_PIXELS = 89_478_485  # width times height: 256 MiB of RGB, Pillow's own warning level
+MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over the whole image
+MIN_SIDE = 8  # pixels; an image with a shorter side is not for training
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
 """The decoders that may run. None of them starts another program or reads another file."""

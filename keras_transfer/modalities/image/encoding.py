@@ -36,10 +36,8 @@ def from_memory(values: Any) -> Sequence[np.ndarray]:
                 remedy="Give [height, width], or [height, width, 1, 3 or 4 channels].",
             )
         if image.dtype != np.uint8 and (low < 0 or high > 255 or 0 < high <= 1):
-            raise DataError(
-                f"images are {image.dtype} with levels from {low:g} to {high:g}.",
-                remedy="Give uint8, or levels from 0 to 255.",
-            )
+            problem = f"images are {image.dtype} with levels from {low:g} to {high:g}."
+            raise DataError(problem, remedy="Give uint8, or levels from 0 to 255.")
     return [i if i.dtype == np.uint8 else np.rint(i).astype(np.uint8) for i in images]
 
 
