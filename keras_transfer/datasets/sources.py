@@ -35,10 +35,10 @@ def check_outside(place: str | os.PathLike[str], data: Any) -> None:
         UsageError: that is where ``place`` leads.
     """
     named = data.name if isinstance(data, Dataset) else data
-    if not isinstance(named, (str, os.PathLike)):
+    if not isinstance(named, (str, os.PathLike)) or not os.path.isdir(os.path.expanduser(named)):
         return
     source = os.path.realpath(os.path.expanduser(named))
-    if os.path.isdir(source) and Path(source) in Path(os.path.realpath(place)).parents:
+    if Path(source) in Path(os.path.realpath(place)).parents:
         problem = f"{place} lies inside the data folder {source}, of which it would become a class."
         raise UsageError(problem, remedy="Name a folder outside the data.")
 

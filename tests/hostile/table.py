@@ -18,14 +18,18 @@ class Said(NamedTuple):
 
 
 def say(*words: Any) -> Said:
-    """Carries out a command line in this process. Only what is no refusal of ours raises."""
-    out, err = io.StringIO(), io.StringIO()
+    """Carries out a command line in this process. Only what is no refusal of ours raises.
+
+    Its outputs are as strict about what they can hold as those of a process.
+    """
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True)
+    err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", "", write_through=True)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = cli.main([str(word) for word in words])
         except SystemExit as stop:  # argparse's own refusals
             code = int(stop.code or 0)
-    return Said(code, out.getvalue(), err.getvalue())
+    return Said(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
 def assert_refused(said: Said, *needles: str, code: int = 2) -> None:
