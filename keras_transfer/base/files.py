@@ -6,11 +6,11 @@ import contextlib
 import contextvars
 import csv
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
+import types
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -128,9 +128,9 @@ def write_csv(
     path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
     """Writes a table as UTF-8 CSV, atomically."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_text(path, text.getvalue())
+    lines: list[str] = []  # with the terminator for which csv quotes "\r" too
+    csv.writer(types.SimpleNamespace(write=lines.append)).writerows([header, *rows])
+    write_text(path, "".join(line[:-2] + "\n" for line in lines))
 
 
 def check_unpacked(path: str | os.PathLike[str], size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def predict(
     for image in images:
         row: dict[str, Any] = {"image": str(image)}
         try:
-            example = signature.decode(read_file(image))
+            with warnings.catch_warnings(action="ignore"):  # decoders' remarks name no image
+                example = signature.decode(read_file(image))
             row["classes"] = best(classify(example[None])[0], names, top)
         except ExampleError as error:
             row["error"] = error.message

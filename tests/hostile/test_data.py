@@ -8,17 +8,21 @@ import io
 import json
 import lzma
 import os
+import re
 import socket
 import struct
 import tarfile
 import zipfile
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import zoo
 
 from hostile.table import assert_refused, say
-from keras_transfer import datasets
+from keras_transfer import backbones, datasets
+from keras_transfer.base.errors import DataError, WeightsError
 
 CLASSES = ("china", "flower")
 OTHER = ("\udcff", "\udcfe\udcfd")  # bytes that are no UTF-8, as Python holds them in a name
@@ -673,3 +677,234 @@ LINE_BREAKS = {"a line break": "a\nb", "a carriage return": "a\rb", "a line sepa
 def test_class_folders_that_no_file_of_labels_can_hold_are_refused(case, tmp_path, pictures):
     lay(tmp_path / "set", renamed(pictures, "china", LINE_BREAKS[case]))
     assert_refused(say("inspect", "set"), "set", repr(LINE_BREAKS[case]))
+
+
+# One file among good ones ----------------------------------------------------------------------
+
+ODD_IMAGES = (
+    "trailing.jpg", "progressive.jpg", "grey.jpg", "cmyk.jpg", "rotated.jpg", "profile.jpg",
+    "interlaced.png", "one-bit.png", "grey-alpha.png", "sixteen-bit.png", "sixteen-bit-rgb.png",
+    "alpha.png", "palette-alpha.png", "keyed.png", "animated.webp", "animated.gif", "animated.png",
+    "pages.tif", "float.tif", "lossless.webp", "bitmap.bmp", "pixmap.ppm", "modern.avif",
+    "misnamed.jpg", "no-suffix", "UPPER.JPG", "panorama.jpg", "new\nline.png",
+    "\U0001f60e caf\u00e9.png", "n" * 251 + ".png", "link.jpg", "not-utf8-\\xff\\xfe.jpg",
+)  # fmt: skip
+NO_IMAGES = {
+    "text.png": "not_an_image", "login.jpg": "not_an_image", "drawing.svg": "not_an_image",
+    "photo.heic": "not_an_image", "paper.jpg": "not_an_image", "script.jpg": "not_an_image",
+    "zeros.png": "not_an_image", "half.tif": "not_an_image", "magic.bmp": "not_an_image",
+    "bomb.png": "bomb", "small-bomb.png": "bomb", "scan-bomb.jpg": "bomb", "huge.jpg": "bomb",
+    "wrong-crc.png": "unreadable", "half.webp": "unreadable", "text-bomb.png": "unreadable",
+    "dangling.jpg": "unreadable", "looping.jpg": "unreadable", "socket.jpg": "unreadable",
+    "half.gif": "truncated", "pipe.jpg": "not_a_file", "empty.jpg": "empty",
+    **{f"cut-{tenth}.jpg": "truncated" for tenth in range(1, 10)},
+    **{f"cut-{tenth}.png": "truncated" for tenth in range(1, 10)},
+}  # fmt: skip
+NOT_FOR_TRAINING = {
+    "one-pixel.png": "too_small", "thread.png": "too_small", "disputed.png": "conflicting_labels",
+    "folder.jpg": "empty_folder", "round": "link", ".DS_Store": "hidden", "notes.txt": "other_file",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def menagerie(tmp_path_factory) -> tuple[Path, dict[str, set[str]], set[str]]:
+    """The zoo, the findings for which its files are left out, and what is known of any file."""
+    root = tmp_path_factory.mktemp("zoo") / "data"
+    zoo.build(root)
+    found = inspected(root)
+    out: dict[str, set[str]] = {}
+    for one in found["findings"]:
+        if one["action"] == "left out":
+            out.setdefault(one["path"], set()).add(one["kind"])
+    return root, out, {*datasets.load_dataset(root).paths}
+
+
+@pytest.mark.parametrize("name", ODD_IMAGES)
+def test_an_odd_image_is_one_all_the_same(name, menagerie):
+    _, out, kept = menagerie
+    assert f"flower/{name}" in kept
+    assert f"flower/{name}" not in out
+
+
+@pytest.mark.parametrize("name", [*NO_IMAGES, *NOT_FOR_TRAINING])
+def test_a_file_that_is_no_image_is_left_out_for_its_reason(name, menagerie):
+    _, out, kept = menagerie
+    assert f"flower/{name}" not in kept
+    assert out[f"flower/{name}"] == {(NO_IMAGES | NOT_FOR_TRAINING)[name]}
+
+
+ELSEWHERE = {
+    "an endless device": ("/dev/zero", "not a regular file"),
+    "an absent file": ("absent.jpg", "no such file or directory"),
+    "an empty word": ("", "no such file or directory"),
+    "a name with NUL": ("a\0b.jpg", "embedded null byte"),
+    "a name of 300 letters": ("n" * 300, "file name too long"),
+    "an absent file whose name is no UTF-8": (OTHER[1] + ".jpg", "no such file or directory"),
+    "a folder": (".", "is a directory"),
+}
+
+
+@pytest.fixture(scope="module")
+def predicted(menagerie, digits_run) -> dict[str, dict]:
+    """What one ``predict --json`` says of every file, by its name."""
+    home = menagerie[0] / "flower"
+    names = {name: name.replace("\\xff\\xfe", "\udcff\udcfe") for name in (*ODD_IMAGES, *NO_IMAGES)}
+    words = [home / name for name in names.values()] + [word for word, _ in ELSEWHERE.values()]
+    said = say("predict", digits_run, *words, "--json")
+    assert (said.code, said.err) == (2, "")
+    rows = json.loads(said.out)
+    assert [row["image"] for row in rows] == [str(word) for word in words]  # surrogates too
+    return dict(zip([*names, *ELSEWHERE], rows, strict=True))
+
+
+@pytest.mark.parametrize("name", ODD_IMAGES)
+def test_an_odd_image_is_classified(name, predicted):
+    row = predicted[name]
+    assert "error" not in row
+    assert len(row["classes"]) == 3
+    assert 0 < sum(one["probability"] for one in row["classes"]) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_what_is_no_image_is_said_and_the_others_are_classified(name, predicted):
+    assert predicted[name].keys() == {"image", "error"}
+    assert predicted[name]["error"]
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_what_cannot_be_read_is_said_and_the_others_are_classified(case, predicted):
+    assert predicted[case] == {"image": ELSEWHERE[case][0], "error": ELSEWHERE[case][1]}
+
+
+# What is written -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["set/china/00.jpg", "list.csv", "set.zip", "mine.txt"])
+def test_a_page_overwrites_nothing_but_a_page(name, tmp_path, pictures):
+    lay(tmp_path / "set", pictures)
+    lay(tmp_path, {"list.csv": HEAD + ROWS.replace(b"\n", b"\nset/", 23), "mine.txt": b"precious",
+                   "set.zip": zipped(pictures)})  # fmt: skip
+    data = name if name in ("list.csv", "set.zip") else "set"
+    lay(tmp_path, {"list.csv": HEAD + b"".join(b"set/" + row for row in ROWS.splitlines(True))})
+    before = held(tmp_path)
+    assert_refused(say("inspect", data, "--page", name), name, "exists and is no page")
+    assert held(tmp_path) == before
+    assert say("inspect", data, "--page", "page.html").code == 0
+    assert say("inspect", data, "--page", "page.html").code == 0  # which may be written again
+
+
+@pytest.mark.parametrize(
+    ("words", "needle"),
+    [
+        (("inspect", "set", "--fix", "set/clean"), "inside the data folder"),
+        (("inspect", "set", "--fix", "set"), "set exists"),
+        (("inspect", "set", "--fix", "loop"), "loop exists"),
+        (("inspect", "set", "--fix", "set/china/00.jpg/x"), "inside the data folder"),
+        (("train", "set", "--output", "set/run"), "inside the data folder"),
+        (("train", "set", "--output", "link/run"), "inside the data folder"),
+        (("train", "link", "--output", "set/run"), "inside the data folder"),
+        (("search", "set", "--output", "set/study"), "inside the data folder"),
+        (("search", "set", "--output", "link/../set/study"), "inside the data folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_nothing_is_written_into_the_data(words, needle, tmp_path, pictures):
+    lay(tmp_path / "set", pictures)
+    (tmp_path / "link").symlink_to("set")
+    (tmp_path / "loop").symlink_to("loop")
+    before = held(tmp_path)
+    assert_refused(say(*words), needle)
+    assert held(tmp_path) == before
+
+
+def test_an_export_is_not_written_into_the_data_of_its_run(digits_run, digits_folder):
+    before = held(digits_folder)
+    assert_refused(
+        say("export", digits_run, "--output", digits_folder / "model"), "inside the data"
+    )
+    assert held(digits_folder) == before
+
+
+def test_names_that_are_no_utf8_are_escaped_in_all_that_is_written(tmp_path, pictures):
+    lay(tmp_path / f"set{OTHER[0]}", pictures)
+    page, clean = f"page{OTHER[0]}.html", f"clean{OTHER[1]}"
+    said = say("inspect", f"set{OTHER[0]}", "--page", page, "--fix", clean)
+    assert (said.code, said.err) == (0, "")
+    assert "page\\udcff.html" in said.out
+    assert "<h1>set\\udcff</h1>" in Path(page).read_text("utf-8")
+    assert inspected(f"{clean}/manifest.csv")["images"] == 24
+    assert inspected(f"set{OTHER[0]}")["name"] == f"set{OTHER[0]}"  # as JSON it comes back
+
+
+# Splits that are given -------------------------------------------------------------------------
+
+SPLIT_HEAD = b"path,label,split\n"
+SPLIT_ROWS = SPLIT_HEAD + ROWS.replace(b"\n", b",train\n")
+REFUSED_SPLITS = {
+    "nothing": (b"", "no column 'path'"),
+    "no split column": (HEAD + ROWS, "no column 'split'"),
+    "an unknown split": (SPLIT_HEAD + b"china/00.jpg,china,dev\n", "row 2: the split is 'dev'"),
+    "a short row": (SPLIT_HEAD + b"china/00.jpg\n", "row 2: the split is ''"),
+    "a row without path": (SPLIT_HEAD + b",china,train\n", "lacks"),
+    "an absent image": (SPLIT_ROWS + b"ghost.jpg,china,test\n", "lacks: ghost.jpg"),
+    "another label": (SPLIT_HEAD + b"china/00.jpg,flower,test\n", "but 'flower' in splits.csv"),
+    "one image in two splits": (SPLIT_ROWS + b"china/00.jpg,china,test\n", "another label"),
+    "a quote that never ends": (SPLIT_ROWS + b'"china/00.jpg', "unexpected end of data"),
+    "a cell of 200,000 letters": (SPLIT_ROWS + b"x" * 200_000, "larger than field limit"),
+    "Latin-1": (SPLIT_ROWS + b"caf\xe9.jpg,china,test\n", "not UTF-8"),
+    "no test split": (SPLIT_ROWS, "no image in the split 'val'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED_SPLITS)
+def test_splits_that_do_not_fit_are_refused(case, tmp_path, pictures):
+    content, needle = REFUSED_SPLITS[case]
+    lay(tmp_path / "set", pictures)
+    lay(tmp_path, {"splits.csv": content})
+    with pytest.raises(DataError, match=re.escape(needle)) as refused:
+        datasets.load_dataset("set", splits_file="splits.csv")
+    assert refused.value.remedy
+
+
+def test_splits_that_do_not_fit_are_refused_before_any_training(tmp_path, pictures):
+    lay(tmp_path / "set", pictures)
+    lay(tmp_path, {"splits.csv": SPLIT_ROWS + b"ghost.jpg,china,test\n"})
+    said = say("train", "set", "--splits", "splits.csv", "--output", "run", "--quiet")
+    assert_refused(said, "splits.csv names images that set lacks: ghost.jpg")
+    assert not Path("run/metrics.json").exists()
+
+
+@pytest.mark.parametrize("name", [" led by a blank", "a\rb", "a\r\nb", 'a,"b"', "\u2028", "a\tb",
+                                  "\ufeffmark", "a;b;c"])  # fmt: skip
+def test_splits_find_odd_names_again(name, tmp_path, pictures):
+    lay(tmp_path / "set", {path.replace("/", f"/{name}"): data for path, data in pictures.items()})
+    data = datasets.load_dataset("set")
+    datasets.write_splits(data, "splits.csv")
+    again = datasets.load_dataset("set", splits_file="splits.csv", seed=9)
+    assert (again.paths, again.splits.tolist()) == (data.paths, data.splits.tolist())
+
+
+# Weights that would fill the memory ------------------------------------------------------------
+
+
+def keras_bomb(path: Path) -> None:
+    content = {"config.json": b"{}", "model.weights.h5": b"\x89HDF\r\n\x1a\n"}
+    path.write_bytes(zipped(content, declared(270 * 10**6)))
+
+
+def empty_giant(path: Path) -> None:
+    """A weight of 4 TB that takes no room in its file."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("layer/vars/0", (10**6, 10**6), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("bomb.keras", keras_bomb), ("giant.weights.h5", empty_giant)]
+)
+def test_weights_that_would_fill_the_memory_are_refused(name, make, tmp_path):
+    make(tmp_path / name)
+    with pytest.raises(WeightsError, match="unpacks to more than 268,435,456 bytes") as refused:
+        backbones.build("EfficientNetLite0", image_size=64, weights=name)
+    assert name in refused.value.message
+    if name.endswith(".keras"):
+        assert_refused(say("predict", name, "x.jpg"), name, "unpacks to more than")
