@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import re
@@ -15,22 +17,23 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
+import keras_transfer
 from keras_transfer._version import __version__
-from keras_transfer.base.errors import KerasTransferError, closest
+from keras_transfer.base import quiet
+from keras_transfer.base.backend import require_backend
+from keras_transfer.base.errors import KerasTransferError, UsageError
+from keras_transfer.base.progress import progress_for
 from keras_transfer.recipe import (
     BYTES,
     SETTINGS,
-    Kind,
+    TEXT,
     read_file,
     resolve,
     whole,
     word_or,
 )
-
-if TYPE_CHECKING:
-    from keras_transfer.runs.folder import Run
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 DATA = "a folder of class folders, a .csv manifest, an archive, tfds:NAME, or builtin:digits"
@@ -65,58 +68,61 @@ def run(
         how_to_go_on: what to say to somebody who interrupts it.
     """
     _hush()
-    options = parser.parse_args(given)
+    if sys.stdout is None:
+        return _fail(program, "standard output is closed.", "Send it to /dev/null.", USAGE)
     try:
-        return int(options.command(options))
+        options = parser.parse_args(given)
+        code = int(options.command(options))
+        sys.stdout.flush()
+        return code
     except KerasTransferError as error:
-        print(f"{program}: {error.message}\n  {error.remedy}", file=sys.stderr)
-        return error.exit_code
+        return _fail(program, error.message, error.remedy, error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except MemoryError:
-        remedy = "Use a smaller --batch-size or --image-size."
-        print(f"{program}: out of memory.\n  {remedy}", file=sys.stderr)
-        return FAILED
+        return _fail(program, "out of memory.", "Use a smaller --batch-size or --image-size.")
     except OSError as error:
         # A full or read-only disk, a file where a folder is meant, a name that is too long.
         where = f" {error.filename}" if error.filename else ""
-        print(
-            f"{program}: cannot read or write{where}: {error.strerror or error}.\n"
-            "  Free or choose another place, and try again.",
-            file=sys.stderr,
-        )
-        return FAILED
+        reason = f"cannot read or write{where}: {error.strerror or error}."
+        return _fail(program, reason, "Free or choose another place, and try again.")
     except (KeyboardInterrupt, Exception) as error:
         # Closing what was cut off, NumPy raises an error of its own over the interruption.
         if KeyboardInterrupt not in (type(error), type(error.__context__)):
             raise
-        print(f"\n{program}: interrupted.{how_to_go_on(options, given)}", file=sys.stderr)
+        quiet.say(f"\n{program}: interrupted.{how_to_go_on(options, given)}", sys.stderr)
         return INTERRUPTED
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            quiet.give_up(sys.stdout.fileno())
+
+
+def _fail(program: str, message: str, remedy: str, code: int = FAILED) -> int:
+    quiet.say(f"{program}: {message}\n  {remedy}", sys.stderr)
+    return code
 
 
 def _hush() -> None:
-    """TensorFlow's chatter is for its developers; set before it is imported.
-
-    What an output's encoding cannot hold, as names that are no UTF-8, is escaped.
-    """
-    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")
+    """Makes the standard streams take what is printed, and nothing that is for developers."""
+    if sys.stderr is None:  # it is closed, and the next file that is opened would get its number
+        quiet.give_up(2)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack letters
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # TensorFlow reads them when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
         warnings.simplefilter("ignore", category)
     # A warning is one line without the place in the source.
-    warnings.showwarning = lambda message, *where, **also: print(
-        f"warning: {message}", file=sys.stderr
-    )
+    warnings.showwarning = lambda said, *_, **also: quiet.say(f"warning: {said}", sys.stderr)
 
 
 def load_keras() -> None:
     """Imports Keras and its backend with their native libraries' output held back."""
-    from keras_transfer.base.backend import require_backend
-    from keras_transfer.base.quiet import quiet_stdio
-
     require_backend()
     if "keras" in sys.modules:
         return
@@ -125,7 +131,7 @@ def load_keras() -> None:
     collects = gc.isenabled()
     gc.disable()
     try:
-        with quiet_stdio():
+        with quiet.quiet_stdio():
             import keras  # noqa: F401 - imported for its effect
     finally:
         if collects:
@@ -148,17 +154,15 @@ def _how_to_go_on(options: argparse.Namespace, given: list[str]) -> str:
 # Options ---------------------------------------------------------------------------------------
 
 
-def option(kind: Kind) -> Callable[[str], Any]:
-    """A type for argparse from a kind of setting."""
+class Parser(argparse.ArgumentParser):
+    """Refuses and fails as commands do: argparse hides that a help could not be printed."""
 
-    def parse(text: str) -> Any:
-        try:
-            return kind.read(text)
-        except (TypeError, ValueError):
-            near = closest(text, list(kind.words))
-            raise argparse.ArgumentTypeError(f"{text!r} is not {kind.expected}.{near}") from None
+    def error(self, message: str) -> NoReturn:
+        """Ends the parsing, with one message instead of all options."""
+        raise UsageError(f"{message}.".replace("..", "."), remedy=f"See `{self.prog} --help`.")
 
-    return parse
+    def _print_message(self, message: str, file: Any = None) -> None:
+        print(message, end="", file=file, flush=True)
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Collection[str] = SETTINGS) -> None:
@@ -174,7 +178,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Collection[str] = SETTI
         said = "" if default is None else f" (default {spelt})"
         groups[group].add_argument(
             f"--{name.replace('_', '-')}",
-            type=option(kind),
+            type=kind.take,
             default=argparse.SUPPRESS,
             metavar="|".join(kind.words) or about["metavar"],
             help=(about["help"] + said).replace("%", "%%"),
@@ -195,8 +199,8 @@ Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 
 def argument(*names: str, **settings: Any) -> Argument:
-    """An argument of a command, as argparse takes it."""
-    return names, settings
+    """An argument of a command, as argparse takes it; its word is not empty."""
+    return names, settings if "action" in settings else {"type": TEXT.take} | settings
 
 
 def flag(name: str, help: str) -> Argument:
@@ -222,11 +226,11 @@ def add_commands(
 JSON = flag("json", "print JSON instead of text")
 RUN = argument("run", metavar="RUN")
 QUIET = flag("quiet", "print the result alone")
-COUNT = option(whole(1))
+COUNT = whole(1).take
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="keras-transfer",
         description="Transfer learning for image classification, from a folder of images to a "
         "model that is proven on the device's own runtime.",
@@ -242,9 +246,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from keras_transfer import datasets
-
-    found = datasets.inspect(options.data)
+    found = keras_transfer.inspect(options.data)
     if options.page:
         found.write_page(options.page)
     manifest = found.fix(options.fix) if options.fix else None
@@ -259,6 +261,9 @@ def _inspect(options: argparse.Namespace) -> int:
     return USAGE if options.strict and found.problems else DONE
 
 
+_OF_RUN = ("output", "resume", "overwrite", "tensorboard", "config")
+
+
 def _train(options: argparse.Namespace) -> int:
     began = time.monotonic()
     options.output = options.output or str(Path("runs") / default_name(options.data))
@@ -271,34 +276,27 @@ def _train(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     resolve(settings, read_file(options.config, settings) if options.config else None)
     load_keras()
-    from keras_transfer import console, training
-    from keras_transfer.base.progress import progress_for
+    from keras_transfer import console
 
-    result = training.train(
+    result = keras_transfer.train(
         options.data,
-        output=options.output,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        tensorboard=options.tensorboard,
-        config=options.config,
         progress=progress_for(options.quiet),
         began=began,
+        **{name: getattr(options, name) for name in _OF_RUN},
         **settings,
     )
     echo(console.summary(result, options.output))
     if options.baselines:
         from keras_transfer.runs import probing
 
-        run = runs.open_run(options.output)
+        run = keras_transfer.open_run(options.output)
         echo(console.baselines(probing.compare_with_baselines(run, progress_for(options.quiet))))
     return DONE
 
 
-def _opened(options: argparse.Namespace) -> Run:
+def _opened(options: argparse.Namespace) -> keras_transfer.Run:
     """The run of a command; what is wrong with it is said before Keras is loaded."""
-    from keras_transfer.runs.folder import open_run
-
-    run = open_run(options.run)
+    run = keras_transfer.open_run(options.run)
     load_keras()
     return run
 
@@ -310,39 +308,32 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if options.data is None:
         judged = probing.evaluate_run(run)
-        show(options, judged.to_json, lambda: console.evaluation(judged, run))
-    else:
-        shift = probing.evaluate_elsewhere(run, options.data)
-        show(options, shift.to_json, lambda: console.shift(shift))
-    return DONE
+        return show(options, judged.to_json, lambda: console.evaluation(judged, run))
+    shift = probing.evaluate_elsewhere(run, options.data)
+    return show(options, shift.to_json, lambda: console.shift(shift))
 
 
 def _curve(options: argparse.Namespace) -> int:
     run = _opened(options)
     from keras_transfer import console
-    from keras_transfer.base.progress import progress_for
     from keras_transfer.runs import probing
 
     found = probing.curve(run, progress_for(options.json))
-    show(options, found.to_json, lambda: console.curve(found))
-    return DONE
+    return show(options, found.to_json, lambda: console.curve(found))
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from keras_transfer import console, evaluation
-    from keras_transfer.runs import folder as runs
+    from keras_transfer import console
 
-    found = evaluation.compare([runs.open_run(path) for path in options.runs])
-    show(options, found.to_json, lambda: console.comparison(found))
-    return DONE
+    found = keras_transfer.compare([keras_transfer.open_run(path) for path in options.runs])
+    return show(options, found.to_json, lambda: console.comparison(found))
 
 
 def _predict(options: argparse.Namespace) -> int:
     load_keras()
     from keras_transfer import console
-    from keras_transfer.export.prediction import predict
 
-    rows = predict(options.model, options.images, top=options.top)
+    rows = keras_transfer.predict(options.model, options.images, top=options.top)
     show(options, lambda: rows, lambda: console.predictions(rows))
     return USAGE if any("error" in row for row in rows) else DONE
 
@@ -350,10 +341,8 @@ def _predict(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     run = _opened(options)
     from keras_transfer import console
-    from keras_transfer.base.progress import progress_for
-    from keras_transfer.export import export_run
 
-    result = export_run(
+    result = keras_transfer.export_run(
         run,
         options.formats,
         options.output,
@@ -368,21 +357,18 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from keras_transfer.export import verify
-
-    result = verify(options.export, options.key)
+    result = keras_transfer.verify(options.export, options.key)
     show(options, result.to_json, result.render)
     return int(result.result["exit_code"])
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from keras_transfer.export.demo import demo
+    from keras_transfer.export.demo import Demo
 
-    demo(
-        options.export,
-        wasm=options.wasm,
-        ready=lambda url: print(f"Open {url} in a browser; Ctrl-C ends it.", flush=True),
-    )
+    with Demo(options.export, wasm=options.wasm) as server:
+        print(f"Open {server.url} in a browser; Ctrl-C ends it.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # its proper end
+            server.serve_forever()
     return DONE
 
 
@@ -403,32 +389,25 @@ def _cache(options: argparse.Namespace) -> int:
         store = ActivationStore(files.cache_folder() / "activations", limit=options.cache_limit)
     if options.action == "list":
         rows = store.entries()
-        show(
-            options,
-            lambda: [console.cache_row(row) for row in rows],
-            lambda: console.cache(rows, store.folder),
-        )
-        return DONE
+        listed = [console.cache_row(row) for row in rows]
+        return show(options, lambda: listed, lambda: console.cache(rows, store.folder))
     freed = store.prune(0 if options.action == "clear" else options.cache_limit)
-    show(options, lambda: {"freed": freed}, lambda: f"Freed {freed / 2**20:.1f} MiB.")
-    return DONE
+    return show(options, lambda: {"freed": freed}, lambda: f"Freed {freed / 2**20:.1f} MiB.")
 
 
 def _backbones(options: argparse.Namespace) -> int:
     from keras_transfer import backbones
 
     if options.name is None:
-        show(options, backbones.listing, backbones.render_listing)
-        return DONE
+        return show(options, backbones.listing, backbones.render_listing)
     row = backbones.spec(options.name)
     load_keras()
     size = options.image_size or row.image_size
-    show(
+    return show(
         options,
         lambda: {"name": row.name, "blocks": backbones.price_table(row.name, size)},
         lambda: backbones.render_price_table(row.name, size),
     )
-    return DONE
 
 
 _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
@@ -487,39 +466,37 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     ("cache", _cache, "List, prune or clear the cached activations.", (
         argument("action", choices=("list", "prune", "clear"), nargs="?", default="list"),
         argument("--cache", metavar="DIR", help="where the cache is"),
-        argument("--cache-limit", type=option(BYTES), metavar="SIZE", help="to prune down to"),
+        argument("--cache-limit", type=BYTES.take, metavar="SIZE", help="to prune down to"),
         JSON,
     )),
     ("backbones", _backbones, "List the backbones, or one backbone's blocks and prices.", (
         argument("name", metavar="NAME", nargs="?"),
-        argument("--image-size", type=COUNT, metavar="N"),
+        argument("--image-size", type=SETTINGS["image_size"].metadata["kind"].take, metavar="N"),
         JSON,
     )),
 )  # fmt: skip
 
 
-def show(
-    options: argparse.Namespace, plain: Callable[[], Any], rendered: Callable[[], Any]
-) -> None:
+def show(options: argparse.Namespace, plain: Callable[[], Any], rendered: Callable[[], Any]) -> int:
     """Prints a result as JSON where that was asked for, else as people read it."""
-    if not options.json:
-        echo(rendered())
-        return
-    from keras_transfer.base.files import plain as plain_values
+    if options.json:
+        from keras_transfer.base import files
 
-    print(json.dumps(plain_values(plain()), indent=2))
+        escaped = (sys.stdout.encoding or "utf-8").lower() != "utf-8"
+        print(json.dumps(files.plain(plain()), indent=2, ensure_ascii=escaped))
+    else:
+        echo(rendered())
+    return DONE
 
 
 def echo(what: Any) -> None:
-    """Prints text as it is, and what rich knows how to render through it."""
-    if isinstance(what, str):
-        print(what)
-        return
-    import rich.console
+    """Prints text as it is, and what rich knows how to render as rich does."""
+    if not isinstance(what, str):
+        import rich.console
 
-    width = None if sys.stdout.isatty() else 100
-    rich.console.Console(width=width, markup=False, emoji=False).print(what)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        width = None if sys.stdout.isatty() else 100
+        console = rich.console.Console(width=width, markup=False, emoji=False)
+        with console.capture() as rendered:  # it would end the process where a pipe is closed
+            console.print(what)
+        what = rendered.get().rstrip("\n")
+    print(what)

@@ -14,6 +14,7 @@ Notation of the second phase, in the letters of the code that runs it:
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -44,6 +45,19 @@ class Kind:
     words: tuple[str, ...] = ()
     whole: bool = False
 
+    def take(self, value: Any) -> Any:
+        """What ``read`` makes of a value; what a word of the command line is given to.
+
+        Raises:
+            ArgumentTypeError: it is not allowed; the message follows the name of what is set.
+        """
+        try:
+            return self.read(value)
+        except (TypeError, ValueError, OverflowError):
+            near = closest(str(value), list(self.words))
+            said = f"must be {self.expected}. Received: {value!r}.{near}"
+            raise argparse.ArgumentTypeError(said) from None
+
 
 def _number(value: Any, low: float, high: float, whole: bool = False) -> Any:
     if isinstance(value, bool):
@@ -56,13 +70,13 @@ def _number(value: Any, low: float, high: float, whole: bool = False) -> Any:
 
 def whole(low: int, high: float = math.inf) -> Kind:
     """Whole numbers from ``low`` to ``high``."""
-    bounds = f"of at least {low}" if high == math.inf else f"between {low} and {high:g}"
+    bounds = f"of at least {low}" if high == math.inf else f"between {low} and {high}"
     return Kind(f"a whole number {bounds}", lambda v: _number(v, low, high, whole=True), whole=True)
 
 
 def real(low: float, high: float) -> Kind:
     """Numbers from ``low`` to ``high``."""
-    return Kind(f"a number between {low:g} and {high:g}", lambda v: _number(v, low, high))
+    return Kind(f"a number between {low:g} and {high:.12g}", lambda v: _number(v, low, high))
 
 
 def words(*known: str) -> Kind:
@@ -75,7 +89,14 @@ def word_or(word: str, kind: Kind) -> Kind:
     return Kind(f"{word} or {kind.expected}", lambda v: v if v == word else kind.read(v))
 
 
-TEXT = Kind("a name or a path", lambda v: os.fspath(v) if not isinstance(v, str) else v)
+def _text(value: Any) -> str:
+    text = os.fspath(value)
+    if not text or "\0" in text:
+        raise ValueError
+    return text
+
+
+TEXT = Kind("a name or a path", _text)
 
 
 def _matched(pattern: str, value: Any) -> re.Match[str]:
@@ -116,9 +137,7 @@ def _depth(value: Any) -> int | str:
 
 
 def _cache(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return TEXT.read(value)
+    return ("off", "on")[value] if isinstance(value, bool) else _text(value)
 
 
 DURATION = Kind("a duration such as 90s, 10m or 1.5h", _duration)
@@ -404,13 +423,9 @@ def read(name: str, value: Any) -> Any:
     """
     kind = SETTINGS[name].metadata["kind"]
     try:
-        return kind.read(value)
-    except (TypeError, ValueError):
-        raise UsageError(
-            f"{name} must be {kind.expected}. Received: {value!r}."
-            f"{closest(str(value), list(kind.words))}",
-            remedy=f"Give {name} {kind.expected}.",
-        ) from None
+        return kind.take(value)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{name} {error}", remedy=f"Give {name} {kind.expected}.") from None
 
 
 def resolve(typed: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> Recipe:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_transfer import cli
+from keras_transfer.base.progress import progress_for
 from keras_transfer.recipe import BYTES, DURATION, SETTINGS
 
 _PROG = "python -m tuning"
@@ -35,7 +35,7 @@ def _how_to_go_on(options: argparse.Namespace, given: list[str]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=_PROG,
         description="Search the settings of a training run that matter; trials share frozen work.",
     )
@@ -47,24 +47,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _chief(options: argparse.Namespace) -> int:
     cli.load_keras()
-    from keras_transfer.base.progress import progress_for
     from tuning import workers
 
     server, secret = workers.listen(options.address)
-    served = functools.partial(
-        workers.serve,
-        server=server,
-        secret=secret,
-        address=options.address,
-        lost_after=options.lost_after,
-        progress=progress_for(options.quiet),
-    )
-    return _search(options, serve=served)
+    where = server, secret, options.address, options.lost_after, progress_for(options.quiet)
+    return _search(options, serve=lambda tuner: workers.serve(tuner, *where))
 
 
 def _worker(options: argparse.Namespace) -> int:
     cli.load_keras()
-    from keras_transfer.base.progress import progress_for
     from tuning import workers
 
     done = workers.work(
@@ -80,7 +71,6 @@ def _worker(options: argparse.Namespace) -> int:
 def _search(options: argparse.Namespace, **more: Any) -> int:
     options.output = options.output or str(Path("studies") / cli.default_name(options.data))
     cli.load_keras()
-    from keras_transfer.base.progress import progress_for
     from tuning import results, search, space, study_page
 
     settings = cli.settings_of(options)
@@ -128,7 +118,7 @@ def _space(options: argparse.Namespace) -> int:
 _SEARCH = (
     cli.argument("data", metavar="DATA", help=cli.DATA),
     cli.argument("--trials", type=cli.COUNT, default=20, metavar="N", help="in all (default 20)"),
-    cli.argument("--max-time", type=cli.option(DURATION), metavar="1h", help="begin no trial after "
+    cli.argument("--max-time", type=DURATION.take, metavar="1h", help="begin no trial after "
                  "that long"),
     cli.argument("--tuner", choices=_TUNERS, default="hyperband"),
     cli.argument("--objective", choices=_OBJECTIVES, default="nll", help="what is searched for on "
@@ -145,7 +135,7 @@ _COMMANDS: tuple[tuple[str, cli.Command, str, Sequence[cli.Argument]], ...] = (
         cli.argument("--address", default="127.0.0.1:8440", metavar="HOST:PORT", help="where "
                      "workers reach it (default %(default)s; 0.0.0.0:PORT for other machines, on "
                      "a network that you trust)"),
-        cli.argument("--lost-after", type=cli.option(DURATION), default=60.0, metavar="60s",
+        cli.argument("--lost-after", type=DURATION.take, default=60.0, metavar="60s",
                      help="how long a worker may be silent before its trial is handed out again"),
     )),
     ("worker", _worker, "Run trials that a chief hands out.", (
@@ -153,7 +143,7 @@ _COMMANDS: tuple[tuple[str, cli.Command, str, Sequence[cli.Argument]], ...] = (
         cli.argument("--chief", required=True, metavar="HOST:PORT", help="the chief's address"),
         cli.argument("--data", metavar="DATA", help="where the data is here, if elsewhere"),
         cli.argument("--cache", metavar="DIR", help="where frozen work is kept"),
-        cli.argument("--cache-limit", type=cli.option(BYTES), metavar="SIZE", help="such as 20G"),
+        cli.argument("--cache-limit", type=BYTES.take, metavar="SIZE", help="such as 20G"),
         cli.QUIET,
     )),
     ("show", _show, "Show a study's trials, best first.", (

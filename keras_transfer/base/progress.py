@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from keras_transfer.base.quiet import say
+
 
 class Progress:
     """Says nothing; the base of those that do.
@@ -35,7 +37,7 @@ class PlainProgress(Progress):
         self._every = every
 
     def note(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        say(text, self._stream)
 
     @contextlib.contextmanager
     def step(self, name: str, total: int) -> Iterator[Callable[..., None]]:

@@ -1,4 +1,4 @@
-"""Holding back what native libraries print."""
+"""Holding back what native libraries print, and printing where nothing may be printed to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -32,6 +33,22 @@ def quiet_stdio() -> Iterator[None]:
         for number, copy in saved.items():
             os.dup2(copy, number)
             os.close(copy)
+
+
+def say(text: str, stream: Any) -> None:
+    """Prints a line that nobody must read: work goes on where a log is full or its reader gone."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        give_up(stream.fileno())
+
+
+def give_up(number: int) -> None:
+    """Lets a descriptor lead nowhere, and what could not be printed to it with it.
+
+    That would fail again in every flush, and in Python's own at the end, which changes the status.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _flush() -> None:

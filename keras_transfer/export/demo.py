@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import http.server
 import json
 import os
+import re
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,9 @@ TOP = 5
 MAX_BYTES = 64 * 2**20
 """Largest image that is accepted."""
 
+IDLE_SECONDS = 20.0
+"""How long a client may be silent in the middle of a request."""
+
 # Nothing may be loaded from, or sent to, anywhere else. MediaPipe compiles WebAssembly and starts
 # it from a script of its own.
 HEADERS = {
@@ -35,7 +37,11 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
-_WASM_TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
+_TYPES = {
+    ".html": "text/html; charset=utf-8", ".tflite": "application/octet-stream",
+    ".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm",
+}  # fmt: skip
+"""What is served, by the end of its name."""
 
 
 class Demo(http.server.ThreadingHTTPServer):
@@ -59,40 +65,46 @@ class Demo(http.server.ThreadingHTTPServer):
         self, folder: str | os.PathLike[str], *, wasm: str | os.PathLike[str] | None = None
     ) -> None:
         path = Path(folder)
-        self.wasm = Path(wasm).resolve() if wasm is not None else None
-        if self.wasm is not None and not (self.wasm / "vision_bundle.mjs").is_file():
+        package = Path(wasm).resolve() if wasm is not None else None
+        if package and not (package / "vision_bundle.mjs").is_file():
             raise UsageError(
                 f"{wasm} holds no vision_bundle.mjs.",
                 remedy="Name the folder node_modules/@mediapipe/tasks-vision.",
             )
+        runtimes = ("tflite",) if package else ("tflite", "onnx", "keras", "saved_model")
         try:
             described = json.loads((path / "verify" / "expected.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            usable = [row for row in described["artefacts"] if row["runtime"] in runtimes]
+            if not usable:
+                raise UsageError(
+                    f"{path} holds no {' or '.join(runtimes)} artefact to run.",
+                    remedy="Export the run with --formats tflite.",
+                )
+            chosen = min(usable, key=lambda row: runtimes.index(row["runtime"]))
+            self.runtime, self.model = chosen["runtime"], path / chosen["file"]
+            self.model.resolve().relative_to(path.resolve())
+            self.labels: list[str] = described["class_names"]
+            height, width = described["image_size"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise UsageError(
                 f"{path} is no export: verify/expected.json cannot be read.",
                 remedy="Name a folder that `keras-transfer export` wrote.",
             ) from error
-        runtimes = ("tflite",) if self.wasm else ("tflite", "onnx", "keras", "saved_model")
-        usable = [row for row in described["artefacts"] if row["runtime"] in runtimes]
-        if not usable:
-            raise UsageError(
-                f"{path} holds no {' or '.join(runtimes)} artefact to run.",
-                remedy="Export the run with --formats tflite.",
-            )
-        chosen = min(usable, key=lambda row: runtimes.index(row["runtime"]))
-        self.runtime, self.model = chosen["runtime"], path / chosen["file"]
-        self.labels: list[str] = described["class_names"]
-        height, width = described["image_size"]
         self.signature = ImageSignature((height, width))
         self.facts = {
             "name": path.resolve().name,
             "description": f"Tells {len(self.labels)} classes apart.",
             "file": chosen["file"],
-            "engine": "in this browser" if self.wasm else "on this computer",
-            "wasm": self.wasm is not None,
+            "engine": "in this browser" if package else "on this computer",
+            "wasm": package is not None,
             "top": TOP,
             "size": self.signature.size,
         }
+        self.files = {"/": Path(__file__).with_name("demo.html")}
+        if package:
+            inside = [file for file in package.rglob("*") if package in file.resolve().parents]
+            served = {f"/wasm/{file.relative_to(package).as_posix()}": file for file in inside}
+            self.files |= {"/model": self.model, **served}
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
@@ -118,43 +130,19 @@ class Demo(http.server.ThreadingHTTPServer):
 
     def content(self, path: str) -> tuple[bytes, str] | None:
         """What is served under a path, and its type; None if nothing is."""
-        if path == "/":
-            return Path(__file__).with_name("demo.html").read_bytes(), "text/html; charset=utf-8"
         if path == "/facts":
             return json.dumps(self.facts).encode(), "application/json"
-        if path == "/model":
-            return self.model.read_bytes(), "application/octet-stream"
-        if path.startswith("/wasm/") and self.wasm is not None:
-            file = (self.wasm / path.removeprefix("/wasm/")).resolve()
-            if file.is_relative_to(self.wasm) and file.suffix in _WASM_TYPES and file.is_file():
-                return file.read_bytes(), _WASM_TYPES[file.suffix]
-        return None
+        # A path is looked up and never followed, so that it leads nowhere else.
+        file = self.files.get(path)
+        return (file.read_bytes(), _TYPES[file.suffix]) if file and file.suffix in _TYPES else None
 
-
-def demo(
-    folder: str | os.PathLike[str],
-    *,
-    wasm: str | os.PathLike[str] | None = None,
-    ready: Callable[[str], None] = print,
-) -> None:
-    """Serves the page until it is interrupted, which is its proper end.
-
-    Args:
-        folder: an export folder.
-        wasm: as for ``Demo``.
-        ready: called with the page's address once it answers.
-
-    Raises:
-        UsageError: as ``Demo``.
-    """
-    with Demo(folder, wasm=wasm) as server:
-        ready(server.url)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing: somebody went away before the answer, and the terminal is the user's."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: Demo
+    timeout = IDLE_SECONDS
 
     def do_GET(self) -> None:
         if not self._is_own():
@@ -163,22 +151,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self._send(200, *found) if found else self._refuse(404, "nothing here")
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
         if not self._is_own():
             return self._refuse(403, "not from here")
-        if self.path != "/classify" or not 0 < length <= MAX_BYTES:
+        length = self.headers.get("Content-Length", "")
+        size = int(length) if re.fullmatch("[0-9]{1,9}", length) else 0
+        if self.path != "/classify" or not 0 < size <= MAX_BYTES:
             return self._refuse(400, f"send one image of at most {MAX_BYTES} bytes")
+        data = self.rfile.read(size)
         try:
-            found = self.server.classify(self.rfile.read(length))
+            found = self.server.classify(data)
         except ExampleError as error:
             return self._refuse(400, f"This image cannot be read: {error.message}")
+        except Exception as error:  # whatever a damaged artefact provokes in its runtime
+            return self._refuse(500, f"The model cannot be run: {error}")
         return self._send(200, json.dumps(found).encode(), "application/json")
 
     def _is_own(self) -> bool:
         """Whether the request is for this page: no other site may reach it by a name of its own."""
         own = self.server.url.removesuffix("/")
-        origin = self.headers.get("Origin", own)
-        return f"http://{self.headers.get('Host')}" == own and origin == own
+        hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin", own)
+        return [f"http://{host}" for host in hosts] == [own] == [origin]
 
     def _refuse(self, status: int, reason: str) -> None:
         self._send(status, json.dumps({"error": reason}).encode(), "application/json")

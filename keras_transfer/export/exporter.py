@@ -64,7 +64,7 @@ def export_run(
     check_outside(target, run.data)
     bundle.check_target(target, overwrite=overwrite)
     _check_backend()
-    key = signing.read_private_key(sign) if sign else None
+    key = signing.read_private_key(sign) if sign is not None else None
     model = run.model()
     _check_layers(model)
     # Float32 weights an artefact, and as much again for the converter's scratch files.
@@ -214,5 +214,5 @@ def verify(
                 f"{path} is no export: {name} is missing.",
                 remedy="Name a folder that `keras-transfer export` wrote.",
             )
-    unsigned = signing.check_signature(path, signing.read_public_key(key)) if key else []
+    unsigned = [] if key is None else signing.check_signature(path, signing.read_public_key(key))
     return VerifyResult(path, proof.outcome(unsigned, []) if unsigned else proof.verify(path))
