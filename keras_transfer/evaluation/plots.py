@@ -37,6 +37,7 @@ _STYLE = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "text.color": INK,
+    "text.parse_math": False,  # in the name of a class a dollar sign starts no formula
     "xtick.color": INK,
     "ytick.color": INK,
 }
@@ -163,8 +164,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xlabel="Predicted", ylabel="True")
     if count <= MAX_LABELS:
-        # A dollar sign would otherwise start a formula.
-        names = [name.replace("$", r"\$")[:24] for name in class_names]
+        names = [name[:24] for name in class_names]
         axes.set_xticks(range(count), names, rotation=90)
         axes.set_yticks(range(count), names)
         for i, j in zip(*np.nonzero(matrix), strict=True):
@@ -229,7 +229,7 @@ def gallery(
     for i, image in enumerate(pixels):
         panels[i].imshow(image, interpolation="nearest")
         if titles is not None:
-            panels[i].set_title(titles[i].replace("$", r"\$"), size=8, pad=2)
+            panels[i].set_title(titles[i], size=8, pad=2)
     return figure
 
 

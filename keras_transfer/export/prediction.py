@@ -85,7 +85,8 @@ def _labels(path: Path) -> list[str]:
     listed = path.with_name("labels.txt")
     if (path.parent / runs.CONFIG).is_file():
         return list(runs.open_run(path.parent).class_names)
-    beside = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    # A name may hold other ends of a line than this one.
+    beside = listed.read_text(encoding="utf-8").split("\n")[:-1] if listed.is_file() else []
     return metadata.read_labels(path) or beside
 
 
