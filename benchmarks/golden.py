@@ -96,7 +96,7 @@ FILES = {
 # Keys that are times, places, versions, or sizes of files that hold time stamps.
 IGNORED = re.compile(
     r"(^|_)(seconds|per_second|latency_ms|input_wait|created|finished|environment|versions?"
-    r"|memory_bytes)$|^(keras_transfer|worker)$|^artefacts\.(saved_model|keras|onnx)\.bytes$"
+    r"|memory_bytes)$|^(keras_transfer|worker|files|sha256)$|^artefacts\.(saved_model|keras|onnx)\.bytes$"
 )
 TIME = re.compile(r"\d[\d.,]*(?= ?(ms|s|seconds?|minutes?|images/s|images a second)\b)")
 INDEX = re.compile(r"\[\d+\]")

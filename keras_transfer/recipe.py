@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
 
 
@@ -62,8 +61,8 @@ class Kind:
 def _number(value: Any, low: float, high: float, whole: bool = False) -> Any:
     if isinstance(value, bool):
         raise TypeError
-    found = float(value)
-    if not low <= found <= high or (whole and found != int(found)):
+    found = float(str(value))  # no whole number is too large for it by this way
+    if not low <= found <= high or (whole and not found.is_integer()):
         raise ValueError
     return int(found) if whole else found
 
@@ -113,7 +112,7 @@ def _duration(value: Any) -> float:
 
 def _bytes(value: Any) -> int:
     found = _matched(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", value)
-    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+    return int(_number(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "), 0, 2**63))
 
 
 def _shares(value: Any) -> tuple[float, ...]:
@@ -415,17 +414,17 @@ RANDOM_WEIGHTS = {"unfreeze": "all", "fine_tune_lr": 1e-3, "levels": 0.0, "batch
 """What random weights change: nothing is worth keeping, so everything trains, at a higher rate."""
 
 
-def read(name: str, value: Any) -> Any:
+def read(name: str, value: Any, where: str = "") -> Any:
     """A setting's value, from a word of the command line or from a value of Python or TOML.
 
     Raises:
-        UsageError: the value is not allowed.
+        UsageError: the value is not allowed; ``where`` stands before the message.
     """
     kind = SETTINGS[name].metadata["kind"]
     try:
         return kind.take(value)
     except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{name} {error}", remedy=f"Give {name} {kind.expected}.") from None
+        raise UsageError(f"{where}{name} {error}", remedy=f"Give {name} {kind.expected}.") from None
 
 
 def resolve(typed: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> Recipe:
@@ -495,10 +494,24 @@ def read_file(path: str | os.PathLike[str], typed: Collection[str] = ()) -> dict
     """
     held = read_table(path)
     if "keras_transfer" in held:
+        asked = files.table({"asked": list[str]})
+        check_names(files.read_json(path, asked).get("asked", ()), f"asked of {path}")
         names = held["asked"] if "effort" in typed and "asked" in held else SETTINGS
         held = {name: held[name] for name in names if held.get(name) is not None}
-    check_names(held, str(path))
+    check(held, str(path))
     return held
+
+
+def check(held: Mapping[str, Any], where: str) -> None:
+    """Refuses names that are no settings, and values that are not allowed; None counts as absent.
+
+    Raises:
+        UsageError: that is so; the message begins with ``where``.
+    """
+    check_names(held, where)
+    for name, value in held.items():
+        if value is not None and (name, value) != ("batch_size", "auto"):
+            read(name, value, f"{where}: ")
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -507,18 +520,6 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UsageError: the file is missing or damaged, or holds no table.
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-        held = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(
-            f"Cannot read {file}: {error.strerror}.", remedy="Name an existing file."
-        ) from None
-    except ValueError as error:  # of TOML, JSON and UTF-8 alike
-        raise UsageError(
-            f"{file} is damaged: {error}.", remedy="Mend the line that the message names."
-        ) from None
-    if not isinstance(held, dict):
-        raise UsageError(f"{file} holds no settings.", remedy="Give a table of settings.")
-    return held
+    remedy = "Name an existing file, and mend what the message names."
+    reader = files.read_json if Path(path).suffix == ".json" else files.read_toml
+    return reader(path, remedy=remedy)

@@ -66,6 +66,7 @@ from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
 from keras_transfer.runs.result import Fitted, PhaseReport, TransferResult
 
+_ANEW = "Restore the file, or begin anew with --overwrite."
 DECISION = "decision.json"  # what a run that was killed goes on with
 # Features of more views than fit are left to the second phase; the head sees as many as do.
 _HEAD_BYTES = 2**29
@@ -444,9 +445,9 @@ def train(
             taken = round(time.monotonic() - deadline + budget, 2)
             verdict = "kept" if taken <= budget else "overrun"
             progress.note(f"Time budget {verdict}: {taken:.1f} of {budget:g} s.")
-            told = {"seconds": budget, "taken": taken, "planned": planned.to_json()}
+            told = {"seconds": budget, "taken": taken, "planned": dataclasses.asdict(planned)}
             if output is not None:
-                files.write_json(run.path / runs.METRICS, {**run.metrics, "budget": told})
+                runs.add_to_metrics(run, {"budget": told})
         return result
 
 
@@ -549,13 +550,14 @@ def _about(
 def _decided(state: Path | None) -> dict[str, Any] | None:
     """What a killed run had decided: its plan must not be made twice, nor its race be run again."""
     path = state / DECISION if state else None
-    return json.loads(path.read_text()) if path and path.exists() else None
+    return files.read_json(path, remedy=_ANEW) if path and path.exists() else None
 
 
 def _decide(state: Path | None, recipe: Recipe, about: dict[str, Any]) -> None:
     if state is not None:
         raced = {"race": about["race"]} if "race" in about else {}
-        files.write_json(state / DECISION, {"recipe": dataclasses.asdict(recipe), "about": raced})
+        decision = {"recipe": dataclasses.asdict(recipe), "about": raced}
+        files.write_json(state / DECISION, files.sealed(decision))
 
 
 def _racer(backbone: Backbone, shared: Shared) -> Callable[[Dataset, Recipe], Fitted]:
@@ -725,7 +727,7 @@ def _some(inputs: Inputs, recipe: Recipe, number: int) -> Iterator[Batch]:
 
 def _read_head(path: Path, model: keras.Model) -> tuple[int, int, dict[str, Any]]:
     """Gives the model the head of a killed run; returns what there was to report of it."""
-    with np.load(path) as arrays:
+    with files.reading(path, _ANEW), np.load(path) as arrays:
         values = sorted(name for name in arrays.files if name != "report")
         assign(_head_variables(model), [arrays[name] for name in values])
         epochs, seen, details = json.loads(str(arrays["report"]))

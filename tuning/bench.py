@@ -81,11 +81,9 @@ class Workbench:
         own = {name: value for name, value in values.items() if not name.startswith("tuner/")}
         recipe = dataclasses.replace(self.recipe, **own)
         row = backbones.spec(recipe.backbone)
-        recipe = dataclasses.replace(
-            recipe,
-            image_size=recipe.image_size or training.suited_size(self.data, row),
-            weights=recipe.weights or row.weights[0],
-        )
+        size = recipe.image_size or training.suited_size(self.data, row)
+        weights = recipe.weights or row.weights[0]
+        recipe = dataclasses.replace(recipe, image_size=size, weights=weights)
         epochs, before = values.get("tuner/epochs"), values.get("tuner/initial_epoch") or 0
         if epochs is None:
             return recipe
@@ -94,11 +92,9 @@ class Workbench:
         if last and not before:
             return recipe
         return dataclasses.replace(
-            recipe,
-            decay=recipe.decay if last else "constant",
-            decay_from=before / epochs if last else 0.0,
-            warmup=min(1.0, recipe.warmup / epochs),
-        )
+            recipe, decay=recipe.decay if last else "constant",
+            decay_from=before / epochs if last else 0.0, warmup=min(1.0, recipe.warmup / epochs),
+        )  # fmt: skip
 
     def dataset(self, recipe: Recipe) -> Dataset:
         """The data at a recipe's size, decoded once; the splits are the same at every size."""
@@ -108,10 +104,9 @@ class Workbench:
         """A recipe's backbone with its pretrained weights; building one takes seconds."""
         size, weights = recipe.image_size, str(recipe.weights)
         return _once(
-            self._backbones,
-            _kind(recipe),
+            self._backbones, _kind(recipe),
             lambda: backbones.build(recipe.backbone, image_size=size, weights=weights),
-        )
+        )  # fmt: skip
 
     def check(self, space: Space) -> None:
         """Builds every backbone of a space, and resolves every depth in it.
@@ -156,12 +151,10 @@ class Workbench:
             train = data.indices("train")
             assert data.examples is not None
             batch = data.examples[np.resize(train, BATCH)]
+            depths, passes = space.values("unfreeze"), trials * float(epochs) / len(recipes)
+            blocks = cut_blocks(built.blocks, recipe.levels)
             self.plans[_kind(recipe)] = plan(
-                cuts_of(
-                    cut_blocks(built.blocks, recipe.levels),
-                    space.values("unfreeze") or [recipe.unfreeze],
-                    trials * float(epochs) / len(recipes),
-                ),
+                cuts_of(blocks, depths or [recipe.unfreeze], passes),
                 rows=len(train) * recipe.views + len(data.indices("val")),
                 images=len(train),
                 forward=seconds_per_image(keras_engine(built.model), batch),
@@ -194,12 +187,9 @@ class Workbench:
         # The number of views decides how much work there is, and so the engine that is worth it.
         alike = *_kind(recipe), recipe.views
         shared = training.Shared(
-            self._pool,
-            self.store,
-            measured=self._measured.get(alike),
-            base=self._base(built, recipe),
-            state=state,
-        )
+            self._pool, self.store, measured=self._measured.get(alike),
+            base=self._base(built, recipe), state=state,
+        )  # fmt: skip
         done: Fitted = training.train(
             data, recipe=recipe, backbone=built, judge=False, shared=shared
         )
@@ -229,13 +219,9 @@ class Workbench:
         first, *others = (cut.layers for cut in planned.stored)
         frozen = FrozenPart(
             self._pool.classifier(built, len(data.class_names), recipe.levels, recipe.seed),
-            built,
-            first,
-            also=others,
-            engine=recipe.engine,
+            built, first, also=others, engine=recipe.engine, sample=data.examples[train[:BATCH]],
             examples_count=len(train) * recipe.views + len(data) - len(train),
-            sample=data.examples[train[:BATCH]],
-        )
+        )  # fmt: skip
         views = Views(
             data, seed=recipe.view_seed, strength=recipe.strength, flip=recipe.flip == "on"
         )
@@ -277,17 +263,13 @@ def _outcome(done: Fitted, data: Dataset, shared_seconds: float) -> Outcome:
     labels = data.labels[data.indices("val")]
     judged = evaluation.evaluate(probabilities, labels, data.class_names)
     return Outcome(
-        nll=kept.nll,
-        accuracy=kept.accuracy,
-        macro_f1=judged.macro_f1,
-        temperature=done.temperature,
-        kept=kept.name,
+        nll=kept.nll, accuracy=kept.accuracy, macro_f1=judged.macro_f1, kept=kept.name,
+        temperature=done.temperature, compilations=done.compilations,
         epochs_done=sum(phase.epochs for phase in done.phases if phase.name == "fine_tune"),
-        compilations=done.compilations,
         extract_seconds=round(done.seconds["extract"] + shared_seconds, 3),
         head_seconds=round(done.seconds["head"], 3),
         fine_tune_seconds=round(done.seconds["fine_tune"], 3),
-    )
+    )  # fmt: skip
 
 
 def data_digest(data: Dataset) -> str:

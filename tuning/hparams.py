@@ -34,9 +34,8 @@ def write_events(study: Path, folder: Path) -> Path:
     names = results.varied(records)
     with files.atomic_folder(folder, replace=True) as temporary:
         for record in records:
-            end = record.seconds
-            if record.finished:
-                end = datetime.datetime.fromisoformat(record.finished).timestamp()
+            done = record.finished and datetime.datetime.fromisoformat(record.finished).timestamp()
+            end = float(done or record.seconds)
             given = {name: record.values[name] for name in names if name in record.values}
             failed = record.status == results.FAILED
             status = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import math
 import threading
 import time
@@ -18,6 +17,7 @@ import keras_tuner
 import threadpoolctl
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
+from keras_transfer.base import files
 from tuning import results
 from tuning.results import Record
 from tuning.space import Space
@@ -216,20 +216,20 @@ def restore(oracle: Any, study: Path, space: Space, records: Sequence[Record]) -
     oracle.save()
 
 
-def is_sound(folder: Path, ended: set[int]) -> bool:
-    """Whether KerasTuner can go on from its files, given the trials that have ended.
+def check(folder: Path, ended: set[int]) -> None:
+    """Makes sure that KerasTuner can go on from its files, given the trials that have ended.
 
     It writes several files, none of them atomically: a kill may leave half of one, or a trial that
     was created and that the oracle has not noted.
+
+    Raises:
+        Exception: a file is damaged, or does not know of a trial.
     """
-    if not (folder / "oracle.json").exists():
-        return not ended and not any(folder.glob("trial_*"))
-    try:
-        state = json.loads((folder / "oracle.json").read_text())
-        waiting = {*state["ongoing_trials"].values(), *state["retry_queue"]}
-        trials = [json.loads(path.read_text()) for path in folder.glob("trial_*/trial.json")]
-        noted = all(t["status"] != "RUNNING" or t["trial_id"] in waiting for t in trials)
-        json.loads((folder / "tuner0.json").read_text())
-        return noted and ended <= {int(trial["trial_id"]) for trial in trials}
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    if not ended and not any(folder.glob("trial_*")):
+        return
+    state = files.read_json(folder / "oracle.json")
+    waiting = {*state["ongoing_trials"].values(), *state["retry_queue"]}
+    trials = [files.read_json(path) for path in folder.glob("trial_*/trial.json")]
+    lost = ended - {int(trial["trial_id"]) for trial in trials}
+    if lost or any(t["status"] == "RUNNING" and t["trial_id"] not in waiting for t in trials):
+        raise ValueError("it does not know of every trial")

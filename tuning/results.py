@@ -10,19 +10,29 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 
+from keras_transfer import recipe
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
+from keras_transfer.base.files import Amount, Count, Rate, Text
 from keras_transfer.learn import calibration
 
 STUDY, TRIALS, BEST, WINNER = "study.json", "trials.csv", "best.toml", "winner"
 RECORD, LOGITS, LABELS = "record.json", "validation_logits.npy", "validation_labels.npy"
-COMPLETED, FAILED = "completed", "failed"
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
 # By the names of the command line: the field of a record, and whether less is better.
 OBJECTIVES = {"nll": ("nll", True), "accuracy": ("accuracy", False), "f1": ("macro_f1", False)}
+_ABOUT = files.table(
+    keras_transfer=Text, data=Text, data_digest=Text, own_splits=bool, setup=dict[str, Any],
+    tuner=Literal["bayesian", "hyperband", "random"], objective=Literal["nll", "accuracy", "f1"],
+    space=files.table(space=list[dict[str, Any]], values=dict[str, Any]),
+)  # fmt: skip
+_REMEDY = "Restore the file, or search again in another folder."
 _COLUMNS = (
     "trial", "status", "nll", "accuracy", "macro_f1", "kept", "epochs_done", "seconds",
     "extract_seconds", "head_seconds", "fine_tune_seconds", "compilations", "worker", "finished",
@@ -48,16 +58,16 @@ class Outcome:
         compilations: training steps that were traced and compiled.
     """
 
-    nll: float | None = None
-    accuracy: float | None = None
-    macro_f1: float | None = None
-    temperature: float | None = None
-    kept: str = ""
-    epochs_done: int = 0
-    extract_seconds: float = 0.0
-    head_seconds: float = 0.0
-    fine_tune_seconds: float = 0.0
-    compilations: int = 0
+    nll: Amount | None = None
+    accuracy: Rate | None = None
+    macro_f1: Rate | None = None
+    temperature: Amount | None = None
+    kept: Text = ""
+    epochs_done: Count = 0
+    extract_seconds: Amount = 0.0
+    head_seconds: Amount = 0.0
+    fine_tune_seconds: Amount = 0.0
+    compilations: Count = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +85,14 @@ class Record(Outcome):
         worker: which worker ran it, in a study of several.
     """
 
-    trial: int
-    status: str
+    trial: Count
+    status: Literal["completed", "failed"]
     values: dict[str, Any]
     settings: dict[str, Any]
-    seconds: float = 0.0
-    finished: str = ""
-    reason: str = ""
-    worker: str = ""
+    seconds: Amount = 0.0
+    finished: Text = ""
+    reason: Text = ""
+    worker: Text = ""
 
     @property
     def shared_seconds(self) -> float:
@@ -107,22 +117,32 @@ def trial_folder(study: Path, trial: int) -> Path:
 
 def write_record(study: Path, record: Record) -> None:
     """Writes a trial's record, atomically; from then on the trial has ended."""
-    files.write_json(trial_folder(study, record.trial) / RECORD, dataclasses.asdict(record))
+    held = files.sealed(dataclasses.asdict(record))
+    files.write_json(trial_folder(study, record.trial) / RECORD, held)
 
 
 def read_record(study: Path, trial: int) -> Record | None:
-    """The record of a trial, or None while there is none."""
-    try:
-        held = json.loads((trial_folder(study, trial) / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """The record of a trial, or None while there is none.
+
+    Raises:
+        UsageError: it is damaged or was edited.
+    """
+    path = trial_folder(study, trial) / RECORD
+    if not path.exists():
         return None
-    return Record(**held)
+    with files.reading(path, _REMEDY):
+        record = msgspec.convert(files.read_json(path, Record, _REMEDY), Record)
+        recipe.check(record.settings, str(path))
+        if record.trial != trial or (record.status == COMPLETED) > len(record.metrics()) // 3:
+            raise ValueError("it is of another trial, or lacks a figure")
+    return record
 
 
 def read_records(study: Path) -> list[Record]:
     """The records of all trials that have ended, in order."""
-    numbers = sorted(int(path.parent.name) for path in study.glob(f"trials/*/{RECORD}"))
-    return [record for number in numbers if (record := read_record(study, number)) is not None]
+    places = study.glob(f"trials/[0-9][0-9][0-9][0-9]*/{RECORD}")
+    found = [read_record(study, number) for number in sorted(int(p.parent.name) for p in places)]
+    return [record for record in found if record is not None]
 
 
 def completed(records: Iterable[Record]) -> list[Record]:
@@ -173,39 +193,39 @@ def write_tables(study: Path, objective: str) -> None:
     files.write_text(study / TRIALS, stream.getvalue())
     best = best_of(records, objective)
     if best is not None:
-        said = f"# Trial {best.trial}: validation NLL {best.nll:.4f}, accuracy {best.accuracy:.4f}."
-        # Settings are words, numbers and lists of these, which JSON and TOML write alike.
-        held = [(name, value) for name, value in best.settings.items() if value is not None]
-        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in held]
-        files.write_text(study / BEST, "\n".join([said, *lines]) + "\n")
+        files.write_text(study / BEST, best_toml(best))
+
+
+def best_toml(best: Record) -> str:
+    """A trial's settings as ``train --config`` takes them."""
+    said = f"# Trial {best.trial}: validation NLL {best.nll:.4f}, accuracy {best.accuracy:.4f}."
+    # Settings are words, numbers and lists of these, which JSON and TOML write alike.
+    held = [(name, value) for name, value in best.settings.items() if value is not None]
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in held]
+    return "\n".join([said, *lines]) + "\n"
 
 
 def read_study(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a study is about, as in its ``study.json``.
 
     Raises:
-        UsageError: the folder is no study.
+        UsageError: the folder is no study, or the file is damaged or was edited.
     """
-    try:
-        held = json.loads((Path(path) / STUDY).read_text(encoding="utf-8"))
-        if isinstance(held, dict) and "space" in held and "objective" in held:
-            return held
-    except (OSError, ValueError):
-        pass
-    raise UsageError(
-        f"{path} is not a study: it has no {STUDY} of ours.",
-        remedy="Name the folder given to `python -m tuning search --output`.",
-    )
+    if not (file := Path(path) / STUDY).exists():
+        raise UsageError(
+            f"{path} is not a study: it has no {STUDY} of ours.",
+            remedy="Name the folder given to `python -m tuning search --output`.",
+        )
+    about: dict[str, Any] = files.read_json(file, _ABOUT, _REMEDY)
+    recipe.check(about["setup"], str(file))
+    return about
 
 
 def winners_test(study: Path) -> dict[str, Any] | None:
     """The winner's figures on the test split; None while there is no winner."""
-    try:
-        metrics = json.loads((study / WINNER / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    found: dict[str, Any] | None = metrics.get("test")
-    return found
+    path = study / WINNER / "metrics.json"
+    test = files.table(images=Count, accuracy=Rate, nll=Amount)
+    return files.read_json(path, files.table(test=test))["test"] if path.exists() else None
 
 
 def verdict(study: Path, records: Sequence[Record], objective: str) -> str:
@@ -223,7 +243,8 @@ def verdict(study: Path, records: Sequence[Record], objective: str) -> str:
     first = next((record for record in completed(records) if record.trial == 0), None)
     if first is None:
         return f"Trial {best.trial} is the best; the default (trial 0) failed."
-    labels = np.load(study / LABELS)
+    with files.reading(study / LABELS, _REMEDY):
+        labels = np.load(study / LABELS)
     gains = np.subtract(*(_merit(study, record, labels, objective) for record in (best, first)))
     low, high = paired_interval(gains)
     what = "lower NLL by" if objective == "nll" else "higher accuracy by"
@@ -248,11 +269,13 @@ def paired_interval(differences: np.ndarray) -> tuple[float, float]:
 
 def _merit(study: Path, record: Record, labels: np.ndarray, objective: str) -> np.ndarray:
     """What each validation image adds to a trial's merit, more being better."""
-    logits = np.load(trial_folder(study, record.trial) / LOGITS)
-    if objective != "nll":
-        return (logits.argmax(axis=1) == labels).astype(np.float64)
-    probabilities = calibration.softmax(logits / record.temperature)
-    return np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-30))
+    path = trial_folder(study, record.trial) / LOGITS
+    with files.reading(path, _REMEDY):
+        logits = np.load(path)
+        if objective != "nll":
+            return (logits.argmax(axis=1) == labels).astype(np.float64)
+        probabilities = calibration.softmax(logits / record.temperature)
+        return np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-30))
 
 
 def render(path: str | os.PathLike[str]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import math
 import os
 import time
@@ -109,8 +109,8 @@ def _run(
     for shared in bench.plan(space, trials):
         progress.note(str(shared))
     about = _begin(study, bench, space, tuner, objective)
-    oracle = oracles.build(
-        tuner, objective, space,
+    oracle = functools.partial(
+        oracles.build, tuner, objective, space,
         trials=trials, seed=bench.recipe.seed, longest=longest, deadline=deadline,
     )  # fmt: skip
     handing_out = open_tuner(oracle, study, space, bench, about, progress)
@@ -118,7 +118,7 @@ def _run(
         _clear(study)
     results.write_tables(study, objective)
     serve(handing_out)
-    _note_lost(study, oracle)
+    _note_lost(study, handing_out.oracle)
     results.write_tables(study, objective)
     # A rung that a resumed study continues later is trained from its beginning: the same.
     _clear(study)
@@ -171,12 +171,12 @@ def _begin(
         "space": space.to_json(),
     }
     if (study / results.STUDY).exists():
-        _check_same(study, results.read_study(study), json.loads(json.dumps(files.plain(about))))
+        _check_same(study, results.read_study(study), files.plain(about))
     else:
         datasets.write_splits(data, study / "splits.csv")
         save_array(study / results.LABELS, data.labels[data.indices("val")])
         results.write_tables(study, objective)
-        files.write_json(study / results.STUDY, about)
+        files.write_json(study / results.STUDY, files.sealed(about))
     return about
 
 
@@ -223,10 +223,11 @@ def _crown(study: Path, bench: Workbench, objective: str, progress: Progress) ->
             remedy="Mend that, and go on with --resume and more --trials.",
         )
     run, mark = study / results.WINNER, study / "winner.json"
-    if mark.exists() and json.loads(mark.read_text())["trial"] == best.trial:
+    crowned = files.read_json(mark, files.table(trial=int)) if mark.exists() else {}
+    if crowned.get("trial") == best.trial:
         return
     progress.note(f"Trial {best.trial} is the best; it is trained again with its test.")
     local = {name: getattr(bench.recipe, name) for name in LOCAL}
     recipe = Recipe(**best.settings, **{k: v for k, v in local.items() if v is not None})
     training.train(bench.dataset(recipe), recipe=recipe, output=run, overwrite=run.exists())
-    files.write_json(mark, {"trial": best.trial})
+    files.write_json(mark, files.sealed({"trial": best.trial}))

@@ -33,8 +33,8 @@ def write_page(study: Path) -> Path:
         "importance": figures.importance(found) if found else None,
         "costs": figures.costs(records) if done else None,
     }
-    best = study / results.BEST
-    words = ["keras-transfer", "train", str(about["data"]), "--config", str(best)]
+    best = results.best_of(records, objective)
+    words = ["keras-transfer", "train", about["data"], "--config", str(study / results.BEST)]
     values: dict[str, Any] = {
         "about": about,
         "records": records,
@@ -54,7 +54,7 @@ def write_page(study: Path) -> Path:
         "test": results.winners_test(study),
         "winner": f"{WINNER}/report.html" if (study / WINNER / "report.html").exists() else "",
         "command": shlex.join(words),
-        "best": best.read_text(encoding="utf-8") if best.exists() else "",
+        "best": results.best_toml(best) if best else "",
         "pretty": json.dumps(about, indent=2, ensure_ascii=False),
         "inline_svg": page.inline_svg,
         "words": results.words,

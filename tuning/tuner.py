@@ -118,16 +118,11 @@ class Tuner(keras_tuner.Tuner):
             said = (str(error).strip() or "no message").splitlines()[0]
             reason = f"{type(error).__name__}: {said}"
         return Record(
-            trial=number,
-            status=FAILED if reason else COMPLETED,
-            values=values,
-            settings=settings,
+            number, FAILED if reason else COMPLETED, values, settings,
             seconds=round(time.monotonic() - begun, 3),
             finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            reason=reason,
-            worker=self.worker,
-            **dataclasses.asdict(outcome),
-        )
+            reason=reason, worker=self.worker, **dataclasses.asdict(outcome),
+        )  # fmt: skip
 
     def _say(self, record: Record) -> None:
         shown = (name for name in record.values if results.is_setting(name))
@@ -145,30 +140,29 @@ class Tuner(keras_tuner.Tuner):
 
 
 def open_tuner(
-    oracle: Any,
+    make: Callable[[], Any],
     study: Path,
     space: Space,
     bench: Workbench,
     about: Mapping[str, Any],
     progress: Progress,
 ) -> Tuner:
-    """A tuner over the oracle's state on disk, which is made again where it is damaged.
+    """A tuner over an oracle's state on disk, which is made again where it is damaged.
 
     KerasTuner does not write its files in one piece; the records of trials are.
     """
-    records, trials, folder = results.read_records(study), oracle.max_trials, study / oracles.FOLDER
-    sound = oracles.is_sound(folder, {record.trial for record in records})
-    if not sound:
+    records, folder = results.read_records(study), study / oracles.FOLDER
+    try:
+        oracles.check(folder, {record.trial for record in records})
+        tuner = Tuner(make(), study, bench, about, progress)
+    except Exception:  # KerasTuner may raise anything where its files were edited
         progress.note(
             f"The oracle's files in {folder} are damaged; they are made again "
             f"from the records of {len(records)} trials."
         )
         shutil.rmtree(folder, ignore_errors=True)
-    tuner = Tuner(oracle, study, bench, about, progress)
-    if not sound:
-        oracles.restore(oracle, study, space, records)
-    # The number asked for may have grown, and KerasTuner's state brings the old one back.
-    oracle.max_trials = trials
+        tuner = Tuner(make(), study, bench, about, progress)
+        oracles.restore(tuner.oracle, study, space, records)
     # Without its own file KerasTuner would not read the oracle's after a kill.
     tuner.save()
     return tuner

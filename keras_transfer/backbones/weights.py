@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from keras_transfer.backbones.naming import canonical_names, is_automatic, label
 from keras_transfer.backbones.offline import offline_weights
 from keras_transfer.backbones.online import imagenet_weights
 from keras_transfer.backbones.weight_files import Weights, read_weights
+from keras_transfer.base import files
 from keras_transfer.base.errors import WeightsError
 from keras_transfer.base.types import BackboneSpec
 
@@ -67,11 +67,7 @@ def _model_of_run(row: BackboneSpec, folder: Path) -> Path:
             f"{folder} is not the folder of a finished run: it has no model.keras.",
             remedy="Give the folder that train --output wrote, or a weights file.",
         )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        trained = config.get("backbone") or row.name
-    except (OSError, ValueError, AttributeError):
-        trained = row.name  # the weights themselves will tell
+    trained = files.read_json(folder / "config.json").get("backbone", row.name)
     if trained != row.name:
         raise WeightsError(
             f"The run {folder} trained {trained}, not {row.name}.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import json
 import os
 import sys
 from pathlib import Path
 
+from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
 
 BACKENDS = ("tensorflow", "jax")
@@ -49,8 +50,6 @@ def require_backend() -> None:
 def _configured() -> str | None:
     """The backend that Keras's own settings file names, if there is one."""
     path = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
-    try:
-        name = json.loads(path.read_text(encoding="utf-8"))["backend"]
-    except (OSError, ValueError, TypeError, LookupError):
-        return None
-    return name if isinstance(name, str) else None
+    with contextlib.suppress(UsageError):
+        return str(files.read_json(path, files.table(backend=str))["backend"])
+    return None

@@ -48,10 +48,6 @@ class WeightsError(UsageError):
     """Pretrained weights that are missing, damaged or of another architecture."""
 
 
-class ParityError(KerasTransferError):
-    """An exported artefact that does not behave as the model that was trained."""
-
-
 def closest(name: str, known: list[str]) -> str:
     """Returns `` Did you mean ...?`` with up to three names close to ``name``, or nothing.
 

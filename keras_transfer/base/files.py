@@ -1,4 +1,4 @@
-"""Writing to disk so that a reader never meets half a file."""
+"""Writing to disk so that no reader meets half a file, and reading what may have been edited."""
 
 from __future__ import annotations
 
@@ -10,13 +10,41 @@ import json
 import math
 import os
 import shutil
+import tomllib
 import types
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import platformdirs
+
+from keras_transfer.base.errors import KerasTransferError, UsageError
+
+Named = str | os.PathLike[str]
+
+# What the fields of files may be, for their schemas; rounding takes rates beyond their ends.
+Text = Annotated[str, msgspec.Meta(pattern=r"^[^\0]*$")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+Rate = Annotated[float, msgspec.Meta(ge=-1e-9, le=1 + 1e-9)]
+Amount = Annotated[float, msgspec.Meta(ge=-1e-9, le=1e15)]
+Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+
+
+def table(maybe: Mapping[str, Any] | None = None, **kinds: Any) -> Any:
+    """A schema: the fields that a table must have, and those it may have; others are free."""
+    absent = [(name, kind, None) for name, kind in (maybe or {}).items()]
+    return msgspec.defstruct("Table", [*kinds.items(), *absent])
+
+
+def rows(**kinds: Any) -> Any:
+    """A schema: a list of tables."""
+    return list.__class_getitem__(table(**kinds))
+
+
+SEAL = "sha256"
+"""The field in which a file holds the digest of its others, see :func:`sealed`."""
 
 _CHOSEN: contextvars.ContextVar[Path | None] = contextvars.ContextVar("cache", default=None)
 
@@ -124,9 +152,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_csv(
-    path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]
-) -> None:
+def write_csv(path: Named, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Writes a table as UTF-8 CSV, atomically."""
     lines: list[str] = []  # with the terminator for which csv quotes "\r" too
     csv.writer(types.SimpleNamespace(write=lines.append)).writerows([header, *rows])
@@ -152,10 +178,92 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_csv(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """The rows of a table by the names in its header."""
-    with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value`` with a digest of itself, by which :func:`read_json` knows it when it was edited."""
+    held = {key: item for key, item in plain(dict(value)).items() if key != SEAL}
+    return {**held, SEAL: sha256(json.dumps(held, sort_keys=True).encode())}
+
+
+RESTORE = "Restore the file, or make it again."
+
+
+@contextlib.contextmanager
+def reading(path: Named, remedy: str = RESTORE) -> Iterator[None]:
+    """Within the block, whatever cannot be read of a file is an error that names it.
+
+    Raises:
+        UsageError: anything was raised but an error of ours.
+    """
+    try:
+        yield
+    except KerasTransferError:
+        raise
+    except Exception as error:
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        why = said.splitlines()[0].rstrip(".")
+        raise UsageError(f"Cannot read {path}: {why}.", remedy=remedy) from error
+
+
+def read_json(path: Named, schema: Any = dict[str, Any], remedy: str = RESTORE) -> Any:
+    """The plain values of a JSON file, all of them.
+
+    Args:
+        path: the file.
+        schema: the type that they must fit, such as a :func:`table` or a dataclass.
+        remedy: what to do where they do not.
+
+    Raises:
+        UsageError: the file is missing or damaged, was edited although it is :func:`sealed`, or a
+            field does not fit, which is named.
+    """
+    with reading(path, remedy):
+        data = Path(path).read_bytes()
+        msgspec.json.decode(data, type=schema)
+        held = json.loads(data, object_pairs_hook=once)
+        if SEAL in held and held != sealed(held):
+            raise ValueError("it was changed after it had been written")
+        return held
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary of names that may stand there once; a ``ValueError`` names one that does not."""
+    held, names = dict(pairs), [name for name, _ in pairs]
+    if len(held) < len(names):
+        raise ValueError(f"{max(names, key=names.count)!r} stands there twice")
+    return held
+
+
+def read_toml(path: Named, remedy: str = RESTORE) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    with reading(path, remedy):
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_csv(path: Named, schema: Any, remedy: str = RESTORE) -> list[dict[str, str]]:
+    """The rows of a table by the names in its header.
+
+    Args:
+        path: the file.
+        schema: the :func:`table` that each row must fit; its empty cells count as missing.
+        remedy: what to do where one does not.
+
+    Raises:
+        UsageError: the file is missing or damaged, or a cell does not fit, which is named.
+    """
+    with reading(path, remedy), open(path, newline="", encoding="utf-8-sig") as stream:
+        header, *cells = list(filter(None, csv.reader(stream, strict=True))) or [[]]
+        if lost := sorted({*schema.__struct_fields__} - {*header}):
+            raise ValueError(f"it lacks the column {lost[0]}")
+        rows = [once([*zip(header, row, strict=True)]) for row in cells]
+        for line, row in enumerate(rows, start=2):
+            with reading(f"{path}, line {line}", remedy):
+                full = {name: cell for name, cell in row.items() if cell}
+                msgspec.convert(full, schema, strict=False)
+        return rows
 
 
 def plain(value: Any) -> Any:

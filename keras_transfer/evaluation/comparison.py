@@ -139,15 +139,11 @@ def compare_predictions(
     counts = np.random.default_rng(seed).multinomial(images, shares, size=10 * RESAMPLES)
     p_value = stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
     return Pair(
-        first=names[0],
-        second=names[1],
-        images=images,
+        *names, images,
         difference=(only_second - only_first) / images,
         interval=intervals.percentile_interval((counts[:, 1] - counts[:, 0]) / images),
-        only_first=only_first,
-        only_second=only_second,
-        p_value=float(p_value),
-    )
+        only_first=only_first, only_second=only_second, p_value=float(p_value),
+    )  # fmt: skip
 
 
 def compare(runs: Sequence[HasPredictions], *, seed: int = 0) -> Comparison:

@@ -211,13 +211,11 @@ def learning_curve(
     refits = curves.copy()
     refits[:, -1] += today
     return LearningCurve(
-        sizes=tuple(sorted(hits)),
-        accuracy=tuple(accuracy.tolist()),
+        tuple(sorted(hits)), tuple(accuracy.tolist()),
         intervals=tuple(map(percentile_interval, curves.T)),
-        twice=float(accuracy[-1]) + gain,
-        gain=gain,
+        twice=float(accuracy[-1]) + gain, gain=gain,
         gain_interval=percentile_interval(_gain(sizes, refits) - today + later),
-    )
+    )  # fmt: skip
 
 
 def _resampled(drawn: Sequence[np.ndarray], random: np.random.Generator) -> np.ndarray:

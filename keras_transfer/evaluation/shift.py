@@ -143,16 +143,12 @@ def measure_shift(
     there = evaluate(away_probabilities[seen], translated, names, seed=seed)
     hits = [int(np.trace(side.confusion)) for side in (here, there)]
     return Shift(
-        home=here,
-        away=there,
-        shared=tuple(names[i] for i in shared),
-        left_out=int((~seen).sum()),
+        here, there, tuple(names[i] for i in shared), left_out=int((~seen).sum()),
         unknown=tuple(name for j, name in enumerate(away.class_names) if j not in mapping),
         drop=here.accuracy - there.accuracy,
         drop_interval=_newcombe(hits[0], here.images, hits[1], there.images),
-        per_class=tuple(_class_drop(here, there, i) for i in shared),
-        unlikeness=unlike,
-    )
+        per_class=tuple(_class_drop(here, there, i) for i in shared), unlikeness=unlike,
+    )  # fmt: skip
 
 
 def _class_drop(home: Evaluation, away: Evaluation, i: int) -> dict[str, Any]:

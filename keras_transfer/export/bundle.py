@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -51,16 +50,28 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 def _foreign(target: Path) -> list[Path]:
     """What of a folder is a link, or is not listed in a manifest of ours."""
     ours: set[str] = set()
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        manifest = json.loads((target / proof.MANIFEST).read_text(encoding="utf-8"))
-        if "keras_transfer" in manifest:
-            ours = {proof.MANIFEST, proof.SIGNATURE, *manifest["files"]}
+    with contextlib.suppress(OSError, ValueError):
+        proof.read(target, proof.MANIFEST, "keras_transfer", str)
+        listed = proof.read(target, proof.MANIFEST, "files", dict)
+        ours = {proof.MANIFEST, proof.SIGNATURE, *listed}
     return sorted(
         path
         for path in target.rglob("*")
         if path.is_symlink()
         or (not path.is_dir() and path.relative_to(target).as_posix() not in ours)
     )
+
+
+def check(folder: Path, *names: str) -> None:
+    """Refuses files that are not those which the export in a folder lists, if one is there.
+
+    Raises:
+        UsageError: a file has changed since, or the list is damaged.
+    """
+    with files.reading(folder, "Export the run again, or move the file elsewhere to use it."):
+        wrong = proof.check_files(folder) if (folder / proof.MANIFEST).exists() else []
+        if found := [line for line in wrong if line.split(": ")[0] in names]:
+            raise ValueError(found[0])
 
 
 def write_samples(folder: Path, tests: HeldOut) -> dict[int, Path]:

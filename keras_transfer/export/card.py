@@ -35,11 +35,6 @@ def describe(run: Run, signature: ImageSignature) -> ModelInfo:
     )
 
 
-def target_precision(run: Run) -> float:
-    """The share of right answers that the threshold aims at; 0.95 by default."""
-    return float(run.config.get("target_precision", 0.95))
-
-
 def threshold(run: Run) -> float:
     """The least probability from which on the wanted share of answers is sure to be right.
 
@@ -50,7 +45,8 @@ def threshold(run: Run) -> float:
     if not len(labels):
         return 0.0
     probabilities = calibration.softmax(logits / float(run.config["temperature"]))
-    found = calibration.precision_threshold(probabilities, labels, target_precision(run))
+    target = run.config.get("target_precision", 0.95)
+    found = calibration.precision_threshold(probabilities, labels, target)
     if not found.answered or found.answered == found.images:
         return 0.0
     return float(np.ceil(1e4 * found.threshold) / 1e4)
@@ -68,7 +64,7 @@ def write(
         report: the contents of ``parity.json``.
         tests: the examples of the proof.
     """
-    target = target_precision(run)
+    target = run.config.get("target_precision", 0.95)
     kept = {name: FORMATS[name] for name in report["artefacts"]}
     kept = {name: form for name, form in kept.items() if (folder / form.file).exists()}
     values = {

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from keras_transfer.base import files
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.threads import cores
-from keras_transfer.export import proof
+from keras_transfer.export import bundle, proof
 from keras_transfer.export.prediction import best
 from keras_transfer.export.signature import ImageSignature
 
@@ -71,25 +72,21 @@ class Demo(http.server.ThreadingHTTPServer):
                 f"{wasm} holds no vision_bundle.mjs.",
                 remedy="Name the folder node_modules/@mediapipe/tasks-vision.",
             )
+        expected = "verify/expected.json"
+        with files.reading(path / expected, "Name a folder that `keras-transfer export` wrote."):
+            described = proof.expected_of(path)
         runtimes = ("tflite",) if package else ("tflite", "onnx", "keras", "saved_model")
-        try:
-            described = json.loads((path / "verify" / "expected.json").read_text("utf-8"))
-            usable = [row for row in described["artefacts"] if row["runtime"] in runtimes]
-            if not usable:
-                raise UsageError(
-                    f"{path} holds no {' or '.join(runtimes)} artefact to run.",
-                    remedy="Export the run with --formats tflite.",
-                )
-            chosen = min(usable, key=lambda row: runtimes.index(row["runtime"]))
-            self.runtime, self.model = chosen["runtime"], path / chosen["file"]
-            self.model.resolve().relative_to(path.resolve())
-            self.labels: list[str] = described["class_names"]
-            height, width = described["image_size"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        usable = [row for row in described["artefacts"] if row["runtime"] in runtimes]
+        if not usable:
             raise UsageError(
-                f"{path} is no export: verify/expected.json cannot be read.",
-                remedy="Name a folder that `keras-transfer export` wrote.",
-            ) from error
+                f"{path} holds no {' or '.join(runtimes)} artefact to run.",
+                remedy="Export the run with --formats tflite.",
+            )
+        chosen = min(usable, key=lambda row: runtimes.index(row["runtime"]))
+        bundle.check(path, expected, chosen["file"])
+        self.runtime, self.model = chosen["runtime"], path / chosen["file"]
+        self.labels: list[str] = described["class_names"]
+        height, width = described["image_size"]
         self.signature = ImageSignature((height, width))
         self.facts = {
             "name": path.resolve().name,

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from keras_transfer.backbones.weight_files import load_model
+from keras_transfer.base import files
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.datasets.sources import read_file
-from keras_transfer.export import metadata
+from keras_transfer.export import bundle, metadata
+from keras_transfer.export.metadata import LABELS_FILE
 from keras_transfer.export.signature import ImageSignature
 from keras_transfer.runs import folder as runs
 
-Opened = tuple[Callable[[np.ndarray], np.ndarray], Sequence[int], int]
-"""A function from examples to probabilities, the shape of its input, and its number of classes."""
+Opened = tuple[Callable[[np.ndarray], np.ndarray], tuple[Sequence[int], Any], int]
+"""A function from examples to probabilities, shape and type of its input, its number of classes."""
 
 
 def predict(
@@ -40,14 +42,15 @@ def predict(
         UsageError: the model cannot be opened.
     """
     path = _file(Path(model))
-    try:
-        with quiet_stdio():  # XNNPACK says that it is there
-            classify, shape, classes = _OPENERS[path.suffix](path)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"Cannot load {path}: {reason}", remedy="Give an intact file.") from error
-    names = _labels(path) or [str(number) for number in range(classes)]
-    signature = ImageSignature((int(shape[1]), int(shape[2])))
+    names = _labels(path)
+    with files.reading(path, "Give an intact file."), quiet_stdio():
+        classify, (shape, kind), classes = _OPENERS[path.suffix](path)
+        names = names or [str(number) for number in range(classes)]
+        if len(shape) != 4 or shape[3] != 3 or kind != "uint8":
+            raise ValueError(f"it takes {kind} {[*shape]}, not images of uint8 pixels")
+        if len(names) != classes:
+            raise ValueError(f"it tells {classes} classes apart and has {len(names)} labels")
+        signature = ImageSignature((int(shape[1]), int(shape[2])))
     rows: list[dict[str, Any]] = []
     for image in images:
         row: dict[str, Any] = {"image": str(image)}
@@ -81,13 +84,20 @@ def _file(path: Path) -> Path:
 
 
 def _labels(path: Path) -> list[str]:
-    """Labels from the file, ``labels.txt`` next to it, or the run's ``config.json``; [] if none."""
-    listed = path.with_name("labels.txt")
+    """The labels of a model, [] if it has none: in it, or in the run or the export that it is of.
+
+    Raises:
+        UsageError: it is not the file that the run or the export is known to have had.
+    """
     if (path.parent / runs.CONFIG).is_file():
-        return list(runs.open_run(path.parent).class_names)
-    # A name may hold other ends of a line than this one.
-    beside = listed.read_text(encoding="utf-8").split("\n")[:-1] if listed.is_file() else []
-    return metadata.read_labels(path) or beside
+        run = runs.open_run(path.parent)
+        run.file(path.name)
+        return list(run.class_names)
+    bundle.check(path.parent, path.name, LABELS_FILE)
+    beside = path.with_name(LABELS_FILE)
+    with files.reading(beside):
+        listed = beside.read_text(encoding="utf-8").split("\n")[:-1] if beside.exists() else []
+    return metadata.read_labels(path) or listed
 
 
 def _open_keras(path: Path) -> Opened:
@@ -98,7 +108,7 @@ def _open_keras(path: Path) -> Opened:
     def classify(examples: np.ndarray) -> np.ndarray:
         return np.asarray(keras.ops.convert_to_numpy(model(examples, training=False)))
 
-    return classify, model.input_shape, model.output_shape[-1]
+    return classify, (model.input_shape, model.input.dtype), model.output_shape[-1]
 
 
 def _open_tflite(path: Path) -> Opened:
@@ -109,13 +119,13 @@ def _open_tflite(path: Path) -> Opened:
     taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
     def classify(examples: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(taken["index"], examples.astype(taken["dtype"]))
+        interpreter.set_tensor(taken["index"], examples)
         interpreter.invoke()
         scores = interpreter.get_tensor(given["index"]).astype(np.float32)
         scale, zero = given["quantization"]
         return (scores - zero) * scale if scale else scores
 
-    return classify, taken["shape"], given["shape"][-1]
+    return classify, (taken["shape"], np.dtype(taken["dtype"])), given["shape"][-1]
 
 
 _OPENERS = {".keras": _open_keras, ".tflite": _open_tflite}

@@ -345,7 +345,7 @@ def _restore(path: Path | None, suffix: Suffix, optimizer: Any) -> Trained:
     """The state of a checkpoint, its variables assigned; a fresh state where there is none."""
     if path is None or not path.exists():
         return Trained()
-    with np.load(path, allow_pickle=False) as arrays:
+    with files.reading(path, "Begin anew with --overwrite."), np.load(path) as arrays:
         for i, (variable, unit) in enumerate(_everything(suffix, optimizer)):
             variable.assign(arrays[f"variable-{i}"] * unit if unit > 1 else arrays[f"variable-{i}"])
         best = [arrays[f"best-{i}"] for i in range(len(suffix.learned))]

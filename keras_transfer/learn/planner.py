@@ -85,10 +85,6 @@ class Plan:
         seconds = f"about {self.seconds['total']:.0f} s in all"
         return "\n  ".join([f"Plan: {steps}; {seconds}.", *self.notes])
 
-    def to_json(self) -> dict[str, Any]:
-        """The plan as plain values."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class Measured:

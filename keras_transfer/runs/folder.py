@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer import datasets
+from keras_transfer import datasets, recipe
 from keras_transfer._version import __version__
 from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files, types
 from keras_transfer.base.errors import UsageError
+from keras_transfer.base.files import Amount, Count, Number, Rate, Text
 from keras_transfer.datasets.sources import check_outside
 
 if TYPE_CHECKING:
@@ -51,15 +51,33 @@ _UNFINISHED = (
 )
 """What a run that has not finished may leave; nothing else than these and _RUN is removed."""
 
-_NEEDED = {CONFIG: ("backbone", "class_names", "data", "image_size"), METRICS: ("test",)}
-"""Fields without which a finished run cannot be used."""
+_REMEDY = "Restore the file, or train the run again into another folder."
 
 Folder = str | os.PathLike[str]
 
-_PREDICTIONS_COLUMNS = ("path", "label", "predicted", "probability", "digest")
-_HISTORY_COLUMNS = (
-    "phase", "epoch", "step", "learning_rate", "train_loss", "validation_loss",
-    "validation_calibrated_loss", "validation_accuracy", "input_wait", "seconds",
+
+_CONFIG = files.table(
+    {"data_path": Text, "author": Text, "weights_licence": Text},
+    data=Text, class_names=list[Text], backbone=Text, image_size=Count, weights=Text,
+    temperature=Amount,
+)  # fmt: skip
+_PREDICTION = files.table(path=Text, label=Text, predicted=Text, probability=Rate, digest=Text)
+_EPOCH = files.table({
+    "phase": Text, "epoch": Count, "step": Count, "learning_rate": Amount, "train_loss": float,
+    "validation_loss": float, "validation_calibrated_loss": float, "validation_accuracy": Rate,
+    "input_wait": Amount, "seconds": Amount,
+})  # fmt: skip
+_TEST = files.table(
+    images=Count, accuracy=Rate, top5=Rate, balanced_accuracy=Rate, macro_f1=Rate, nll=Amount,
+    brier=Amount, ece=Rate, majority=dict[str, Amount], confusion=files.rows(count=Count),
+    per_class=files.rows(name=Text, support=Count, recall=Rate | None),
+    intervals=dict[str, tuple[Number, Number] | None],
+)  # fmt: skip
+_METRICS = files.table(
+    {"files": dict[str, Text]},
+    test=_TEST, phases=files.rows(name=Text, details=dict[str, Any]), seconds=dict[str, Amount],
+    cache=dict[str, Count], plan=dict[str, Any], threshold=dict[str, Number | None],
+    temperature=Amount, environment=dict[str, Any],
 )  # fmt: skip
 
 
@@ -93,8 +111,8 @@ class Run:
         Raises:
             UsageError: the file is missing or damaged.
         """
-        with _reading(self.path / MODEL):
-            return load_model(self.path / MODEL)
+        with files.reading(path := self.file(MODEL), _REMEDY):
+            return load_model(path)
 
     def dataset(self) -> types.Dataset:
         """The run's data set with its own splits, pixels decoded.
@@ -103,7 +121,7 @@ class Run:
             DataError: the data is gone, or differs from what the run saw.
         """
         return datasets.load_dataset(
-            self.data, image_size=self.image_size, splits_file=self.path / SPLITS
+            self.data, image_size=self.image_size, splits_file=self.file(SPLITS)
         )
 
     @property
@@ -115,20 +133,28 @@ class Run:
 
     def predictions(self) -> list[dict[str, Any]]:
         """One row a test image: path, label, predicted, probability, digest of its bytes."""
-        with _reading(self.path / PREDICTIONS):
-            rows = files.read_csv(self.path / PREDICTIONS)
-            rows = [{name: row[name] for name in _PREDICTIONS_COLUMNS} for row in rows]
-            return [row | {"probability": float(row["probability"])} for row in rows]
+        rows = files.read_csv(self.file(PREDICTIONS), _PREDICTION, _REMEDY)
+        return [row | {"probability": float(row["probability"])} for row in rows]
 
     def history(self) -> list[dict[str, str]]:
         """One row an epoch, as in ``history.csv``."""
-        with _reading(self.path / HISTORY):
-            return files.read_csv(self.path / HISTORY)
+        return files.read_csv(self.file(HISTORY), _EPOCH, _REMEDY)
 
     def array(self, name: str) -> np.ndarray:
         """An array that the run left, such as ``test_probabilities.npy``."""
-        with _reading(self.path / name):
-            return np.load(self.path / name, allow_pickle=False)
+        with files.reading(path := self.file(name), _REMEDY):
+            return np.load(path, allow_pickle=False)
+
+    def file(self, name: str) -> Path:
+        """A file of the run, which must be as the run wrote it.
+
+        Raises:
+            UsageError: it is missing or has changed.
+        """
+        with files.reading(path := self.path / name, _REMEDY):
+            if self.metrics.get("files", {}).get(name) not in (None, files.file_sha256(path)):
+                raise ValueError("it was changed after the run had written it")
+        return path
 
     def __repr__(self) -> str:
         about = f"{self.config['backbone']} on {self.config['data']!r}"
@@ -153,11 +179,12 @@ def open_run(path: Folder) -> Run:
     if (folder / NEW / METRICS).exists():  # it was killed in the last moment
         with _locked(folder, wait=60):
             _put_in_place(folder)
-    config = _read_json(folder / CONFIG)
-    metrics = _read_json(folder / METRICS)
-    if metrics is None:
-        config = config or _read_json(folder / NEW / CONFIG)
-    if config is None or "keras_transfer" not in config:
+    config, metrics = _config(folder / CONFIG), None
+    if (folder / METRICS).exists():
+        metrics = files.read_json(folder / METRICS, _METRICS, _REMEDY)
+    else:
+        config = config or _config(folder / NEW / CONFIG)
+    if config is None:
         raise UsageError(
             f"{folder} is not a run folder: it has no {CONFIG} of ours.",
             remedy="Name the folder given to `keras-transfer train --output`.",
@@ -168,13 +195,14 @@ def open_run(path: Folder) -> Run:
             remedy="Continue it with `keras-transfer train ... --resume`.",
         )
     lost = [name for name in (MODEL, SPLITS, PREDICTIONS, HISTORY) if not (folder / name).exists()]
-    remedy = "Restore the files, or train again with --overwrite."
     if lost:
-        raise UsageError(f"The run in {folder} lacks {', '.join(lost)}.", remedy=remedy)
-    for name, held in ((CONFIG, config), (METRICS, metrics)):
-        lacking = [field for field in _NEEDED[name] if field not in held]
-        if lacking:
-            raise UsageError(f"{folder / name} lacks {', '.join(lacking)}.", remedy=remedy)
+        raise UsageError(f"The run in {folder} lacks {', '.join(lost)}.", remedy=_REMEDY)
+    files.read_json(folder / CONFIG, _CONFIG, _REMEDY)
+    names = [row["name"] for row in metrics["test"]["per_class"]]
+    for name, value in (("class_names", names), ("temperature", metrics["temperature"])):
+        if config[name] != value:
+            what = f"{folder / CONFIG}: {name} is {config[name]!r}, in {METRICS} {value!r}."
+            raise UsageError(what, remedy=_REMEDY)
     return Run(folder, config, metrics)
 
 
@@ -204,11 +232,10 @@ def begin(
             replaced = (folder / METRICS).exists()
             _remove(folder, _UNFINISHED if replaced else (*_UNFINISHED, *_RUN))
         else:
-            for name in sorted(held.keys() & config.keys() - {"created", "keras_transfer"}):
-                if held[name] != files.plain(config[name]):
+            for name in sorted(config.keys() - {"created", "keras_transfer"}):
+                if (had := held.get(name)) != files.plain(config[name]):
                     raise UsageError(
-                        f"The run in {folder} had {name}={held[name]!r}; "
-                        f"received {config[name]!r}.",
+                        f"The run in {folder} had {name}={had!r}; received {config[name]!r}.",
                         remedy="Give the same settings to resume it, or --overwrite to begin anew.",
                     )
         # What writers that were killed had begun.
@@ -221,6 +248,11 @@ def begun(path: Folder) -> bool:
     """Whether a run that was interrupted has left something to go on with."""
     folder = Path(path)
     return folder.exists() and ((folder / NEW / CONFIG).exists() or not (folder / PAGE).exists())
+
+
+def add_to_metrics(run: Run, found: Mapping[str, Any]) -> None:
+    """Adds entries to the ``metrics.json`` of a finished run, atomically."""
+    files.write_json(run.path / METRICS, files.sealed({**run.metrics, **found}))
 
 
 def events_folder(path: Folder) -> Path:
@@ -259,10 +291,10 @@ def check_output(path: Folder, *, resume: bool, overwrite: bool, data: Any = Non
 
 def _held(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
     """The ``config.json`` of the run that is in a folder, None where there is nothing."""
-    held = _read_json(folder / NEW / CONFIG)
+    held = _config(folder / NEW / CONFIG)
     finished = held is None and (folder / METRICS).exists()
-    held = held or _read_json(folder / CONFIG)
-    if held is None or "keras_transfer" not in held:
+    held = held or _config(folder / CONFIG)
+    if held is None:
         scraps = set(_ours(folder, (*_UNFINISHED, LOCK)))
         if any(path not in scraps for path in folder.rglob("*")):
             raise UsageError(
@@ -363,9 +395,10 @@ def finish(path: Folder, result: TransferResult, config: Mapping[str, Any]) -> R
     with files.atomic_path(new / MODEL) as temporary:
         result.model.save(temporary)
     datasets.write_splits(result.dataset, new / SPLITS)
-    files.write_csv(new / PREDICTIONS, _PREDICTIONS_COLUMNS, _predictions(result))
-    epochs = [[row.get(name, "") for name in _HISTORY_COLUMNS] for row in result.history]
-    files.write_csv(new / HISTORY, _HISTORY_COLUMNS, epochs)
+    files.write_csv(new / PREDICTIONS, _PREDICTION.__struct_fields__, _predictions(result))
+    columns = _EPOCH.__struct_fields__
+    epochs = [[row.get(name, "") for name in columns] for row in result.history]
+    files.write_csv(new / HISTORY, columns, epochs)
     for name, array in (
         (PROBABILITIES, result.test_probabilities),
         (VALIDATION_LOGITS, result.validation_logits),
@@ -379,7 +412,9 @@ def finish(path: Folder, result: TransferResult, config: Mapping[str, Any]) -> R
         "class_names": list(result.class_names),
     }
     files.write_json(new / CONFIG, complete)
-    files.write_json(new / METRICS, metrics_of(result))
+    # Of what nobody has a reason to edit: what has changed is never taken for the run's own.
+    digests = {file.name: files.file_sha256(file) for file in new.glob("*.[!j]*")}
+    files.write_json(new / METRICS, files.sealed({**metrics_of(result), "files": digests}))
     _put_in_place(folder)
     return open_run(folder)
 
@@ -398,10 +433,10 @@ def metrics_of(result: TransferResult) -> dict[str, Any]:
         "candidates": [dataclasses.asdict(candidate) for candidate in result.candidates],
         "temperature": result.temperature,
         "threshold": dataclasses.asdict(result.threshold),
-        "phases": [phase.to_json() for phase in result.phases],
+        "phases": [dataclasses.asdict(phase) for phase in result.phases],
         "seconds": dict(result.seconds),
         "cache": dataclasses.asdict(result.cache),
-        "plan": result.plan.to_json(),
+        "plan": dataclasses.asdict(result.plan),
         "images": {split: len(result.dataset.indices(split)) for split in types.SPLITS},
         "findings": len(result.dataset.findings),
         "compute": result.compute,
@@ -444,25 +479,9 @@ def _predictions(result: TransferResult) -> Iterator[tuple[str, ...]]:
         yield data.paths[i], label, names[best], f"{row[best]:.6f}", data.digests[i]
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """What a file holds, None where there is none."""
-    if not path.exists():
-        return None
-    with _reading(path):
-        value = json.loads(path.read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else None
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Names a file that is damaged, and what of it."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise UsageError(
-            f"Cannot load {path}: {reason[0]}",
-            remedy="Restore the file, or train the run again with --overwrite.",
-        ) from error
+def _config(path: Path) -> dict[str, Any] | None:
+    """What a run's ``config.json`` holds; None where there is none of ours."""
+    if path.exists() and "keras_transfer" in (held := files.read_json(path, remedy=_REMEDY)):
+        recipe.read_file(path)
+        return held
+    return None

@@ -132,5 +132,5 @@ def _examples(dataset: Dataset) -> np.ndarray:
 
 
 def _add(run: runs.Run, found: Mapping[str, Any], data: Dataset) -> None:
-    files.write_json(run.path / runs.METRICS, dict(run.metrics) | dict(found))
+    runs.add_to_metrics(run, found)
     report.write_report(runs.open_run(run.path), dataset=data)

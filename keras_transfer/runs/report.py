@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from keras_transfer import evaluation
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError
 from keras_transfer.base.types import Dataset
@@ -60,15 +59,11 @@ def write_report(
         The path of ``report.html``.
     """
     attempt = _Attempts()
-    answers = _answers(run, attempt)
-    history = plots.with_head(attempt(HISTORY, run.history) or [], run.metrics.get("phases") or [])
-    test = dict(run.metrics.get("test") or {})
-    if not test.get("per_class") and answers is not None:
-        judged = evaluation.evaluate(answers.probabilities, answers.labels, run.class_names)
-        test = files.plain(judged.to_json())
-    metrics = {**run.metrics, "test": test}
-    matrix = _matrix(test.get("confusion") or [], run.class_names)
-    before = _before_temperature(run, metrics, answers) if test.get("reliability") else None
+    answers = attempt(PREDICTIONS, lambda: _answers(run))
+    history = plots.with_head(attempt(HISTORY, run.history) or [], run.metrics["phases"])
+    metrics, test = run.metrics, run.metrics["test"]
+    matrix = _matrix(test["confusion"], run.class_names)
+    before = _before_temperature(run, answers)
     galleries = _galleries(run, metrics, answers)
     if dataset is None and (metrics.get("findings") or any(galleries.values())):
         dataset = attempt("The images", run.dataset)
@@ -81,11 +76,9 @@ def write_report(
         "missing": attempt.missing,
         "config": run.config,
         "metrics": metrics,
-        "test": {"note": "", "confusion": [], "per_class": [], "images": 0, **test},
-        "shown_metrics": [name for name in METRICS if name in test],
+        "shown_metrics": METRICS,
         "history": history,
         "figures": _figures(run, metrics, history, matrix, before),
-        "class_count": len(run.class_names),
         "confusion": _confused_most(matrix, run.class_names),
         "matrix_image": page.data_url(page.matrix_image(matrix)),
         "pairs": summary.confusions(test),
@@ -94,11 +87,6 @@ def write_report(
         "picture": lambda name: _data_url(run.path / IMAGES / f"{name}.webp"),
         "findings": dataset.findings if dataset is not None and metrics.get("findings") else (),
         "command": _command(run),
-        "digests": {
-            name: files.file_sha256(run.path / name)
-            for name in (MODEL, SPLITS, PREDICTIONS)
-            if (run.path / name).exists()
-        },
     }
     target = run.path / PAGE
     files.write_text(target, page.render(_TEMPLATE, values | _TOOLS))
@@ -120,12 +108,7 @@ class _Attempts:
         try:
             return read()
         except KerasTransferError as error:
-            reason = error.message
-        except FileNotFoundError:
-            reason = "the file is not there"
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        self.missing.append(f"{name}: {reason}".rstrip(".") + ".")
+            self.missing.append(f"{name}: {error.message}")
         return None
 
 
@@ -137,23 +120,10 @@ class Answers(NamedTuple):
     paths: tuple[str, ...]
 
 
-def _answers(run: Run, attempt: _Attempts) -> Answers | None:
-    rows = attempt(PREDICTIONS, run.predictions)
-    probabilities = attempt(PROBABILITIES, lambda: run.array(PROBABILITIES))
-    if rows is None or probabilities is None:
-        return None
-    index = {name: i for i, name in enumerate(run.class_names)}
-
-    def match() -> Answers:
-        if probabilities.shape != (len(rows), len(index)):
-            raise ValueError(
-                f"shape {probabilities.shape} does not fit {len(rows)} rows of {PREDICTIONS} and "
-                f"{len(index)} classes"
-            )
-        labels = np.array([index[str(row["label"])] for row in rows], np.int64)
-        return Answers(probabilities, labels, tuple(str(row["path"]) for row in rows))
-
-    return attempt(PROBABILITIES, match)
+def _answers(run: Run) -> Answers:
+    rows, names = run.predictions(), run.class_names
+    labels = np.array([names.index(row["label"]) for row in rows], np.int64)
+    return Answers(run.array(PROBABILITIES), labels, tuple(row["path"] for row in rows))
 
 
 def _matrix(cells: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> np.ndarray:
@@ -178,11 +148,9 @@ def _confused_most(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, 
     return {"names": names, "rows": list(rows), "all": everything}
 
 
-def _before_temperature(
-    run: Run, metrics: Mapping[str, Any], answers: Answers | None
-) -> dict[str, Any] | None:
+def _before_temperature(run: Run, answers: Answers | None) -> dict[str, Any] | None:
     """What calibration did: temperature, NLL and reliability diagram of the answers without it."""
-    temperature = float(run.config.get("temperature") or metrics.get("temperature") or 1.0)
+    temperature = float(run.config["temperature"])
     if answers is None or abs(temperature - 1.0) <= 1e-6:
         return None
     logits = temperature * np.log(np.maximum(answers.probabilities.astype(np.float64), 1e-38))
@@ -199,12 +167,12 @@ def _figures(
     before: Mapping[str, Any] | None,
 ) -> dict[str, str]:
     """Draws what there is, and leaves each figure under ``plots/``."""
-    curve, diagram = metrics.get("curve"), metrics["test"].get("reliability")
+    curve, diagram = metrics.get("curve"), metrics["test"]["reliability"]
     drawn = {
         "history": plots.history(history) if history else None,
         "learning_curve": plots.learning_curve(curve) if curve else None,
         "confusion": plots.confusion(matrix, run.class_names) if matrix.any() else None,
-        "reliability": plots.reliability(diagram, before) if diagram else None,
+        "reliability": plots.reliability(diagram, before),
     }
     texts = {name: page.svg(figure) if figure else "" for name, figure in drawn.items()}
     for name, text in texts.items():
@@ -274,8 +242,6 @@ def _data_url(picture: Path) -> str:
 def _command(run: Run) -> str:
     """What repeats the run on the very same images; settings that were all defaults stay out."""
     config = run.config
-    if "data" not in config:
-        return ""
     words = ["keras-transfer", "train", str(config["data"]), "--splits", str(run.path / SPLITS)]
     # What the file of splits stands for is no word of the command.
     for name in ("seed", *config.get("asked", ())):

@@ -32,10 +32,6 @@ class PhaseReport:
     cached: bool
     details: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain values."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitted:
@@ -84,8 +80,7 @@ class Fitted:
 
     def plot_history(self) -> Figure:
         """Accuracy and loss over both phases, the unfreezing marked."""
-        phases = [phase.to_json() for phase in self.phases]
-        return plots.history(plots.with_head(self.history, phases))
+        return plots.history(plots.with_head(self.history, [*map(vars, self.phases)]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

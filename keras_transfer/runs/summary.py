@@ -28,9 +28,7 @@ def verdict(metrics: JSON) -> tuple[str, str]:
     Args:
         metrics: the run's ``metrics.json``.
     """
-    test, sure = metrics.get("test") or {}, metrics.get("threshold") or {}
-    if not test.get("images"):
-        return "There are no test results to judge by.", "open"
+    test, sure = metrics["test"], metrics["threshold"]
     right, images, ends = percent(test["accuracy"]), test["images"], test["intervals"]["accuracy"]
     common = percent(test["majority"]["accuracy"])
     if images < FEW_IMAGES:
@@ -41,7 +39,7 @@ def verdict(metrics: JSON) -> tuple[str, str]:
         gain = f"which is no clear gain over the {common} of always giving the commonest class"
         return f"Not ready: right on {right} of the test images ({interval(ends)}), {gain}.", "bad"
     said = f"where the commonest class alone would be right on {common}"
-    if sure.get("answered"):
+    if sure["answered"]:
         answered = f"when it answers only the {percent(sure['coverage'], 0)} that it is surest of"
         said += f"; {percent(sure['precision'])} {answered}"
     return f"Right on {right} of images that it has not seen ({interval(ends)}), {said}.", "good"
@@ -49,8 +47,8 @@ def verdict(metrics: JSON) -> tuple[str, str]:
 
 def advice(metrics: JSON) -> list[str]:
     """What the evidence suggests doing next, the strongest reason first, at most five sentences."""
-    test, curve, suspects = metrics.get("test") or {}, metrics.get("curve"), metrics.get("suspects")
-    classes = test.get("per_class", [])
+    test, curve, suspects = metrics["test"], metrics.get("curve"), metrics.get("suspects")
+    classes = test["per_class"]
     found = [curve["verdict"]] if curve else []
     found += [
         f"{baseline['verdict']} Prefer it, or tune the run."
@@ -78,8 +76,8 @@ def advice(metrics: JSON) -> list[str]:
 
 def confusions(test: JSON, limit: int = 15) -> list[dict[str, Any]]:
     """The commonest confusions: label, predicted, count and share of the label's images."""
-    support = {row["name"]: row["support"] for row in test.get("per_class", [])}
-    wrong = [cell for cell in test.get("confusion", []) if cell["label"] != cell["predicted"]]
+    support = {row["name"]: row["support"] for row in test["per_class"]}
+    wrong = [cell for cell in test["confusion"] if cell["label"] != cell["predicted"]]
     wrong.sort(key=lambda cell: (-cell["count"], cell["label"], cell["predicted"]))
     return [{**cell, "share": cell["count"] / support[cell["label"]]} for cell in wrong[:limit]]
 

@@ -199,7 +199,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         file.write_text(text)
         with pytest.raises(DataError, match="no column"):
             splits.read_splits(file)
-    with pytest.raises(DataError, match=r"none\.csv"):
+    with pytest.raises(UsageError, match=r"none\.csv"):
         splits.read_splits(tmp_path / "none.csv")
 
 

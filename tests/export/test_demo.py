@@ -107,12 +107,14 @@ def test_what_is_not_meant_is_refused(
 
 
 def test_a_folder_that_cannot_be_served(exported: ExportResult, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no export"):
+    with pytest.raises(UsageError, match=r"expected\.json: No such file"):
         Demo(tmp_path)
     with pytest.raises(UsageError, match=r"no vision_bundle\.mjs"):
         Demo(exported.path, wasm=tmp_path)
     (tmp_path / "verify").mkdir()
-    (tmp_path / "verify" / "expected.json").write_text('{"artefacts": []}')
+    (tmp_path / "verify" / "expected.json").write_text(
+        '{"artefacts": [], "class_names": [], "image_size": [8, 8], "images": []}'
+    )
     with pytest.raises(UsageError, match="holds no tflite"):
         Demo(tmp_path)
 
@@ -135,7 +137,7 @@ def test_the_command_refuses_what_is_no_export(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["demo", str(tmp_path)]) == cli.USAGE
-    assert "is no export" in capsys.readouterr().err
+    assert "expected.json: No such file" in capsys.readouterr().err
 
 
 ANSWERED = """new Promise(done => {

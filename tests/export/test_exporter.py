@@ -270,9 +270,9 @@ TAMPERED: dict[str, Callable[[Path], object]] = {
     "verify/verify.py: not listed in manifest.json": lambda x: (x / "manifest.json").write_text(
         '{"files": {}}'
     ),
-    "no proof: KeyError": lambda x: (x / "manifest.json").write_text("{}"),
-    "no proof: TypeError": lambda x: (x / "manifest.json").write_text("[]"),
-    "no proof: JSONDecodeError": lambda x: (x / "manifest.json").write_text(""),
+    "manifest.json: files: KeyError": lambda x: (x / "manifest.json").write_text("{}"),
+    "manifest.json: files: TypeError": lambda x: (x / "manifest.json").write_text("[]"),
+    "manifest.json: files: JSONDecodeError": lambda x: (x / "manifest.json").write_text(""),
     "labels.txt: not the classes of verify/expected.json": lambda x: _change(
         x, "labels.txt", "digit-0", "digit-9"
     ),

@@ -51,10 +51,8 @@ class Saved:
             raise errors.DataError("The folder digits is gone", remedy="-")
         return self.data
 
-    def predictions(self):
-        with open(self.path / "predictions.csv", newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
-
+    file = Run.file
+    predictions = Run.predictions
     history = Run.history
     array = Run.array
 
@@ -108,13 +106,14 @@ def save(
     best = probabilities.argmax(1)
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["path", "label", "predicted", "probability"])
+        writer.writerow(["path", "label", "predicted", "probability", "digest"])
         for i in range(count):
             row = [data.paths[i], class_names[labels[i]], class_names[best[i]]]
-            writer.writerow([*row, probabilities[i, best[i]]])
+            writer.writerow([*row, probabilities[i, best[i]], data.digests[i]])
     (folder / "history.csv").write_text(
-        "phase,epoch,train_loss,validation_loss,validation_accuracy\n"
-        "fine_tune,1,0.9,0.8,0.7\nfine_tune,2,0.5,0.6,0.8\n"
+        "phase,epoch,step,learning_rate,train_loss,validation_loss,validation_calibrated_loss,"
+        "validation_accuracy,input_wait,seconds\n"
+        "fine_tune,1,4,,0.9,0.8,,0.7,,\nfine_tune,2,8,,0.5,0.6,,0.8,,\n"
     )
     (folder / "splits.csv").write_text("path,label,split\n")
     metrics = {
@@ -125,6 +124,7 @@ def save(
         "plan": {"seconds": {"extract": 2.5, "total": 4.0}, "bytes": 2**20},
         "cache": {"hits": 3, "misses": 4, "bytes": 2**21},
         "findings": 1,
+        "threshold": {"answered": 0, "validation_images": 0, "target": 0.95},
         "environment": {"python": "3.11"},
     }
     config = {

@@ -96,12 +96,12 @@ def test_a_damaged_model_is_named(copy):
 @pytest.mark.parametrize(
     ("name", "text", "read", "said"),
     [
-        ("config.json", '{"keras_transfer": "0", ', runs.open_run, "config.json: Expecting"),
-        ("metrics.json", "{}", runs.open_run, "metrics.json lacks test"),
-        ("config.json", '{"keras_transfer": "0"}', runs.open_run, "lacks backbone, class_names"),
-        ("predictions.csv", "path,label\na,b\n", runs.Run.predictions, "csv: 'predicted'"),
+        ("config.json", '{"keras_transfer": "0", ', runs.open_run, "config.json: Input data"),
+        ("metrics.json", "{}", runs.open_run, "metrics.json: Object missing required field `test`"),
+        ("config.json", '{"keras_transfer": "0"}', runs.open_run, "config.json: .* field `data`"),
+        ("predictions.csv", "path,label\na,b\n", runs.Run.predictions, "csv: it was changed"),
         ("validation_logits.npy", "no array", lambda run: run.array("validation_logits.npy"),
-         "Cannot load .*validation_logits.npy"),
+         "Cannot read .*validation_logits.npy: it was changed"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_named(copy, name, text, read, said):

@@ -115,20 +115,14 @@ def test_names_are_data_and_not_markup(tmp_path):
 def test_what_is_missing_is_named_and_the_rest_is_there(run, tmp_path):
     bare = saved.save(tmp_path / "bare", NAMES)
     bare.data = bare.classifier = None
-    for name in ("test_probabilities.npy", "history.csv", "predictions.csv"):
+    for name in ("history.csv", "predictions.csv"):
         (bare.path / name).unlink()
     text = write_report(bare).read_text()
     missing = text[text.index("Parts of this page are missing") : text.index("<main")]
-    for piece in ("test_probabilities.npy", "history.csv", "predictions.csv", "The images"):
+    for piece in ("history.csv", "predictions.csv", "The images"):
         assert piece in missing
     assert 'id="per-class"' in text
     assert "Most confident mistakes" not in text
-
-
-def test_answers_that_do_not_fit_are_named(tmp_path):
-    run = saved.save(tmp_path / "run", NAMES)
-    np.save(run.path / "test_probabilities.npy", np.full((3, 10), 0.1, np.float32))
-    assert "shape (3, 10) does not fit 200 rows" in write_report(run).read_text()
 
 
 def test_pictures_survive_the_loss_of_data_and_model(run, text):
@@ -140,26 +134,12 @@ def test_pictures_survive_the_loss_of_data_and_model(run, text):
     write_report(run)
 
 
-def test_without_metrics_the_answers_are_evaluated_again(run, tmp_path):
-    plain = saved.save(tmp_path / "run", NAMES)
-    whole = plain.metrics.pop("test")
-    text = write_report(plain).read_text()
-    assert f"<b>{100 * whole['accuracy']:.1f} %</b>" in text
-    assert 'id="per-class"' in text
-
-
-def test_a_run_of_nothing_still_says_so(tmp_path):
-    run = saved.Saved(tmp_path, {"class_names": ["a", "b"]}, {}, None, None)
-    text = write_report(run).read_text()
-    assert "There are no test results to judge by." in text
-
-
 def test_the_temperature_is_undone_exactly(tmp_path):
     random = np.random.default_rng(0)
     logits, labels = random.normal(size=(50, 6)) * 3, random.integers(6, size=50)
     shipped = calibration.softmax(logits / 1.7).astype(np.float32)
     run = saved.Saved(tmp_path, {"temperature": 1.7}, {}, None, None)
-    before = report._before_temperature(run, {}, report.Answers(shipped, labels, ("x",) * 50))
+    before = report._before_temperature(run, report.Answers(shipped, labels, ("x",) * 50))
     assert before["nll"] == pytest.approx(calibration.nll(logits, labels), rel=1e-5)
     plain = calibration.reliability(calibration.softmax(logits), labels)
     assert before["ece"] == pytest.approx(plain.ece, abs=1e-5)

@@ -14,6 +14,10 @@ from tuning import study_figures as figures
 from tuning import study_page as page
 from tuning.results import Record
 
+ABOUT = {
+    "keras_transfer": "0", "data": "photos/<b>été</b>", "data_digest": "0", "own_splits": False,
+    "setup": {}, "tuner": "random", "objective": "nll", "space": {"space": [], "values": {}},
+}  # fmt: skip
 LABELS = np.random.default_rng(0).integers(0, 5, 150)
 
 
@@ -40,10 +44,7 @@ def record_of(number, end, draw):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder, draw = tmp_path_factory.mktemp("study"), np.random.default_rng(1)
-    files.write_json(
-        folder / results.STUDY,
-        {"data": "photos/<b>été</b>", "objective": "nll", "space": [], "setup": {}},
-    )
+    files.write_json(folder / results.STUDY, ABOUT)
     np.save(folder / results.LABELS, LABELS)
     begun = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     for number in range(20):
@@ -101,7 +102,7 @@ def test_the_best_so_far_never_gets_worse(study):
 
 
 def test_a_study_without_a_completed_trial_has_a_page(tmp_path):
-    files.write_json(tmp_path / results.STUDY, {"data": "x", "objective": "nll", "space": []})
+    files.write_json(tmp_path / results.STUDY, ABOUT)
     assert "No trial has completed." in page.write_page(tmp_path).read_text()
 
 

@@ -123,7 +123,7 @@ def oracle(tmp_path):
     """An oracle of four trials, with its tuner's files in place."""
     found = space.parse(SPACE)
     made = oracles.build("random", "nll", found, trials=4, seed=0)
-    tuner.open_tuner(made, tmp_path, found, None, ABOUT, Progress())
+    tuner.open_tuner(lambda: made, tmp_path, found, None, ABOUT, Progress())
     return made
 
 
@@ -298,7 +298,18 @@ def test_a_trial_without_a_survivor_has_a_record(tmp_path, oracle, digits_folder
 def test_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "reach", lambda *arguments: None)
     (tmp_path / "study.json").write_text(
-        json.dumps({"keras_transfer": "0.0.1", "space": [], "objective": "nll"})
+        json.dumps(
+            {
+                "keras_transfer": "0.0.1",
+                "data": "d",
+                "data_digest": "0",
+                "own_splits": False,
+                "setup": {},
+                "tuner": "random",
+                "objective": "nll",
+                "space": {"space": [], "values": {}},
+            }
+        )
     )
     with pytest.raises(UsageError, match=r"The chief runs keras_transfer 0\.0\.1"):
         workers.work(tmp_path, "127.0.0.1:1")
