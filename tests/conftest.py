@@ -20,6 +20,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["KERAS_TRANSFER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture
+def bfloat16() -> None:
+    """Skips where TensorFlow is kept from bfloat16: it ends the process when it is asked for it."""
+    from keras_transfer.frozen import engine
+
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if limit in engine._WITHOUT_BFLOAT16:
+        pytest.skip("ONEDNN_MAX_CPU_ISA forbids bfloat16")
+
+
 @pytest.fixture(scope="session")
 def emoji_noto() -> Path:
     """1,892 emoji in nine class folders; skips where the images are not beside the repository."""

@@ -99,7 +99,7 @@ def test_compiled_inference_has_one_shape(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_learns_the_same_with_a_float32_head(precision, whole):
+def test_mixed_precision_learns_the_same_with_a_float32_head(precision, whole, bfloat16):
     done, _ = train(precision=precision)
     np.testing.assert_allclose(curve(done), curve(whole[0]), rtol=0.02)
     # The comparison would pass if nothing were computed in fewer bits.
@@ -235,7 +235,7 @@ def test_several_devices_learn_as_one_does():
     check_distributed()
 
 
-def test_a_run_in_bfloat16_leaves_a_float32_model(digits_folder):
+def test_a_run_in_bfloat16_leaves_a_float32_model(digits_folder, bfloat16):
     result = training.train(
         str(digits_folder), image_size=32, effort="quick", precision="mixed_bfloat16", cache=False,
         split=(0.4, 0.3, 0.3),

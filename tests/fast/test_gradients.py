@@ -62,7 +62,9 @@ def test_depthwise_gradients_are_those_of_tensorflow(size, taps, stride, padding
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(("taps", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (5, 3)])
 @pytest.mark.parametrize("rounded", [False, True])
-def test_gradients_of_convolutions_are_those_of_tensorflow(taps, stride, padding, rounded):
+def test_gradients_of_convolutions_are_those_of_tensorflow(taps, stride, padding, rounded, request):
+    if rounded:
+        request.getfixturevalue("bfloat16")
     outputs, *found = compared(
         lambda x, k: gradients.convolution(x, k, stride, padding, rounded=rounded),
         lambda x, k: tf.nn.conv2d(x, k, stride, padding),
@@ -78,7 +80,7 @@ def test_gradients_of_convolutions_are_those_of_tensorflow(taps, stride, padding
 
 
 @pytest.mark.parametrize("size", [(4, 4), (9, 9)])
-def test_rounding_reaches_the_filters_of_small_maps(size):
+def test_rounding_reaches_the_filters_of_small_maps(size, bfloat16):
     for found, other in compared(
         lambda x, k: gradients.depthwise_convolution(x, k, 1, "SAME", rounded=True),
         lambda x, k: tf.nn.depthwise_conv2d(x, k, [1] * 4, "SAME"),
@@ -151,7 +153,7 @@ def test_a_step_ends_where_keras_own_would(name, share, folds, monkeypatch):
     assert moved > 1e-3
 
 
-def test_a_rounded_step_points_where_the_exact_one_does(monkeypatch):
+def test_a_rounded_step_points_where_the_exact_one_does(bfloat16, monkeypatch):
     run = step("EfficientNetLite0", "70%", 128, monkeypatch, gradients.cheap_calls, rounded=True)
     loss, weights, before = run
     other, expected, _ = step(
