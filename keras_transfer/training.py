@@ -175,8 +175,7 @@ def train(
         if shared is None:  # nobody else's: this run is the whole of it
             progress.note(repr(dataset))
             # A race makes several classifiers of one backbone, and a given one is somebody's.
-            copies = given is not None or recipe.unfreeze == race.AUTO
-            shared = Shared(ModelPool(copies=copies))
+            shared = Shared(ModelPool(copies=given is not None or recipe.unfreeze == race.AUTO))
             if recipe.cache != "off":
                 folder = files.cache_folder() / "activations"
                 shared.store = ActivationStore(folder, limit=recipe.cache_limit)
@@ -196,7 +195,8 @@ def train(
                 progress = EventLog(runs.events_folder(output), progress)
         budget = math.inf if recipe.time_budget is None else recipe.time_budget
         deadline = (clock.start if began is None else began) + budget
-        decided = _decided(state)  # by a run that was killed
+        decided = _decided(state)  # by a run that was killed, which goes on above the cut it stored
+        base = shared.base if not decided or decided.get("base") is None else tuple(decided["base"])
         if decided is not None:
             recipe, about = Recipe(**decided["recipe"]), about | decided["about"]
         elif recipe.unfreeze == race.AUTO:
@@ -228,7 +228,7 @@ def train(
             )  # fmt: skip
 
         depth, views_asked = planner.resolve_depth(blocks, recipe.unfreeze), recipe.views
-        frozen = frozen_below(shared.base or planner.cut_below(blocks, depth), views_asked)
+        frozen = frozen_below(base or planner.cut_below(blocks, depth), views_asked)
         measured = shared.measured or _measure(frozen, built, recipe, compute)
         plan_for = functools.partial(
             planner.make_plan, blocks,
@@ -239,12 +239,11 @@ def train(
         epochs_asked = recipe.fine_tune_epochs
         plan, recipe = plan_for(recipe, measured, time_left=left)
         planned = plan
-        if decided is None:
-            _decide(state, recipe, about)
+        _decide(state, recipe, about, base)
         # What lies at a base was stored to be read, whatever the plan says.
-        store = shared.store if plan.cached or shared.base is not None else None
+        store = shared.store if plan.cached or base is not None else None
         stored_cut = plan.cut if plan.unfreeze else ()
-        stored_cut = shared.base if stored_cut and shared.base is not None else stored_cut
+        stored_cut = base if stored_cut and base is not None else stored_cut
         if (stored_cut, recipe.views) != (frozen.cut, views_asked):
             frozen = frozen_below(stored_cut, recipe.views)
         for note in (str(plan), *compute.notes()):
@@ -284,7 +283,7 @@ def train(
                 time_left=deadline - time.monotonic(), extracted=planned,
             )  # fmt: skip
             progress.note(f"The frozen part is done. {plan}")
-            _decide(state, recipe, about)
+            _decide(state, recipe, about, stored_cut if store else base)
             features, inputs = features[: recipe.views], inputs[: recipe.views]
         between = None
         if plan.unfreeze and plan.cut != stored_cut:
@@ -389,11 +388,10 @@ def train(
                 )
                 assign(suffix.learned, chosen)
                 details = {
-                    "unfrozen": list(plan.blocks),
-                    "best_epoch": done.best_epoch,
+                    "unfrozen": list(plan.blocks), "best_epoch": done.best_epoch,
                     "kept": candidates[0].name,
                     "candidates": [dataclasses.asdict(one) for one in candidates],
-                }
+                }  # fmt: skip
                 cached, seen = plan.cached and bool(stored_cut), done.epoch * len(labels)
                 phases.append(PhaseReport(
                     "fine_tune", done.epoch, seconds, seen / max(seconds, 1e-9), cached, details
@@ -553,10 +551,12 @@ def _decided(state: Path | None) -> dict[str, Any] | None:
     return files.read_json(path, remedy=_ANEW) if path and path.exists() else None
 
 
-def _decide(state: Path | None, recipe: Recipe, about: dict[str, Any]) -> None:
+def _decide(
+    state: Path | None, recipe: Recipe, about: dict[str, Any], base: tuple[str, ...] | None
+) -> None:
     if state is not None:
         raced = {"race": about["race"]} if "race" in about else {}
-        decision = {"recipe": dataclasses.asdict(recipe), "about": raced}
+        decision = {"recipe": dataclasses.asdict(recipe), "about": raced, "base": base}
         files.write_json(state / DECISION, files.sealed(decision))
 
 

@@ -210,8 +210,7 @@ def _price(
     row_bytes = blocks[-held - 1].cut_bytes if 0 < held < len(blocks) else 0
     row_bytes += 2 * measured.features
     why_not = _why_not_cached(measured, above, held, rows * row_bytes, row_bytes, cache_bytes)
-    engine = f"Frozen layers run on {measured.engine}: {measured.reason}."
-    notes = [] if extracted else [engine, *filter(None, [why_not])]
+    notes = [f"Frozen layers run on {measured.engine}: {measured.reason}.", why_not]
     cached = extracted.cached if extracted else not why_not
     frozen = row_bytes * READ_SECONDS if cached else (1 - above) * measured.extract
     between = (above - share) * measured.forward
@@ -238,7 +237,7 @@ def _price(
         seconds={name: round(value, 2) for name, value in seconds.items()},
         epoch=round(epoch, 2), reserve=round(again + end, 2), needed=round(needed, 2),
         step_ratio=round((1 + 2 * share) / (3 * share), 3) if share else 0.0,
-        engine=measured.engine, notes=tuple(notes),
+        engine=measured.engine, notes=() if extracted else tuple(filter(None, notes)),
     )  # fmt: skip
 
 

@@ -334,7 +334,10 @@ RATES = planner.Measured(0.2, 0.1, SIZE * SIZE, 1280, "keras", "given here")
 
 def budgeted(data, tmp_path, slow, budget, settings=(), **more):
     """A run of five epochs on two views, of which everything but what is slow costs nothing."""
-    shared = training.Shared(ModelPool(), ActivationStore(tmp_path / "store"), measured=RATES)
+    state = tmp_path / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    store = ActivationStore(tmp_path / "store")
+    shared = training.Shared(ModelPool(), store, measured=RATES, state=state)
     numbers = {"fine_tune_epochs": 5, "views": 2, "engine": "keras", "time_budget": budget}
     recipe = short(**numbers | dict(settings))
     return training.train(
@@ -390,6 +393,10 @@ def test_less_may_train_than_lies_above_the_cut_that_was_extracted(data, tmp_pat
     done = budgeted(data, tmp_path, slow, 220.0, {"unfreeze": 6, "fine_tune_epochs": 4})
     assert "fine-tune 6 blocks" in slow.notes[0]
     assert (done.plan.unfreeze, epochs_of(done)) == (3, 4)
+    # Killed after that, it goes on with what was planned again, above the cut that was stored.
+    resumed = budgeted(data, tmp_path, slow, 220.0, {"unfreeze": 6, "fine_tune_epochs": 4})
+    assert resumed.plan.unfreeze == 3
+    np.testing.assert_allclose(resumed.test_probabilities, done.test_probabilities, atol=1e-6)
     given = lite().model
     for block in backbones.block_map(done.model, backbones.spec("EfficientNetLite0"))[:-3]:
         for name in block.layers:
