@@ -83,6 +83,7 @@ class Record(Outcome):
         finished: when it ended, ISO 8601, UTC.
         reason: why it failed, in one sentence.
         worker: which worker ran it, in a study of several.
+        answers: see :func:`answers_digest`.
     """
 
     trial: Count
@@ -93,6 +94,7 @@ class Record(Outcome):
     finished: Text = ""
     reason: Text = ""
     worker: Text = ""
+    answers: Text = ""
 
     @property
     def shared_seconds(self) -> float:
@@ -113,6 +115,12 @@ class Record(Outcome):
 def trial_folder(study: Path, trial: int) -> Path:
     """Where a trial's own files are."""
     return study / "trials" / f"{trial:04d}"
+
+
+def answers_digest(study: Path, trial: int) -> str:
+    """A digest of a trial's answers to the validation images and of their labels."""
+    answers = (trial_folder(study, trial) / LOGITS).read_bytes()
+    return files.sha256(answers + (study / LABELS).read_bytes())
 
 
 def write_record(study: Path, record: Record) -> None:
@@ -271,6 +279,8 @@ def _merit(study: Path, record: Record, labels: np.ndarray, objective: str) -> n
     """What each validation image adds to a trial's merit, more being better."""
     path = trial_folder(study, record.trial) / LOGITS
     with files.reading(path, _REMEDY):
+        if record.answers not in ("", answers_digest(study, record.trial)):
+            raise ValueError(f"it or {LABELS} was changed after it had been written")
         logits = np.load(path)
         if objective != "nll":
             return (logits.argmax(axis=1) == labels).astype(np.float64)

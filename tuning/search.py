@@ -136,6 +136,9 @@ def _check_folder(study: Path, resume: bool) -> None:
             f"{study} already holds a study.",
             remedy="Pass --resume to go on with it, or name another --output.",
         )
+    if held:  # what is damaged is said before any work
+        results.read_records(study)
+        results.read_study(study)
     if not held and study.exists() and any(path.name != "lock" for path in study.iterdir()):
         raise UsageError(
             f"{study} holds files that are not a study of ours; they are left alone.",

@@ -101,12 +101,13 @@ class Tuner(keras_tuner.Tuner):
         begun, folder = time.monotonic(), results.trial_folder(self.study, number)
         past = values.get("tuner/trial_id")
         earlier = None if past is None else results.trial_folder(self.study, int(past))
-        settings, outcome, reason = dict[str, Any](), Outcome(), ""
+        settings, outcome, reason, answers = dict[str, Any](), Outcome(), "", ""
         try:
             recipe = self.bench.trial_recipe(values)
             settings = recipe.to_dict()
             found, logits = self.bench.run(recipe, folder, earlier)
             save_array(folder / results.LOGITS, logits)
+            answers = results.answers_digest(self.study, number)
             if found.nll is not None and math.isfinite(found.nll):
                 outcome = found
             else:
@@ -121,7 +122,7 @@ class Tuner(keras_tuner.Tuner):
             number, FAILED if reason else COMPLETED, values, settings,
             seconds=round(time.monotonic() - begun, 3),
             finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            reason=reason, worker=self.worker, **dataclasses.asdict(outcome),
+            reason=reason, worker=self.worker, answers=answers, **dataclasses.asdict(outcome),
         )  # fmt: skip
 
     def _say(self, record: Record) -> None:

@@ -7,7 +7,7 @@ import html
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -18,17 +18,6 @@ from keras_transfer.base.intervals import Interval
 from keras_transfer.evaluation.metrics import RESAMPLES, html_table
 
 _Rows = dict[str, dict[str, Any]]
-
-
-class HasPredictions(Protocol):
-    """What :func:`compare` reads of a run."""
-
-    @property
-    def path(self) -> Path:
-        """The run's folder."""
-
-    def predictions(self) -> list[dict[str, Any]]:
-        """The rows of its ``predictions.csv``: path, label, predicted, digest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +135,11 @@ def compare_predictions(
     )  # fmt: skip
 
 
-def compare(runs: Sequence[HasPredictions], *, seed: int = 0) -> Comparison:
+def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
     """Compares finished runs on their common test images.
 
     Args:
-        runs: two or more, with the same test images.
+        runs: two or more of ``runs.folder.Run``, with the same test images.
         seed: of the bootstrap.
 
     Returns:

@@ -174,20 +174,16 @@ def evaluate(
         "Trust the intervals, not the figures."
     )
     return Evaluation(
-        images=images,
-        **metrics,
-        ece_floor=_ece_floor(table, seed),
-        confusion=confusion,
+        images=images, **metrics, ece_floor=_ece_floor(table, seed), confusion=confusion,
         per_class=_per_class(confusion, class_names),
         reliability=calibration.reliability(probabilities, labels),
         intervals={
             **{name: wilson_interval(int(table[name].sum()), images) for name in RATES},
             **_bootstrap(table, classes, metrics["ece"], seed),
         },
-        majority=_majority(labels, classes),
-        chance=_chance(labels, classes),
+        majority=_majority(labels, classes), chance=_chance(labels, classes),
         note=note if images < FEW_IMAGES else "",
-    )
+    )  # fmt: skip
 
 
 def ranked(probabilities: np.ndarray, labels: np.ndarray, *, right: bool) -> np.ndarray:

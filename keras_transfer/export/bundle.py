@@ -68,7 +68,8 @@ def check(folder: Path, *names: str) -> None:
     Raises:
         UsageError: a file has changed since, or the list is damaged.
     """
-    with files.reading(folder, "Export the run again, or move the file elsewhere to use it."):
+    remedy = "Export the run again, or move the file elsewhere to use it."
+    with files.reading(folder / proof.MANIFEST, remedy):
         wrong = proof.check_files(folder) if (folder / proof.MANIFEST).exists() else []
         if found := [line for line in wrong if line.split(": ")[0] in names]:
             raise ValueError(found[0])
