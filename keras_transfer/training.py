@@ -166,6 +166,7 @@ def train(
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
             named = str(recipe.weights)
+            runs.settle(Path(named))
             built = given or backbones.build(spec.name, image_size=size, weights=named)
         if recipe.unfreeze != race.AUTO:
             planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses what there is not

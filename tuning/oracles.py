@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import math
+import shutil
 import threading
 import time
 import warnings
@@ -126,6 +127,14 @@ class _OfStudy(keras_tuner.Oracle):
             self.end_trial(trial)
         return trial
 
+    def save(self) -> None:
+        """Writes the state in one piece, as KerasTuner does not."""
+        files.write_json(self._get_oracle_fname(), self.get_state())
+
+    def _save_trial(self, trial: Any) -> None:
+        place = Path(self._project_dir) / f"trial_{trial.trial_id}"
+        files.write_json(place / "trial.json", trial.get_state())
+
     @_synchronized
     def is_over(self) -> bool:
         """Whether all trials have ended and no other will begin."""
@@ -194,7 +203,7 @@ def build(
     )
 
 
-def restore(oracle: Any, study: Path, space: Space, records: Sequence[Record]) -> None:
+def restore(oracle: Any, space: Space, records: Sequence[Record]) -> None:
     """Fills a fresh oracle with the trials that have ended."""
     for record in records:
         hp, number = space.hp.copy(), f"{record.trial:04d}"
@@ -207,11 +216,9 @@ def restore(oracle: Any, study: Path, space: Space, records: Sequence[Record]) -
             trial.status = "COMPLETED"
             oracle.update_trial(number, record.metrics())
             oracle.score_trial(trial)
-        place = study / FOLDER / f"trial_{number}"
-        place.mkdir(parents=True, exist_ok=True)
-        trial.save(str(place / "trial.json"))
+        oracle._save_trial(trial)
     # The stream of random settings goes on elsewhere, or it would offer the same ones again.
-    elsewhere = oracle.seed + 100_000 * (1 + len(records))
+    elsewhere = oracle.seed + 100_000 * len(records)
     oracle.set_state(oracle.get_state() | {"seed_state": elsewhere})
     oracle.save()
 
@@ -219,17 +226,19 @@ def restore(oracle: Any, study: Path, space: Space, records: Sequence[Record]) -
 def check(folder: Path, ended: set[int]) -> None:
     """Makes sure that KerasTuner can go on from its files, given the trials that have ended.
 
-    It writes several files, none of them atomically: a kill may leave half of one, or a trial that
-    was created and that the oracle has not noted.
+    A trial that was created before a kill and that the oracle has not noted is removed, since the
+    oracle will create the same one.
 
     Raises:
         Exception: a file is damaged, or does not know of a trial.
     """
-    if not ended and not any(folder.glob("trial_*")):
+    if not (ended or any(folder.glob("trial_*")) or (folder / "oracle.json").exists()):
         return
     state = files.read_json(folder / "oracle.json")
-    waiting = {*state["ongoing_trials"].values(), *state["retry_queue"]}
-    trials = [files.read_json(path) for path in folder.glob("trial_*/trial.json")]
-    lost = ended - {int(trial["trial_id"]) for trial in trials}
-    if lost or any(t["status"] == "RUNNING" and t["trial_id"] not in waiting for t in trials):
+    for place in folder.glob("trial_*"):
+        if place.name.removeprefix("trial_") not in state["start_order"]:
+            shutil.rmtree(place)
+    known = {files.read_json(path)["trial_id"] for path in folder.glob("trial_*/trial.json")}
+    files.read_json(folder / "tuner0.json")
+    if known != {*state["start_order"]} or not ended <= set(map(int, known)):
         raise ValueError("it does not know of every trial")

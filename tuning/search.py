@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from keras_transfer import datasets, training
 from keras_transfer._version import __version__
 from keras_transfer.base import files
@@ -77,7 +75,7 @@ def search(
     check_outside(study, data)
     _check_folder(study, resume)
     with (
-        _locked(study),
+        files.alone(study / "lock", f"searching in {study}"),
         files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache),
         ActivationStore(files.cache_folder() / "activations", limit=recipe.cache_limit) as store,
     ):
@@ -139,23 +137,12 @@ def _check_folder(study: Path, resume: bool) -> None:
     if held:  # what is damaged is said before any work
         results.read_records(study)
         results.read_study(study)
-    if not held and study.exists() and any(path.name != "lock" for path in study.iterdir()):
+    ours = ("lock", str(files.temporary(results.STUDY)))
+    if not held and any(not any(map(path.match, ours)) for path in study.glob("*")):
         raise UsageError(
             f"{study} holds files that are not a study of ours; they are left alone.",
             remedy="Name another folder with --output.",
         )
-
-
-def _locked(study: Path) -> Any:
-    """One process at a time; the operating system frees the lock of one that dies."""
-    study.mkdir(parents=True, exist_ok=True)
-    try:
-        return filelock.FileLock(study / "lock").acquire(timeout=0)
-    except filelock.Timeout:
-        raise UsageError(
-            f"Another process is searching in {study}.",
-            remedy="Wait until it has ended, or name another --output.",
-        ) from None
 
 
 def _begin(
@@ -176,10 +163,10 @@ def _begin(
     if (study / results.STUDY).exists():
         _check_same(study, results.read_study(study), files.plain(about))
     else:
-        datasets.write_splits(data, study / "splits.csv")
-        save_array(study / results.LABELS, data.labels[data.indices("val")])
-        results.write_tables(study, objective)
         files.write_json(study / results.STUDY, files.sealed(about))
+    # Of a study that was killed here there is no more than the first.
+    datasets.write_splits(data, study / "splits.csv")
+    save_array(study / results.LABELS, data.labels[data.indices("val")])
     return about
 
 

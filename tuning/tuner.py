@@ -26,6 +26,10 @@ from tuning.results import COMPLETED, FAILED, Outcome, Record
 from tuning.space import Space
 
 
+class DiskError(OSError, keras_tuner.errors.FatalError):
+    """No trial's fault: it ends the search, where KerasTuner would try the trial again."""
+
+
 class Tuner(keras_tuner.Tuner):
     """Carries out: asks the oracle for a trial, trains it, and reports how it came out.
 
@@ -76,20 +80,30 @@ class Tuner(keras_tuner.Tuner):
 
         Raises:
             keras_tuner.errors.FailedTrialError: the trial has failed; the record says why.
+            DiskError: something could not be read or written.
         """
         number = int(trial.trial_id)
-        record = results.read_record(self.study, number)
-        if record is None:
-            record = self._attempt(number, dict(trial.hyperparameters.values))
-            results.write_record(self.study, record)
-            # Hyperband's next rung goes on from a trial's last checkpoint.
-            if record.status == FAILED or not self._continues:
-                clear_state(results.trial_folder(self.study, number))
-            self._say(record)
+        try:
+            record = results.read_record(self.study, number)
+            if record is None:
+                record = self._attempt(number, dict(trial.hyperparameters.values))
+                results.write_record(self.study, record)
+                # Hyperband's next rung goes on from a trial's last checkpoint.
+                if record.status == FAILED or not self._continues:
+                    clear_state(results.trial_folder(self.study, number))
+                self._say(record)
+        except OSError as error:
+            raise DiskError(error.errno, error.strerror, error.filename) from error
         self._reach()
         if record.status == FAILED:
             raise keras_tuner.errors.FailedTrialError(record.reason)
         return record.metrics()
+
+    def save(self) -> None:
+        """Writes the state in one piece, as KerasTuner does not."""
+        if not self._is_worker():
+            self.oracle.save()
+        files.write_json(self._get_tuner_fname(), self.get_state())
 
     def on_trial_end(self, trial: Any) -> None:
         """Ends the trial, and writes the study's tables unless a chief does."""
@@ -112,6 +126,8 @@ class Tuner(keras_tuner.Tuner):
                 outcome = found
             else:
                 reason = "The validation NLL is not a number."
+        except OSError:
+            raise
         except KerasTransferError as error:
             reason = error.message
         except Exception as error:
@@ -148,11 +164,9 @@ def open_tuner(
     about: Mapping[str, Any],
     progress: Progress,
 ) -> Tuner:
-    """A tuner over an oracle's state on disk, which is made again where it is damaged.
-
-    KerasTuner does not write its files in one piece; the records of trials are.
-    """
+    """A tuner over an oracle's state on disk, made again from the records where it is damaged."""
     records, folder = results.read_records(study), study / oracles.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)  # KerasTuner's own way has errors of its own
     try:
         oracles.check(folder, {record.trial for record in records})
         tuner = Tuner(make(), study, bench, about, progress)
@@ -162,8 +176,12 @@ def open_tuner(
             f"from the records of {len(records)} trials."
         )
         shutil.rmtree(folder, ignore_errors=True)
+        # What was begun of other settings under the same number must not be gone on with.
+        for place in study.glob("trials/*"):
+            clear_state(place)
+        folder.mkdir()
         tuner = Tuner(make(), study, bench, about, progress)
-        oracles.restore(tuner.oracle, study, space, records)
+        oracles.restore(tuner.oracle, space, records)
     # Without its own file KerasTuner would not read the oracle's after a kill.
     tuner.save()
     return tuner

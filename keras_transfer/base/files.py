@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import csv
+import errno
 import hashlib
+import itertools
 import json
 import math
 import os
+import re
 import shutil
+import socket
 import tomllib
 import types
-import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +50,7 @@ def rows(**kinds: Any) -> Any:
 SEAL = "sha256"
 """The field in which a file holds the digest of its others, see :func:`sealed`."""
 
+_COUNT = itertools.count()
 _CHOSEN: contextvars.ContextVar[Path | None] = contextvars.ContextVar("cache", default=None)
 
 
@@ -83,14 +88,78 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 def temporary(path: str | os.PathLike[str], mark: str = "[0-9a-f]" * 12) -> Path:
     """The hidden name under which a file is written; by default a pattern of all such names."""
     target = Path(path)
-    return target.with_name(f".{target.stem[:40]}-{mark}{target.suffix}")
+    stem = target.stem if len(target.stem) <= 40 else sha256(os.fsencode(target.stem))[:40]
+    return target.with_name(f".{stem}-{mark}{target.suffix}")
+
+
+def lives(pid: int) -> bool:
+    """Whether a process of this machine lives; where that cannot be asked, it is taken to."""
+    if os.name != "posix":
+        return True  # asking in this way would end it
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    return True
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()) % 2**16:04x}"
+
+
+def _left(target: Path, ending: str = "") -> list[Path]:
+    """What processes of this machine that were killed have left beside a target."""
+    name = re.escape(str(temporary(target, "\0")) + ending).replace("\0", _host() + "(.{6})..")
+    found = (re.fullmatch(name, str(path)) for path in target.parent.glob(".*"))
+    return [Path(one[0]) for one in found if one and not lives(int(one[1], 16))]
+
+
+def settle(path: str | os.PathLike[str]) -> None:
+    """Brings back a folder whose replacement was killed between its two renamings."""
+    target = Path(path)
+    for old in _left(target, "-old"):
+        if not target.exists():
+            old.rename(target)
 
 
 def _beside(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """A target, its folder made, and a hidden name beside it that nothing else has."""
+    """A target, its folder made and tidied, and a hidden name beside it that nothing else has."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    return target, temporary(target, uuid.uuid4().hex[:12])
+    settle(target)
+    for one in (*_left(target), *_left(target, "-old")):
+        shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
+    return target, temporary(target, f"{_host()}{os.getpid():06x}{next(_COUNT) % 256:02x}")
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names a file in errors of the operating system, which names none that is open."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        number, why = error.errno or errno.EIO, error.strerror or str(error)
+        raise OSError(number, why, str(path)) from error
+
+
+def alone(lock: Path, doing: str, wait: float = 0) -> Any:
+    """Keeps others out within the block; the operating system frees the lock of one that dies.
+
+    Raises:
+        UsageError: another process holds it for longer than ``wait`` seconds.
+    """
+    import filelock
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return filelock.FileLock(lock).acquire(timeout=wait)
+    except filelock.Timeout:
+        raise UsageError(
+            f"Another process is {doing}.",
+            remedy="Wait until it has ended, or name another --output.",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -106,13 +175,14 @@ def atomic_path(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator
     """
     target, temporary = _beside(path)
     try:
-        # Inside, since Ctrl-C is often heard where a file is made.
-        temporary.touch(exist_ok=False)
-        yield temporary
-        if flush:
-            with open(temporary, "rb") as stream:
-                os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        with naming(target):
+            # Inside, since Ctrl-C is often heard where a file is made.
+            temporary.touch(exist_ok=False)
+            yield temporary
+            if flush:
+                with open(temporary, "rb") as stream:
+                    os.fsync(stream.fileno())
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -127,20 +197,28 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
     Raises:
         FileExistsError: ``path`` exists and ``replace`` is false.
+        UsageError: another process is making it.
     """
-    target, temporary = _beside(path)
-    if target.exists() and not replace:
-        raise FileExistsError(target)
-    retired = temporary.with_name(temporary.name + "-old")
-    try:
-        temporary.mkdir()
-        yield temporary
-        if target.exists():
-            target.rename(retired)
-        temporary.rename(target)
-        shutil.rmtree(retired, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    lock = temporary(path, "lock")
+    with alone(lock, f"writing {path}"):
+        target, building = _beside(path)
+        if target.exists() and not replace:
+            raise FileExistsError(target)
+        retired = building.with_name(building.name + "-old")
+        try:
+            with naming(target):
+                building.mkdir()
+                yield building
+                if target.exists():
+                    target.rename(retired)
+                building.rename(target)
+        finally:
+            if retired.exists() and not target.exists():
+                retired.rename(target)
+            for one in (retired, building):
+                shutil.rmtree(one, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                lock.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -3,7 +3,8 @@
 What a pass finds is kept in the user's cache folder, so that the next one costs reading and
 hashing only: an index (``KEY.npz``) and, where examples were asked for, one flat file of them
 (``KEY.examples``), memory mapped where it is large. Both are put in place whole. An index that is
-damaged counts as none; examples that are damaged are decoded again, with a warning.
+damaged counts as none; examples that are damaged are decoded again, with a warning; a cache that
+cannot be written is done without, with one too.
 """
 
 from __future__ import annotations
@@ -32,11 +33,10 @@ from keras_transfer.modalities import InputSpec, modality
 IN_MEMORY = 256 * 2**20  # bytes of examples up to which they are read rather than mapped
 
 Found = tuple[list[Record], Verdict]
+Scanned = tuple[list[Record], Verdict, np.ndarray | None]
 
 
-def scan(
-    source: Source, spec: InputSpec | None, *, cache: bool
-) -> tuple[list[Record], Verdict, np.ndarray | None]:
+def scan(source: Source, spec: InputSpec | None, *, cache: bool) -> Scanned:
     """Reads a whole source and judges it.
 
     Args:
@@ -51,15 +51,22 @@ def scan(
     Raises:
         DataError: there is no room for the examples.
     """
-    if not cache or source.identity is None:
-        with tempfile.TemporaryFile() as stream:
-            found, _ = _decode_all(source, spec, stream, Path(tempfile.gettempdir()))
-            return *found, _open_examples(stream, spec, len(found[1].kept))
+    if cache and source.identity is not None:
+        try:
+            return _through_cache(source, spec)
+        except OSError as error:
+            warnings.warn(f"The cache of examples cannot be used: {error}", stacklevel=4)
+    with tempfile.TemporaryFile() as stream, files.naming(tempfile.gettempdir()):
+        found, _ = _decode_all(source, spec, stream, Path(tempfile.gettempdir()))
+        return *found, _open_examples(stream, spec, len(found[1].kept))
+
+
+def _through_cache(source: Source, spec: InputSpec | None) -> Scanned:
     key = f"{source.identity}\n{spec}\n{source.modality} {modality(source.modality).VERSION}"
     place = files.cache_folder() / "examples" / files.sha256(os.fsencode(key))[:32]
     index, path = place.with_suffix(".npz"), place.with_suffix(".examples")
     earlier = _load(index, source)
-    if earlier is None or not _mend(path, source, spec, *earlier):
+    if earlier is None or not _is_sound(path, spec, *earlier):
         with files.atomic_path(path, flush=False) as temporary, open(temporary, "w+b") as stream:
             earlier, fingerprints = _decode_all(source, spec, stream, path.parent)
         records = np.frombuffer(json.dumps(earlier[0]).encode(), np.uint8)
@@ -140,7 +147,10 @@ def _load(index: Path, source: Source) -> Found | None:
         with np.load(index, allow_pickle=False) as held:
             records = [Record(*row) for row in json.loads(held["records"].tobytes())]
             fingerprints, kept = held["fingerprints"], held["kept"]
+    except FileNotFoundError:
+        return None
     except Exception:  # one that is damaged may raise nearly anything
+        warnings.warn(f"{index} is damaged; the examples are decoded again.", stacklevel=6)
         return None
     digests = [""] * len(source.items)
 
@@ -155,24 +165,13 @@ def _load(index: Path, source: Source) -> Found | None:
     return (records, verdict) if np.array_equal(verdict.kept, kept) else None
 
 
-def _mend(
-    path: Path, source: Source, spec: InputSpec | None, records: list[Record], verdict: Verdict
-) -> bool:
-    """Decodes again what is damaged in a file of examples. Returns whether there is such a file."""
+def _is_sound(path: Path, spec: InputSpec | None, records: list[Record], verdict: Verdict) -> bool:
+    """Whether there is a file of examples, each with its checksum."""
     size, kept = _row_bytes(spec), verdict.kept.tolist()
     if not path.is_file() or path.stat().st_size != len(kept) * size:
         return False
     with open(path, "rb") as stream:
-        sums = [zlib.crc32(stream.read(size)) for _ in kept]
-    damaged = [row for row, i in enumerate(kept) if sums[row] != records[i].checksum]
-    if damaged:
-        paths = [source.items[kept[row]].path for row in damaged]
-        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-        named = ", ".join(paths[:3]) + more
-        warnings.warn(f"{path} is damaged; decoded again: {named}", stacklevel=5)
-        decode = modality(source.modality).decode
-        with open(path, "r+b") as stream:
-            for row, item in zip(damaged, paths, strict=True):
-                stream.seek(row * size)
-                stream.write(decode(source.read(item), spec).tobytes())
-    return True
+        sound = all(zlib.crc32(stream.read(size)) == records[i].checksum for i in kept)
+    if not sound:
+        warnings.warn(f"{path} is damaged; the examples are decoded again.", stacklevel=6)
+    return sound

@@ -66,6 +66,7 @@ class Demo(http.server.ThreadingHTTPServer):
         self, folder: str | os.PathLike[str], *, wasm: str | os.PathLike[str] | None = None
     ) -> None:
         path = Path(folder)
+        files.settle(path)
         package = Path(wasm).resolve() if wasm is not None else None
         if package and not (package / "vision_bundle.mjs").is_file():
             raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -69,22 +68,16 @@ def export_run(
     _check_layers(model)
     # Float32 weights an artefact, and as much again for the converter's scratch files.
     needed = 8 * model.count_params() * len(chosen)
-    no_space = KerasTransferError(
-        f"no space is left on the disk for {target}; about {needed / 1e6:.0f} MB are needed.",
-        remedy="Free some space, export fewer formats, or choose another --output.",
-    )
     if shutil.disk_usage(next(p for p in target.absolute().parents if p.exists())).free < needed:
-        raise no_space
-    try:
-        with files.atomic_folder(target, replace=overwrite) as folder:
-            report = _fill(folder, run, model, chosen, allow_failing, progress)
-            if key:
-                signing.sign(folder, key)
-            bundle.check_target(target, overwrite=overwrite)  # what came while this was computed
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise no_space from error
-        raise
+        raise KerasTransferError(
+            f"no space is left on the disk for {target}; about {needed / 1e6:.0f} MB are needed.",
+            remedy="Free some space, export fewer formats, or choose another --output.",
+        )
+    with files.atomic_folder(target, replace=overwrite) as folder:
+        report = _fill(folder, run, model, chosen, allow_failing, progress)
+        if key:
+            signing.sign(folder, key)
+        bundle.check_target(target, overwrite=overwrite)  # what came while this was computed
     return ExportResult(target, report)
 
 
@@ -144,9 +137,9 @@ def convert(form: Format, source: Source, path: Path) -> str:
     except ImportError as error:
         extra = f"; pip install 'keras-transfer[{form.extra}]'" if form.extra else ""
         return f"could not be converted: {error.name or error} is not installed{extra}"
+    except OSError:
+        raise  # the disk's, and no property of the format
     except Exception as error:  # a converter may raise anything; the other formats still come
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         first = lines[0] if lines else "no reason given"
         return f"could not be converted: {type(error).__name__}: {first}"[:500]
@@ -208,6 +201,7 @@ def verify(
         UsageError: the folder is no export, or the file no key.
     """
     path = Path(folder)
+    files.settle(path)
     for name in (proof.MANIFEST, "verify/expected.json"):
         if not (path / name).is_file():
             raise UsageError(

@@ -72,7 +72,8 @@ def best(scores: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, A
 
 def _file(path: Path) -> Path:
     """The model's file: itself, a run's, or of an export the one that opens fastest."""
-    if (path / runs.CONFIG).exists():
+    files.settle(path)
+    if (path / runs.CONFIG).exists() or (path / runs.NEW).exists():
         return runs.open_run(path).path / runs.MODEL
     for file in (path, path / "model.tflite", path / "model.keras"):
         if file.suffix in _OPENERS and file.is_file():

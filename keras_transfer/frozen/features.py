@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -243,26 +244,30 @@ class FrozenPart:
         Returns:
             float32 ``[rows, features]``, and the inputs of the second phase for the same rows.
         """
-        if store is None:
-            batches = self._batches(self.engine, views, rows, number, progress)
-            pooled = np.concatenate([batch[0] for batch in batches])
-            return pooled, Recomputed(views, rows, number, self._at_cut if self.cut else None)
-        digests = [views.dataset.digests[row] for row in rows]
-        rounds = not exact and self._may_round(store, progress)
-        name = "openvino-bfloat16" if rounds else self._chosen
-        keys = self.keys(views, number, name, store)
-        if not store.holds(keys, digests):
-            # What cannot be converted runs in Keras, and is known by what it ran in.
-            name = (self.rounded_engine if rounds else self.engine).name
-            keys = self.keys(views, number, name, store)
+        if store is not None:
+            try:
+                digests = [views.dataset.digests[row] for row in rows]
+                rounds = not exact and self._may_round(store, progress)
+                name = "openvino-bfloat16" if rounds else self._chosen
+                keys = self.keys(views, number, name, store)
+                if not store.holds(keys, digests):
+                    # What cannot be converted runs in Keras, and is known by what it ran in.
+                    name = (self.rounded_engine if rounds else self.engine).name
+                    keys = self.keys(views, number, name, store)
 
-        def missing(lacking: np.ndarray) -> Iterator[list[np.ndarray]]:
-            engine = self.rounded_engine if rounds else self.engine
-            return self._batches(engine, views, rows[lacking], number, progress)
+                def missing(lacking: np.ndarray) -> Iterator[list[np.ndarray]]:
+                    engine = self.rounded_engine if rounds else self.engine
+                    return self._batches(engine, views, rows[lacking], number, progress)
 
-        held = store.ensure(keys, digests, missing)
-        pooled = held[0].gather(np.arange(len(rows)))[0].astype(np.float32)
-        return pooled, held[1] if self.cut else Recomputed(views, rows, number)
+                held = store.ensure(keys, digests, missing)
+                pooled = held[0].gather(np.arange(len(rows)))[0].astype(np.float32)
+                return pooled, held[1] if self.cut else Recomputed(views, rows, number)
+            except OSError as error:
+                said = f"The activation store cannot be used; frozen work is not kept: {error}"
+                warnings.warn(said, stacklevel=2)
+        batches = self._batches(self.engine, views, rows, number, progress)
+        pooled = np.concatenate([batch[0] for batch in batches])
+        return pooled, Recomputed(views, rows, number, self._at_cut if self.cut else None)
 
     def _batches(
         self, engine: Engine, views: Views, rows: np.ndarray, number: int, progress: Progress

@@ -37,7 +37,6 @@ import filelock
 import numpy as np
 
 from keras_transfer.base import files
-from keras_transfer.base.errors import DataError
 
 # Raised whenever the code that computes activations changes the values of a row.
 CODE_VERSION = 2
@@ -202,31 +201,27 @@ class ActivationStore:
             One :class:`Activations` a key.
 
         Raises:
-            DataError: the disk is full, or the folder cannot be written to. What was stored before
+            OSError: the disk is full, or the folder cannot be written to. What was stored before
                 stays valid.
         """
         folders = {self.folder / key.digest: key for key in keys}
-        try:
-            with contextlib.ExitStack() as stack:
-                # One order for all processes, or two could wait for each other.
-                for folder in sorted(folders):
-                    self._open(folder, folders[folder], stack)
-                indices = [self._index(folder) for folder in folders]
-                # One image may stand in a data set twice.
-                first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
-                held = set.intersection(*map(set, indices))
-                missing = np.array(sorted(first[one] for one in first.keys() - held), np.int64)
-                self.counts.hits += len(digests) - len(missing)
-                self.counts.misses += len(missing)
-                if len(missing):
-                    writers = [
-                        _ShardWriter(self, folder, key, index)
-                        for (folder, key), index in zip(folders.items(), indices, strict=True)
-                    ]
-                    _extract(writers, [digests[i] for i in missing], compute(missing))
-                    indices = [self._index(folder, verify=False) for folder in folders]
-        except OSError as error:
-            raise _disk_error(error, self.folder) from error
+        with contextlib.ExitStack() as stack:
+            # One order for all processes, or two could wait for each other.
+            for folder in sorted(folders):
+                self._open(folder, folders[folder], stack)
+            indices = [self._index(folder) for folder in folders]
+            # One image may stand in a data set twice.
+            first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+            held = set.intersection(*map(set, indices))
+            missing = np.array(sorted(first[one] for one in first.keys() - held), np.int64)
+            self.counts.hits += len(digests) - len(missing)
+            self.counts.misses += len(missing)
+            if len(missing):
+                writers = [
+                    _ShardWriter(self, folder, key, index)
+                    for (folder, key), index in zip(folders.items(), indices, strict=True)
+                ]
+                _extract(writers, [digests[i] for i in missing], compute(missing))
         self.prune()
         return [Activations(index, digests) for index in indices]
 
@@ -242,14 +237,18 @@ class ActivationStore:
             question: everything that the answer depends on.
             answer: finds it, as plain values; called where nobody has asked before.
         """
+
+        def sealed(answer: Any) -> list[Any]:
+            return [answer, files.sha256(json.dumps([question, answer]).encode())]
+
         path = self.folder / _ANSWERS / f"{files.sha256(question.encode())[:32]}.json"
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads(path.read_text())
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            held = json.loads(path.read_text())
+            if held == sealed(held[0]):
+                return held[0]
         found = answer()
-        try:
-            files.write_json(path, found)
-        except OSError as error:
-            raise _disk_error(error, self.folder) from error
+        with contextlib.suppress(OSError):  # then it is asked again
+            files.write_json(path, sealed(found))
         return found
 
     def _open(self, folder: Path, key: ActivationKey, stack: contextlib.ExitStack) -> None:
@@ -265,6 +264,9 @@ class ActivationStore:
             self._note(f"Waiting for another process that extracts the same ({folder.name[:8]}).")
             lock.acquire()
         stack.callback(lock.release)
+        for path in folder.glob("*shard-*"):  # what a writer began that was killed or failed
+            if not (folder / f"{path.name.split('.')[0]}.json").exists():
+                path.unlink(missing_ok=True)
         if not (folder / "key.json").exists():
             files.write_json(folder / "key.json", dataclasses.asdict(key))
         os.utime(folder / "key.json")
@@ -278,14 +280,15 @@ class ActivationStore:
                 paths = [folder / name for name in entry["files"]]
                 pairs = zip(paths, entry["checksums"], strict=True)
                 sound = not verify or all(self._is_sound(*pair) for pair in pairs)
-            except (OSError, ValueError, KeyError):
-                sound, paths = False, list(folder.glob(f"{record.stem}.*.npy"))
+                rows = {digest: (paths, row) for row, digest in enumerate(entry["digests"])}
+            except (OSError, ValueError, KeyError, TypeError):
+                sound = False
             if sound:
-                index.update((digest, (paths, row)) for row, digest in enumerate(entry["digests"]))
+                index.update(rows)
             else:
                 text = f"{record} is damaged; its activations are computed again."
                 warnings.warn(text, stacklevel=3)
-                for path in [record, *paths]:
+                for path in folder.glob(f"{record.stem}.*"):
                     path.unlink(missing_ok=True)
         return index
 
@@ -361,26 +364,15 @@ class ActivationStore:
 
 def _in_use(folder: Path) -> bool:
     """Whether a living process reads a key's folder; marks of dead ones are removed."""
-    here = socket.gethostname()
+    here, found = socket.gethostname(), False
     for marker in (folder / "users").glob("*"):
         host, _, pid = marker.name.rpartition("-")
-        if host == here and not _lives(int(pid)):
+        if host == here and not files.lives(int(pid)):
             marker.unlink(missing_ok=True)
         elif host == here or time.time() - marker.stat().st_mtime < 86400:
             # Whether a process on another machine lives cannot be asked: a day is long enough.
-            return True
-    return False
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process of this machine lives; where that cannot be asked, it is taken to."""
-    if os.name != "posix":
-        return True  # asking in this way would end it
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)
-    return True
+            found = True
+    return found
 
 
 class _ShardWriter:
@@ -418,19 +410,18 @@ class _ShardWriter:
         self._store.prune(room=sum(column.nbytes for column in columns))
         stem = f"shard-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         record: dict[str, list[Any]] = {"files": [], "checksums": [], "digests": self._digests}
-        with contextlib.ExitStack() as undo:
-            for number, column in enumerate(columns):
-                # NumPy's own writing to a file hides why it failed.
-                content = io.BytesIO()
-                np.save(content, column)
-                path = self._folder / f"{stem}.{number}.npy"
-                files.write_bytes(path, content.getbuffer())
-                undo.callback(path.unlink, missing_ok=True)
-                record["files"].append(path.name)
-                record["checksums"].append(zlib.crc32(content.getbuffer()))
-                self._store.counts.bytes += len(content.getbuffer())
-            files.write_text(self._folder / f"{stem}.json", json.dumps(record))
-            undo.pop_all()
+        for number, column in enumerate(columns):
+            # NumPy's own writing to a file hides why it failed.
+            content = io.BytesIO()
+            np.save(content, column)
+            path = self._folder / f"{stem}.{number}.npy"
+            files.write_bytes(path, content.getbuffer())
+            record["files"].append(path.name)
+            record["checksums"].append(zlib.crc32(content.getbuffer()))
+            self._store.counts.bytes += len(content.getbuffer())
+        files.write_text(self._folder / f"{stem}.json", json.dumps(record))
+        paths = [self._folder / name for name in record["files"]]
+        self._index.update((digest, (paths, i)) for i, digest in enumerate(self._digests))
         self._parts.clear()
         self._digests.clear()
 
@@ -468,15 +459,3 @@ def _extract(
             written.result()
     for writer in writers:
         writer.flush()
-
-
-def _disk_error(error: OSError, folder: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what = f"The disk that holds the activation store is full: {folder}."
-        remedy = "Free some space, name another place"
-    elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        what = f"The activation store cannot be written: {error}."
-        remedy = "Name a folder that you may write"
-    else:
-        return error
-    return DataError(what, remedy=f"{remedy} with --cache DIR, or use --cache off.")

@@ -176,9 +176,7 @@ def open_run(path: Folder) -> Run:
             damaged, or lacks a field.
     """
     folder = Path(path)
-    if (folder / NEW / METRICS).exists():  # it was killed in the last moment
-        with _locked(folder, wait=60):
-            _put_in_place(folder)
+    settle(folder)
     config, metrics = _config(folder / CONFIG), None
     if (folder / METRICS).exists():
         metrics = files.read_json(folder / METRICS, _METRICS, _REMEDY)
@@ -204,6 +202,13 @@ def open_run(path: Folder) -> Run:
             what = f"{folder / CONFIG}: {name} is {config[name]!r}, in {METRICS} {value!r}."
             raise UsageError(what, remedy=_REMEDY)
     return Run(folder, config, metrics)
+
+
+def settle(folder: Path) -> None:
+    """Lets a run that is whole take its place where a kill in the last moment kept it from that."""
+    if (folder / NEW / METRICS).exists():
+        with _locked(folder, wait=60):
+            _put_in_place(folder)
 
 
 @contextlib.contextmanager
@@ -323,23 +328,11 @@ def _held(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, wait: float = 0) -> Iterator[None]:
-    """One process at a time; the operating system frees the lock of one that dies."""
-    import filelock
-
-    (folder / STATE).mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=wait)
-    except filelock.Timeout:
-        raise UsageError(
-            f"Another process is writing a run to {folder}.",
-            remedy="Wait until it has ended, or name another --output.",
-        ) from None
-    try:
-        yield
-    finally:
-        _remove(folder, [LOCK])
-        lock.release()
+    with files.alone(folder / LOCK, f"writing a run to {folder}", wait):
+        try:
+            yield
+        finally:
+            _remove(folder, [LOCK])
 
 
 def _put_in_place(folder: Path) -> None:

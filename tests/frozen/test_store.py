@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_transfer.base.errors import DataError
+from keras_transfer.base import files
 from keras_transfer.frozen import store as activations
 from keras_transfer.frozen.store import ActivationKey, ActivationStore
 
@@ -221,7 +221,7 @@ def test_least_recently_used_keys_go_first_but_never_one_in_use(tmp_path):
     left = {entry["key"]["view"] for entry in store.entries()}
     assert left == {2, 3}
     # Another process reads what is left, until it dies.
-    assert activations._lives(1)  # whoever may signal it
+    assert files.lives(1)  # whoever may signal it
     script = (
         "import time, test_store as here\n"
         f"store = here.ActivationStore({str(tmp_path)!r})\n"
@@ -270,7 +270,7 @@ def test_a_full_disk_ends_clearly_and_leaves_a_store_that_works(tmp_path, monkey
     try:
         digests = names(*range(400))
         with ActivationStore(disk / "store", limit=10**9) as store:
-            with pytest.raises(DataError, match=r"(?s)full.*--cache"):
+            with pytest.raises(OSError, match=r"No space left on device: .*store/"):
                 store.ensure([KEY], digests, Counting(digests, shape=(4, 5, 50)))
             kept = len(list((disk / "store").glob("*/shard-*.json")))
             assert kept >= 1
@@ -332,7 +332,7 @@ def test_what_was_answered_once_holds_for_all_who_share_the_store(tmp_path):
     assert first.remember("how many", answer) == 1
     assert second.remember("how many", answer) == 1
     assert second.remember("how many more", answer) == 2
-    (path,) = (path for path in tmp_path.glob("answers/*") if path.read_text() == "1\n")
+    (path,) = (path for path in tmp_path.glob("answers/*") if json.loads(path.read_text())[0] == 1)
     path.write_text("{")
     assert first.remember("how many", lambda: 1) == 1
     assert first.prune(limit=0) == 0
