@@ -1,8 +1,11 @@
-"""Tries a command with a fault at every point: ``python points.py FOLDER CASE [FAULT ...]``.
+"""Tries a command with a fault at every point, or two of them at once.
+
+    python points.py FOLDER train|export|search [error] [kill]
+    python points.py FOLDER together SECONDS
 
 This process imports everything and computes nothing, since TensorFlow outlives no fork once it has.
 Each point has a child of its own, which forks again for the command that is struck and for the one
-that is given after it. One line of JSON a point goes to standard output.
+that is given after it. One line of JSON a point (or a pair) goes to standard output.
 """
 
 from __future__ import annotations
@@ -130,18 +133,17 @@ CASES = {
 }  # fmt: skip
 
 
-def command(
-    words: str, place: Path, shim: Shim | None = None, listed: Path | None = None
-) -> tuple[int, str]:
-    """Carries out a command in a child; its status and what it said."""
-    said = place.with_name(f"{place.name}.said")
+def start(
+    words: str, place: Path, shim: Shim | None = None, listed: Path | None = None, label: str = ""
+) -> tuple[int, Path]:
+    """Begins a command in a child; its process and the file of what it says."""
+    said = place.with_name(f"{place.name}{label}.said")
     child = os.fork()
     if not child:
         code = 99
         try:
-            sink = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.dup2(sink, 2)
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             os.environ["KERAS_TRANSFER_CACHE"] = str(place / "cache")
             from keras_transfer import cli
 
@@ -157,8 +159,20 @@ def command(
                 known = [shim.points if shim else [], sorted(sys.modules)]
                 listed.write_text(json.dumps(known))
             os._exit(code)
+    return child, said
+
+
+def ended(child: int, said: Path) -> tuple[int, str]:
+    """A command's status and what it said."""
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), said.read_text(errors="replace")
+
+
+def command(
+    words: str, place: Path, shim: Shim | None = None, listed: Path | None = None
+) -> tuple[int, str]:
+    """Carries out a command in a child; its status and what it said."""
+    return ended(*start(words, place, shim, listed))
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -340,13 +354,55 @@ def _done(code: int, said: str) -> None:
         raise RuntimeError(said)
 
 
-def main(folder: str, name: str, *faults: str) -> None:
+# What two processes write at once: the command, what each round begins without, and what must come
+# to the figures; where there are two of these, each process has one.
+TOGETHER = {
+    "one store": ("train", ("cache", "run", "run2"), ("run", "run2")),
+    "one run": ("train", (), ("run",)),
+    "one export": ("export", (), ("export",)),
+    "one study": ("search", ("study",), ("study",)),
+}
+
+
+def together(what: str, base: Path, seconds: float) -> dict[str, Any]:
+    """Gives a command twice at once, again and again."""
+    name, fresh, made = TOGETHER[what]
+    figures, case, place = prepare(name, base), CASES[name], base / "counted"
+    read = {"run": of_run, "run2": of_run, "export": of_export, "study": of_study}
+    rounds, codes, wrong = 0, collections.Counter[int](), list[str]()
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        for one in fresh:
+            shutil.rmtree(place / one, ignore_errors=True)
+        second = case.words.replace("/run ", "/run2 ") if "run2" in made else case.words
+        both = [start(case.words, place, label="-a"), start(second, place, label="-b")]
+        for code, said in [ended(*one) for one in both]:
+            codes[code] += 1
+            refused = code == 2 and "Another process" in said and len(made) == 1
+            if "Traceback" in said or not (refused or (code == 0 and not said)):
+                wrong.append(f"{code}: {said[-500:]}")
+        wrong += [f"other figures in {one}" for one in made if read[one](place / one) != figures]
+        wrong += [f"left behind: {strays(place)}"] if strays(place) else []
+        rounds += 1
+    return {
+        "what": what, "rounds": rounds, "done": codes[0], "refused": codes[2],
+        "seconds": round(time.monotonic() - begun), "wrong": wrong,
+    }  # fmt: skip
+
+
+def main(folder: str, name: str, *more: str) -> None:
     """Tries every point; with ``STRIDE`` in the environment, every so many-th."""
+    _imported()
+    if name == "together":
+        for what in TOGETHER:
+            base = Path(folder).resolve() / what.replace(" ", "-")
+            base.mkdir(parents=True)
+            print(json.dumps(together(what, base, float(more[0]))), flush=True)
+        return
     base, stride = Path(folder).resolve() / name, int(os.environ.get("STRIDE", "1"))
     base.mkdir(parents=True)
-    _imported()
     figures, case = prepare(name, base), CASES[name]
-    waiting = list(enumerate(attempts(case, base, list(faults) or [ERROR, KILL])))[::stride]
+    waiting = list(enumerate(attempts(case, base, list(more) or [ERROR, KILL])))[::stride]
     running: dict[int, Path] = {}
     while waiting or running:
         if waiting and len(running) < AT_ONCE:
@@ -362,8 +418,8 @@ def main(folder: str, name: str, *faults: str) -> None:
                 os._exit(0)
             running[child] = told
             continue
-        ended, _ = os.wait()
-        told = running.pop(ended)
+        child, _ = os.wait()
+        told = running.pop(child)
         print(told.read_text(), flush=True)
         told.unlink()
 

@@ -1,0 +1,129 @@
+"""What the suite bears: its tables, a disk that fails at every point, two processes at once.
+
+python benchmarks/hostile.py [--stride 1] [--seconds 60] [--without tables,points,together]
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+from common import HERE, record, table
+
+TESTS = HERE.parent / "tests" / "hostile"
+OUTCOMES = {"0": "went on", "1": "message, status 1", "2": "message, status 2", "-9": "killed"}
+
+
+def tables() -> list[dict[str, Any]]:
+    """The lines of each contract's file of the default suite, and how many hold."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "junit.xml"
+        command = [sys.executable, "-m", "pytest", str(TESTS), f"--junitxml={report}"]
+        subprocess.run(command, cwd=HERE.parent, check=False, stdout=subprocess.DEVNULL)
+        cases = ElementTree.parse(report).getroot().iter("testcase")
+        found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        for case in cases:
+            states = {child.tag for child in case} & {"failure", "error", "skipped"}
+            found[case.get("classname", "").split(".")[-1]][
+                states.pop() if states else "holds"
+            ] += 1
+    return [
+        {
+            "contract": name.removeprefix("test_").replace("_", " "),
+            "lines": sum(counts.values()),
+            "hold": counts["holds"],
+            "skipped": counts["skipped"],
+        }
+        for name, counts in sorted(found.items())
+    ]
+
+
+def lines(*arguments: str, **environment: str) -> list[dict[str, Any]]:
+    """What ``points.py`` says, a line of JSON each."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, str(TESTS / "points.py"), folder, *arguments],
+            env=os.environ | environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def points(stride: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """By command and fault: points tried and how they ended; and what was wrong."""
+    rows, wrong = [], []
+    for command in ("train", "export", "search"):
+        begun = time.monotonic()
+        tried = lines(command, STRIDE=str(stride))
+        print(command, len(tried), round(time.monotonic() - begun), "s", flush=True)
+        for fault in ("ENOSPC", "EIO", "EACCES", "kill"):
+            of_fault = [one for one in tried if one["fault"] == fault]
+            ends = collections.Counter(str(one.get("code")) for one in of_fault)
+            rows.append(
+                {
+                    "command": command,
+                    "fault": fault,
+                    "points": len(of_fault),
+                    **{said: ends[code] for code, said in OUTCOMES.items()},
+                    "in order": sum(not one["wrong"] for one in of_fault),
+                }
+            )
+        rows[-4]["minutes"] = round((time.monotonic() - begun) / 60, 1)
+        for row in rows[-3:]:
+            row["minutes"] = ""
+        wrong += [
+            f"- {command}, {one['fault']} at {one.get('kind')} {one.get('path')}: {one['wrong']}"
+            for one in tried
+            if one["wrong"]
+        ]
+    return rows, wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--stride", type=int, default=1, help="try every so many-th point")
+    parser.add_argument("--seconds", type=float, default=60, help="of two processes at once")
+    parser.add_argument("--without", default="", help="parts to leave out, with commas between")
+    options = parser.parse_args()
+    left_out = options.without.split(",")
+    text, rows = [], [{"contract": "not run", "lines": 0, "hold": 0, "skipped": 0}]
+    if "tables" not in left_out:
+        rows = tables()
+        total = {name: sum(row[name] for row in rows) for name in ("lines", "hold", "skipped")}
+        rows.append({"contract": "all", **total})
+    if "points" not in left_out:
+        which = "Every point" if options.stride == 1 else f"Every {options.stride}th point"
+        found, wrong = points(options.stride)
+        text += [
+            f"## A disk that fails\n{which} of a small command: an opening, making, write, flush, "
+            "renaming or removal fails once, or the process is killed there (at writes, renamings "
+            "and removals: what else is on disk, these decide). In order: nothing old is lost, "
+            "nothing half-written believed, one message, no traceback, nothing left behind, and "
+            "the next command comes to the figures of one that nothing befell.",
+            table(found),
+            "Not in order:\n" + "\n".join(wrong) if wrong else "All are in order.",
+        ]
+    if "together" not in left_out:
+        both = lines("together", str(options.seconds))
+        text += [
+            "## Two processes at once\nThe same command twice, again and again. Each comes to the "
+            "figures of one alone, or is refused with a message.",
+            table([{**one, "wrong": len(one["wrong"])} for one in both]),
+            *("- " + said for one in both for said in one["wrong"]),
+        ]
+    words = " ".join(sys.argv[1:])
+    record("hostile", f"python benchmarks/hostile.py {words}".strip(), rows, "\n\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
