@@ -223,22 +223,27 @@ def restore(oracle: Any, space: Space, records: Sequence[Record]) -> None:
     oracle.save()
 
 
-def check(folder: Path, ended: set[int]) -> None:
+def check(folder: Path, records: Sequence[Record]) -> None:
     """Makes sure that KerasTuner can go on from its files, given the trials that have ended.
 
     A trial that was created before a kill and that the oracle has not noted is removed, since the
     oracle will create the same one.
 
     Raises:
-        Exception: a file is damaged, or does not know of a trial.
+        Exception: a file is damaged, or tells otherwise of a trial than its record.
     """
-    if not (ended or any(folder.glob("trial_*")) or (folder / "oracle.json").exists()):
+    if not (records or any(folder.glob("trial_*")) or (folder / "oracle.json").exists()):
         return
     state = files.read_json(folder / "oracle.json")
+    files.read_json(folder / "tuner0.json")
     for place in folder.glob("trial_*"):
         if place.name.removeprefix("trial_") not in state["start_order"]:
             shutil.rmtree(place)
-    known = {files.read_json(path)["trial_id"] for path in folder.glob("trial_*/trial.json")}
-    files.read_json(folder / "tuner0.json")
-    if known != {*state["start_order"]} or not ended <= set(map(int, known)):
+    trials = [files.read_json(path) for path in folder.glob("trial_*/trial.json")]
+    known = {int(t["trial_id"]): (t["hyperparameters"]["values"], t["score"]) for t in trials}
+    for record in records:
+        values, score = known[record.trial]
+        if values != record.values or score not in (None, *record.metrics().values()):
+            raise ValueError(f"it is not what the record of trial {record.trial} says")
+    if {*known} != {*map(int, state["start_order"])}:
         raise ValueError("it does not know of every trial")

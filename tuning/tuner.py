@@ -168,7 +168,7 @@ def open_tuner(
     records, folder = results.read_records(study), study / oracles.FOLDER
     folder.mkdir(parents=True, exist_ok=True)  # KerasTuner's own way has errors of its own
     try:
-        oracles.check(folder, {record.trial for record in records})
+        oracles.check(folder, records)
         tuner = Tuner(make(), study, bench, about, progress)
     except Exception:  # KerasTuner may raise anything where its files were edited
         progress.note(

@@ -167,17 +167,13 @@ def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
         compare_predictions(truth, right[one], right[two], names=(one, two), seed=seed)
         for one, two in itertools.combinations(names, 2)
     ]
-    adjusted = holm([pair.p_value for pair in pairs])
+    adjusted = zip(pairs, holm([pair.p_value for pair in pairs]), strict=True)
+    count, wilson = len(paths), intervals.wilson_interval
     return Comparison(
-        images=len(paths),
+        images=count,
         accuracy={name: float(hits.mean()) for name, hits in right.items()},
-        intervals={
-            name: intervals.wilson_interval(int(hits.sum()), len(paths))
-            for name, hits in right.items()
-        },
-        pairs=tuple(
-            dataclasses.replace(pair, p_value=p) for pair, p in zip(pairs, adjusted, strict=True)
-        ),
+        intervals={name: wilson(int(hits.sum()), count) for name, hits in right.items()},
+        pairs=tuple(dataclasses.replace(pair, p_value=p) for pair, p in adjusted),
     )
 
 
