@@ -60,7 +60,7 @@ def measure(task: str, effort: str, budget: float) -> dict[str, Any]:
         "planned again": spelt(plan),
         "done": spelt(plan, sum(tuned)),
         "said, s": round(told["taken"], 1),
-        "reserve, s": round(plan["reserve"], 1),
+        "reserve, s": round(plan["reserve_seconds"], 1),
         "test accuracy": metrics["test"]["accuracy"],
     }
     print(row, flush=True)

@@ -261,8 +261,8 @@ def train(
             features, inputs = list[np.ndarray](), list[Inputs]()
             begun, known = time.monotonic(), store.counts.misses if store else 0
             for number in range(recipe.views):
-                each = (time.monotonic() - begun) / max(1, number)
-                if number and left < math.inf and each > deadline - plan.reserve - time.monotonic():
+                then = time.monotonic() + (time.monotonic() - begun) / max(1, number)
+                if number and left < math.inf and then > deadline - plan.reserve_seconds:
                     break  # those that there are must do
                 if number and random and plan.unfreeze and not stored_cut:
                     # All layers will train, on pixels: their features of today are worth nothing,
@@ -303,7 +303,7 @@ def train(
         )  # fmt: skip
         of_training: dict[str, Any] = {
             "depths": backbones.rate_groups(built.blocks), "compute": compute,
-            "progress": progress, "deadline": deadline - plan.reserve,
+            "progress": progress, "deadline": deadline - plan.reserve_seconds,
         }  # fmt: skip
         # Here already: its step is traced while the head is solved.
         tunes = plan.unfreeze and recipe.fine_tune_epochs
@@ -354,7 +354,7 @@ def train(
             speed = seen / max(seconds, 1e-9)
             phases = [PhaseReport("head", epochs, seconds, speed, True, details)]
             del features
-        late = time.monotonic() + plan.epoch > deadline - plan.reserve
+        late = time.monotonic() + plan.epoch_seconds > deadline - plan.reserve_seconds
         if suffix and late and decided is None:
             progress.note("Out of time before the second phase: the head alone.")
             suffix = None

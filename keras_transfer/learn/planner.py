@@ -50,9 +50,9 @@ class Plan:
         epochs: epochs of the second phase.
         bytes: what the store will take, at most.
         seconds: expected duration of ``extract``, ``head``, ``fine_tune`` and in ``total``.
-        epoch: expected seconds of one epoch.
-        reserve: expected seconds of what follows the last epoch: choice, test, saving, page.
-        needed: expected seconds of everything from here on, the reserve included.
+        epoch_seconds: expected for one epoch.
+        reserve_seconds: expected for what follows the last epoch: choice, test, saving, page.
+        needed_seconds: expected for everything from here on, the reserve included.
         step_ratio: predicted cost of an uncached over a cached step, ``(T + 2R) / 3R``.
         engine: what runs the frozen part.
         notes: why, and what was rejected, a sentence each.
@@ -66,9 +66,9 @@ class Plan:
     epochs: int
     bytes: int
     seconds: dict[str, float]
-    epoch: float
-    reserve: float
-    needed: float
+    epoch_seconds: float
+    reserve_seconds: float
+    needed_seconds: float
     step_ratio: float
     engine: str
     notes: tuple[str, ...]
@@ -173,7 +173,7 @@ def make_plan(
     notes: list[str] = []
     sizes = (train, validation, test, cache_bytes)
     plan = _price(blocks, recipe, measured, sizes, extracted)
-    while plan.needed > time_left:
+    while plan.needed_seconds > time_left:
         shorter = _shorten(resolve_depth(blocks, recipe.unfreeze), recipe)
         if shorter is None:
             notes.append(
@@ -186,8 +186,8 @@ def make_plan(
         plan = _price(blocks, recipe, measured, sizes, extracted)
     if time_left < math.inf:
         notes.append(
-            f"{time_left:.0f} s of the budget are left, this needs {plan.needed:.0f} s, of which "
-            f"{plan.reserve:.0f} s for the choice, the test and the report."
+            f"{time_left:.0f} s of the budget are left, this needs {plan.needed_seconds:.0f} s, of "
+            f"which {plan.reserve_seconds:.0f} s for the choice, the test and the report."
         )
     return dataclasses.replace(plan, notes=(*plan.notes, *notes)), recipe
 
@@ -233,9 +233,9 @@ def _price(
     return Plan(
         unfreeze=depth, blocks=tuple(block.name for block in blocks[len(blocks) - depth :]),
         cut=cut_below(blocks, depth), cached=cached, views=recipe.views, epochs=epochs,
-        bytes=rows * row_bytes if cached else 0,
+        bytes=rows * row_bytes if cached else 0, needed_seconds=round(needed, 2),
         seconds={name: round(value, 2) for name, value in seconds.items()},
-        epoch=round(epoch, 2), reserve=round(again + end, 2), needed=round(needed, 2),
+        epoch_seconds=round(epoch, 2), reserve_seconds=round(again + end, 2),
         step_ratio=round((1 + 2 * share) / (3 * share), 3) if share else 0.0,
         engine=measured.engine, notes=() if extracted else tuple(filter(None, notes)),
     )  # fmt: skip

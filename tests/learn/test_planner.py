@@ -115,9 +115,9 @@ def test_without_a_budget_the_plan_is_what_was_asked_for(words, expected):
 def test_a_time_budget_shortens_step_by_step_until_it_fits():
     full, asked = plan()
     assert asked == Recipe()
-    half = full.needed / 2
+    half = full.needed_seconds / 2
     shorter, recipe = plan(time_left=half)
-    assert shorter.needed <= half
+    assert shorter.needed_seconds <= half
     assert recipe.fine_tune_epochs < 5
     assert "To fit the time" in str(shorter)
     assert f"{half:.0f} s of the budget are left" in str(shorter)
@@ -130,15 +130,15 @@ def test_a_time_budget_shortens_step_by_step_until_it_fits():
 @pytest.mark.parametrize("left", [16, 20, 25, 30, 40, 60, 80, 100, 120, 200])
 def test_what_a_budget_plans_fits_with_its_reserve(left):
     made, recipe = plan(time_left=left)
-    before = made.seconds["extract"] + made.seconds["head"] + made.epochs * made.epoch
-    assert before + made.reserve <= left
+    before = made.seconds["extract"] + made.seconds["head"] + made.epochs * made.epoch_seconds
+    assert before + made.reserve_seconds <= left
     assert made.views == recipe.views
     assert made.epochs == (recipe.fine_tune_epochs if made.unfreeze else 0)
 
 
 def test_the_reserve_is_priced_by_images_and_passes():
     def reserve(**more):
-        return plan(**more)[0].reserve
+        return plan(**more)[0].reserve_seconds
 
     # A test image passes the frozen part and the four tenths that train.
     assert reserve(test=1200) - reserve(test=200) == pytest.approx(1000 * (0.005 + 0.4 * 0.01))
@@ -161,8 +161,18 @@ def test_planned_again_it_needs_no_extraction_and_the_rest_as_before():
     planned, _ = plan()
     rest = again_after(planned, 1000)
     spent = planned.seconds["extract"] + planner._CONVERT_SECONDS
-    assert rest.needed == pytest.approx(planned.needed - spent, abs=0.02)
-    same = "unfreeze", "cut", "cached", "views", "epochs", "bytes", "seconds", "epoch", "reserve"
+    assert rest.needed_seconds == pytest.approx(planned.needed_seconds - spent, abs=0.02)
+    same = (
+        "unfreeze",
+        "cut",
+        "cached",
+        "views",
+        "epochs",
+        "bytes",
+        "seconds",
+        "epoch_seconds",
+        "reserve_seconds",
+    )
     assert [getattr(rest, name) for name in same] == [getattr(planned, name) for name in same]
 
 
@@ -174,7 +184,7 @@ def test_the_less_is_left_after_extraction_the_shorter_the_second_phase():
     assert (work[0], work[-1]) == (5 * 4, 0)
     assert len(set(work)) >= 4
     for one, left in zip(made, range(120, 0, -2), strict=True):
-        assert one.needed <= left or "least that can be done" in str(one)
+        assert one.needed_seconds <= left or "least that can be done" in str(one)
         assert one.views <= planned.views
 
 
@@ -185,8 +195,10 @@ def test_a_second_phase_above_a_higher_cut_pays_for_the_layers_between():
     # Four tenths of a forward pass, in every epoch and for every image of both splits.
     reading = planner.READ_SECONDS * 2 * 16 * 16 * (4 * 4) * 1000  # rows that are wider
     between = 0.4 * 0.01 * (1000 + 200) + reading
-    assert higher.epoch - own.epoch == pytest.approx(between, abs=0.02)
-    assert higher.reserve - own.reserve == pytest.approx(0.4 * 0.01 * (2000 + 8 * 200), abs=0.02)
+    assert higher.epoch_seconds - own.epoch_seconds == pytest.approx(between, abs=0.02)
+    assert higher.reserve_seconds - own.reserve_seconds == pytest.approx(
+        0.4 * 0.01 * (2000 + 8 * 200), abs=0.02
+    )
     assert higher.cut == own.cut
 
 
@@ -195,10 +207,10 @@ def test_a_slower_frozen_part_counts_where_it_runs_again():
     computed, _ = plan(cache_bytes=None)
     slow = {"extract": 0.05}
     # Stored, it is the test split alone that it runs on; computed, every epoch.
-    assert again_after(stored, 1000, **slow).epoch == stored.epoch
-    more = again_after(computed, 10_000, **slow).epoch - computed.epoch
+    assert again_after(stored, 1000, **slow).epoch_seconds == stored.epoch_seconds
+    more = again_after(computed, 10_000, **slow).epoch_seconds - computed.epoch_seconds
     assert more == pytest.approx(1000 * 0.6 * 0.045, abs=0.02)
-    test = again_after(stored, 1000, **slow).reserve - stored.reserve
+    test = again_after(stored, 1000, **slow).reserve_seconds - stored.reserve_seconds
     assert test == pytest.approx(200 * 0.045, abs=0.02)
 
 

@@ -359,7 +359,7 @@ def test_extraction_that_is_slower_than_priced_shortens_the_second_phase(
     assert as_priced.notes[-1] == f"Time budget kept: {0.1 * rows:.1f} of 1000 s."
     # Ten times as slow it leaves no time for four epochs, and the test split will be as slow.
     test = len(data.indices("test")) * (1.0 - 0.1)
-    budget = 10 * 0.1 * rows + fits.plan.needed + test - 1.5 * fits.plan.epoch
+    budget = 10 * 0.1 * rows + fits.plan.needed_seconds + test - 1.5 * fits.plan.epoch_seconds
     slower = Slow(monkeypatch, image=1.0)
     shorter = budgeted(data, tmp_path / "b", slower, budget, output=tmp_path / "run")
     assert epochs_of(shorter) == shorter.plan.epochs == 2
@@ -375,8 +375,8 @@ def test_epochs_that_are_slower_than_priced_leave_the_reserve(data, tmp_path, mo
     done = budgeted(data, tmp_path, slow, 410.0)
     # A fourth would have fitted but for the reserve.
     assert (epochs_of(done), done.plan.epochs) == (3, 5)
-    assert 10.0 < done.plan.reserve < 100.0
-    assert slow.at_end_of_epochs <= 1000.0 + 410.0 - done.plan.reserve
+    assert 10.0 < done.plan.reserve_seconds < 100.0
+    assert slow.at_end_of_epochs <= 1000.0 + 410.0 - done.plan.reserve_seconds
 
 
 def test_a_view_that_would_take_the_time_of_the_rest_is_not_extracted(data, tmp_path, monkeypatch):
