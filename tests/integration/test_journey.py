@@ -12,7 +12,10 @@ import pytest
 from keras_transfer import cli
 from keras_transfer.runs import folder as runs
 
-TIMES = re.compile(r"seconds|images_per_second|engine|notes|created")
+# Times, and digests of what holds some.
+TIMES = re.compile(
+    r"seconds|images_per_second|engine|notes|created|^sha256$|^model\.keras$|^history\.csv$"
+)
 
 
 def without_times(value):
