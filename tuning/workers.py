@@ -15,7 +15,9 @@ import functools
 import hmac
 import itertools
 import json
+import logging
 import os
+import re
 import secrets
 import socket
 import threading
@@ -70,7 +72,7 @@ class Watch:
         """Whether a worker has stood still for too long, or taken its file away as it ended."""
         try:
             content = (self.folder / f"{worker}.json").read_text(encoding="utf-8")
-        except OSError:
+        except (OSError, ValueError):  # a worker may call itself anything
             content = ""
         before, since = self._seen.get(worker, (None, 0.0))
         if before and not content:
@@ -123,6 +125,9 @@ def listen(address: str) -> tuple[Any, str]:
         UsageError: the address cannot be listened at.
     """
     _parts(address)
+    # What fails in a call is a line and no traceback: whoever knows the secret can cause it.
+    logger = logging.getLogger("grpc._server")
+    logger.addFilter(lambda record: not vars(record).update(exc_info=None))
     secret = secrets.token_hex(32)
     # Without the option a port is shared with another chief, and workers split between them.
     server = grpc.server(
@@ -176,11 +181,13 @@ def serve(
             oracle.is_over() or (servicer.stop_triggered and not oracle.ongoing_trials)
         ):
             time.sleep(0.2)
-            _take_back(oracle, watch, progress)
-            if len(oracle.end_order) != ended:
-                ended = len(oracle.end_order)
-                results.write_tables(tuner.study, tuner.objective)
-                progress.note(f"{ended} of {oracle.max_trials} trials have ended.")
+            # A disk that is full for a moment ends no study: the next time round tries again.
+            with contextlib.suppress(OSError):
+                _take_back(oracle, watch, progress)
+                if (count := len(oracle.end_order)) != ended:
+                    results.write_tables(tuner.study, tuner.objective)
+                    ended = count
+                    progress.note(f"{ended} of {oracle.max_trials} trials have ended.")
     finally:
         server.stop(grace=2.0).wait()
         tuner.save()
@@ -323,7 +330,7 @@ def reach(chief: str, progress: Progress) -> None:
 
 def _parts(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
         raise UsageError(
             f"An address is HOST:PORT. Received: {address!r}.", remedy="Write it as 10.0.0.5:8440."
         )

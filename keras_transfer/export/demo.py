@@ -61,6 +61,7 @@ class Demo(http.server.ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # with Python's five a client of many connections waits for seconds
 
     def __init__(
         self, folder: str | os.PathLike[str], *, wasm: str | os.PathLike[str] | None = None
@@ -100,9 +101,10 @@ class Demo(http.server.ThreadingHTTPServer):
         }
         self.files = {"/": Path(__file__).with_name("demo.html")}
         if package:
-            inside = [file for file in package.rglob("*") if package in file.resolve().parents]
-            served = {f"/wasm/{file.relative_to(package).as_posix()}": file for file in inside}
-            self.files |= {"/model": self.model, **served}
+            self.files["/model"] = self.model
+            for file in package.rglob("*"):
+                if file.is_file() and package in file.resolve().parents:
+                    self.files[f"/wasm/{file.relative_to(package).as_posix()}"] = file
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
