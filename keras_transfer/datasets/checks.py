@@ -21,11 +21,10 @@ IMBALANCE = 10  # reported when the largest class has so many times the items of
 PRECEDENCE = {"train": 0, None: 0, "val": 1, "test": 2}  # of two copies the lower one goes
 
 KINDS = list(csv.DictReader(io.StringIO(Path(__file__).with_name("findings.csv").read_text())))
+# Every kind of finding, the gravest first, as a heading; and those that ask for nothing, which are
+# no problem under --strict.
 TITLES = {row["kind"]: row["title"] for row in KINDS}
-"""Every kind of finding, the gravest first, as a heading."""
-
 NOTES = frozenset(row["kind"] for row in KINDS if row["problem"] == "no")
-"""Kinds that ask for nothing: they are no problem under ``--strict``."""
 
 
 class Record(NamedTuple):

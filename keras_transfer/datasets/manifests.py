@@ -88,7 +88,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, st
         data = path.read_bytes()
         wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = data.decode("utf-16" if wide else "utf-8-sig")
-        separator = max(",;\t", key=text.split("\n", 1)[0].count)
+        separator = max(",;\t", key=next(io.StringIO(text, newline=""), "").count)
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         header, *rows = list(lines) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -168,9 +168,8 @@ def few(dataset: Dataset, per_class: int, *, seed: int = 0) -> np.ndarray:
         The positions of the chosen images, ascending, int64.
     """
     if per_class < 1:
-        raise UsageError(
-            f"{per_class} images a class were asked for.", remedy="Give a positive number."
-        )
+        problem = f"{per_class} images a class were asked for."
+        raise UsageError(problem, remedy="Give a positive number.")
     chosen = np.asarray(dataset.splits) != "train"
     for label in range(len(dataset.class_names)):
         rows = np.flatnonzero((dataset.splits == "train") & (dataset.labels == label)).tolist()

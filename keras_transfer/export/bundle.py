@@ -14,6 +14,7 @@ import numpy as np
 from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
+from keras_transfer.datasets.sources import readable
 from keras_transfer.export import proof
 from keras_transfer.export.parity import HeldOut, spread
 
@@ -29,8 +30,12 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
     Raises:
         UsageError: it exists and ``overwrite`` is false, is a link or a file, or holds a link or
-            anything that no export wrote.
+            anything that no export wrote; its path is no UTF-8.
     """
+    where = str(target.absolute())
+    if where != readable(where):
+        problem = f"{where} is no UTF-8, and TensorFlow writes nowhere else."
+        raise UsageError(problem, remedy="Name another --output.")
     if not target.exists() and not target.is_symlink():
         return
     if not overwrite:

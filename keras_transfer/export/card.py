@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from keras_transfer._version import __version__
-from keras_transfer.base import templates
+from keras_transfer.base import files, templates
+from keras_transfer.datasets.sources import readable
 from keras_transfer.export import proof
 from keras_transfer.export.formats import FORMATS
 from keras_transfer.export.metadata import ModelInfo
@@ -24,7 +25,7 @@ def describe(run: Run, signature: ImageSignature) -> ModelInfo:
     names, backbone = run.class_names, run.config["backbone"]
     listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     return ModelInfo(
-        name=run.path.name,
+        name=readable(run.path.name),
         description=f"Tells {len(names)} classes of images apart: {listed}. {backbone}, trained "
         f"with keras-transfer {__version__}.",
         class_names=names,
@@ -84,4 +85,4 @@ def write(
     }
     for name in ("README.md", "model_card.md"):
         text = templates.fill(Path(__file__).with_name(f"{name}.j2"), values, markup=False)
-        (folder / name).write_text(text, encoding="utf-8")
+        files.write_text(folder / name, text)

@@ -825,6 +825,12 @@ def test_an_export_is_not_written_into_the_data_of_its_run(digits_run, digits_fo
     assert held(digits_folder) == before
 
 
+def test_an_export_is_not_begun_where_tensorflow_cannot_write(digits_run):
+    said = say("export", digits_run, "--output", "model" + OTHER[0])
+    assert_refused(said, "model\\udcff is no UTF-8")
+    assert os.listdir() == []
+
+
 def test_names_that_are_no_utf8_are_escaped_in_all_that_is_written(tmp_path, pictures):
     lay(tmp_path / f"set{OTHER[0]}", pictures)
     page, clean = f"page{OTHER[0]}.html", f"clean{OTHER[1]}"

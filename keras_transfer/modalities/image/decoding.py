@@ -54,9 +54,8 @@ def spec(size: int | tuple[int, int]) -> InputSpec:
     """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
-        raise UsageError(
-            f"image size must be positive. Received: {size!r}", remedy="Give a size in pixels."
-        )
+        problem = f"image size must be positive. Received: {size!r}"
+        raise UsageError(problem, remedy="Give a size in pixels.")
     content = f"RGB image of {width}x{height} pixels, 0 to 255"
     return InputSpec("image", (height, width, 3), "uint8", content)
 
