@@ -245,5 +245,7 @@ def check(folder: Path, records: Sequence[Record]) -> None:
         values, score = known[record.trial]
         if values != record.values or score not in (None, *record.metrics().values()):
             raise ValueError(f"it is not what the record of trial {record.trial} says")
-    if {*known} != {*map(int, state["start_order"])}:
+    waiting = {*state["ongoing_trials"].values(), *state["retry_queue"]}
+    running = {trial["trial_id"] for trial in trials if trial["status"] == "RUNNING"}
+    if {*known} != {*map(int, state["start_order"])} or not running <= waiting:
         raise ValueError("it does not know of every trial")

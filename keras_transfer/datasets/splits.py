@@ -189,7 +189,7 @@ def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
     """Reads what ``write_splits`` wrote: from each item's path to its (label, split)."""
     given: dict[str, tuple[str, str]] = {}
     for row, cells in read_rows(Path(path), COLUMNS):
-        placed = cells["label"], cells["split"]
+        placed = cells["label"], cells["split"] + cells["beyond"]
         if placed[1] not in SPLITS:
             problem = f"{path}, row {row}: the split is {placed[1]!r}."
             raise DataError(problem, remedy="Use train, val or test.")

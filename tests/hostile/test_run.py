@@ -118,7 +118,7 @@ UNSEALED = {
     "a probability is infinite": (swap("1.000000", "inf"), "line 2", "$.probability"),
     "a probability is missing": (swap("1.000000", ""), "line 2", "`probability`"),
     "a label is missing": (swap(",digit-0,digit-0", ",,digit-0"), "line 2", "`label`"),
-    "a path holds a NUL": (swap("digit-0/", "digit-0\0/"), "line 2", "$.path"),
+    "a path holds a NUL": (swap("digit-0/", "digit-0\0/"), "lacks"),
     "a row is short": (swap(",digit-0,digit-0", ",digit-0"), "predictions.csv"),
     "a row is long": (swap("1.000000", "1,000000"), "predictions.csv"),
     "a column is missing": (swap("probability", "sureness"), "column probability"),
@@ -285,21 +285,20 @@ def test_settings_of_a_file(digits_folder, tmp_path, how):
 
 
 SPLITS = {
-    "a split is unknown": (swap("train", "dev"), "line 2", "'dev'"),
-    "a split is missing": (swap("train", ""), "line 2", "`split`"),
+    "a split is unknown": (swap("train", "dev"), "row 2", "'dev'"),
+    "a split is missing": (swap("train", ""), "row 2", "''"),
     "an image stands in two splits": (
-        lines(lambda rows: [*rows, rows[1].replace(b"train", b"test")]), "digit-0/000.png", "twice",
+        lines(lambda rows: [*rows, rows[1].replace(b"train", b"test")]), "000.png", "before",
     ),
-    "a row is there twice": (lines(lambda rows: [*rows, rows[1]]), "digit-0/000.png", "twice"),
     "an image is not in the data": (swap("digit-0/000.png", "digit-0/900.png"), "900.png"),
     "a label is another": (swap("000.png,digit-0", "000.png,digit-1"), "digit-1"),
-    "a label is missing": (swap("000.png,digit-0", "000.png,"), "line 2", "`label`"),
+    "a label is missing": (swap("000.png,digit-0", "000.png,"), "''"),
     "a row is short": (swap(",digit-0,train", ",digit-0"), "splits.csv"),
-    "a row is long": (swap(",digit-0,train", ",digit-0,train,test"), "splits.csv"),
-    "a column is missing": (swap("split", "part"), "column split"),
+    "a row is long": (swap(",digit-0,train", ",digit-0,train,test"), "row 2"),
+    "a column is missing": (swap("split", "part"), "column 'split'"),
     "it is empty": (b"", "column"),
     "it is not UTF-8": (lambda data: data + b"\xff", "splits.csv"),
-    "a path holds a NUL": (swap("digit-0/", "digit-0\0/"), "line 2", "$.path"),
+    "a path holds a NUL": (swap("digit-0/", "digit-0\0/"), "lacks"),
     "it is a folder": (FOLDER, "Is a directory"),
 }  # fmt: skip
 
