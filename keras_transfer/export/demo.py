@@ -74,21 +74,22 @@ class Demo(http.server.ThreadingHTTPServer):
                 f"{wasm} holds no vision_bundle.mjs.",
                 remedy="Name the folder node_modules/@mediapipe/tasks-vision.",
             )
+        runtimes = ("tflite",) if package else ("tflite", "onnx", "keras", "saved_model")
         expected = "verify/expected.json"
         with files.reading(path / expected, "Name a folder that `keras-transfer export` wrote."):
             described = proof.expected_of(path)
-        runtimes = ("tflite",) if package else ("tflite", "onnx", "keras", "saved_model")
-        usable = [row for row in described["artefacts"] if row["runtime"] in runtimes]
-        if not usable:
-            raise UsageError(
-                f"{path} holds no {' or '.join(runtimes)} artefact to run.",
-                remedy="Export the run with --formats tflite.",
-            )
-        chosen = min(usable, key=lambda row: runtimes.index(row["runtime"]))
+            usable = [row for row in described["artefacts"] if row["runtime"] in runtimes]
+            if not usable:
+                raise UsageError(
+                    f"{path} holds no {' or '.join(runtimes)} artefact to run.",
+                    remedy="Export the run with --formats tflite.",
+                )
+            chosen = min(usable, key=lambda row: runtimes.index(row["runtime"]))
+            self.runtime, self.model = chosen["runtime"], path / chosen["file"]
+            self.model.resolve().relative_to(path.resolve())
+            self.labels: list[str] = described["class_names"]
+            height, width = described["image_size"]
         bundle.check(path, expected, chosen["file"])
-        self.runtime, self.model = chosen["runtime"], path / chosen["file"]
-        self.labels: list[str] = described["class_names"]
-        height, width = described["image_size"]
         self.signature = ImageSignature((height, width))
         self.facts = {
             "name": path.resolve().name,

@@ -64,7 +64,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chief]:
     study, found = tmp_path_factory.mktemp("study"), space.parse(SPACE)
     oracle = oracles.build("random", "nll", found, trials=1000, seed=0)
     about = {"tuner": "random", "objective": "nll"}
-    served = tuner.open_tuner(oracle, study, found, None, about, Progress())  # type: ignore[arg-type]
+    served = tuner.open_tuner(lambda: oracle, study, found, None, about, Progress())  # type: ignore[arg-type]
     stop, ended, sleep = threading.Event(), [], time.sleep
 
     def pause(seconds: float) -> None:

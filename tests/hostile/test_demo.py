@@ -50,7 +50,7 @@ def bomb() -> bytes:
 
 def describe(folder: Path, file: str, runtime: str) -> Path:
     expected = {"artefacts": [{"runtime": runtime, "file": file}], "class_names": ["a", "b"],
-                "image_size": [8, 8]}  # fmt: skip
+                "image_size": [8, 8], "images": []}  # fmt: skip
     (folder / "verify").mkdir(parents=True, exist_ok=True)
     (folder / "verify" / "expected.json").write_text(json.dumps(expected))
     return folder
@@ -380,38 +380,38 @@ def test_a_model_that_fails(
 # What calls itself an export.
 
 ROW = {"runtime": "tflite", "file": "model.tflite"}
-WHOLE = {"artefacts": [ROW], "class_names": ["a"], "image_size": [8, 8]}
+WHOLE = {"artefacts": [ROW], "class_names": ["a"], "image_size": [8, 8], "images": []}
 
 
 @pytest.mark.parametrize(
     ("held", "needle"),
     [
-        pytest.param("", "cannot be read", id="nothing"),
-        pytest.param("[]", "cannot be read", id="a list"),
-        pytest.param("null", "cannot be read", id="null"),
-        pytest.param("{}", "cannot be read", id="no field"),
-        pytest.param('{"artefacts": 5}', "cannot be read", id="a number of artefacts"),
-        pytest.param('{"artefacts": [5]}', "cannot be read", id="artefacts that are numbers"),
-        pytest.param('{"artefacts": [{}]}', "cannot be read", id="an artefact of nothing"),
-        pytest.param('{"artefacts": []}', "holds no tflite", id="no artefact"),
+        pytest.param("", "Cannot read", id="nothing"),
+        pytest.param("[]", "Cannot read", id="a list"),
+        pytest.param("null", "Cannot read", id="null"),
+        pytest.param("{}", "Cannot read", id="no field"),
+        pytest.param(WHOLE | {"artefacts": 5}, "Cannot read", id="a number of artefacts"),
+        pytest.param(WHOLE | {"artefacts": [5]}, "Cannot read", id="artefacts that are numbers"),
+        pytest.param(WHOLE | {"artefacts": [{}]}, "Cannot read", id="an artefact of nothing"),
+        pytest.param(WHOLE | {"artefacts": []}, "holds no tflite", id="no artefact"),
         pytest.param(
-            WHOLE | {"artefacts": [{"runtime": "tflite"}]}, "cannot be read", id="no file"
+            WHOLE | {"artefacts": [{"runtime": "tflite"}]}, "Cannot read", id="no file"
         ),
-        pytest.param(WHOLE | {"image_size": 8}, "cannot be read", id="one side"),
-        pytest.param(WHOLE | {"image_size": [8, 8, 8]}, "cannot be read", id="three sides"),
-        pytest.param({"artefacts": [ROW]}, "cannot be read", id="no classes"),
+        pytest.param(WHOLE | {"image_size": 8}, "Cannot read", id="one side"),
+        pytest.param(WHOLE | {"image_size": [8, 8, 8]}, "Cannot read", id="three sides"),
+        pytest.param({"artefacts": [ROW]}, "Cannot read", id="no classes"),
         pytest.param(
-            WHOLE | {"artefacts": [ROW | {"file": "../../etc/passwd"}]}, "cannot be read",
+            WHOLE | {"artefacts": [ROW | {"file": "../../etc/passwd"}]}, "Cannot read",
             id="a model elsewhere",
         ),
         pytest.param(
-            WHOLE | {"artefacts": [ROW | {"file": "/etc/passwd"}]}, "cannot be read",
+            WHOLE | {"artefacts": [ROW | {"file": "/etc/passwd"}]}, "Cannot read",
             id="a model with a whole path",
         ),
         pytest.param(
-            WHOLE | {"artefacts": [ROW | {"file": "a\0b"}]}, "cannot be read", id="a zero byte"
+            WHOLE | {"artefacts": [ROW | {"file": "a\0b"}]}, "Cannot read", id="a zero byte"
         ),
-        pytest.param(WHOLE | {"artefacts": [ROW | {"file": 5}]}, "cannot be read", id="a number"),
+        pytest.param(WHOLE | {"artefacts": [ROW | {"file": 5}]}, "Cannot read", id="a number"),
     ],
 )  # fmt: skip
 def test_what_is_no_export(held: object, needle: str, tmp_path: Path) -> None:
