@@ -16,6 +16,7 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
+from keras_tuner.src import config
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError
@@ -24,6 +25,10 @@ from tuning import oracles, results
 from tuning.bench import Workbench, clear_state
 from tuning.results import COMPLETED, FAILED, Outcome, Record
 from tuning.space import Space
+
+
+# KerasTuner prints a traceback of every trial that fails; its reason is in the record.
+config.DEBUG = False
 
 
 class DiskError(OSError, keras_tuner.errors.FatalError):

@@ -50,7 +50,8 @@ def rows(**kinds: Any) -> Any:
 SEAL = "sha256"
 """The field in which a file holds the digest of its others, see :func:`sealed`."""
 
-_COUNT = itertools.count()
+# Of the machine, and of the files that this process has begun: parts of temporary names.
+_HOST, _COUNT = f"{zlib.crc32(socket.gethostname().encode()) % 2**16:04x}", itertools.count()
 _CHOSEN: contextvars.ContextVar[Path | None] = contextvars.ContextVar("cache", default=None)
 
 
@@ -94,22 +95,17 @@ def temporary(path: str | os.PathLike[str], mark: str = "[0-9a-f]" * 12) -> Path
 
 def lives(pid: int) -> bool:
     """Whether a process of this machine lives; where that cannot be asked, it is taken to."""
-    if os.name != "posix":
-        return True  # asking in this way would end it
     try:
-        os.kill(pid, 0)
+        if os.name == "posix":  # elsewhere to ask would be to end it
+            os.kill(pid, 0)
     except OSError as error:
         return not isinstance(error, ProcessLookupError)
     return True
 
 
-def _host() -> str:
-    return f"{zlib.crc32(socket.gethostname().encode()) % 2**16:04x}"
-
-
 def _left(target: Path, ending: str = "") -> list[Path]:
     """What processes of this machine that were killed have left beside a target."""
-    name = re.escape(str(temporary(target, "\0")) + ending).replace("\0", _host() + "(.{6})..")
+    name = re.escape(str(temporary(target, "\0")) + ending).replace("\0", _HOST + "([0-9a-f]{6})..")
     found = (re.fullmatch(name, str(path)) for path in target.parent.glob(".*"))
     return [Path(one[0]) for one in found if one and not lives(int(one[1], 16))]
 
@@ -129,7 +125,7 @@ def _beside(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     settle(target)
     for one in (*_left(target), *_left(target, "-old")):
         shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
-    return target, temporary(target, f"{_host()}{os.getpid():06x}{next(_COUNT) % 256:02x}")
+    return target, temporary(target, f"{_HOST}{os.getpid():06x}{next(_COUNT) % 256:02x}")
 
 
 @contextlib.contextmanager
@@ -138,10 +134,8 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename:
-            raise
         number, why = error.errno or errno.EIO, error.strerror or str(error)
-        raise OSError(number, why, str(path)) from error
+        raise error if error.filename else OSError(number, why, str(path)) from error
 
 
 def alone(lock: Path, doing: str, wait: float = 0) -> Any:
@@ -197,13 +191,13 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
     Raises:
         FileExistsError: ``path`` exists and ``replace`` is false.
-        UsageError: another process is making it.
+        UsageError: another process is writing it.
     """
+    if Path(path).exists() and not replace:
+        raise FileExistsError(path)
     lock = temporary(path, "lock")
     with alone(lock, f"writing {path}"):
         target, building = _beside(path)
-        if target.exists() and not replace:
-            raise FileExistsError(target)
         retired = building.with_name(building.name + "-old")
         try:
             with naming(target):

@@ -263,8 +263,7 @@ class FrozenPart:
                 pooled = held[0].gather(np.arange(len(rows)))[0].astype(np.float32)
                 return pooled, held[1] if self.cut else Recomputed(views, rows, number)
             except OSError as error:
-                said = f"The activation store cannot be used; frozen work is not kept: {error}"
-                warnings.warn(said, stacklevel=2)
+                warnings.warn(f"The activation store cannot be used: {error}", stacklevel=2)
         batches = self._batches(self.engine, views, rows, number, progress)
         pooled = np.concatenate([batch[0] for batch in batches])
         return pooled, Recomputed(views, rows, number, self._at_cut if self.cut else None)

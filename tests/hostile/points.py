@@ -142,8 +142,8 @@ def start(
     if not child:
         code = 99
         try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            for number, file in ((1, said.with_suffix(".out")), (2, said)):
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             os.environ["KERAS_TRANSFER_CACHE"] = str(place / "cache")
             from keras_transfer import cli
 
@@ -154,6 +154,7 @@ def start(
         except BaseException:
             traceback.print_exc()
         finally:
+            sys.stdout.flush()
             sys.stderr.flush()
             if listed is not None:
                 known = [shim.points if shim else [], sorted(sys.modules)]
@@ -203,7 +204,8 @@ def what_is_wrong(
         lines = [line for line in said.splitlines() if not line.startswith("warning: ")]
         if lines:
             yield f"a message, and status 0: {said!r}"
-        if case.figures(place) != figures and "warning" not in said and "left out" not in said:
+        told = said + place.with_name(f"{place.name}.out").read_text()
+        if case.figures(place) != figures and not re.search("warning: |files left out", told):
             yield "status 0 and other figures"
     if case.old and code:
         yield from _whole(case, place, old, figures)
@@ -264,19 +266,28 @@ class Attempt(NamedTuple):
 
 
 def attempts(case: Case, base: Path, faults: list[str]) -> Iterator[Attempt]:
-    """Every point of a command that nothing befalls, with what is to happen there."""
+    """Every point of a command that nothing befalls, with what is to happen there.
+
+    Of the writes to one file the first and the last: what lies between differs in nothing but the
+    length of a file that has no name yet.
+    """
+    told = _json(base / "points.json")
+    writes = [(path, at) for at, (kind, path) in enumerate(told) if kind == WRITE]
+    ends = {*dict(writes).values(), *dict(reversed(writes)).values()}
     turns: collections.Counter[str] = collections.Counter()
     for asked in faults:
         counts: collections.Counter[str] = collections.Counter()
-        for kind, path in _json(base / "points.json"):
+        for at, (kind, path) in enumerate(told):
             kinds = {KILL: MOVES}.get(asked, tuple(ERRORS))
             if kind not in kinds:
+                continue
+            counts[asked] += 1
+            if kind == WRITE and at not in ends:
                 continue
             fault = asked
             if asked == ERROR:
                 fault = ERRORS[kind][turns[kind] % len(ERRORS[kind])]
                 turns[kind] += 1
-            counts[asked] += 1
             yield Attempt(fault, counts[asked], Point(kind, path))
 
 
@@ -303,7 +314,8 @@ def attempt(case: Case, base: Path, number: int, one: Attempt, figures: Any) -> 
         wrong.append(f"left behind: {left}")
     if not wrong:
         shutil.rmtree(place)
-        place.with_name(f"{place.name}.said").unlink()
+        for one in (".said", ".out"):
+            place.with_name(place.name + one).unlink()
     return {
         "number": number, "fault": one.fault, "kind": one.point.kind,
         "path": one.point.path.removeprefix(f"{base / 'counted'}/"),
@@ -391,7 +403,9 @@ def together(what: str, base: Path, seconds: float) -> dict[str, Any]:
 
 
 def main(folder: str, name: str, *more: str) -> None:
-    """Tries every point; with ``STRIDE`` in the environment, every so many-th."""
+    """Tries every point, or with ``STRIDE`` in the environment every so many-th of those that
+    ``MATCH`` finds by fault, kind and path.
+    """
     _imported()
     if name == "together":
         for what in TOGETHER:
@@ -402,7 +416,12 @@ def main(folder: str, name: str, *more: str) -> None:
     base, stride = Path(folder).resolve() / name, int(os.environ.get("STRIDE", "1"))
     base.mkdir(parents=True)
     figures, case = prepare(name, base), CASES[name]
-    waiting = list(enumerate(attempts(case, base, list(more) or [ERROR, KILL])))[::stride]
+    wanted = re.compile(os.environ.get("MATCH", ""))
+    waiting = [
+        (number, one)
+        for number, one in enumerate(attempts(case, base, list(more) or [ERROR, KILL]))
+        if wanted.search(f"{one.fault} {one.point.kind} {one.point.path}")
+    ][::stride]
     running: dict[int, Path] = {}
     while waiting or running:
         if waiting and len(running) < AT_ONCE:
