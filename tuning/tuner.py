@@ -26,7 +26,6 @@ from tuning.bench import Workbench, clear_state
 from tuning.results import COMPLETED, FAILED, Outcome, Record
 from tuning.space import Space
 
-
 # KerasTuner prints a traceback of every trial that fails; its reason is in the record.
 config.DEBUG = False
 
