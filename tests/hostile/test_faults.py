@@ -119,6 +119,21 @@ def test_who_is_killed_at_any_point_leaves_the_old_or_the_new(what, tmp_path):
     assert int(done.stdout) >= {"a file": 4, "a folder": 8}[what]
 
 
+@pytest.mark.parametrize("command", ["verify", "demo", "predict"])
+def test_an_export_killed_between_its_renamings_is_found_by(command, tmp_path, digits_folder):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    target = tmp_path / "out.v1"
+    old = files.temporary(target, f"{files._HOST}{gone.pid:06x}00")
+    old = old.with_name(f"{old.name}-old")
+    old.mkdir()
+    (old / "labels.txt").write_text("mine")
+    images = [next(digits_folder.glob("*/*.png"))] if command == "predict" else []
+    assert say(command, target, *images).code == 2  # it is no export
+    assert [path.name for path in tmp_path.iterdir()] == ["out.v1"]
+    assert (target / "labels.txt").read_text() == "mine"
+
+
 def test_a_folder_that_is_being_written_is_refused(tmp_path):
     with files.atomic_folder(tmp_path / "one", replace=True):
         with pytest.raises(UsageError, match="Another process is writing"):

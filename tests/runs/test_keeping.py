@@ -91,6 +91,27 @@ def test_an_interrupted_overwrite_keeps_the_old_run_and_goes_on(
     assert f"--splits {copy}/splits.csv" in (copy / "report.html").read_text()
 
 
+@pytest.fixture
+def half_moved(copy):
+    """A new run that is whole, killed before the first of its files took an old one's place."""
+    for path in [path for path in copy.rglob("*") if path.is_file()]:
+        target = copy / runs.NEW / path.relative_to(copy)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    return copy
+
+
+def test_a_run_killed_in_its_last_moment_predicts(half_moved, digits_folder, capsys):
+    image = next(digits_folder.glob("digit-0/*.png"))
+    assert cli.main(["predict", str(half_moved), str(image)]) == 0
+    assert "digit-0" in capsys.readouterr().out
+
+
+def test_a_run_killed_in_its_last_moment_gives_its_weights(half_moved, digits_folder, tmp_path):
+    assert cli.main([*words(digits_folder, tmp_path / "next"), "--weights", str(half_moved)]) == 0
+    assert runs.open_run(half_moved).config["seed"] == 6
+
+
 def test_an_interrupt_before_anything_was_written_says_so(digits_folder, copy, monkeypatch, capsys):
     before = contents(copy)
 
