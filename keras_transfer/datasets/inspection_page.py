@@ -98,7 +98,7 @@ def terminal(facts: dict[str, Any]) -> Group:
     from rich.text import Text
 
     columns = ("images", "train", "val", "test")
-    classes = Table("class", title=f"{facts['name']}: {facts['images']:,} images")
+    classes = Table("class", title=f"{printable(facts['name'])}: {facts['images']:,} images")
     for name in columns:
         classes.add_column(name, justify="right")
     for row in facts["classes"]:

@@ -231,6 +231,9 @@ READ_MANIFESTS = {
     "paths through the folder above": (HEAD + ROWS.replace(b"/", b"/../", 1)
                                        .replace(b"china/../", b"china/../china/"), 24, {}),
     "a label in rich's markup": (odd(b"").replace(b",china", b",[/red]"), 24, {}),
+    "a row twice, its label in rich's markup": (
+        HEAD + (ROWS + b"china/00.jpg,china\n").replace(b",china", b",[/red]"), 24,
+        {"repeated_row": 1}),
     "a label that a terminal obeys": (odd(b"").replace(b",china", b",\x1b[2J"), 24, {}),
     "a label of emoji": (odd(b"").replace(b",china", ",\U0001f60e".encode()), 24, {}),
     "labels that differ by case": (HEAD + ROWS.replace(b",flower", b",China"), 24,
@@ -533,6 +536,12 @@ READ_ARCHIVES = {
     "600 folders deep in a tar.tar": (
         lambda p: tarred({n.replace("/", "/" + "d/" * 600): d for n, d in p.items()}), 24, {}
     ),
+    "a file whose name is no UTF-8.tar": (
+        lambda p: tarred(renamed(p, "china/00", f"china/{OTHER[0]}00")), 24, {}
+    ),
+    "a folder whose name is no UTF-8.tar.gz": (
+        lambda p: tarred(renamed(p, "china", "ch" + OTHER[0]), packing="gz"), 24, {}
+    ),
     "wrapped in one folder.tar": (lambda p: tarred({f"w/{n}": d for n, d in p.items()}), 24, {}),
 }  # fmt: skip
 
@@ -544,12 +553,17 @@ def test_archives_are_read_rightly_or_what_is_odd_is_said(case, tmp_path, pictur
     lay(tmp_path, {name: make(pictures)})
     found = inspected(name)
     assert (found["images"], kinds(found)) == (images, findings)
-    labels = {row["name"] for row in found["classes"]}
-    assert labels in ({"china", "flower"}, {"ch\u00efna", "flower"})
+    labels = {row["name"] for row in found["classes"]} - {"flower"}
+    assert labels in ({"china"}, {"ch\u00efna"}, {"ch\\xff"})
+    assert say("inspect", name, "--page", "page.html").code == 0
+    os.remove("page.html")
     assert os.listdir(tmp_path) == [name]
     split = datasets.load_dataset(name)
-    assert {pictures[p.replace("\u00ef", "i").split("/")[0] + "/" + p[-6:]] for p in split.paths} \
-        == {split.read(i) for i in range(images)}  # fmt: skip
+    assert {split.read(i) for i in range(images)} <= {*pictures.values()}
+    assert len(set(split.digests)) == images
+    datasets.write_splits(split, tmp_path.parent / "splits.csv")
+    again = datasets.load_dataset(name, splits_file=tmp_path.parent / "splits.csv", seed=5)
+    assert (again.paths, again.splits.tolist()) == (split.paths, split.splits.tolist())
 
 
 # Folders ---------------------------------------------------------------------------------------
@@ -831,6 +845,14 @@ def test_an_export_is_not_begun_where_tensorflow_cannot_write(digits_run):
     assert os.listdir() == []
 
 
+@pytest.mark.parametrize("name", ["set[/b]", "[red]set", "set :cat:", "set\x1b[2J"])
+def test_the_name_of_data_is_no_markup(name, tmp_path, pictures):
+    lay(tmp_path / name, pictures)
+    said = say("inspect", name)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(f"{name}: 24 images".replace("\x1b", "\\x1b"))
+
+
 def test_names_that_are_no_utf8_are_escaped_in_all_that_is_written(tmp_path, pictures):
     lay(tmp_path / f"set{OTHER[0]}", pictures)
     page, clean = f"page{OTHER[0]}.html", f"clean{OTHER[1]}"
@@ -914,3 +936,23 @@ def test_weights_that_would_fill_the_memory_are_refused(name, make, tmp_path):
     assert name in refused.value.message
     if name.endswith(".keras"):
         assert_refused(say("predict", name, "x.jpg"), name, "unpacks to more than")
+
+
+@pytest.mark.slow
+def test_names_that_are_no_utf8_cost_neither_a_run_nor_an_export(tmp_path, pictures):
+    more = {path.replace("/", f"/{OTHER[1]}\r"): data for path, data in pictures.items()}
+    data, run = "set" + OTHER[0], "run" + OTHER[0]
+    lay(tmp_path / data, renamed(more, "china", "ch" + OTHER[0]))
+    words = ("--effort", "quick", "--image-size", "64", "--quiet")
+    assert say("train", data, "--output", run, *words).code == 0
+    again = say("train", data, "--output", "again", "--splits", f"{run}/splits.csv", *words)
+    assert again.code == 0
+    first, second = Path(run, "splits.csv"), Path("again/splits.csv")
+    assert first.read_bytes() == second.read_bytes()
+    for command in ("evaluate", "report", "curve"):
+        assert say(command, run).code == 0
+    assert json.loads(Path(run, "config.json").read_text("utf-8"))["data"] == data
+    assert say("export", run, "--output", "export", "--quiet").code == 0
+    assert say("verify", "export").code == 0
+    picture = next(iter(Path(data, "flower").iterdir()))
+    assert "ch\\xff" in say("predict", "export", picture).out
