@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import gc
 import importlib
-import io
 import json
 import os
 import re
@@ -110,7 +109,7 @@ def _hush() -> None:
     if sys.stderr is None:  # it is closed, and the next file that is opened would get its number
         quiet.give_up(2)
         sys.stderr = os.fdopen(2, "w", encoding="utf-8")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack letters
+    if hasattr(sys.stdout, "reconfigure"):  # its encoding may lack letters
         sys.stdout.reconfigure(errors="backslashreplace")
     # TensorFlow reads them when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

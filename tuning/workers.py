@@ -126,8 +126,7 @@ def listen(address: str) -> tuple[Any, str]:
     """
     _parts(address)
     # What fails in a call is a line and no traceback: whoever knows the secret can cause it.
-    logger = logging.getLogger("grpc._server")
-    logger.addFilter(lambda record: not vars(record).update(exc_info=None))
+    logging.getLogger("grpc._server").addFilter(lambda it: not vars(it).update(exc_info=None))
     secret = secrets.token_hex(32)
     # Without the option a port is shared with another chief, and workers split between them.
     server = grpc.server(

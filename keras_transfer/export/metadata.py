@@ -35,7 +35,6 @@ class ModelInfo:
         signature: how it is fed.
         licence: of the backbone's weights and of the model.
         author: who trained it, ``""`` if unknown.
-        version: of the model.
         threshold: the least probability at which an answer should be trusted, 0 for none. It is
             stated, not applied: a reader that hid less certain answers would look broken.
     """
@@ -46,7 +45,6 @@ class ModelInfo:
     signature: ImageSignature
     licence: str = ""
     author: str = ""
-    version: str = "1"
     threshold: float = 0.0
 
 
@@ -103,7 +101,7 @@ def _describe(info: ModelInfo) -> dict[int, Any]:
     return {
         0: info.name,
         1: info.description,
-        2: info.version,
+        2: "1",  # the model's version
         3: [{2: [info.signature.metadata()], 3: [scores], 9: custom}],
         4: info.author,
         5: info.licence,

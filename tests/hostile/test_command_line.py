@@ -22,11 +22,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import keras_transfer
 from hostile.table import assert_refused, say
 from keras_transfer import cli
+from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import PlainProgress
+from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.recipe import SETTINGS, Recipe, read
+from tuning import results
+from tuning.search import _check_folder
 
 NOWHERE = "no-such-folder"
 LABELS = ("née", "雪 ☃", "plain")
@@ -394,3 +399,69 @@ def test_a_terminal_that_lacks_letters(
     else:
         assert all(one in text or one.encode("ascii", "backslashreplace").decode() in text
                    for one in ("née", "☃", "𝄞"))  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", ["", "one\n", "one\ntwo\n", "1\n2\n3\n4\n"], ids=repr)
+def test_labels_that_are_not_as_many_as_the_classes(
+    labels: str, model: Path, named: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copy(model, tmp_path / "model.keras")
+    (tmp_path / "labels.txt").write_text(labels)
+    said = say("predict", copy, named / "née" / "0𝄞0.png", "--json")
+    if labels:
+        assert_refused(said, str(copy), f"3 classes, not {labels.count(chr(10))}")
+    else:
+        assert {row["label"] for row in json.loads(said.out)[0]["classes"]} == {"0", "1", "2"}
+
+
+def test_a_label_with_other_ends_of_lines(model: Path, named: Path, tmp_path: Path) -> None:
+    copy, labels = shutil.copy(model, tmp_path / "model.keras"), ["a\u2028b", "c\x0bd", "e\x85f"]
+    (tmp_path / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+    said = say("predict", copy, named / "née" / "0𝄞0.png", "--json")
+    assert sorted(row["label"] for row in json.loads(said.out)[0]["classes"]) == sorted(labels)
+
+
+# What a kill leaves.
+
+MARK = "0123456789ab"
+
+
+@pytest.mark.parametrize(
+    "strays",
+    [
+        pytest.param([], id="an empty folder"),
+        pytest.param(["lock"], id="a lock"),
+        pytest.param(["lock", f".splits-{MARK}.csv"], id="half a file of splits"),
+        pytest.param(["splits.csv", f".validation_labels-{MARK}.npy"], id="splits, half of labels"),
+        pytest.param(["splits.csv", "validation_labels.npy", f".study-{MARK}.json"], id="all else"),
+    ],
+)
+def test_a_study_killed_as_it_began_is_begun_again(strays: list[str], tmp_path: Path) -> None:
+    for name in strays:
+        (tmp_path / name).write_bytes(b"half")
+    _check_folder(tmp_path, resume=False)
+
+
+@pytest.mark.parametrize(
+    "theirs", ["notes.txt", ".splits-mine.csv", "splits.csv.bak", ".hidden", "trials", "study.jso"]
+)
+def test_a_study_is_not_begun_among_what_is_not_ours(theirs: str, tmp_path: Path) -> None:
+    (tmp_path / theirs).write_text("mine")
+    said = say("search", "builtin:digits", "--output", tmp_path)
+    assert_refused(said, str(tmp_path), "holds files that are not a study of ours")
+    assert [path.name for path in tmp_path.iterdir()] == [theirs]
+
+
+def test_half_written_files_are_read_by_nobody(digits_run: Path, tmp_path: Path) -> None:
+    run, study = shutil.copytree(digits_run, tmp_path / "run"), tmp_path / "study"
+    record = results.Record(0, results.FAILED, {}, {}, reason="It failed.")
+    results.write_record(study, record)
+    for place in ("run/model.keras", "run/metrics.json", "run/plots/x.svg", "study/study.json",
+                  "study/trials/0000/record.json"):  # fmt: skip
+        files.temporary(tmp_path / place, MARK).write_bytes(b"half")
+    assert keras_transfer.open_run(run).metrics == keras_transfer.open_run(digits_run).metrics
+    assert results.read_records(study) == [record]
+    with files.cache_at(tmp_path / "cache"), ActivationStore(tmp_path / "cache") as store:
+        (tmp_path / "cache" / "key").mkdir(parents=True)
+        (tmp_path / "cache" / "key" / f".key-{MARK}.json").write_bytes(b"half")
+        assert store.entries() == []
