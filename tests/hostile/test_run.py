@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_transfer import datasets
+from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.runs import folder as runs
 
@@ -364,6 +366,38 @@ def test_a_run_to_go_on_with(tmp_path, how):
     assert refused.value.exit_code == 2
     for needle in needles:
         assert needle in refused.value.message
+
+
+@pytest.mark.parametrize("name", ["decision.json", "head.npz", "fine-tune.npz"])
+@pytest.mark.parametrize("how", ["is empty", "is cut", "is not what it says", "is a folder"])
+def test_a_checkpoint_to_go_on_with(tmp_path, name, how):
+    from keras_transfer import training
+    from keras_transfer.learn import finetune
+
+    read = {
+        "decision.json": lambda: training._decided(tmp_path),
+        "head.npz": lambda: training._read_head(tmp_path / name, None),
+        "fine-tune.npz": lambda: finetune._restore(tmp_path / name, None, None),
+    }
+    if name.endswith("npz"):
+        np.savez(tmp_path / name, report=np.zeros(500))
+    else:
+        files.write_json(tmp_path / name, files.sealed({"recipe": {"seed": 1}, "about": {}}))
+    edit = {"is empty": b"", "is cut": lambda data: data[:-30], "is a folder": FOLDER}
+    edits.change(tmp_path / name, edit.get(how, b"[]"))
+    with pytest.raises(UsageError) as refused:
+        read[name]()
+    assert name in refused.value.message
+
+
+def test_a_decision_that_was_edited(tmp_path):
+    from keras_transfer import training
+
+    files.write_json(tmp_path / "decision.json", files.sealed({"recipe": {"seed": 1}}))
+    assert training._decided(tmp_path)["recipe"] == {"seed": 1}
+    edits.change(tmp_path / "decision.json", put("recipe", "seed", 2))
+    with pytest.raises(UsageError, match=r"decision\.json: it was changed"):
+        training._decided(tmp_path)
 
 
 @pytest.fixture(scope="module")
