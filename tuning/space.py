@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_transfer import backbones
+from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.recipe import DEPTH, SETTINGS, read
 
@@ -111,14 +112,8 @@ def read_space(path: str | os.PathLike[str]) -> Space:
         UsageError: the file is missing, or something in it cannot be used; the message names the
             setting and its key.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(
-            f"Cannot read {path}: {why}.", remedy="Name an existing file with --space."
-        ) from None
-    return parse(text, str(path))
+    with files.reading(path, "Mend it, or name another; `python -m tuning space` shows the form."):
+        return parse(Path(path).read_text(encoding="utf-8"), str(path))
 
 
 def parse(text: str, source: str = "space") -> Space:
@@ -129,18 +124,12 @@ def parse(text: str, source: str = "space") -> Space:
         source: what to call it in messages.
 
     Raises:
-        UsageError: as for :func:`read_space`.
+        UsageError: something in it cannot be used; the message names the setting and its key.
+        ValueError: it is no TOML.
     """
     import keras_tuner
 
-    try:
-        held = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        end = f"at line {len(text.splitlines())}, the end"
-        raise UsageError(
-            f"{source}: {str(error).replace('at end of document', end)}.",
-            remedy="Mend that line; `python -m tuning space` shows the form.",
-        ) from None
+    held = tomllib.loads(text)
     if not held:
         raise UsageError(f"{source}: the space is empty.", remedy=f"Give one of {_listed(KNOWN)}.")
     hp = keras_tuner.HyperParameters()

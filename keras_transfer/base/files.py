@@ -50,8 +50,10 @@ def rows(**kinds: Any) -> Any:
 SEAL = "sha256"
 """The field in which a file holds the digest of its others, see :func:`sealed`."""
 
-# Of the machine, and of the files that this process has begun: parts of temporary names.
-_HOST, _COUNT = f"{zlib.crc32(socket.gethostname().encode()) % 2**16:04x}", itertools.count()
+# Where process numbers are the same, and how many files this process has begun: parts of temporary
+# names.
+_PLACE = socket.gethostname() + os.path.realpath("/proc/self/ns/pid")
+_HOST, _COUNT = f"{zlib.crc32(_PLACE.encode()) % 2**16:04x}", itertools.count()
 _CHOSEN: contextvars.ContextVar[Path | None] = contextvars.ContextVar("cache", default=None)
 
 

@@ -309,23 +309,23 @@ def _per_class(confusion: np.ndarray, class_names: Sequence[str]) -> tuple[Class
 
 def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
     images, classes = len(labels), len(class_names)
+    said = remedy = ""
     if not images:
-        raise errors.DataError(
-            "There are no images to evaluate on.", remedy="Name data that holds labelled images."
+        said, remedy = (
+            "There are no images to evaluate on.",
+            "Name data that holds labelled images.",
         )
-    if probabilities.shape != (images, classes):
-        raise errors.DataError(
-            f"Probabilities of shape {probabilities.shape} do not fit {images} labels and "
-            f"{classes} class names.",
-            remedy="Pass one row for each label and one column for each class.",
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise errors.DataError(
-            f"Labels run from {labels.min()} to {labels.max()}, but there are {classes} classes.",
-            remedy="Number the labels from 0 in the order of the class names.",
-        )
-    bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
-    if bad:
+    elif probabilities.shape != (images, classes):
+        shape = f"Probabilities of shape {probabilities.shape} do not fit"
+        said = f"{shape} {images} labels and {classes} class names."
+        remedy = "Pass one row for each label and one column for each class."
+    elif labels.min() < 0 or labels.max() >= classes:
+        ends = f"{labels.min()} to {labels.max()}"
+        said = f"Labels run from {ends}, but there are {classes} classes."
+        remedy = "Number the labels from 0 in the order of the class names."
+    if said:
+        raise errors.DataError(said, remedy=remedy)
+    if bad := int((~np.isfinite(probabilities)).any(axis=1).sum()):
         raise errors.KerasTransferError(
             f"The model answers {bad} of {images} images with probabilities that are NaN or "
             "infinite.",

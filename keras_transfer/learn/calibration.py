@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from keras_transfer.base import errors
 
@@ -23,16 +23,9 @@ BINS = 15
 """Number of equally wide confidence bins of the reliability diagram and of the ECE."""
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """The natural logarithm of each row's softmax, float64, of the shape of ``logits``."""
-    values = np.asarray(logits, dtype=np.float64)
-    shifted = values - values.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Each row of ``logits`` as probabilities: float64, of the same shape, summing to 1."""
-    return np.exp(log_softmax(logits))
+    return np.exp(special.log_softmax(np.asarray(logits, np.float64), axis=-1))
 
 
 def nll(
@@ -55,7 +48,7 @@ def nll(
     labels = np.asarray(labels, dtype=np.int64)
     if not len(labels):
         return float("nan")
-    scores = log_softmax(np.asarray(logits, dtype=np.float64) / temperature)
+    scores = special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
     return float(-np.average(scores[np.arange(len(labels)), labels], weights=weights))
 
 

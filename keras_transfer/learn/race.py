@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import Dataset
-from keras_transfer.learn import calibration
 from keras_transfer.learn.batches import balanced
 from keras_transfer.recipe import Recipe
 
@@ -65,7 +65,7 @@ def decide(
         kept = done.candidates[0]
         head = next(one.nll for one in done.candidates if one.name == "head")
         if kept.name != "head":
-            logarithms = calibration.log_softmax(done.validation_logits / done.temperature)
+            logarithms = log_softmax(done.validation_logits / done.temperature, axis=-1)
             losses[depth] = -logarithms[np.arange(len(labels)), labels]
             if recipe.class_weights == "balanced":
                 losses[depth] *= balanced(labels, len(half.class_names))

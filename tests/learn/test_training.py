@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from recorder import Recorder
 from rich.console import Console
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -137,7 +138,7 @@ def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, 
     ours = kernel[told] * scaler.scale_[:, None], bias + scaler.mean_ @ kernel[told]
 
     def objective(kernel, bias, penalty):
-        losses = -(onehot * calibration.log_softmax(standard @ kernel + bias)).sum(axis=1)
+        losses = -(onehot * log_softmax(standard @ kernel + bias, axis=-1)).sum(axis=1)
         return losses.mean() + penalty * (kernel**2).sum()
 
     # How far either solver is from the optimum, of a penalty that this head is the answer to: the

@@ -105,7 +105,7 @@ def test_a_missing_default_is_the_recipes():
             "waits for",
         ),
         (RATE + "when = { colour = 1 }", ", fine_tune_lr.when", "'colour'"),
-        ("[fine_tune_epochs]\nchoices = [1", "", "line 2, the end"),
+        ("[fine_tune_epochs]\nchoices = [1", "", "at end of document"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_place(tmp_path, text, place, word):
