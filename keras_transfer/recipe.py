@@ -466,10 +466,8 @@ def check_names(names: Collection[str], where: str) -> None:
     """Refuses names that are no settings, with near ones."""
     for name in names:
         if name not in SETTINGS:
-            raise UsageError(
-                f"Unknown setting {name!r} in {where}.{closest(name, list(SETTINGS))}",
-                remedy=f"Known settings: {', '.join(SETTINGS)}.",
-            )
+            problem = f"Unknown setting {name!r} in {where}.{closest(name, list(SETTINGS))}"
+            raise UsageError(problem, remedy=f"Known settings: {', '.join(SETTINGS)}.")
 
 
 def views_for(epochs: int) -> int:

@@ -150,10 +150,8 @@ def train(
     if output is not None:
         runs.check_output(output, resume=resume, overwrite=overwrite, data=data)
     if output is None and tensorboard:
-        raise UsageError(
-            "Event files for TensorBoard go to the run folder, and none is named.",
-            remedy="Pass output.",
-        )
+        problem = "Event files for TensorBoard go to the run folder, and none is named."
+        raise UsageError(problem, remedy="Pass output.")
 
     with contextlib.ExitStack() as until_the_end:
         # The backbone and the data -------------------------------------------------------------
@@ -514,16 +512,12 @@ def _check(dataset: Dataset, backbone: Backbone) -> None:
     size = tuple(backbone.model.input_shape[1:3])
     if dataset.examples is None or tuple(dataset.examples.shape[1:3]) != size:
         had = "no pixels" if dataset.examples is None else f"{dataset.examples.shape[1:3]} px"
-        raise UsageError(
-            f"The backbone takes images of {size[0]} by {size[1]} px; the data set has {had}.",
-            remedy=f"Open it with load_dataset(..., image_size={size[0]}).",
-        )
+        problem = f"The backbone takes images of {size[0]} by {size[1]} px; the data set has {had}."
+        raise UsageError(problem, remedy=f"Open it with load_dataset(..., image_size={size[0]}).")
     for name in ("train", "val", "test"):
         if not (dataset.splits == name).any():
-            raise DataError(
-                f"{dataset.name}: the {name} split holds no images.",
-                remedy="Add images, or give other shares with --split.",
-            )
+            problem = f"{dataset.name}: the {name} split holds no images."
+            raise DataError(problem, remedy="Add images, or give other shares with --split.")
 
 
 def _about(

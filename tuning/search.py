@@ -139,10 +139,8 @@ def _check_folder(study: Path, resume: bool) -> None:
         results.read_study(study)
     ours = ("lock", str(files.temporary(results.STUDY)))
     if not held and any(not any(map(path.match, ours)) for path in study.glob("*")):
-        raise UsageError(
-            f"{study} holds files that are not a study of ours; they are left alone.",
-            remedy="Name another folder with --output.",
-        )
+        problem = f"{study} holds files that are not a study of ours; they are left alone."
+        raise UsageError(problem, remedy="Name another folder with --output.")
 
 
 def _begin(

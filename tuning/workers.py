@@ -137,10 +137,8 @@ def listen(address: str) -> tuple[Any, str]:
     try:
         server.add_insecure_port(address)
     except RuntimeError:
-        raise UsageError(
-            f"Cannot listen at {address}: another program does, or no such host is here.",
-            remedy="Choose another port or host with --address.",
-        ) from None
+        problem = f"Cannot listen at {address}: another program does, or no such host is here."
+        raise UsageError(problem, remedy="Choose another port or host with --address.") from None
     return server, secret
 
 
@@ -247,10 +245,8 @@ def work(
     ):
         bench = Workbench(data or about["data"], recipe, folder / "heads", store)
         if data_digest(bench.dataset(bench.trial_recipe({}))) != about["data_digest"]:
-            raise UsageError(
-                f"{bench.data} holds other images or splits than the chief's data.",
-                remedy="Name the same data with --data.",
-            )
+            problem = f"{bench.data} holds other images or splits than the chief's data."
+            raise UsageError(problem, remedy="Name the same data with --data.")
         bench.plan(from_json(about["space"], str(folder)), _EXPECTED)
         oracle = oracles.build(
             "random", about["objective"], Space(keras_tuner.HyperParameters()), trials=1, seed=0

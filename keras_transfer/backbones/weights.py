@@ -69,10 +69,8 @@ def _model_of_run(row: BackboneSpec, folder: Path) -> Path:
         )
     trained = files.read_json(folder / "config.json").get("backbone", row.name)
     if trained != row.name:
-        raise WeightsError(
-            f"The run {folder} trained {trained}, not {row.name}.",
-            remedy=f"Use --backbone {trained}, or another run.",
-        )
+        problem = f"The run {folder} trained {trained}, not {row.name}."
+        raise WeightsError(problem, remedy=f"Use --backbone {trained}, or another run.")
     return model
 
 

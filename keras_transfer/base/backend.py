@@ -41,10 +41,8 @@ def require_backend() -> None:
         os.environ["KERAS_BACKEND"] = there[0]
         return
     instead = f", or set KERAS_BACKEND={there[0]}" if there else ""
-    raise UsageError(
-        f"Keras is set to run on {name}, which is not installed.",
-        remedy=f"pip install {name}{instead}.",
-    )
+    problem = f"Keras is set to run on {name}, which is not installed."
+    raise UsageError(problem, remedy=f"pip install {name}{instead}.")
 
 
 def _configured() -> str | None:

@@ -71,10 +71,8 @@ def _from_tf_data(dataset: Any, rank: int) -> tuple[list[np.ndarray], list[Any]]
         example_spec, _ = dataset.element_spec
         batched = example_spec.shape.rank > rank
     except (TypeError, ValueError, AttributeError):
-        raise DataError(
-            f"the tf.data set yields {dataset.element_spec}.",
-            remedy="Make it yield pairs of an example and a label.",
-        ) from None
+        problem = f"the tf.data set yields {dataset.element_spec}."
+        raise DataError(problem, remedy="Make it yield pairs of an example and a label.") from None
     pairs = list((dataset.unbatch() if batched else dataset).as_numpy_iterator())
     return [example for example, _ in pairs], [label for _, label in pairs]
 

@@ -94,10 +94,8 @@ def _read(tfds: Any, builder: Any, name: str) -> Source:
     ]
     kinds = [type(features[key]).__name__ for key in keys]
     if len(keys) != 2 or not all(map(isinstance, (features[key] for key in keys), wanted)):
-        raise DataError(
-            f"{name} maps {' to '.join(kinds)}; one Image and one ClassLabel are needed.",
-            remedy="Choose a set for image classification.",
-        )
+        problem = f"{name} maps {' to '.join(kinds)}; one Image and one ClassLabel are needed."
+        raise DataError(problem, remedy="Choose a set for image classification.")
     image_key, label_key = keys
     classes = features[label_key]
     findings = []

@@ -149,10 +149,8 @@ def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
         UsageError: fewer than two runs, or runs whose test images differ.
     """
     if len(runs) < 2:
-        raise UsageError(
-            f"A comparison takes at least two runs. Received: {len(runs)}.",
-            remedy="Name two or more run folders.",
-        )
+        problem = f"A comparison takes at least two runs. Received: {len(runs)}."
+        raise UsageError(problem, remedy="Name two or more run folders.")
     names = _names([Path(run.path) for run in runs])
     tables = [{row["path"]: row for row in run.predictions()} for run in runs]
     for name, table in zip(names[1:], tables[1:], strict=True):
@@ -214,10 +212,8 @@ def _check_same_images(
     for path, row in rows.items():
         twin = other_rows[path]
         if row.get("digest") != twin.get("digest"):
-            raise UsageError(
-                f"{both} saw different images under the same name: {path!r}.",
-                remedy="Compare runs on the same data.",
-            )
+            problem = f"{both} saw different images under the same name: {path!r}."
+            raise UsageError(problem, remedy="Compare runs on the same data.")
         if row["label"] != twin["label"]:
             raise UsageError(
                 f"{both} disagree on the truth: {path!r} is {row['label']!r} in one and "

@@ -150,7 +150,5 @@ def _with_levels(model: keras.Model, feature_map: Any) -> tuple[Any, Any]:
         except ValueError:
             continue
         return inputs, logits
-    raise UsageError(
-        f"The map {feature_map.name!r} is not the only tensor alive at its place.",
-        remedy="Pass layer= with the name of a layer at which a block ends.",
-    )
+    problem = f"The map {feature_map.name!r} is not the only tensor alive at its place."
+    raise UsageError(problem, remedy="Pass layer= with the name of a layer at which a block ends.")

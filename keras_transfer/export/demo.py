@@ -80,10 +80,8 @@ class Demo(http.server.ThreadingHTTPServer):
             described = proof.expected_of(path)
             usable = [row for row in described["artefacts"] if row["runtime"] in runtimes]
             if not usable:
-                raise UsageError(
-                    f"{path} holds no {' or '.join(runtimes)} artefact to run.",
-                    remedy="Export the run with --formats tflite.",
-                )
+                problem = f"{path} holds no {' or '.join(runtimes)} artefact to run."
+                raise UsageError(problem, remedy="Export the run with --formats tflite.")
             chosen = min(usable, key=lambda row: runtimes.index(row["runtime"]))
             self.runtime, self.model = chosen["runtime"], path / chosen["file"]
             self.model.resolve().relative_to(path.resolve())

@@ -204,9 +204,7 @@ def verify(
     files.settle(path)
     for name in (proof.MANIFEST, "verify/expected.json"):
         if not (path / name).is_file():
-            raise UsageError(
-                f"{path} is no export: {name} is missing.",
-                remedy="Name a folder that `keras-transfer export` wrote.",
-            )
+            problem = f"{path} is no export: {name} is missing."
+            raise UsageError(problem, remedy="Name a folder that `keras-transfer export` wrote.")
     unsigned = [] if key is None else signing.check_signature(path, signing.read_public_key(key))
     return VerifyResult(path, proof.outcome(unsigned, []) if unsigned else proof.verify(path))

@@ -66,10 +66,8 @@ def _read(path: str | os.PathLike[str], loader: str, remedy: str, **options: Any
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise UsageError(
-            "signatures need the package cryptography, which is not installed.",
-            remedy="pip install 'keras-transfer[sign]'",
-        ) from None
+        problem = "signatures need the package cryptography, which is not installed."
+        raise UsageError(problem, remedy="pip install 'keras-transfer[sign]'") from None
     try:
         key = getattr(serialization, loader)(Path(path).read_bytes(), **options)
     except OSError as error:

@@ -83,10 +83,8 @@ def choose_engine(
         UsageError: the engine is unknown.
     """
     if name not in ENGINES:
-        raise UsageError(
-            f"Unknown engine {name!r}.{closest(name, list(ENGINES))}",
-            remedy=f"Choose one of {', '.join(ENGINES)}.",
-        )
+        problem = f"Unknown engine {name!r}.{closest(name, list(ENGINES))}"
+        raise UsageError(problem, remedy=f"Choose one of {', '.join(ENGINES)}.")
     if name != "auto":
         return name, "asked for"
     if compute.share > 1:
@@ -220,10 +218,8 @@ def _core() -> Any:
     try:
         import openvino
     except ImportError:
-        raise UsageError(
-            "The engine openvino is not installed.",
-            remedy="pip install openvino, or --engine keras.",
-        ) from None
+        problem = "The engine openvino is not installed."
+        raise UsageError(problem, remedy="pip install openvino, or --engine keras.") from None
     return openvino.Core()
 
 

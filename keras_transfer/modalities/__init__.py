@@ -22,10 +22,8 @@ def modality(name: str) -> Modality:
         UsageError: there is none of this name.
     """
     if name not in MODALITIES:
-        raise UsageError(
-            f"there is no modality {name!r}.{closest(name, list(MODALITIES))}",
-            remedy=f"Use {' or '.join(MODALITIES)}.",
-        )
+        problem = f"there is no modality {name!r}.{closest(name, list(MODALITIES))}"
+        raise UsageError(problem, remedy=f"Use {' or '.join(MODALITIES)}.")
     return MODALITIES[name]
 
 

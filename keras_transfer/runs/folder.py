@@ -188,10 +188,8 @@ def open_run(path: Folder) -> Run:
             remedy="Name the folder given to `keras-transfer train --output`.",
         )
     if metrics is None:
-        raise UsageError(
-            f"The run in {folder} has not finished: it has no {METRICS}.",
-            remedy="Continue it with `keras-transfer train ... --resume`.",
-        )
+        problem = f"The run in {folder} has not finished: it has no {METRICS}."
+        raise UsageError(problem, remedy="Continue it with `keras-transfer train ... --resume`.")
     lost = [name for name in (MODEL, SPLITS, PREDICTIONS, HISTORY) if not (folder / name).exists()]
     if lost:
         raise UsageError(f"The run in {folder} lacks {', '.join(lost)}.", remedy=_REMEDY)
@@ -302,10 +300,8 @@ def _held(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
     if held is None:
         scraps = set(_ours(folder, (*_UNFINISHED, LOCK)))
         if any(path not in scraps for path in folder.rglob("*")):
-            raise UsageError(
-                f"{folder} holds files that are not a run of ours; they are left alone.",
-                remedy="Name another folder with --output.",
-            )
+            problem = f"{folder} holds files that are not a run of ours; they are left alone."
+            raise UsageError(problem, remedy="Name another folder with --output.")
         return None
     if resume and finished:
         if not (folder / PAGE).exists():
