@@ -314,8 +314,8 @@ def attempt(case: Case, base: Path, number: int, one: Attempt, figures: Any) -> 
         wrong.append(f"left behind: {left}")
     if not wrong:
         shutil.rmtree(place)
-        for one in (".said", ".out"):
-            place.with_name(place.name + one).unlink()
+        for ending in (".said", ".out"):
+            place.with_name(place.name + ending).unlink()
     return {
         "number": number, "fault": one.fault, "kind": one.point.kind,
         "path": one.point.path.removeprefix(f"{base / 'counted'}/"),
