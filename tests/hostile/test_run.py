@@ -233,7 +233,7 @@ def test_what_the_run_left_is_its_own(copy, command, file, how):
     assert_refused(say(*COMMANDS[command](copy)), file)
 
 
-@pytest.mark.parametrize("file", ["history.csv", "predictions.csv", "test_probabilities.npy"])
+@pytest.mark.parametrize("file", ["history.csv", "predictions.csv"])
 def test_the_page_says_what_is_missing_of_it(copy, file):
     edits.change(copy / file, flip(0.5))
     for picture in (copy / "plots").rglob("*.*"):
