@@ -234,7 +234,7 @@ def test_a_name_that_no_file_can_have(line: str, word: str) -> None:
         ("trian x", "invalid choice: 'trian'"),
         ("", "the following arguments are required: COMMAND"),
         ("--verbose", "COMMAND"),
-        ("demo x", "x is no export"),
+        ("demo x", "Cannot read x/verify/expected.json"),
         ("verify x", "x is no export"),
         ("report x", "x is not a run folder"),
         ("export x", "x is not a run folder"),

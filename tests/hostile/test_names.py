@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import html.parser
 import json
@@ -165,18 +166,26 @@ def renamed(value: Any) -> Any:
 def test_names_on_the_page_of_a_run(digits_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(digits_run, tmp_path / "<b>run")
     gone = {"data": "/x/<i>data", "data_path": "/x/<i>data"}
-    for name in (runs.CONFIG, runs.METRICS):
-        held = renamed(json.loads((run / name).read_text("utf-8"))) | gone
-        files.write_json(run / name, held)
-    rows = files.read_csv(run / runs.PREDICTIONS)
-    cells = [[renamed(cell) for cell in row.values()] for row in rows]
-    files.write_csv(run / runs.PREDICTIONS, list(rows[0]), cells)
+    config, metrics = (
+        renamed(json.loads((run / name).read_text("utf-8"))) | gone
+        for name in (runs.CONFIG, runs.METRICS)
+    )
+    del metrics["files"]  # as of a version without digests
+    files.write_json(run / runs.CONFIG, config)
+    files.write_json(run / runs.METRICS, files.sealed(metrics))
+    with open(run / runs.PREDICTIONS, newline="", encoding="utf-8") as stream:
+        header, *rows = csv.reader(stream)
+    files.write_csv(run / runs.PREDICTIONS, header, map(renamed, rows))
     report.write_report(runs.open_run(run))
     assert_shown((run / runs.PAGE).read_text("utf-8"), [*WORST, "<i>data", "<b>run"], 1)
 
 
 def test_names_on_the_page_of_a_study(tmp_path: Path) -> None:
-    about = {"data": WORST[0], "objective": "nll", "space": [], "setup": {"weights": WORST[1]}}
+    about = {
+        "keras_transfer": "1", "data": WORST[0], "data_digest": "0", "own_splits": False,
+        "setup": {"weights": WORST[1]}, "tuner": "random", "objective": "nll",
+        "space": {"space": [], "values": {}},
+    }  # fmt: skip
     files.write_json(tmp_path / results.STUDY, about)
     np.save(tmp_path / results.LABELS, np.arange(5))
     for number, name in enumerate(WORST):

@@ -120,7 +120,7 @@ UNSEALED = {
     "a probability is infinite": (swap("1.000000", "inf"), "line 2", "$.probability"),
     "a probability is missing": (swap("1.000000", ""), "line 2", "`probability`"),
     "a label is missing": (swap(",digit-0,digit-0", ",,digit-0"), "line 2", "`label`"),
-    "a path holds a NUL": (swap("digit-0/", "digit-0\0/"), "lacks"),
+    "a path holds a NUL": (swap("digit-0/", "digit-0\0/"), "line 2", "$.path"),
     "a row is short": (swap(",digit-0,digit-0", ",digit-0"), "predictions.csv"),
     "a row is long": (swap("1.000000", "1,000000"), "predictions.csv"),
     "a column is missing": (swap("probability", "sureness"), "column probability"),
