@@ -307,7 +307,7 @@ def test_a_request_of_the_first_web(server: demo.Demo, capfd: pytest.CaptureFixt
 
 @pytest.fixture
 def impatient(server: demo.Demo, monkeypatch: pytest.MonkeyPatch) -> demo.Demo:
-    monkeypatch.setattr(demo._Handler, "timeout", 0.05)
+    monkeypatch.setattr(demo._Handler, "timeout", 0.5)
     return server
 
 
