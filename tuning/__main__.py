@@ -78,7 +78,7 @@ def _search(options: argparse.Namespace, **more: Any) -> int:
         options.data,
         options.output,
         settings=settings,
-        space=space.read_space(options.space) if options.space else None,
+        space=space.read_space(options.space, settings) if options.space else None,
         progress=progress_for(options.quiet),
         **{name: getattr(options, name) for name in _OF_SEARCH},
         **more,

@@ -58,7 +58,7 @@ def search(
         tuner: ``bayesian``, ``hyperband`` or ``random``.
         objective: ``nll`` (after a temperature has been fitted), ``accuracy`` or ``f1`` (macro), on
             validation.
-        space: what is varied; ``space.default_space()`` by default.
+        space: what is varied; by default ``space.default_space()``, but for what ``settings`` say.
         resume: go on with the study in ``output``; a trial that was killed is run again from its
             last checkpoint, and no other is repeated.
         progress: where to report; silent by default.
@@ -81,7 +81,7 @@ def search(
     ):
         bench = Workbench(data, recipe, study / "heads", store)
         _run(
-            study, bench, space or default_space(), progress or Progress(), serve,
+            study, bench, space or default_space(settings), progress or Progress(), serve,
             tuner=tuner, objective=objective, trials=trials, deadline=deadline,
         )  # fmt: skip
     return study

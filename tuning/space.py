@@ -100,28 +100,29 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def default_space() -> Space:
-    """The space that is searched unless a file names another."""
-    return parse(default_text(), "the default space")
+def default_space(given: Mapping[str, Any] | None = None) -> Space:
+    """The space that is searched unless a file names another, see :func:`parse`."""
+    return parse(default_text(), "the default space", given)
 
 
-def read_space(path: str | os.PathLike[str]) -> Space:
-    """Reads a space from a TOML file.
+def read_space(path: str | os.PathLike[str], given: Mapping[str, Any] | None = None) -> Space:
+    """Reads a space from a TOML file, see :func:`parse`.
 
     Raises:
         UsageError: the file is missing, or something in it cannot be used; the message names the
             setting and its key.
     """
     with files.reading(path, "Mend it, or name another; `python -m tuning space` shows the form."):
-        return parse(Path(path).read_text(encoding="utf-8"), str(path))
+        return parse(Path(path).read_text(encoding="utf-8"), str(path), given)
 
 
-def parse(text: str, source: str = "space") -> Space:
+def parse(text: str, source: str = "space", given: Mapping[str, Any] | None = None) -> Space:
     """Builds a space from the text of a TOML file; see ``default_text`` for the form.
 
     Args:
         text: the file's text.
         source: what to call it in messages.
+        given: settings that a user has typed: these beat the file and are not varied.
 
     Raises:
         UsageError: something in it cannot be used; the message names the setting and its key.
@@ -129,15 +130,37 @@ def parse(text: str, source: str = "space") -> Space:
     """
     import keras_tuner
 
-    held = tomllib.loads(text)
+    held = _less(tomllib.loads(text), given or {})
     if not held:
-        raise UsageError(f"{source}: the space is empty.", remedy=f"Give one of {_listed(KNOWN)}.")
+        problem = f"{source}: there is nothing to vary."
+        raise UsageError(problem, remedy=f"Vary one of {_listed(KNOWN)}.")
     hp = keras_tuner.HyperParameters()
     # Those that others depend on first.
     waits = {name: isinstance(value, dict) and "when" in value for name, value in held.items()}
     for name in sorted(held, key=waits.__getitem__):
         _declare(hp, _Entry(source, name), held[name])
     return Space(hp, source)
+
+
+def _less(held: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's entries without those of given settings, and without what waits for another value
+    of these.
+    """
+    left = {}
+    for name, entry in held.items():
+        waits = entry.get("when") if isinstance(entry, dict) else None
+        if isinstance(waits, dict) and (settled := waits.keys() & given.keys()):
+            if any(given[other] not in _list(waits[other]) for other in settled):
+                continue
+            entry = entry | {"when": {key: waits[key] for key in waits.keys() - settled}}
+        if name not in given:
+            left[name] = entry
+    return left
+
+
+def _list(values: Any) -> list[Any]:
+    """One value or several, as a condition names them."""
+    return values if isinstance(values, list) else [values]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,8 +275,7 @@ def _conditions(hp: Any, at: _Entry, held: Any) -> dict[str, list[Value]]:
         said = f"{at.name} depends on {other!r}, which it cannot.{closest(other, list(KNOWN))}"
         known = other in KNOWN and other != at.name
         at.check(known, "when", said, "Name another setting of this file.")
-        listed = values if isinstance(values, list) else [values]
-        conditions[other] = [at.value("when", value, other) for value in listed]
+        conditions[other] = [at.value("when", value, other) for value in _list(values)]
         parent = next((one for one in hp.space if one.name == other and not one.conditions), None)
         choices = [] if parent is None or hasattr(parent, "min_value") else _allowed(parent)
         said = f"{at.name} depends on {other}, which is no unconditional choice of this file."

@@ -55,6 +55,20 @@ def test_a_missing_default_is_the_recipes():
     }
 
 
+def test_what_is_typed_is_not_varied():
+    whole = space.default_space().defaults()
+    found = space.default_space({"unfreeze": 1, "fine_tune_epochs": 1, "penalty": "none"})
+    assert found.defaults() == {
+        name: value
+        for name, value in whole.items()
+        if name not in ("unfreeze", "fine_tune_epochs", "penalty")
+    }
+    assert not found.values("penalty_strength")  # waits for another penalty
+    assert space.default_space({"penalty": "l2-sp"}).defaults()["penalty_strength"] > 0
+    with pytest.raises(UsageError, match="nothing to vary"):
+        space.parse(RATE, given={"fine_tune_lr": 1e-3})
+
+
 @pytest.mark.parametrize(
     ("text", "place", "word"),
     [
@@ -119,7 +133,7 @@ def test_a_bad_file_is_refused_with_its_place(tmp_path, text, place, word):
 
 
 def test_an_empty_or_missing_file_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="empty"):
+    with pytest.raises(UsageError, match="nothing to vary"):
         space.parse("# nothing")
     with pytest.raises(UsageError, match="Cannot read"):
         space.read_space(tmp_path / "absent.toml")
