@@ -69,6 +69,7 @@ def run(
     _hush()
     if sys.stdout is None:
         return _fail(program, "standard output is closed.", "Send it to /dev/null.", USAGE)
+    options = argparse.Namespace(command=None)  # until it is parsed, which may be interrupted
     try:
         options = parser.parse_args(given)
         code = int(options.command(options))

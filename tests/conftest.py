@@ -26,7 +26,7 @@ def bfloat16() -> None:
     from keras_transfer.frozen import engine
 
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    if limit in engine._WITHOUT_BFLOAT16:
+    if limit in engine.WITHOUT_BFLOAT16:
         pytest.skip("ONEDNN_MAX_CPU_ISA forbids bfloat16")
 
 

@@ -325,6 +325,15 @@ def test_an_error_over_an_interruption_is_an_interruption(capsys):
     assert capsys.readouterr().err == "\nkeras-transfer: interrupted. Go on.\n"
 
 
+def test_an_interruption_of_the_parsing_is_one(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupted)
+    assert cli.main(["train", "builtin:digits"]) == 130
+    assert capsys.readouterr().err == "\nkeras-transfer: interrupted.\n"
+
+
 def test_interrupting_says_how_to_go_on_and_leaves_no_half_files(digits_folder, tmp_path):
     output = tmp_path / "run"
     command = [

@@ -16,6 +16,7 @@ import shutil
 import socket
 import tomllib
 import types
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -105,27 +106,29 @@ def lives(pid: int) -> bool:
     return True
 
 
-def _left(target: Path, ending: str = "") -> list[Path]:
-    """What processes of this machine that were killed have left beside a target."""
-    name = re.escape(str(temporary(target, "\0")) + ending).replace("\0", _HOST + "([0-9a-f]{6})..")
-    found = (re.fullmatch(name, str(path)) for path in target.parent.glob(".*"))
-    return [Path(one[0]) for one in found if one and not lives(int(one[1], 16))]
+def settle(path: Named) -> list[Path]:
+    """Brings back a folder whose replacement was killed between its two renamings.
 
-
-def settle(path: str | os.PathLike[str]) -> None:
-    """Brings back a folder whose replacement was killed between its two renamings."""
+    Returns what else processes of this machine that were killed have left beside ``path``.
+    """
     target = Path(path)
-    for old in _left(target, "-old"):
-        if not target.exists():
-            old.rename(target)
+    name = re.escape(str(temporary(target, "\0"))).replace("\0", _HOST + "([0-9a-f]{6})..")
+    scraps = []
+    for found in (re.fullmatch(name + "(-old)?", str(one)) for one in target.parent.glob(".*")):
+        if found is None or lives(int(found[1], 16)):
+            continue
+        if found[2] and not target.exists():
+            Path(found[0]).rename(target)
+        else:
+            scraps.append(Path(found[0]))
+    return scraps
 
 
-def _beside(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+def _beside(path: Named) -> tuple[Path, Path]:
     """A target, its folder made and tidied, and a hidden name beside it that nothing else has."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    settle(target)
-    for one in (*_left(target), *_left(target, "-old")):
+    for one in settle(target):
         shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
     return target, temporary(target, f"{_HOST}{os.getpid():06x}{next(_COUNT) % 256:02x}")
 
@@ -213,6 +216,8 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
                 retired.rename(target)
             for one in (retired, building):
                 shutil.rmtree(one, ignore_errors=True)
+                if one.exists():
+                    warnings.warn(f"cannot remove {one}; nothing needs it any more.", stacklevel=2)
             with contextlib.suppress(OSError):
                 lock.unlink()
 

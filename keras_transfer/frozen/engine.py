@@ -223,7 +223,7 @@ def _core() -> Any:
     return openvino.Core()
 
 
-_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
+WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
 @functools.cache
@@ -234,7 +234,7 @@ def computes_bfloat16() -> bool:
     process (TensorFlow 2.21), and OpenVINO does not look at that variable.
     """
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    if limit in _WITHOUT_BFLOAT16 or importlib.util.find_spec("openvino") is None:
+    if limit in WITHOUT_BFLOAT16 or importlib.util.find_spec("openvino") is None:
         return False
     return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 

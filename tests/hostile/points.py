@@ -310,7 +310,7 @@ def attempt(case: Case, base: Path, number: int, one: Attempt, figures: Any) -> 
                 wrong.append(f"the next command ended with {status}: {again!r}")
             elif case.figures(place) != figures:
                 wrong.append("the next command came to other figures")
-    left = strays(place)
+    left = [name for name in strays(place) if f"cannot remove {place / name};" not in said + again]
     if words.startswith("report"):  # which knows no store; whoever uses it next tidies it
         left = [name for name in left if "/users/" not in name]
     if left:
