@@ -201,7 +201,7 @@ def train(
         elif recipe.unfreeze == race.AUTO:
             with clock.stage("race"):
                 fit = _racer(built, shared)
-                winner, about["race"] = race.decide(dataset, recipe, fit, progress)
+                winner, about["race"] = race.decide(dataset, recipe, fit, progress, deadline)
             recipe = dataclasses.replace(recipe, unfreeze=winner)
 
         # The classifier: a copy of the backbone with a new head --------------------------------
@@ -560,8 +560,6 @@ def _racer(backbone: Backbone, shared: Shared) -> Callable[[Dataset, Recipe], Fi
     of_race = Shared(shared.pool, shared.store)
 
     def fit(dataset: Dataset, recipe: Recipe) -> Fitted:
-        # The budget is the run's; depths of which one was shortened could not be compared.
-        recipe = dataclasses.replace(recipe, time_budget=None)
         done: Fitted = train(dataset, recipe=recipe, backbone=backbone, shared=of_race, judge=False)
         of_race.measured = done.measured
         return done

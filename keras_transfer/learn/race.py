@@ -10,6 +10,7 @@ it has not yet passed its own head, which is too soon to judge it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ AUTO = "auto"
 DEPTHS, DEEPEST = ("35%", "70%"), "70%"
 _EPOCHS, _VIEWS = 2, 2
 _SURE = 3.0
+_SHARE = 0.25
 
 
 def decide(
@@ -34,6 +36,7 @@ def decide(
     recipe: Recipe,
     fit: Callable[[Dataset, Recipe], Any],
     progress: Progress,
+    deadline: float = math.inf,
 ) -> tuple[str, list[dict[str, Any]]]:
     """Races the depths.
 
@@ -42,11 +45,14 @@ def decide(
         recipe: with pretrained weights.
         fit: trains by a recipe without looking at the test split, as ``training.train`` does.
         progress: where to report.
+        deadline: by ``time.monotonic``, when the run that follows must have ended. A depth takes a
+            quarter of the time until then at most; one that would take longer ends the race, and
+            the shallowest is taken.
 
     Returns:
-        The depth that won, and one row a depth: ``unfreeze``, ``nll`` of its best weights,
-        ``head_nll`` of the head alone, ``sure`` (by how many standard errors it is ahead of the
-        deepest; 0 where that is still at its head), ``seconds``.
+        The depth that won, and one row a depth that was raced: ``unfreeze``, ``nll`` of its best
+        weights, ``head_nll`` of the head alone, ``sure`` (by how many standard errors it is ahead
+        of the deepest; 0 where that is still at its head), ``seconds``.
 
     Raises:
         UsageError: the backbone's weights are random.
@@ -60,8 +66,17 @@ def decide(
     rows, losses = list[dict[str, Any]](), dict[str, np.ndarray]()
     for depth in DEPTHS:
         begun, views = time.monotonic(), min(_VIEWS, recipe.views)
-        short = dataclasses.replace(recipe, unfreeze=depth, fine_tune_epochs=_EPOCHS, views=views)
-        done = fit(half, short)
+        budget = None if deadline == math.inf else max(_SHARE * (deadline - begun), 1e-3)
+        done = fit(
+            half,
+            dataclasses.replace(
+                recipe, unfreeze=depth, fine_tune_epochs=_EPOCHS, views=views, time_budget=budget
+            ),
+        )
+        # One that was shortened could not be compared.
+        if budget and sum(one.epochs for one in done.phases if one.name == "fine_tune") < _EPOCHS:
+            progress.note(f"No time to race {depth}.")
+            break
         kept = done.candidates[0]
         head = next(one.nll for one in done.candidates if one.name == "head")
         if kept.name != "head":
@@ -74,7 +89,7 @@ def decide(
         progress.note(f"Race: {depth} reaches NLL {kept.nll:.4f} (its head {head:.4f}).")
     for row in rows:
         row["sure"] = _ahead(losses.get(row["unfreeze"]), losses.get(DEEPEST))
-    winner = _winner(rows)
+    winner = _winner(rows) if len(rows) == len(DEPTHS) else DEPTHS[0]
     progress.note(f"Fine-tuning depth: {winner} of the work.")
     return winner, rows
 

@@ -1,6 +1,7 @@
 """The race over depths: what it leaves behind, and a run that begins with it."""
 
 import json
+import time
 import types
 
 import numpy as np
@@ -90,6 +91,25 @@ def test_a_sure_winner_is_taken(digits_folder, winner):
     for row in rows:
         lead = scores[depth.DEEPEST] - scores[row["unfreeze"]]
         assert row["sure"] == 0 if not lead else row["sure"] * lead > 9 * abs(lead)
+
+
+@pytest.mark.parametrize(("epochs", "raced"), [({}, 2), ({"70%": 1}, 1), ({"35%": 0}, 0)])
+def test_a_budget_ends_the_race_at_a_depth_that_was_shortened(digits_folder, epochs, raced):
+    data = datasets.load_dataset(str(digits_folder), image_size=32, split=(0.6, 0.2, 0.2))
+    fake, budgets = Fake({"35%": 0.5, "70%": 0.3}), []
+
+    def fit(dataset, recipe):
+        budgets.append(recipe.time_budget)
+        done = fake(dataset, recipe)
+        ran = epochs.get(recipe.unfreeze, recipe.fine_tune_epochs)
+        done.phases = [types.SimpleNamespace(name="fine_tune", epochs=ran)]
+        return done
+
+    deadline = time.monotonic() + 400
+    found, rows = depth.decide(data, Recipe(unfreeze="auto"), fit, Progress(), deadline)
+    assert found == ("70%" if raced == 2 else "35%")
+    assert [row["unfreeze"] for row in rows] == list(depth.DEPTHS[:raced])
+    assert all(0 < one <= 100 for one in budgets)
 
 
 def test_the_lead_is_counted_in_standard_errors_of_the_pairs():
