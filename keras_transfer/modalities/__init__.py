@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any, Literal
 
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.modalities import image
@@ -12,7 +13,18 @@ from keras_transfer.modalities.protocol import Examined, InputSpec, Modality
 MODALITIES: dict[str, Modality] = {"image": image}
 """By name; the first is the one that is meant when nothing tells."""
 
-__all__ = ["MODALITIES", "Examined", "InputSpec", "Modality", "modality", "modality_of_files"]
+KINDS: Any = Literal[tuple(MODALITIES)]
+"""Their names as a type, for schemas."""
+
+__all__ = [
+    "KINDS",
+    "MODALITIES",
+    "Examined",
+    "InputSpec",
+    "Modality",
+    "modality",
+    "modality_of_files",
+]
 
 
 def modality(name: str) -> Modality:

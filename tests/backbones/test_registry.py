@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from keras_transfer import backbones
-from keras_transfer.backbones.construction import MODES
 from keras_transfer.base.errors import UsageError
+from keras_transfer.modalities.image.entrance import MODES
 
 
 def test_rows_are_whole() -> None:
