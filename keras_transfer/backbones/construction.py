@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from keras_transfer.backbones.naming import canonical_names
 from keras_transfer.backbones.weights import assign, digest, resolve, unset_weights
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.types import Backbone, BackboneSpec
+from keras_transfer.modalities.text.bert import entrance
 
 if TYPE_CHECKING:
     import keras
@@ -65,7 +67,8 @@ def build(
         )
     source = resolve(row, weights)
     with contextlib.nullcontext() if source is None else unset_weights():
-        model = _construct(row, registry.layers_of(row.name), (height, width))
+        arrays = source.arrays if source else {}
+        model = _construct(row, registry.layers_of(row.name), (height, width), arrays)
     if source is not None:
         assign(model, source, row)
     return Backbone(row, model, block_map(model, row), weights, digest(model))
@@ -101,25 +104,39 @@ def register(
         raise UsageError(problem, remedy=f"Choose one of {', '.join(MODES)}.")
     facts = {"weights": ("none",), "advice": "Registered by its user.", **facts}
     row = BackboneSpec(name, "", image_size, preprocessing=preprocessing, **facts)
-    built = _construct(row, layers, (image_size, image_size))
+    built = _construct(row, layers, (image_size, image_size), {})
     row = dataclasses.replace(row, parameters=built.count_params())
     registry.add(row, layers)
     return row
 
 
 def _construct(
-    row: BackboneSpec, layers: registry.Layers | None, size: tuple[int, int]
+    row: BackboneSpec,
+    layers: registry.Layers | None,
+    size: tuple[int, int],
+    arrays: Mapping[str, list[np.ndarray]],
 ) -> keras.Model:
-    """Builds the graph with random weights, preprocessing included, without a head."""
+    """Builds the graph with random weights, preprocessing included, without a head.
+
+    A network that comes in more than one shape takes that of the arrays which it will be given.
+    """
     import keras
 
-    images = keras.Input((*size, 3), dtype="uint8", name="image")
-    inputs = preprocess(images, row.preprocessing)
-    model = keras.Model(images, layers(inputs)) if layers else _published(row, inputs)
+    examples, inputs = _entrance(row, size)
+    model = keras.Model(examples, layers(inputs)) if layers else _published(row, inputs, arrays)
     renamed = canonical_names(operation.name for operation in model.operations)
     for operation in model.operations:
         operation.name = renamed[operation.name]
     return keras.Model(model.inputs[0], model.outputs[0], name=row.name)
+
+
+def _entrance(row: BackboneSpec, size: tuple[int, int]) -> tuple[Any, Any]:
+    import keras
+
+    if row.preprocessing == "ids":
+        return entrance(size[0], row.preprocessing)
+    images = keras.Input((*size, 3), dtype="uint8", name="image")
+    return images, preprocess(images, row.preprocessing)
 
 
 def preprocess(images: keras.KerasTensor, mode: str) -> keras.KerasTensor:
@@ -131,15 +148,18 @@ def preprocess(images: keras.KerasTensor, mode: str) -> keras.KerasTensor:
     return keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")(x)
 
 
-def _published(row: BackboneSpec, inputs: keras.KerasTensor) -> keras.Model:
-    """Builds a network on preprocessed images by its constructor in Keras Applications."""
+def _published(
+    row: BackboneSpec, inputs: keras.KerasTensor, arrays: Mapping[str, list[np.ndarray]]
+) -> keras.Model:
+    """Builds a network on preprocessed examples by its constructor, such as Keras Applications'."""
     import keras
 
     module, function = row.constructor.split(":")
     constructor = getattr(importlib.import_module(module), function)
     arguments: dict[str, Any] = {"include_top": False, "weights": None, "input_tensor": inputs}
-    if "include_preprocessing" in inspect.signature(constructor).parameters:
-        arguments["include_preprocessing"] = False
+    settings = {"include_preprocessing": False, "arrays": arrays}
+    known = inspect.signature(constructor).parameters
+    arguments |= {name: value for name, value in settings.items() if name in known}
     model = constructor(**arguments)
     if any(isinstance(layer, (keras.Model, keras.layers.Normalization)) for layer in model.layers):
         model = _flatten(model)

@@ -76,7 +76,7 @@ def spec(name: str) -> BackboneSpec:
         "blocks": tuple(map(tuple, family["blocks"])),
         "image_size": int(row["image_size"]),
         "parameters": int(row["parameters"]),
-        "top1": float(row["top1"]),
+        "top1": float(row["top1"]) if row["top1"] else None,
         "advice": row["advice"],
         "modality": row["modality"],
     }
