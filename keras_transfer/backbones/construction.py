@@ -6,7 +6,10 @@ import contextlib
 import dataclasses
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from keras_transfer.backbones import registry
 from keras_transfer.backbones.blocks import block_map
@@ -55,7 +58,8 @@ def build(
         )
     source = resolve(row, weights)
     with contextlib.nullcontext() if source is None else unset_weights():
-        model = _construct(row, registry.layers_of(row.name), size)
+        arrays = source.arrays if source else {}
+        model = _construct(row, registry.layers_of(row.name), size, arrays)
     if source is not None:
         assign(model, source, row)
     return Backbone(row, model, block_map(model, row), weights, digest(model))
@@ -88,33 +92,44 @@ def register(
     """
     facts = {"weights": ("none",), "advice": "Registered by its user.", **facts}
     row = BackboneSpec(name, "", image_size, preprocessing=preprocessing, **facts)
-    built = _construct(row, layers, image_size)
+    built = _construct(row, layers, image_size, {})
     row = dataclasses.replace(row, parameters=built.count_params())
     registry.add(row, layers)
     return row
 
 
-def _construct(row: BackboneSpec, layers: registry.Layers | None, size: Any) -> keras.Model:
-    """Builds the graph with random weights, preprocessing included, without a head."""
+def _construct(
+    row: BackboneSpec,
+    layers: registry.Layers | None,
+    size: Any,
+    arrays: Mapping[str, list[np.ndarray]],
+) -> keras.Model:
+    """Builds the graph with random weights, preprocessing included, without a head.
+
+    A network that comes in more than one shape takes that of the arrays which it will be given.
+    """
     import keras
 
     examples, inputs = modality(row.modality).entrance(size, row.preprocessing)
-    model = keras.Model(examples, layers(inputs)) if layers else _published(row, inputs)
+    model = keras.Model(examples, layers(inputs)) if layers else _published(row, inputs, arrays)
     renamed = canonical_names(operation.name for operation in model.operations)
     for operation in model.operations:
         operation.name = renamed[operation.name]
     return keras.Model(model.inputs[0], model.outputs[0], name=row.name)
 
 
-def _published(row: BackboneSpec, inputs: keras.KerasTensor) -> keras.Model:
-    """Builds a network on preprocessed images by its constructor in Keras Applications."""
+def _published(
+    row: BackboneSpec, inputs: keras.KerasTensor, arrays: Mapping[str, list[np.ndarray]]
+) -> keras.Model:
+    """Builds a network on preprocessed examples by its constructor, such as Keras Applications'."""
     import keras
 
     module, function = row.constructor.split(":")
     constructor = getattr(importlib.import_module(module), function)
     arguments: dict[str, Any] = {"include_top": False, "weights": None, "input_tensor": inputs}
-    if "include_preprocessing" in inspect.signature(constructor).parameters:
-        arguments["include_preprocessing"] = False
+    settings = {"include_preprocessing": False, "arrays": arrays}
+    known = inspect.signature(constructor).parameters
+    arguments |= {name: value for name, value in settings.items() if name in known}
     model = constructor(**arguments)
     if any(isinstance(layer, (keras.Model, keras.layers.Normalization)) for layer in model.layers):
         model = _flatten(model)

@@ -10,6 +10,7 @@ a shape are no tokens. ``tokenizers`` does the work; reading texts needs no Tens
 # ruff: noqa: F401
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from keras_transfer.modalities.text.masking import mirroring_is_safe, view
 from keras_transfer.modalities.text.shingles import near_copies
@@ -19,7 +20,18 @@ from keras_transfer.modalities.text.writing import encode, from_memory, show
 
 NAME = "text"
 SIZE = "max_length"
-BACKBONE = "MiniLM-L6"
+INPUT = "int32 ids of BERT's uncased WordPiece, [CLS] first, [SEP] last, 0 behind"
+EFFORTS: Mapping[str, Mapping[str, Any]] = {
+    "quick": {"backbone": "MiniLM-L6", "levels": 5.0, "fine_tune_epochs": 0},
+    "default": {
+        "backbone": "MiniLM-L6", "levels": 5.0, "unfreeze": "35%", "fine_tune_epochs": 4,
+        "fine_tune_lr": 1e-4, "strength": 1.0,
+    },
+    "high": {
+        "backbone": "MiniLM-L6", "levels": 5.0, "unfreeze": "70%", "fine_tune_epochs": 6,
+        "fine_tune_lr": 1e-4,
+    },
+}  # fmt: skip
 SUFFIXES: Mapping[str, str] = dict.fromkeys((".txt", ".text", ".md", ".rst"), "TXT")
 SUFFIX = ".txt"
 FINGERPRINT: tuple[int, ...] = (256,)
