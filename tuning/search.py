@@ -83,8 +83,9 @@ def search(
         source = datasets.open_source(data)
         recipe = resolve(settings or {}, efforts=modality(source.modality).EFFORTS)
         bench = Workbench(source, recipe, study / "heads", store)
+        space = space or default_space(settings, source.modality)
         _run(
-            study, bench, space or default_space(settings), progress or Progress(), serve,
+            study, bench, space, progress or Progress(), serve,
             tuner=tuner, objective=objective, trials=trials, deadline=deadline,
         )  # fmt: skip
     return study

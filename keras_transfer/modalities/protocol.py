@@ -69,6 +69,8 @@ class Modality(Protocol):
     """The setting that says how large an example a model takes."""
     EFFORTS: Mapping[str, Mapping[str, Any]]
     """The settings of each effort, where they are not those of ``Recipe``."""
+    SEARCH: Mapping[str, Mapping[str, Any]]
+    """The rows of a default search that are not those of ``Recipe``."""
 
     def spec(self, size: Any) -> InputSpec:
         """The input of a model that takes examples of some size. Raises UsageError."""

@@ -35,3 +35,4 @@ PREVIEW = spec(96)
 INPUT = "uint8 RGB, 0..255, the whole image squashed to a square, bilinear"
 SIZE = "image_size"
 EFFORTS: Mapping[str, Mapping[str, Any]] = recipe.EFFORTS
+SEARCH: Mapping[str, Mapping[str, Any]] = {}

@@ -34,6 +34,11 @@ EFFORTS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 SUFFIXES: Mapping[str, str] = dict.fromkeys((".txt", ".text", ".md", ".rst"), "TXT")
 SUFFIX = ".txt"
+SEARCH: Mapping[str, Mapping[str, Any]] = {
+    "unfreeze": {"choices": ["20%", "35%", "70%"]},
+    "fine_tune_lr": {"low": 2e-5, "high": 5e-4, "scale": "log"},
+    "fine_tune_epochs": {"choices": [2, 4, 6]},
+}
 FINGERPRINT: tuple[int, ...] = (256,)
 EXTENT = "tokens"
 EXTENT_EDGES: Sequence[int] = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
