@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from scipy import ndimage
 
+from keras_transfer.base.errors import UsageError
 from keras_transfer.modalities import image
 
 if TYPE_CHECKING:
@@ -102,9 +103,16 @@ class ImageSignature:
 
 
 def signature(model: keras.Model) -> ImageSignature:
-    """How a classifier is fed. Every model takes images so far."""
-    height, width = model.input_shape[1:3]
-    return ImageSignature((height, width))
+    """How a classifier is fed.
+
+    Raises:
+        UsageError: it takes something else than images.
+    """
+    shape = model.input_shape[1:]
+    if len(shape) != 3:
+        problem = f"Only models of images are exported so far; this one takes {model.input.name}."
+        raise UsageError(problem, remedy="Use the run's model.keras, or `keras-transfer predict`.")
+    return ImageSignature((shape[0], shape[1]))
 
 
 def mobile_resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
