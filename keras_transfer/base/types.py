@@ -84,7 +84,7 @@ class Dataset:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{int((self.splits == split).sum())} {split}" for split in SPLITS)
         return (
-            f"Dataset({self.name!r}: {len(self)} images, {len(self.class_names)} classes; "
+            f"Dataset({self.name!r}: {len(self)} {self.modality}s, {len(self.class_names)} classes; "
             f"{sizes}; {len(self.findings)} findings)"
         )
 

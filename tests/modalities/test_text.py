@@ -226,6 +226,9 @@ def test_what_counts_is_shaded():
 def test_what_is_no_text_in_memory_is_refused():
     with pytest.raises(DataError, match="text 1 is nan, a float"):
         text.from_memory(["a", float("nan")])
+    with pytest.raises(DataError, match="text 0 is the name of a file"):
+        text.from_memory([__file__, "b"])
+    assert text.from_memory(["no such file", "x" * 10_000])
     assert text.encode("half \ud83d") == b"half \xed\xa0\xbd"
 
 
