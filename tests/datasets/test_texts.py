@@ -262,12 +262,16 @@ READ = {
 
 
 @pytest.mark.parametrize("case", READ)
-def test_odd_cells_are_read_or_said(tmp_path, case):
+def test_odd_cells_are_read_or_said(tmp_path, case, capsys):
     content, expected = READ[case]
     (tmp_path / "a.csv").write_bytes(content.encode())
     data = load_dataset(tmp_path / "a.csv", image_size=32)
     about = {one.path: one.kind for one in data.findings if one.path == "row-000002"}
     assert about == expected
+    assert cli.main(["inspect", str(tmp_path / "a.csv")]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "test texts means" in printed.out
     left_out = sum(one.action == "left out" for one in data.findings if one.path)
     assert len(data) + left_out == 40 + (len(content.splitlines()) > 41) - (case == "blank rows")
 
@@ -293,13 +297,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_tables_that_cannot_be_used_are_refused(tmp_path, case):
+def test_tables_that_cannot_be_used_are_refused(tmp_path, case, capsys):
     name, content, needle = REFUSED[case]
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as caught:
         open_source(tmp_path / name)
     assert needle in caught.value.message
     assert len(caught.value.message) < 2_000
+    assert cli.main(["inspect", str(tmp_path / name)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    assert caught.value.remedy in printed.err
 
 
 def test_half_a_surrogate_pair_is_a_finding_in_a_text_and_spelt_out_in_a_name(tmp_path, said):
