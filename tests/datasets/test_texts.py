@@ -69,6 +69,19 @@ def test_a_folder_of_texts_is_a_data_set(tmp_path, said, cache):
         assert data.paths[0] == "ndimage/00.txt"
 
 
+def test_what_lies_beside_the_classes_does_not_decide(tmp_path, pictures):
+    for i, picture in enumerate(pictures[:24]):
+        place = tmp_path / "set" / "ab"[i % 2] / str(i)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(picture)
+    (tmp_path / "set/README.txt").write_text("photos")
+    assert load_dataset(tmp_path / "set").modality == "image"
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat/a.txt").write_text("a text")
+    with pytest.raises(DataError, match="no labelled texts"):
+        load_dataset(tmp_path / "flat")
+
+
 @pytest.mark.parametrize(
     ("name", "encoding", "delimiter"),
     [("a.csv", "utf-8", ","), ("a.csv", "utf-8-sig", ";"), ("a.tsv", "utf-16", "\t")],

@@ -262,6 +262,7 @@ def test_ids_enter_a_network_as_they_are():
 
 def test_images_with_notes_beside_them_are_images():
     assert modality_of_files(["a.jpg", "a.txt", "b.jpg", "b.txt", "README.md"]) == "image"
+    assert modality_of_files(["a.heic", "b.heic", "README.txt"]) == "image"
     assert modality_of_files(["a.txt", "b.txt", "c.txt", "photo.jpg"]) == "text"
 
 
