@@ -122,10 +122,10 @@ class _Checks:
                 if len(labels) > 1:
                     other = self.items[same[0] if i != same[0] else same[1]].path
                     listed = " and ".join(repr(label) for label in labels)
-                    reason = f"the same file as {other}, labelled {listed}"
+                    reason = f"the same content as {other}, labelled {listed}"
                     self._note(i, "conflicting_labels", reason, LEFT_OUT, other)
                 elif i != first:
-                    self._pair(i, first, "duplicate", "the same file as")
+                    self._pair(i, first, "duplicate", "the same content as")
 
     def near_copies(self, fingerprints: np.ndarray, modality: Modality) -> np.ndarray:
         """Alike to a person: int64 pairs of positions, shape ``[pairs, 2]``."""

@@ -223,7 +223,8 @@ def label_by_folder(paths: Iterable[str], findings: list[Finding]) -> tuple[list
         The items, sorted by path, labels in Unicode's composed form; and what they are.
     """
     paths = sorted(paths)
-    modality = modality_of_files(paths)
+    # What lies beside the class folders is no item, such as a README.
+    modality = modality_of_files([path for path in paths if "/" in path] or paths)
     what, suffixes = MODALITIES[modality].NAME, MODALITIES[modality].SUFFIXES
 
     def skip(path: str, kind: str, reason: str) -> None:

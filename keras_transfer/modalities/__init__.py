@@ -35,13 +35,13 @@ def modality(name: str) -> Modality:
 
 
 def modality_of_files(paths: Iterable[str]) -> str:
-    """The name of the modality to which most of some files belong, by formats they promise.
+    """The name of the modality to which most of some files belong, by their suffixes.
 
     An earlier one with half as many files is meant before: beside images often lie notes or labels.
     """
     suffixes = [os.path.splitext(path)[1].lower() for path in paths]
     counts = {
-        name: sum(bool(form.SUFFIXES.get(suffix)) for suffix in suffixes)
+        name: sum(suffix in form.SUFFIXES for suffix in suffixes if suffix)
         for name, form in MODALITIES.items()
     }
     return next(name for name, count in counts.items() if 2 * count >= max(counts.values()))

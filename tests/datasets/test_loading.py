@@ -78,7 +78,7 @@ def test_a_leak_between_given_splits_is_named_and_mended(tmp_path, pictures):
     assert set(found) == {"train/cat/leaked.jpg", "train/dog/small.jpg"}
     leak = found["train/cat/leaked.jpg"]
     assert leak.other == "test/cat/020.jpg"
-    assert leak.reason == "the same file as test/cat/020.jpg, which is in test"
+    assert leak.reason == "the same content as test/cat/020.jpg, which is in test"
     assert leak.action == "left out"
     assert found["train/dog/small.jpg"].other == "test/dog/big.png"
     assert not set(found) & set(data.paths)
