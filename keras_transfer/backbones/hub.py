@@ -50,7 +50,7 @@ def read_folder(folder: Path) -> Weights:
         raise WeightsError(problem, remedy="Use a BERT, or what has its shape.") from error
     except Exception as error:  # the library has errors of its own for what is damaged
         raise WeightsError(
-            f"{path} is damaged: {error}.", remedy="Copy or download the file again."
+            f"{path} cannot be read: {error}.", remedy="Copy or download the file again."
         ) from error
     return Weights(str(path), arrays)
 

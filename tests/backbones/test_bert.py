@@ -16,7 +16,6 @@ from keras_transfer.backbones import hub
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.base.errors import UsageError, WeightsError
 from keras_transfer.base.types import Backbone
-from keras_transfer.frozen.engine import build_engine
 from keras_transfer.frozen.features import FrozenPart
 from keras_transfer.learn.model import build_classifier, cut_blocks, levels_of
 from keras_transfer.modalities.text import bert
@@ -126,7 +125,10 @@ def test_blocks_hold_every_layer_and_cost_what_the_formula_says(minilm: Backbone
     width, inner = 384, 1536
     each = TOKENS * (4 * width**2 + 2 * width * inner) + 2 * TOKENS**2 * width
     assert [block.macs for block in blocks] == [0, *[each] * 6]
-    assert all(block.output_shapes == ((TOKENS,), (TOKENS, width)) for block in blocks[:-1])
+    for block in blocks[:-1]:
+        # Not the ids, which float16 would round in a store.
+        assert block.cut == ("mask", f"{block.name}_norm")
+        assert block.output_shapes == ((TOKENS,), (TOKENS, width))
 
 
 @pytest.mark.parametrize(
@@ -136,18 +138,24 @@ def test_levels_are_the_upper_blocks(minilm: Backbone, share: float, levels: lis
     assert levels_of(minilm.blocks, share) == levels
 
 
-@pytest.mark.parametrize("share", [0, 5])
-def test_every_cut_is_exact_and_a_saved_classifier_answers_alike(
-    minilm: Backbone, share: float, tmp_path: Path
-) -> None:
-    model = build_classifier(minilm, 3, share)
-    whole, blocks = np.asarray(model(padded(), training=False)), cut_blocks(minilm.blocks, share)
+@pytest.mark.parametrize("share", [None, 0, 5])
+def test_every_cut_is_exact(minilm: Backbone, share: float | None) -> None:
+    model = minilm.model if share is None else build_classifier(minilm, 3, share)
+    whole, blocks = (
+        np.asarray(model(padded(), training=False)),
+        cut_blocks(minilm.blocks, share or 0),
+    )
     for block in blocks[:-1]:
         prefix, suffix = backbones.split(model, block.cut)
         parts = prefix(padded(), training=False)
         assert tuple(tuple(part.shape[1:]) for part in parts) == block.output_shapes
-        assert len(parts) <= 3
+        assert len(parts) == (3 if share and block.name != "embeddings" else 2)
         np.testing.assert_array_equal(np.asarray(suffix(parts, training=False)), whole)
+
+
+def test_a_saved_classifier_answers_alike(minilm: Backbone, tmp_path: Path) -> None:
+    model = build_classifier(minilm, 3, levels=5)
+    whole = np.asarray(model(padded(), training=False))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(np.asarray(loaded(padded(), training=False)), whole)
@@ -266,9 +274,9 @@ def other_words(folder: Path) -> None:
 
 
 BAD: dict[str, tuple[dict[str, object], Callable[[Path], None], str]] = {
-    "the tensors end early": ({}, cut_short, r"model\.safetensors is damaged"),
+    "the tensors end early": ({}, cut_short, r"model\.safetensors cannot be read"),
     "the tensors are text": (
-        {}, lambda folder: (folder / "model.safetensors").write_text("<html>"), "is damaged",
+        {}, lambda folder: (folder / "model.safetensors").write_text("<html>"), "cannot be read",
     ),
     "another network's tensors": (
         {},
@@ -278,7 +286,7 @@ BAD: dict[str, tuple[dict[str, object], Callable[[Path], None], str]] = {
         r"model\.safetensors is not a BERT: it has no tensor 'embeddings",
     ),
     "heads that do not divide the width": (
-        {"num_attention_heads": 5}, lambda folder: None, r"model\.safetensors is damaged",
+        {"num_attention_heads": 5}, lambda folder: None, r"model\.safetensors cannot be read",
     ),
     "words of another vocabulary": ({}, other_words, r"vocab\.txt has 30,523 words of its own"),
     "no vocabulary": ({}, lambda folder: (folder / "vocab.txt").unlink(), "is missing"),
@@ -310,8 +318,8 @@ def test_another_shape_than_the_row_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_weights_of_an_image_network_are_refused(tmp_path: Path) -> None:
-    image = backbones.build("MobileNetV3Small", image_size=32, weights="none")
-    image.model.save_weights(tmp_path / "image.weights.h5")
+    image = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv")])
+    image.save_weights(tmp_path / "image.weights.h5")
     with pytest.raises(WeightsError, match=r"image\.weights\.h5: not weights of MiniLM-L6"):
         backbones.build("MiniLM-L6", image_size=8, weights=str(tmp_path / "image.weights.h5"))
 
@@ -320,9 +328,3 @@ def test_the_vocabulary_of_the_folder_is_that_of_the_texts() -> None:
     if not VOCABULARY.is_file():
         pytest.skip("the vocabulary is not here")
     hub._check_vocabulary(VOCABULARY)
-
-
-def test_an_engine_reads_texts_of_any_number(minilm: Backbone) -> None:
-    engine = build_engine(minilm.model, "openvino")
-    one, three = engine.run(padded()[:1])[0], engine.run(padded())[0]
-    np.testing.assert_allclose(three[:1], one, atol=1e-5)
