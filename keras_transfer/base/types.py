@@ -84,8 +84,8 @@ class Dataset:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{int((self.splits == split).sum())} {split}" for split in SPLITS)
         return (
-            f"Dataset({self.name!r}: {len(self)} images, {len(self.class_names)} classes; "
-            f"{sizes}; {len(self.findings)} findings)"
+            f"Dataset({self.name!r}: {len(self)} {self.modality}s, "
+            f"{len(self.class_names)} classes; {sizes}; {len(self.findings)} findings)"
         )
 
 

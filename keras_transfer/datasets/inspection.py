@@ -86,6 +86,7 @@ class Inspection:
         }
         return {
             "name": data.name,
+            "modality": data.modality,
             "images": len(data),
             "left_out": self.left_out,
             "trainable": self.problem is None,

@@ -97,9 +97,9 @@ def terminal(facts: dict[str, Any]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    columns = ("images", "train", "val", "test")
-    classes = Table("class", title=f"{printable(facts['name'])}: {facts['images']:,} images")
-    for name in columns:
+    columns, what = ("images", "train", "val", "test"), f"{facts['modality']}s"
+    classes = Table("class", title=f"{printable(facts['name'])}: {facts['images']:,} {what}")
+    for name in (what, *columns[1:]):
         classes.add_column(name, justify="right")
     for row in facts["classes"]:
         classes.add_row(Text(printable(row["name"])), *(f"{row[name]:,}" for name in columns))
@@ -114,7 +114,7 @@ def terminal(facts: dict[str, Any]) -> Group:
     classes.title_justify = table.title_justify = "left"
     expected = facts["expected_accuracy"]
     lines = [
-        f"An accuracy of 90 % measured on {expected['test_images']:,} test images means "
+        f"An accuracy of 90 % measured on {expected['test_images']:,} test {what} means "
         f"{expected['low']:.1%} to {expected['high']:.1%} (95 % interval)."
     ]
     if facts["left_out"]:

@@ -63,9 +63,14 @@ class Modality(Protocol):
     """Where the ranges of a histogram of extents begin."""
     PREVIEW: InputSpec
     """What pages decode to before they show an example."""
+    LITERAL: bool
+    """Whether a word that names no file may be an item itself."""
 
     def spec(self, size: Any) -> InputSpec:
         """The input of a model that takes examples of some size. Raises UsageError."""
+
+    def spec_of(self, shape: Sequence[Any], dtype: str) -> InputSpec | None:
+        """The input of a model that takes such arrays; None if they are no examples of ours."""
 
     def decode(self, data: bytes, spec: InputSpec | None = None) -> np.ndarray:
         """One item, exactly as a model of this spec takes it; without one, at its own size."""
@@ -106,5 +111,13 @@ class Modality(Protocol):
     def encode(self, value: np.ndarray) -> bytes:
         """One of these as bytes that ``decode`` takes, the same on every machine."""
 
-    def show(self, example: np.ndarray, caption: str = "") -> str:
-        """An example as HTML that needs nothing else, for pages and notebooks."""
+    def show(
+        self, example: np.ndarray, caption: str = "", saliency: np.ndarray | None = None
+    ) -> str:
+        """An example as HTML that needs nothing else, for pages and notebooks.
+
+        Args:
+            example: as decoded to ``PREVIEW``.
+            caption: what it is.
+            saliency: of one that a model took, where the model looked: weights in 0..1 by place.
+        """

@@ -20,6 +20,7 @@ from keras_transfer.base import files, types
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.files import Amount, Count, Number, Rate, Text
 from keras_transfer.datasets.sources import check_outside
+from keras_transfer.modalities import MODALITIES
 
 if TYPE_CHECKING:
     import keras
@@ -37,8 +38,8 @@ NEW = f"{STATE}/new"
 _RUN = (
     CONFIG, MODEL, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES, VALIDATION_LOGITS,
     VALIDATION_LABELS, PAGE, "plots/history.svg", "plots/learning_curve.svg",
-    "plots/confusion.svg", "plots/reliability.svg", "plots/images/mistakes-[0-9][0-9]*.webp",
-    "plots/images/doubts-[0-9][0-9].webp", "plots/images/suspects-[0-9][0-9].webp",
+    "plots/confusion.svg", "plots/reliability.svg", "plots/examples/mistakes-[0-9][0-9].html",
+    "plots/examples/doubts-[0-9][0-9].html", "plots/examples/suspects-[0-9][0-9].html",
     "tensorboard/head/events.out.tfevents.*", "tensorboard/fine_tune/events.out.tfevents.*",
     METRICS,
 )  # fmt: skip
@@ -57,7 +58,7 @@ Folder = str | os.PathLike[str]
 
 
 _CONFIG = files.table(
-    {"data_path": Text, "author": Text, "weights_licence": Text},
+    {"data_path": Text, "author": Text, "weights_licence": Text, "modality": Text},
     data=Text, class_names=list[Text], backbone=Text, image_size=Count, weights=Text,
     temperature=Amount,
 )  # fmt: skip
@@ -99,6 +100,15 @@ class Run:
     def class_names(self) -> tuple[str, ...]:
         """The classes in the order of the model's outputs."""
         return tuple(self.config["class_names"])
+
+    @property
+    def modality(self) -> str:
+        """What kind of example it is of, see ``modalities``."""
+        name = str(self.config.get("modality", next(iter(MODALITIES))))
+        if name not in MODALITIES:
+            problem = f"{self.path / CONFIG}: there is no modality {name!r}."
+            raise UsageError(problem, remedy=_REMEDY)
+        return name
 
     @property
     def image_size(self) -> int:

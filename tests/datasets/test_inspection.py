@@ -100,7 +100,7 @@ def test_page_is_whole_and_asks_nothing_of_the_network(menagerie, tmp_path):
     page.feed(text)
     assert page.open == []
     assert page.images >= 24
-    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert all(link.startswith("data:image/webp;base64,") for link in page.links)
     assert "url(" not in text
     assert "flower/cut-3.jpg" in text
     assert "truncated" in text
