@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import html
+import io
+import json
 import re
 import shutil
 from typing import ClassVar
@@ -12,9 +14,11 @@ from typing import ClassVar
 import keras
 import numpy as np
 import pytest
+from hostile.table import assert_refused, say
 from promises import check_modality
 from runs import saved
 
+from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError, UsageError
 from keras_transfer.datasets import inspect, load_dataset, natural_sizes
 from keras_transfer.modalities import MODALITIES, Examined, InputSpec
@@ -248,3 +252,101 @@ def test_a_text_that_is_gone_is_named_and_the_others_are_there(run):
     shown = page.count('<div class="example"><p')
     assert shown + gone == first.count('<div class="example"><p')
     assert len(list(kept.iterdir())) == shown
+
+
+# Predictions -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path):
+    """An exported classifier of texts: a file with its labels beside it."""
+    (tmp_path / "export").mkdir()
+    reader().save(tmp_path / "export" / "model.keras")
+    (tmp_path / "export" / "labels.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    return tmp_path / "export"
+
+
+def expected(texts, data, names=NAMES):
+    scores = np.asarray(reader(len(names))(texts.decode(data, texts.spec(16))[None]))[0]
+    return [names[i] for i in np.argsort(-scores, kind="stable")[:3]]
+
+
+def labels(row):
+    return [one["label"] for one in row["classes"]]
+
+
+def test_files_and_words_and_lines_are_classified(model, texts, tmp_path, monkeypatch):
+    file = tmp_path / "a file.txt"
+    file.write_text("what stands in a file")
+    stream = io.BytesIO("first line\r\n\nzweite Zeile ß".encode() + b"\n\xff\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
+    said = say("predict", model, file, "some words", "-", "--json")
+    assert said.code == 2  # two of the lines cannot be read
+    rows = json.loads(said.out)
+    given = {str(file): b"what stands in a file", "some words": b"some words",
+             "first line": b"first line", "": None, "zweite Zeile ß": "zweite Zeile ß".encode(),
+             "\\xff": None}  # fmt: skip
+    assert [row["text"] for row in rows] == list(given)
+    for row, data in zip(rows, given.values(), strict=True):
+        assert row.keys() == {"text", "classes" if data else "error"}
+        assert data is None or labels(row) == expected(texts, data)
+    assert [row["error"] for row in rows if "error" in row] == ["empty file", "no UTF-8"]
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"), [("none.txt", "no such file"), ("none.TXT", "no such file"), (".", "dir")]
+)
+def test_what_looks_like_a_file_is_not_taken_for_a_text(model, word, reason):
+    said = say("predict", model, word, "--json")
+    assert said.code == 2
+    assert reason in json.loads(said.out)[0]["error"]
+
+
+@pytest.mark.parametrize("word", ["a\nb\x1b[2J", "a" * 5000, "\udcff", "x.png", "none.md"])
+def test_any_words_are_said_in_a_line(model, word):
+    said = say("predict", model, word)
+    assert said.code == (2 if word == "\udcff" else 0), said
+    assert said.out.count("\n") == 1
+    assert "\x1b" not in said.out
+
+
+def test_lines_of_a_closed_standard_input_are_refused(model, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert_refused(say("predict", model, "-"), "standard input is closed")
+
+
+def test_a_dash_is_a_file_where_a_model_takes_images(digits_run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"never read\n")))
+    said = say("predict", digits_run, "-", "no file", "--json")
+    assert said.code == 2
+    assert [row["image"] for row in json.loads(said.out)] == ["-", "no file"]
+    assert all(row["error"] == "no such file or directory" for row in json.loads(said.out))
+
+
+def of_run(digits_run, folder, **config):
+    """A copy of a run that holds a classifier of texts."""
+    shutil.copytree(digits_run, folder)
+    reader(5).save(folder / "model.keras")
+    held = json.loads((folder / "config.json").read_text())
+    files.write_json(folder / "config.json", held | config)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["files"]["model.keras"] = files.file_sha256(folder / "model.keras")
+    files.write_json(folder / "metrics.json", files.sealed(metrics))
+    return folder
+
+
+def test_a_run_says_of_which_modality_it_is(digits_run, texts, tmp_path):
+    told = of_run(digits_run, tmp_path / "told", modality="text")
+    said = say("predict", told, "some words", "--json")
+    assert said.code == 0, said
+    assert labels(json.loads(said.out)[0]) == expected(texts, b"some words", NAMES[:5])
+    silent = of_run(digits_run, tmp_path / "silent")
+    assert_refused(say("predict", silent, "words"), "int32 [None, 16], not images")
+
+
+@pytest.mark.parametrize("value", ["video", "", 3, None, ["text"]], ids=repr)
+@pytest.mark.parametrize("command", ["predict", "report"])
+def test_a_run_of_no_known_modality_is_refused(digits_run, tmp_path, command, value):
+    run = of_run(digits_run, tmp_path / "run", modality=value)
+    words = [command, run, *["words"] * (command == "predict")]
+    assert_refused(say(*words), str(run / "config.json"), "modality")
