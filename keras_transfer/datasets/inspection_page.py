@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from keras_transfer.base import templates
 from keras_transfer.base.errors import ExampleError
 from keras_transfer.base.threads import in_threads
-from keras_transfer.base.types import Dataset, Finding
+from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets.checks import TITLES
 from keras_transfer.datasets.sources import Source
 from keras_transfer.modalities import modality
@@ -97,12 +97,13 @@ def terminal(facts: dict[str, Any]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    columns, what = ("images", "train", "val", "test"), f"{facts['modality']}s"
-    classes = Table("class", title=f"{printable(facts['name'])}: {facts['images']:,} {what}")
-    for name in (what, *columns[1:]):
+    what = facts["modality"]
+    classes = Table("class", title=f"{printable(facts['name'])}: {facts['images']:,} {what}s")
+    for name in (f"{what}s", *SPLITS):
         classes.add_column(name, justify="right")
     for row in facts["classes"]:
-        classes.add_row(Text(printable(row["name"])), *(f"{row[name]:,}" for name in columns))
+        counts = (f"{row[name]:,}" for name in ("images", *SPLITS))
+        classes.add_row(Text(printable(row["name"])), *counts)
     table = Table("what", "count", "done about it", title=f"{len(facts['findings']):,} findings")
     table.add_column("for example", overflow="fold")
     table.columns[1].justify = "right"
@@ -114,7 +115,7 @@ def terminal(facts: dict[str, Any]) -> Group:
     classes.title_justify = table.title_justify = "left"
     expected = facts["expected_accuracy"]
     lines = [
-        f"An accuracy of 90 % measured on {expected['test_images']:,} test {what} means "
+        f"An accuracy of 90 % measured on {expected['test_images']:,} test {what}s means "
         f"{expected['low']:.1%} to {expected['high']:.1%} (95 % interval)."
     ]
     if facts["left_out"]:
