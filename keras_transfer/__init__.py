@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from keras_transfer.evaluation import compare as compare
     from keras_transfer.evaluation.plots import gallery as gallery
     from keras_transfer.evaluation.saliency import grad_cam as grad_cam
-    from keras_transfer.evaluation.saliency import overlay as overlay
     from keras_transfer.export import export_run as export_run
     from keras_transfer.export import verify as verify
     from keras_transfer.export.prediction import predict as predict
     from keras_transfer.frozen.store import ActivationStore as ActivationStore
     from keras_transfer.learn.model import build_classifier as build_classifier
+    from keras_transfer.modalities.image import overlay as overlay
     from keras_transfer.recipe import Recipe as Recipe
     from keras_transfer.runs.folder import Run as Run
     from keras_transfer.runs.folder import open_run as open_run
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _WITHOUT_KERAS = {
     "base.errors": ["KerasTransferError"],
     "base.types": ["Dataset"],
+    "modalities.image": ["overlay"],
     "recipe": ["Recipe"],
 }
 _WITH_KERAS = {
@@ -45,7 +46,7 @@ _WITH_KERAS = {
     "datasets": ["inspect", "load_dataset"],
     "evaluation": ["compare"],
     "evaluation.plots": ["gallery"],
-    "evaluation.saliency": ["grad_cam", "overlay"],
+    "evaluation.saliency": ["grad_cam"],
     "export": ["export_run", "verify"],
     "export.prediction": ["predict"],
     "frozen.store": ["ActivationStore"],

@@ -435,9 +435,10 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     ("compare", _compare, "Compare runs on the same test images.", (
         argument("runs", metavar="RUN", nargs="+"), JSON,
     )),
-    ("predict", _predict, "Classify images with a run or an exported model.", (
+    ("predict", _predict, "Classify images or texts with a run or an exported model.", (
         argument("model", metavar="RUN|MODEL"),
-        argument("images", metavar="IMAGE", nargs="+"),
+        argument("images", metavar="IMAGE", nargs="+", help="a file; for a model of texts also a "
+                 "text, or - for the lines of the standard input"),
         argument("--top", type=COUNT, default=3, help="classes to name (default 3)"),
         JSON,
     )),

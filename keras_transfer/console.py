@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_transfer import datasets
+from keras_transfer.datasets.inspection_page import printable
 from keras_transfer.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -120,13 +121,13 @@ def baselines(rows: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line an image."""
+    """One line an item, which stands first in its row."""
     lines = []
     for row in rows:
         said = [f"{one['label']} {one['probability']:.3f}" for one in row.get("classes", ())]
         if "error" in row:
             said = [f"cannot be read: {row['error']}"]
-        lines.append(f"{row['image']}: {', '.join(said)}")
+        lines.append(f"{printable(next(iter(row.values())))}: {', '.join(said)}")
     return "\n".join(lines)
 
 

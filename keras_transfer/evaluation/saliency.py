@@ -1,4 +1,4 @@
-"""Where in an image a classifier saw what it answered."""
+"""Where in an example a classifier saw what it answered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from PIL import Image
+from keras import ops
 
 from keras_transfer.backbones.blocks import topmost
 from keras_transfer.base.errors import UsageError
@@ -20,6 +20,28 @@ below what would bend a head that is not linear."""
 
 _CHUNK = 2**24
 """Floats of perturbed feature maps that are held at a time (64 MiB)."""
+
+
+def explain(
+    model: keras.Model, examples: np.ndarray, classes: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Where a classifier saw a class, by what its layers have places for.
+
+    Args:
+        model: a classifier as this package builds it.
+        examples: as it takes them, shape ``[examples, ...]``.
+        classes: the class to explain for each.
+
+    Returns:
+        float32 weights in 0..1, of which the largest is 1: of maps ``[examples, height, width]``
+        by :func:`grad_cam`, of token ids ``[examples, tokens]`` by :func:`gradient_times_input`.
+
+    Raises:
+        UsageError: the features have no places.
+    """
+    if len(topmost(model).shape) != 4 and _embedding(model) is not None:
+        return gradient_times_input(model, examples, classes)
+    return grad_cam(model, examples, classes)
 
 
 def grad_cam(
@@ -76,31 +98,66 @@ def grad_cam(
     return np.stack(maps) if maps else np.zeros((0, height or 0, width or 0), np.float32)
 
 
-def overlay(pixels: np.ndarray, maps: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """Lays maps as colour over their images in grey: dark where nothing speaks for the class.
+def gradient_times_input(
+    model: keras.Model, ids: np.ndarray, classes: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """What each token adds to the logit of a class: the gradient at its embedding, times it.
+
+    After Denil et al. (2014, "Extraction of salient sentences from labelled documents"). A training
+    step differentiates, so that it runs on any backend.
 
     Args:
-        pixels: uint8, shape ``[images, height, width, 3]``.
-        maps: float in 0..1, shape ``[images, map height, map width]``.
-        strength: share of the colour in the mixture, 0..1.
+        model: a classifier as this package builds it, whose input goes to a layer of embeddings.
+        ids: shape ``[texts, tokens]``.
+        classes: the class to explain for each.
 
     Returns:
-        uint8, of the shape of ``pixels``.
-
-    >>> overlay(np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 2, 2))).shape
-    (1, 8, 8, 3)
+        float32, shape ``[texts, tokens]``, each text scaled to a maximum of 1; 0 where a token
+        speaks against the class.
     """
-    import matplotlib
+    layer = _embedding(model)
+    below = keras.Model(model.input, layer.output)
+    above = keras.Model([layer.output, model.input], model.get_layer(LOGITS).output)
+    above.supports_masking = True
 
-    colours = matplotlib.colormaps["inferno"]
-    size = (pixels.shape[2], pixels.shape[1])
-    result = np.empty_like(pixels)
-    for i, (image, heat) in enumerate(zip(pixels, maps, strict=True)):
-        enlarged = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
-        colour = colours(np.clip(np.asarray(enlarged), 0.0, 1.0))[..., :3] * 255.0
-        grey = np.asarray(Image.fromarray(image).convert("L"), np.float64)[..., None]
-        result[i] = np.round((1.0 - strength) * grey + strength * colour)
-    return result
+    def scaled(ids: Any, factors: Any) -> Any:
+        masks = [layer.compute_mask(ids, None), None]
+        return above([below(ids, training=False) * factors, ids], training=False, mask=masks)
+
+    probe = _Gains(scaled, ids.shape[1])
+    probe.compile(keras.optimizers.SGD(1.0), _against, run_eagerly=True)
+    slopes, targets = np.zeros(ids.shape, np.float32), np.eye(model.output_shape[-1])[classes]
+    for row, target in enumerate(targets):
+        probe.gains.assign(np.zeros(probe.gains.shape))
+        probe.train_on_batch(ids[row : row + 1], target[None])
+        slopes[row] = ops.convert_to_numpy(probe.gains)[:, 0]
+    return np.maximum(slopes, 0.0) / np.maximum(slopes.max(axis=1, keepdims=True), 1e-30)
+
+
+class _Gains(keras.Model):
+    """An answer to factors by place, 1 plus gains that are 0 and are all there is to train.
+
+    A step of length 1 leaves in them the slopes of what it was taken along.
+    """
+
+    def __init__(self, answer: Callable[[Any, Any], Any], places: int) -> None:
+        super().__init__()
+        self.gains = self.add_weight(shape=(places, 1), initializer="zeros")
+        self.answer = answer  # a function hides its weights from Keras, which leaves them alone
+
+    def call(self, examples: Any) -> Any:
+        return self.answer(examples, 1.0 + self.gains)
+
+
+def _against(targets: Any, logits: Any) -> Any:
+    return -ops.sum(targets * logits, axis=-1)
+
+
+def _embedding(model: keras.Model) -> Any:
+    """The layer that gives each place of the input a vector, None if there is none."""
+    given = model.input.shape
+    after = [layer for layer in model.layers if layer.input is model.input]
+    return next((one for one in after if one.output.shape[:-1] == given), None)
 
 
 def _importance(

@@ -71,9 +71,14 @@ class Modality(Protocol):
     """The settings of each effort, where they are not those of ``Recipe``."""
     SEARCH: Mapping[str, Mapping[str, Any]]
     """The rows of a default search that are not those of ``Recipe``."""
+    LITERAL: bool
+    """Whether a word that names no file may be an item itself."""
 
     def spec(self, size: Any) -> InputSpec:
         """The input of a model that takes examples of some size. Raises UsageError."""
+
+    def spec_of(self, shape: Sequence[Any], dtype: str) -> InputSpec | None:
+        """The input of a model that takes such arrays; None if they are no examples of ours."""
 
     def decode(self, data: bytes, spec: InputSpec | None = None) -> np.ndarray:
         """One item, exactly as a model of this spec takes it; without one, at its own size."""
@@ -120,5 +125,13 @@ class Modality(Protocol):
     def encode(self, value: np.ndarray) -> bytes:
         """One of these as bytes that ``decode`` takes, the same on every machine."""
 
-    def show(self, example: np.ndarray, caption: str = "") -> str:
-        """An example as HTML that needs nothing else, for pages and notebooks."""
+    def show(
+        self, example: np.ndarray, caption: str = "", saliency: np.ndarray | None = None
+    ) -> str:
+        """An example as HTML that needs nothing else, for pages and notebooks.
+
+        Args:
+            example: as decoded to ``PREVIEW``.
+            caption: what it is.
+            saliency: of one that a model took, where the model looked: weights in 0..1 by place.
+        """

@@ -38,8 +38,8 @@ NEW = f"{STATE}/new"
 _RUN = (
     CONFIG, MODEL, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES, VALIDATION_LOGITS,
     VALIDATION_LABELS, PAGE, "plots/history.svg", "plots/learning_curve.svg",
-    "plots/confusion.svg", "plots/reliability.svg", "plots/images/mistakes-[0-9][0-9]*.webp",
-    "plots/images/doubts-[0-9][0-9].webp", "plots/images/suspects-[0-9][0-9].webp",
+    "plots/confusion.svg", "plots/reliability.svg", "plots/examples/mistakes-[0-9][0-9].html",
+    "plots/examples/doubts-[0-9][0-9].html", "plots/examples/suspects-[0-9][0-9].html",
     "tensorboard/head/events.out.tfevents.*", "tensorboard/fine_tune/events.out.tfevents.*",
     METRICS,
 )  # fmt: skip

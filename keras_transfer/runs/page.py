@@ -1,4 +1,4 @@
-"""A page that asks nothing of the network: one file with its style, script, figures and images."""
+"""A page that asks nothing of the network: one file with its style, script and pictures."""
 
 from __future__ import annotations
 
@@ -75,21 +75,6 @@ def inline_svg(text: str, alt: str) -> Markup:
     return Markup(body.replace("<svg", opening, 1))
 
 
-def webp(pixels: np.ndarray, side: int = 160, *, lossless: bool = False) -> bytes:
-    """An image as WebP, no larger than ``side`` pixels.
-
-    Args:
-        pixels: uint8, shape ``[height, width, 3]``.
-        side: the most pixels of the longer side.
-        lossless: whether every pixel is kept as it is.
-    """
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=72, lossless=lossless)
-    return buffer.getvalue()
-
-
 def data_url(image: bytes) -> str:
     """A WebP image as an address that needs no request."""
     return "data:image/webp;base64," + base64.b64encode(image).decode("ascii")
@@ -100,4 +85,7 @@ def matrix_image(matrix: np.ndarray) -> bytes:
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     # The square root lifts rare confusions out of the ground.
     colours = matplotlib.colormaps["magma"](np.sqrt(share))[..., :3]
-    return webp(np.round(255 * colours).astype(np.uint8), side=len(matrix), lossless=True)
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.round(255 * colours).astype(np.uint8))
+    picture.save(buffer, format="WEBP", lossless=True)
+    return buffer.getvalue()

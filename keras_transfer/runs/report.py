@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+from markupsafe import Markup
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError
@@ -17,6 +18,7 @@ from keras_transfer.base.types import Dataset
 from keras_transfer.evaluation import plots
 from keras_transfer.evaluation.metrics import METRICS, ranked
 from keras_transfer.learn import calibration
+from keras_transfer.modalities import Modality
 from keras_transfer.runs import page, summary
 from keras_transfer.runs.folder import HISTORY, MODEL, PAGE, PREDICTIONS, PROBABILITIES, SPLITS, Run
 
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
     import keras
 
 MISTAKES, DOUBTS, SUSPECTS = 12, 8, 12
-"""How many pictures of each the page shows."""
+"""How many examples of each the page shows."""
 
-IMAGES = Path("plots") / "images"
-"""Where the pictures of a page are kept, so that it can be made again without the data."""
+EXAMPLES = Path("plots") / "examples"
+"""Where what the page shows of an example is kept, so that it can be made again without data."""
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -64,15 +66,14 @@ def write_report(
     metrics, test = run.metrics, run.metrics["test"]
     matrix = _matrix(test["confusion"], run.class_names)
     before = _before_temperature(run, answers)
-    galleries = _galleries(run, metrics, answers)
+    galleries, form = _galleries(run, metrics, answers), run.modality
     if dataset is None and (metrics.get("findings") or any(galleries.values())):
-        dataset = attempt("The images", run.dataset)
-    if dataset is not None and dataset.examples is not None:
-        for name, pixels in _pictures(run, galleries, dataset, model, attempt).items():
-            files.write_bytes(run.path / IMAGES / f"{name}.webp", page.webp(pixels))
+        dataset = attempt(f"The {form.NAME}s", run.dataset)
+    if dataset is not None:
+        _keep(run, form, galleries, dataset, model, attempt)
     values = {
-        "verdict": summary.verdict(metrics),
-        "advice": summary.advice(metrics),
+        "verdict": summary.verdict(metrics, form.NAME),
+        "advice": summary.advice(metrics, form.NAME),
         "missing": attempt.missing,
         "config": run.config,
         "metrics": metrics,
@@ -84,7 +85,8 @@ def write_report(
         "pairs": summary.confusions(test),
         "before": before,
         "galleries": galleries,
-        "picture": lambda name: _data_url(run.path / IMAGES / f"{name}.webp"),
+        "kind": form.NAME,
+        "shown": lambda name: _kept(run.path / EXAMPLES / f"{name}.html"),
         "findings": dataset.findings if dataset is not None and metrics.get("findings") else (),
         "command": _command(run),
     }
@@ -113,7 +115,7 @@ class _Attempts:
 
 
 class Answers(NamedTuple):
-    """The model's answers to the test images, as shipped: ``[images, classes]``."""
+    """The model's answers to the test examples, as shipped: ``[examples, classes]``."""
 
     probabilities: np.ndarray
     labels: np.ndarray
@@ -184,7 +186,7 @@ def _figures(
 def _galleries(
     run: Run, metrics: Mapping[str, Any], answers: Answers | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """The images to look at: of each its path, its label, another class and how sure that is."""
+    """The examples to look at: of each its path, its label, another class and how sure that is."""
     found: dict[str, list[dict[str, Any]]] = {"mistakes": [], "doubts": []}
     if answers is not None:
         scores, labels = answers.probabilities, answers.labels
@@ -203,15 +205,15 @@ def _galleries(
     return {**found, "suspects": [dict(one) for one in suspects]}
 
 
-def _pictures(
+def _keep(
     run: Run,
+    form: Modality,
     galleries: Mapping[str, Sequence[Mapping[str, Any]]],
     dataset: Dataset,
     model: keras.Model | None,
     attempt: _Attempts,
-) -> dict[str, np.ndarray]:
-    """The items' images, and of mistakes also where the model looked, by the name of the file."""
-    assert dataset.examples is not None
+) -> None:
+    """Leaves what the page shows of each item, of mistakes also where the model looked."""
     place = {path: i for i, path in enumerate(dataset.paths)}
     known = {
         f"{kind}-{i:02d}": item
@@ -219,28 +221,47 @@ def _pictures(
         for i, item in enumerate(items)
         if item["path"] in place
     }
-    pictures = {name: dataset.examples[place[item["path"]]] for name, item in known.items()}
-    wrong = [name for name in known if name.startswith("mistakes")]
+    wrong = {name: item for name, item in known.items() if name.startswith("mistakes")}
+    rows = [place[item["path"]] for item in wrong.values()]
+    classes = [run.class_names.index(item["suggested"]) for item in wrong.values()]
     if wrong and model is None:
         model = attempt(MODEL, run.model)
-    if wrong and model is not None:
-        from keras_transfer.evaluation import saliency
+    maps = _maps(model, dataset, rows, classes, attempt) if wrong and model is not None else None
+    looks = {} if maps is None else dict(zip(wrong, maps, strict=True))
 
-        pixels = np.stack([pictures[name] for name in wrong])
-        classes = [run.class_names.index(known[name]["suggested"]) for name in wrong]
-        maps = attempt("Grad-CAM", lambda: saliency.grad_cam(model, pixels, classes))
-        if maps is not None:
-            overlaid = saliency.overlay(pixels, maps)
-            pictures |= {f"{name}-map": one for name, one in zip(wrong, overlaid, strict=True)}
-    return pictures
+    def keep(name: str, item: Mapping[str, Any]) -> None:
+        example = form.decode(dataset.read(place[item["path"]]), form.PREVIEW)
+        caption = f"{form.NAME.capitalize()} of the class {item['label']}"
+        piece = form.show(example, caption, looks.get(name))
+        files.write_text(run.path / EXAMPLES / f"{name}.html", piece)
+
+    for name, item in known.items():
+        attempt(f"The {form.NAME}s", functools.partial(keep, name, item))
 
 
-def _data_url(picture: Path) -> str:
-    return page.data_url(picture.read_bytes()) if picture.exists() else ""
+def _maps(
+    model: keras.Model,
+    dataset: Dataset,
+    rows: Sequence[int],
+    classes: Sequence[int],
+    attempt: _Attempts,
+) -> np.ndarray | None:
+    """Where the model saw these classes in these examples."""
+    from keras_transfer.evaluation import saliency
+
+    if dataset.examples is None:
+        return None
+    taken = dataset.examples[rows]
+    return attempt("Where it looked", lambda: saliency.explain(model, taken, classes))
+
+
+def _kept(piece: Path) -> Markup:
+    with files.reading(piece):
+        return Markup(piece.read_text(encoding="utf-8") if piece.exists() else "")
 
 
 def _command(run: Run) -> str:
-    """What repeats the run on the very same images; settings that were all defaults stay out."""
+    """What repeats the run on the very same examples; settings that were all defaults stay out."""
     config = run.config
     words = ["keras-transfer", "train", str(config["data"]), "--splits", str(run.path / SPLITS)]
     # What the file of splits stands for is no word of the command.

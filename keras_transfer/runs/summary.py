@@ -22,30 +22,31 @@ def interval(ends: Any, digits: int = 1) -> str:
     return f"{100 * ends[0]:.{digits}f} to {100 * ends[1]:.{digits}f} %"
 
 
-def verdict(metrics: JSON) -> tuple[str, str]:
+def verdict(metrics: JSON, what: str) -> tuple[str, str]:
     """One sentence for the decision, and its kind: ``good``, ``bad`` or ``open``.
 
     Args:
         metrics: the run's ``metrics.json``.
+        what: what an example is called.
     """
     test, sure = metrics["test"], metrics["threshold"]
     right, images, ends = percent(test["accuracy"]), test["images"], test["intervals"]["accuracy"]
     common = percent(test["majority"]["accuracy"])
     if images < FEW_IMAGES:
-        few = f"{images} test image{'s' * (images != 1)}"
+        few = f"{images} test {what}{'s' * (images != 1)}"
         said = f"cannot tell; the true accuracy may be anywhere from {interval(ends, 0)}."
         return f"Undecided: {few} {said}", "open"
     if ends[0] <= test["majority"]["accuracy"]:
         gain = f"which is no clear gain over the {common} of always giving the commonest class"
-        return f"Not ready: right on {right} of the test images ({interval(ends)}), {gain}.", "bad"
+        return f"Not ready: right on {right} of the test {what}s ({interval(ends)}), {gain}.", "bad"
     said = f"where the commonest class alone would be right on {common}"
     if sure["answered"]:
         answered = f"when it answers only the {percent(sure['coverage'], 0)} that it is surest of"
         said += f"; {percent(sure['precision'])} {answered}"
-    return f"Right on {right} of images that it has not seen ({interval(ends)}), {said}.", "good"
+    return f"Right on {right} of {what}s that it has not seen ({interval(ends)}), {said}.", "good"
 
 
-def advice(metrics: JSON) -> list[str]:
+def advice(metrics: JSON, what: str) -> list[str]:
     """What the evidence suggests doing next, the strongest reason first, at most five sentences."""
     test, curve, suspects = metrics["test"], metrics.get("curve"), metrics.get("suspects")
     classes = test["per_class"]
@@ -66,8 +67,8 @@ def advice(metrics: JSON) -> list[str]:
     few = sum(row["support"] < FEW_IMAGES for row in classes)
     if few:
         found.append(
-            f"{few} of {len(classes)} classes have fewer than {FEW_IMAGES} test images: their rows "
-            "say little."
+            f"{few} of {len(classes)} classes have fewer than {FEW_IMAGES} test {what}s: "
+            "their rows say little."
         )
     if suspects:
         found.append(f"The features dispute {len(suspects)} labels: look at the worst below.")

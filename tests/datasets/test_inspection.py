@@ -100,7 +100,7 @@ def test_page_is_whole_and_asks_nothing_of_the_network(menagerie, tmp_path):
     page.feed(text)
     assert page.open == []
     assert page.images >= 24
-    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert all(link.startswith("data:image/webp;base64,") for link in page.links)
     assert "url(" not in text
     assert "flower/cut-3.jpg" in text
     assert "truncated" in text
@@ -192,3 +192,16 @@ def test_inspection_stays_quiet_and_light(tmp_path, pictures):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"Inspection\(.*18 images, 2 classes.*\)\n", done.stdout)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("broken", "shown"), [(30, 30), (45, 40)])
+def test_findings_of_a_kind_are_shown_whatever_the_size_of_a_class(
+    tmp_path, pictures, broken, shown
+):
+    fill(tmp_path / "set", {"cat": 5, "dog": 5}, pictures)
+    for i in range(broken):
+        (tmp_path / f"set/cat/empty-{i:02d}.jpg").write_bytes(b"")
+    inspect(tmp_path / "set").write_page(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<b>cat/empty-") == shown
+    assert ("and 5 more" in page) == (broken > shown)

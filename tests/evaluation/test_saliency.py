@@ -128,20 +128,6 @@ def test_no_images_give_no_maps(photos, lite):
     assert explain.grad_cam(classifier(lite), photos[:0]).shape == (0, 3, 3)
 
 
-def test_an_overlay_is_light_where_the_map_is():
-    image = np.full((1, 64, 64, 3), 128, np.uint8)
-    heat = np.zeros((1, 4, 4), np.float32)
-    heat[0, 0, 0] = 1.0
-    laid = explain.overlay(image, heat).astype(int)
-    assert laid.shape == image.shape
-    assert laid[0, 4, 4].sum() > laid[0, 60, 60].sum() + 200
-    assert np.array_equal(explain.overlay(image, heat, strength=0.0), image)
-    red = np.zeros_like(image)
-    red[..., 0] = 200
-    plain = explain.overlay(red, heat, strength=0.0)
-    assert (plain[..., 0] == plain[..., 2]).all()
-
-
 def check_every_backbone(name, photos):
     spec = backbones.spec(name)
     size = max(spec.min_size, 64)
@@ -166,3 +152,99 @@ def test_grad_cam_runs_on_families_of_the_registry(name, photos):
 )
 def test_grad_cam_runs_on_every_backbone_of_the_registry(name, photos):
     check_every_backbone(name, photos)
+
+
+TOKENS = 9
+
+
+def reader(masked="", dropout=0.0):
+    """A classifier of token ids, 0 being padding, whose head is not linear."""
+    keras.utils.set_random_seed(3)
+    ids = keras.Input((TOKENS,), dtype="int32", name="ids")
+    embedding = keras.layers.Embedding(
+        40, 6, keras.initializers.RandomNormal(stddev=1.0), mask_zero=masked == "by Keras",
+        name="words",
+    )  # fmt: skip
+    states = keras.layers.Dense(6, activation="tanh")(embedding(ids))
+    states = keras.layers.Dropout(dropout)(states)
+    given = keras.ops.not_equal(ids, 0) if masked == "in the graph" else None
+    pooled = keras.layers.GlobalAveragePooling1D(name="avg_pool")(states, mask=given)
+    hidden = keras.layers.Dense(8, activation="tanh")(pooled)
+    logits = keras.layers.Dense(4, name="logits")(hidden)
+    scaled = keras.layers.Rescaling(1.0, name="temperature")(logits)
+    return keras.Model(ids, keras.layers.Softmax(name="probabilities")(scaled))
+
+
+def by_differences(built, ids, chosen, step=1e-2):
+    """How the logit changes as the one row of the table that a place reads is scaled."""
+    logits = keras.Model(built.input, built.get_layer("logits").output)
+    layer = built.get_layer("words")
+    (table,) = layer.get_weights()
+    slopes = np.zeros(len(ids))
+    for place, token in enumerate(ids):
+        ends = []
+        for factor in (1 + step, 1 - step):
+            scaled = table.copy()
+            scaled[token] *= factor
+            layer.set_weights([scaled])
+            ends.append(float(logits(ids[None], training=False)[0, chosen]))
+        slopes[place] = (ends[0] - ends[1]) / (2 * step)
+    layer.set_weights([table])
+    return slopes
+
+
+@pytest.mark.parametrize(
+    ("masked", "dropout"), [("", 0.0), ("by Keras", 0.0), ("in the graph", 0.0), ("", 0.5)]
+)
+def test_of_tokens_it_is_the_slope_along_their_embeddings(masked, dropout):
+    built = reader(masked, dropout)
+    # No id twice in a text, but for the padding: a row of the table is a place.
+    ids = np.array([[5, 9, 31, 2, 17, 8, 11, 12, 13], [3, 1, 4, 15, 39, 26, 35, 8, 7]], np.int32)
+    ids[0, 6:] *= not masked
+    seen = []
+    for chosen in range(4):
+        found = explain.explain(built, ids, [chosen, chosen])
+        assert (found.shape, found.dtype) == ((2, TOKENS), np.float32)
+        slopes = np.stack([by_differences(built, text, chosen) for text in ids])
+        largest = np.maximum(slopes.max(axis=1, keepdims=True), 0.0)
+        expected = np.maximum(slopes, 0.0) / np.where(largest, largest, 1.0)
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+        assert set(found.max(axis=1)) <= {np.float32(0), np.float32(1)}
+        seen += [*found]
+    assert len({row.argmax() for row in seen}) > 2
+
+
+def test_to_explain_leaves_a_classifier_as_it_was():
+    built = reader("in the graph", 0.5)
+    built.get_layer("words").trainable = False
+    ids = np.arange(1, 1 + 2 * TOKENS, dtype=np.int32).reshape(2, TOKENS)
+    before, answers = built.get_weights(), np.asarray(built(ids, training=False))
+    explain.explain(built, ids, [0, 3])
+    assert all(map(np.array_equal, before, built.get_weights()))
+    assert [layer.name for layer in built.layers if not layer.trainable] == ["words"]
+    np.testing.assert_array_equal(built(ids, training=False), answers)
+
+
+def test_images_are_explained_by_grad_cam(photos, lite):
+    built = classifier(lite)
+    maps = explain.explain(built, photos, [1, 2, 3])
+    np.testing.assert_array_equal(maps, explain.grad_cam(built, photos, [1, 2, 3]))
+
+
+def test_a_map_made_of_samples_is_explained_by_grad_cam():
+    keras.utils.set_random_seed(0)
+    samples = keras.Input((64,), name="samples")
+    frames = keras.layers.Reshape((8, 8, 1))(keras.layers.Reshape((64, 1))(samples))
+    maps = keras.layers.Conv2D(3, 3, activation="relu")(frames)
+    pooled = keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps)
+    built = keras.Model(samples, keras.layers.Dense(2, name="logits")(pooled))
+    given = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    assert explain.explain(built, given, [0, 1]).shape == (2, 6, 6)
+
+
+def test_what_has_no_places_is_refused():
+    features = keras.Input((5,), name="features")
+    pooled = keras.layers.Activation("linear", name="avg_pool")(features)
+    built = keras.Model(features, keras.layers.Dense(2, name="logits")(pooled))
+    with pytest.raises(errors.UsageError, match="without height and width"):
+        explain.explain(built, np.zeros((1, 5), np.float32), [0])

@@ -40,11 +40,7 @@ def check_modality(
     check_views(modality, examples, digests)
     check_copies(modality, items)
     check_memory(modality, examples if values is None else values, examples, spec)
-    shown = [modality.show(modality.decode(item, modality.PREVIEW), "a<b") for item in items]
-    assert len(set(shown)) == len(items)
-    for html in shown:
-        assert "a<b" not in html
-        HTMLParser().feed(html)
+    check_looks(modality, items, examples[0].shape[:2])
     random = np.random.default_rng(0)
     mutated = [mutate(item, random) for item in items for _ in range(20)]
     for data in [b"", b"\0", b"nothing of the kind" * 9, *damaged, *mutated]:
@@ -80,6 +76,27 @@ def check_decoding(modality: Modality, items: Sequence[bytes], size: Any) -> Non
         assert found.format in modality.SUFFIXES.values()
         assert 0 < modality.peek(item) <= found.extent
         assert modality.decode(item).dtype.name == spec.dtype
+    assert modality.spec_of(spec.shape, spec.dtype) == spec
+    for shape, dtype in (
+        ((*spec.shape, 1), spec.dtype), (spec.shape, "complex64"), ((), spec.dtype),
+        ((None, *spec.shape[1:]), spec.dtype),
+    ):  # fmt: skip
+        assert modality.spec_of(shape, dtype) is None
+
+
+def check_looks(modality: Modality, items: Sequence[bytes], places: tuple[int, ...]) -> None:
+    """Each looks another way, and where a model looked another again; nothing is markup."""
+    random = np.random.default_rng(0)
+    shown = []
+    for item in items:
+        example = modality.decode(item, modality.PREVIEW)
+        for saliency in (None, np.ones(places), random.random(places, np.float32)):
+            shown.append(modality.show(example, 'a<b"c', saliency))
+    assert len(set(shown)) == len(shown)
+    for html in shown:
+        assert "a<b" not in html
+        assert 'b"c' not in html
+        HTMLParser().feed(html)
 
 
 def check_views(modality: Modality, examples: np.ndarray, digests: list[str]) -> None:

@@ -15,6 +15,7 @@ from keras_transfer import evaluation
 from keras_transfer.base import errors, files
 from keras_transfer.base.types import Dataset, Finding
 from keras_transfer.learn import calibration
+from keras_transfer.modalities import image
 from keras_transfer.runs.folder import Run
 
 ODD_NAMES = (
@@ -52,6 +53,7 @@ class Saved:
         return self.data
 
     file = Run.file
+    modality = Run.modality
     predictions = Run.predictions
     history = Run.history
     array = Run.array
@@ -62,12 +64,12 @@ def classifier(classes: int):
     import keras
 
     keras.utils.set_random_seed(0)
-    image = keras.Input((32, 32, 3), dtype="uint8", name="image")
-    x = keras.layers.Rescaling(1 / 255)(image)
+    pixels = keras.Input((32, 32, 3), dtype="uint8", name="image")
+    x = keras.layers.Rescaling(1 / 255)(pixels)
     x = keras.layers.Conv2D(12, 5, strides=4, activation="relu")(x)
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     x = keras.layers.Dense(classes, name="logits")(x)
-    return keras.Model(image, keras.layers.Softmax(name="probabilities")(x))
+    return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(x))
 
 
 def images(count: int, class_names, labels, names=None) -> Dataset:
@@ -83,7 +85,7 @@ def images(count: int, class_names, labels, names=None) -> Dataset:
         splits=np.full(count, "test"),
         digests=tuple(f"{i:064x}" for i in range(count)),
         findings=(Finding("<b>bad</b>.png", "truncated", "it ends early", "left out"),),
-        read=lambda i: b"",
+        read=lambda i: image.encode(small[i]),
         examples=pixels,
     )
 

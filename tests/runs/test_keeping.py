@@ -128,7 +128,7 @@ def test_only_what_is_ours_by_name_is_replaced(digits_folder, copy):
     (copy / "tensorboard" / "head").mkdir(parents=True)
     (copy / "tensorboard" / "head" / "events.out.tfevents.1.host").write_text("an old one")
     theirs = [
-        "my notes.txt", "plots/mine.svg", "plots/images/cat.webp", "state/mine.npz",
+        "my notes.txt", "plots/mine.svg", "plots/examples/cat.html", "state/mine.npz",
         "tensorboard/other/events.out.tfevents.2.host", "tensorboard/head/notes.txt",
     ]  # fmt: skip
     for name in theirs:
@@ -147,7 +147,7 @@ def test_all_that_a_run_leaves_is_known_to_be_ours(digits_run):
 
 
 @pytest.mark.parametrize(
-    "name", ["state", "plots", "plots/images", "tensorboard", "model.keras", "state/new"]
+    "name", ["state", "plots", "plots/examples", "tensorboard", "model.keras", "state/new"]
 )
 def test_a_run_is_not_written_through_a_link(digits_folder, copy, tmp_path, capsys, name):
     elsewhere, link = tmp_path / "elsewhere", copy / name

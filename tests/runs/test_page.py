@@ -95,7 +95,7 @@ def test_mistakes_are_the_most_confident_ones_with_maps(run, text):
     gallery = text[text.index("Most confident mistakes") : text.index("Least confident hits")]
     assert f"{labels[worst]}/{worst}.png" in gallery[: gallery.index("</li>")]
     assert gallery.count("data:image/webp") == 2 * report.MISTAKES
-    assert gallery.count("Where it saw") == report.MISTAKES
+    assert gallery.count('where the model looked"') == 2 * report.MISTAKES
 
 
 def test_names_are_data_and_not_markup(tmp_path):
@@ -177,7 +177,7 @@ def test_a_thousand_classes_stay_small(tmp_path):
 )
 def test_the_verdict_does_not_flatter(tmp_path, count, skill, kind, words):
     run = saved.save(tmp_path / "run", NAMES, count, skill=skill)
-    sentence, found = summary.verdict(run.metrics)
+    sentence, found = summary.verdict(run.metrics, "image")
     assert found == kind
     assert sentence.startswith(words)
 
@@ -187,7 +187,7 @@ def test_advice_names_the_weak_class_and_the_better_method(run):
     for row in metrics["test"]["per_class"]:
         if row["name"] == "digit 4":
             row.update(recall=0.05, recall_interval=[0.0, 0.2], confused_with="digit 9")
-    sentences = summary.advice(metrics)
+    sentences = summary.advice(metrics, "image")
     assert any("“digit 4” is clearly weaker" in s and "“digit 9”" in s for s in sentences)
     assert any("Nearest neighbour is better. Prefer it" in s for s in sentences)
 

@@ -24,7 +24,7 @@ def test_nothing_is_missing_from_the_page_of_a_fresh_run(run):
     assert "Parts of this page are missing" not in text
     for part in ("training", "confusion", "classes", "metrics", "cost", "repeat"):
         assert f'id="{part}"' in text
-    assert len(list((run.path / "plots" / "images").glob("doubts-*.webp"))) > 0
+    assert len(list((run.path / "plots" / "examples").glob("doubts-*.html"))) > 0
     test = run.metrics["test"]
     answers = np.load(run.path / "test_probabilities.npy")
     again = evaluation.evaluate(

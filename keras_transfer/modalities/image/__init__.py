@@ -14,8 +14,8 @@ from typing import Any
 from keras_transfer import recipe
 from keras_transfer.modalities.image.augmentation import mirroring_is_safe, view
 from keras_transfer.modalities.image.copies import near_copies
-from keras_transfer.modalities.image.decoding import VERSION, decode, examine, peek, spec
-from keras_transfer.modalities.image.encoding import encode, from_memory, show
+from keras_transfer.modalities.image.decoding import VERSION, decode, examine, peek, spec, spec_of
+from keras_transfer.modalities.image.encoding import encode, from_memory, overlay, show
 from keras_transfer.modalities.image.entrance import entrance, suited
 
 NAME = "image"
@@ -31,7 +31,8 @@ SUFFIX = ".png"
 FINGERPRINT: tuple[int, ...] = (16, 16, 3)
 EXTENT = "longer side in pixels"
 EXTENT_EDGES: Sequence[int] = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-PREVIEW = spec(96)
+PREVIEW = spec(160)
+LITERAL = False
 INPUT = "uint8 RGB, 0..255, the whole image squashed to a square, bilinear"
 SIZE = "image_size"
 EFFORTS: Mapping[str, Mapping[str, Any]] = recipe.EFFORTS

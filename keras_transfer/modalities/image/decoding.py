@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -58,6 +59,12 @@ def spec(size: int | tuple[int, int]) -> InputSpec:
         raise UsageError(problem, remedy="Give a size in pixels.")
     content = f"RGB image of {width}x{height} pixels, 0 to 255"
     return InputSpec("image", (height, width, 3), "uint8", content)
+
+
+def spec_of(shape: Sequence[Any], dtype: str) -> InputSpec | None:
+    """The input that takes uint8 ``[height, width, 3]``; None for any other shape or type."""
+    known = len(shape) == 3 and None not in shape and shape[2] == 3 and dtype == "uint8"
+    return spec((int(shape[0]), int(shape[1]))) if known else None
 
 
 def decode(data: bytes, spec: InputSpec | None = None) -> np.ndarray:

@@ -15,11 +15,20 @@ from typing import Any
 from keras_transfer.modalities.text.masking import mirroring_is_safe, view
 from keras_transfer.modalities.text.shingles import near_copies
 from keras_transfer.modalities.text.sizes import entrance, suited
-from keras_transfer.modalities.text.tokens import PREVIEW, VERSION, decode, examine, peek, spec
+from keras_transfer.modalities.text.tokens import (
+    PREVIEW,
+    VERSION,
+    decode,
+    examine,
+    peek,
+    spec,
+    spec_of,
+)
 from keras_transfer.modalities.text.writing import encode, from_memory, show
 
 NAME = "text"
 SIZE = "max_length"
+LITERAL = True
 INPUT = "int32 ids of BERT's uncased WordPiece, [CLS] first, [SEP] last, 0 behind"
 EFFORTS: Mapping[str, Mapping[str, Any]] = {
     "quick": {"backbone": "MiniLM-L6", "levels": 5.0, "fine_tune_epochs": 0},

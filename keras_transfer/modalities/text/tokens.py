@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ def spec(size: Any) -> InputSpec:
         raise UsageError(problem, remedy="Give a number of tokens, such as 64.")
     content = f"ids of up to {size} tokens (BERT uncased), [CLS] first, [SEP] last, 0 behind"
     return InputSpec("ids", (size,), "int32", content)
+
+
+def spec_of(shape: Sequence[Any], dtype: str) -> InputSpec | None:
+    """The input that takes int32 ``[tokens]``; None for any other shape or type."""
+    known = len(shape) == 1 and dtype == "int32" and 3 <= (shape[0] or 0) <= MAX_SIZE
+    return spec(int(shape[0])) if known else None
 
 
 def decode(data: bytes, spec: InputSpec | None = None) -> np.ndarray:

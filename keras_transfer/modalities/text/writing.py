@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_transfer.base.errors import DataError
+from keras_transfer.modalities.text.tokens import tokenizer
 
 
 def from_memory(values: Any) -> Sequence[Any]:
@@ -42,12 +43,13 @@ def show(example: np.ndarray, caption: str = "", saliency: np.ndarray | None = N
     Args:
         example: uint8, as ``decode`` gives it for ``PREVIEW``.
         caption: for a mouse that rests on it.
-        saliency: for each byte how much it counts, 0 to 1: so strong is the shade behind it.
+        saliency: for each token how much it counts, 0 to 1: so strong is the shade behind it.
     """
     text = example.tobytes().rstrip(b"\0").decode(errors="ignore")
-    weights = np.zeros(len(example)) if saliency is None else np.clip(saliency, 0, 1)
-    begins = itertools.accumulate((len(c.encode()) for c in text), initial=0)
-    shades = [round(float(weights[begin]), 2) for _, begin in zip(text, begins, strict=False)]
+    shades = np.zeros(len(text))
+    if saliency is not None:
+        for (begin, end), weight in zip(tokenizer().encode(text).offsets, saliency, strict=False):
+            shades[begin:end] = round(float(weight), 2)
     pieces = []
     for shade, run in itertools.groupby(zip(shades, text, strict=True), lambda pair: pair[0]):
         piece = html.escape("".join(c for _, c in run))
