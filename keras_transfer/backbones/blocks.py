@@ -49,14 +49,15 @@ def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]
     for name, cut in _ends(learned, row.blocks):
         own = cut.below - done
         layers = tuple(layer for layer in nodes if layer in own)
+        alive = sorted(cut.alive, key=lambda layer: -len(shapes[layer]))  # a mask behind its map
         blocks.append(
             Block(
                 name=name,
                 layers=layers,
                 parameters=sum(weights[layer] for layer in layers),
                 macs=sum(count_macs(nodes[layer]) for layer in layers),
-                cut=cut.alive,
-                output_shapes=tuple(shapes[layer] for layer in cut.alive),
+                cut=tuple(alive),
+                output_shapes=tuple(shapes[layer] for layer in alive),
             )
         )
         done = cut.below

@@ -76,7 +76,7 @@ def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:
         return keras.layers.Activation("linear", name=POOL)(top)
     below: Any = None
     blocks = [backbone.blocks[number] for number in levels]
-    maps = tensors(model, [block.cut[_place(block)] for block in blocks])
+    maps = tensors(model, [block.cut[0] for block in blocks])
     for block, level in zip(blocks, maps, strict=True):
         if below is None:
             below = _mean(model, level, LEVELS + block.name)
@@ -101,12 +101,6 @@ def _mean(model: keras.Model, level: Any, name: str) -> Any:
     return keras.layers.Dot(axes=1, name=name)([share, level])
 
 
-def _place(block: Block) -> int:
-    """Which of the tensors at a block's end is a map: a sequence's mask has fewer axes."""
-    axes = [len(shape) for shape in block.output_shapes]
-    return axes.index(max(axes))
-
-
 def levels_of(blocks: Sequence[Block], share: float) -> list[int]:
     """The blocks below the top whose means a head with levels sees.
 
@@ -119,7 +113,7 @@ def levels_of(blocks: Sequence[Block], share: float) -> list[int]:
         blocks: the backbone's, bottom to top.
         share: how many features they may have for each one of the topmost map.
     """
-    shapes = [block.output_shapes[_place(block)] for block in blocks]
+    shapes = [block.output_shapes[0] for block in blocks]
     axes, side, room = len(shapes[-1]), shapes[-1][0], share * shapes[-1][-1]
     fit = [len(shape) == axes > 1 and shape[0] <= 4 * side for shape in shapes]
 
@@ -147,7 +141,7 @@ def cut_blocks(blocks: Sequence[Block], share: float) -> tuple[Block, ...]:
     for number, block in enumerate(blocks):
         if number in levels:
             held = LEVELS + block.name
-            features += block.output_shapes[_place(block)][-1]
+            features += block.output_shapes[0][-1]
         if held and number < len(blocks) - 1:
             cut, shapes = (*block.cut, held), (*block.output_shapes, (features,))
             block = dataclasses.replace(block, cut=cut, output_shapes=shapes)

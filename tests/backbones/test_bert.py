@@ -98,7 +98,7 @@ def test_sentences_are_as_alike_as_the_model_card_says(minilm: Backbone) -> None
 def test_every_hidden_state_is_that_of_the_formulas(
     minilm: Backbone, stored: dict[str, np.ndarray]
 ) -> None:
-    ends = tensors(minilm.model, [block.cut[-1] for block in minilm.blocks])
+    ends = tensors(minilm.model, [block.cut[0] for block in minilm.blocks])
     found = keras.Model(minilm.model.input, ends)(padded(), training=False)
     assert len(found) == 7
     for row, ids in enumerate(SENTENCES):
@@ -127,8 +127,8 @@ def test_blocks_hold_every_layer_and_cost_what_the_formula_says(minilm: Backbone
     assert [block.macs for block in blocks] == [0, *[each] * 6]
     for block in blocks[:-1]:
         # Not the ids, which float16 would round in a store.
-        assert block.cut == ("mask", f"{block.name}_norm")
-        assert block.output_shapes == ((TOKENS,), (TOKENS, width))
+        assert block.cut == (f"{block.name}_norm", "mask")
+        assert block.output_shapes == ((TOKENS, width), (TOKENS,))
 
 
 @pytest.mark.parametrize(
