@@ -397,12 +397,13 @@ def _cache(options: argparse.Namespace) -> int:
 
 def _backbones(options: argparse.Namespace) -> int:
     from keras_transfer import backbones
+    from keras_transfer.modalities import modality
 
     if options.name is None:
         return show(options, backbones.listing, backbones.render_listing)
     row = backbones.spec(options.name)
     load_keras()
-    size = options.image_size or row.image_size
+    size = getattr(options, modality(row.modality).SIZE) or row.image_size
     return show(
         options,
         lambda: {"name": row.name, "blocks": backbones.price_table(row.name, size)},
@@ -472,7 +473,8 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     )),
     ("backbones", _backbones, "List the backbones, or one backbone's blocks and prices.", (
         argument("name", metavar="NAME", nargs="?"),
-        argument("--image-size", type=SETTINGS["image_size"].metadata["kind"].take, metavar="N"),
+        *(argument(f"--{name.replace('_', '-')}", type=SETTINGS[name].metadata["kind"].take,
+                   metavar="N") for name in ("image_size", "max_length")),
         JSON,
     )),
 )  # fmt: skip

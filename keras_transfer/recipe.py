@@ -223,6 +223,10 @@ class Recipe:
         "model", None, whole(1, 10_000), "height and width in pixels (default: the backbone's, or "
         "about twice that of images that are much smaller)",
     )  # fmt: skip
+    max_length: int | None = setting(
+        "model", None, whole(1, 10_000), "tokens of a text, beyond which it is cut (default: what "
+        "19 of 20 texts need, and no more than the backbone's)",
+    )  # fmt: skip
     levels: float = setting(
         "model", 1.0, real(0, 10), "how many means of lower maps the head may see for each "
         "feature of the topmost one (Head2Toe)", metavar="X",
@@ -403,12 +407,13 @@ SETTINGS = {field.name: field for field in dataclasses.fields(Recipe)}
 LOCAL = ("cache", "cache_limit", "splits", "time_budget")
 """Settings of a machine or a moment: repeating a run elsewhere needs none of them."""
 
-EFFORTS: dict[str, dict[str, Any]] = {
+EFFORTS: Mapping[str, Mapping[str, Any]] = {
     "quick": {"unfreeze": "12%", "fine_tune_epochs": 2},
     "default": {},
     "high": {"unfreeze": "all", "fine_tune_epochs": 8, "fine_tune_lr": 4e-4, "levels": 1.5},
 }
-"""What each effort changes. Chosen by pairs over tuning tasks: ``benchmarks/results/recipe.md``."""
+"""What each effort changes for images. Chosen by pairs over tuning tasks:
+``benchmarks/results/recipe.md``."""
 
 RANDOM_WEIGHTS = {"unfreeze": "all", "fine_tune_lr": 1e-3, "levels": 0.0, "batch_norm": "train"}
 """What random weights change: nothing is worth keeping, so everything trains, at a higher rate."""
@@ -427,12 +432,17 @@ def read(name: str, value: Any, where: str = "") -> Any:
         raise UsageError(f"{where}{name} {error}", remedy=f"Give {name} {kind.expected}.") from None
 
 
-def resolve(typed: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> Recipe:
+def resolve(
+    typed: Mapping[str, Any],
+    file: Mapping[str, Any] | None = None,
+    efforts: Mapping[str, Mapping[str, Any]] = EFFORTS,
+) -> Recipe:
     """The settings of a run: what is typed beats the file, the file the effort, that the default.
 
     Args:
         typed: settings of the command line or of a call, by name; None counts as not typed.
         file: those of :func:`read_file`.
+        efforts: what each effort sets, of the modality at hand.
 
     Raises:
         UsageError: an unknown setting, a value that is not allowed, or settings that exclude each
@@ -450,8 +460,8 @@ def resolve(typed: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> 
         raise UsageError(f"{ways[0]} and {ways[1]} were given.", remedy="Give one or the other.")
     effort = read("effort", given.get("effort", "default"))
     pretrained = given.get("weights") != "none"
-    numbers = {**EFFORTS[effort], **({} if pretrained else RANDOM_WEIGHTS), **given}
-    epochs = numbers.get("fine_tune_epochs") or EFFORTS[effort].get("fine_tune_epochs", 5)
+    numbers = {**efforts[effort], **({} if pretrained else RANDOM_WEIGHTS), **given}
+    epochs = numbers.get("fine_tune_epochs") or efforts[effort].get("fine_tune_epochs", 5)
     numbers.setdefault("views", views_for(epochs if pretrained else 2 * int(epochs)))
     if numbers.get("batch_norm", "auto") == "auto":
         numbers["batch_norm"] = "frozen" if pretrained else "train"

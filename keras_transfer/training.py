@@ -11,9 +11,8 @@ import datetime
 import functools
 import json
 import math
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
@@ -60,8 +59,17 @@ from keras_transfer.learn.model import (
 from keras_transfer.learn.pool import ModelPool
 from keras_transfer.learn.selection import Candidate, NewHead, choose
 from keras_transfer.learn.suffix import Suffix, assign, between, predict, values_of
-from keras_transfer.modalities import modality
-from keras_transfer.recipe import LOCAL, SETTINGS, Recipe, check_names, read_file, resolve
+from keras_transfer.modalities import MODALITIES, modality
+from keras_transfer.recipe import (
+    EFFORTS,
+    LOCAL,
+    SETTINGS,
+    Recipe,
+    check_names,
+    read,
+    read_file,
+    resolve,
+)
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
 from keras_transfer.runs.result import Fitted, PhaseReport, TransferResult
@@ -72,9 +80,6 @@ DECISION = "decision.json"  # what a run that was killed goes on with
 _HEAD_BYTES = 2**29
 # Images that stand for all where BatchNorm's statistics are measured.
 _FOR_STATISTICS = 1024
-# Enlarging helps networks that were trained on larger pictures, up to a point: small images are
-# trained at twice their size, in steps of 32, but at no less than this.
-_SMALLEST = 96
 
 
 @dataclasses.dataclass(eq=False)
@@ -145,8 +150,8 @@ def train(
     # What is asked for ------------------------------------------------------------------------
     given = backbone if isinstance(backbone, Backbone) else None
     name = given.spec.name if given else backbone
-    recipe, asked = _asked(recipe, settings | {"backbone": name}, config, given)
-    spec = given.spec if given else backbones.spec(recipe.backbone)
+    ask = functools.partial(_asked, recipe, settings | {"backbone": name}, config, given)
+    recipe, asked = ask(EFFORTS)  # what is wrong with it shows before any data is read
     if output is not None:
         runs.check_output(output, resume=resume, overwrite=overwrite, data=data)
     if output is None and tensorboard:
@@ -159,8 +164,12 @@ def train(
         until_the_end.enter_context(files.cache_at(place))
         if not isinstance(data, Dataset):
             data = datasets.open_source(data)  # once: it may have to be unpacked
-        size = recipe.image_size or suited_size(data, spec, given)
-        recipe = dataclasses.replace(recipe, image_size=size)
+        form = modality(data.modality)
+        recipe, asked = ask(form.EFFORTS)
+        spec = given.spec if given else backbones.spec(recipe.backbone)
+        size = size_of(recipe, data, spec, given)
+        sized: dict[str, Any] = {form.SIZE: size}
+        recipe = dataclasses.replace(recipe, **sized)
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
             named = str(recipe.weights)
@@ -453,6 +462,7 @@ def _asked(
     settings: dict[str, Any],
     config: str | PathLike[str] | None,
     given: Backbone | None,
+    efforts: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Recipe, list[str]]:
     """The recipe, its weights named, and the names of the settings that were asked for."""
     typed = {name: value for name, value in settings.items() if value is not None}
@@ -472,52 +482,69 @@ def _asked(
     file = read_file(config, typed) if config is not None else {}
     asked = {**file, **typed}
     if "weights" not in asked:
-        named = asked.get("backbone", SETTINGS["backbone"].default)
+        effort = efforts[read("effort", asked.get("effort", "default"))]
+        named = {"backbone": SETTINGS["backbone"].default, **effort, **asked}["backbone"]
         typed["weights"] = _first_weights(named, given)
-    return resolve(typed, file), [name for name in asked if name not in LOCAL]
+    return resolve(typed, file, efforts), [name for name in asked if name not in LOCAL]
 
 
 def _first_weights(backbone: str, given: Backbone | None) -> str:
     return given.weights if given else backbones.spec(backbone).weights[0]
 
 
-def suited_size(data: Any, spec: BackboneSpec, given: Backbone | None = None) -> int:
-    """The size to train at when none is asked for.
+def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | None = None) -> int:
+    """The size to train at: what is asked for, else that of a data set or backbone that is given,
+    else what suits the data.
 
-    That of a data set or backbone that is given. Otherwise the backbone's own, unless the images
-    are less than half as large: then twice the median of their shorter sides, in whole steps of 32
-    pixels, and at least 96. Enlarging further costs time and adds no detail.
+    Args:
+        recipe: what is asked for.
+        data: a source, or a data set.
+        spec: the backbone's row.
+        given: the backbone, where it is built.
+
+    Raises:
+        UsageError: the backbone is for other data, or the size of something else is asked for.
     """
+    form = modality(data.modality)
+    if spec.modality != form.NAME:
+        problem = f"{spec.name} takes {spec.modality}s, and {data.name} holds {form.NAME}s."
+        raise UsageError(problem, remedy="List the backbones with: keras-transfer backbones")
+    for other in MODALITIES.values():
+        if other.SIZE != form.SIZE and getattr(recipe, other.SIZE) is not None:
+            problem = f"{other.SIZE} was given, and {data.name} holds {form.NAME}s."
+            raise UsageError(problem, remedy=f"Give {form.SIZE}, or leave it out.")
+    asked = getattr(recipe, form.SIZE)
+    if asked is not None:
+        return int(asked)
     if given is not None:
         return int(given.model.input_shape[1])
     if isinstance(data, Dataset):
         return spec.image_size if data.examples is None else int(data.examples.shape[1])
-    sides = datasets.natural_sizes(data, at_most=64)
-    if not sides:
-        return spec.image_size
-    enlarged = max(_SMALLEST, -(-2 * int(statistics.median(sides)) // 32) * 32)
-    return max(spec.min_size, min(spec.image_size, enlarged))
+    sizes = datasets.natural_sizes(data, at_most=64)
+    return max(spec.min_size, form.suited(sizes, spec.image_size)) if sizes else spec.image_size
 
 
 def load(source: Any, recipe: Recipe) -> Dataset:
     """The data set of a recipe, at its size and in its splits."""
+    source = datasets.open_source(source)
     return datasets.load_dataset(
-        source, image_size=recipe.image_size, split=recipe.split, splits_file=recipe.splits,
-        fold=recipe.fold, per_class=recipe.per_class, seed=recipe.seed, cache=recipe.cache != "off",
+        source, image_size=getattr(recipe, modality(source.modality).SIZE), split=recipe.split,
+        splits_file=recipe.splits, fold=recipe.fold, per_class=recipe.per_class, seed=recipe.seed,
+        cache=recipe.cache != "off",
     )  # fmt: skip
 
 
 def _check(dataset: Dataset, backbone: Backbone) -> None:
     """Refuses a data set that the backbone cannot take, or of which a split is empty."""
-    size = tuple(backbone.model.input_shape[1:3])
-    if dataset.examples is None or tuple(dataset.examples.shape[1:3]) != size:
-        had = "no pixels" if dataset.examples is None else f"{dataset.examples.shape[1:3]} px"
-        problem = f"The backbone takes images of {size[0]} by {size[1]} px; the data set has {had}."
-        raise UsageError(problem, remedy=f"Open it with load_dataset(..., image_size={size[0]}).")
-    for name in ("train", "val", "test"):
+    what, shape = dataset.modality, tuple(backbone.model.input_shape[1:])
+    if dataset.examples is None or tuple(dataset.examples.shape[1:]) != shape:
+        had = "none" if dataset.examples is None else f"some of shape {dataset.examples.shape[1:]}"
+        problem = f"The backbone takes {what}s of shape {shape}; the data set has {had}."
+        raise UsageError(problem, remedy=f"Open it with load_dataset(..., image_size={shape[0]}).")
+    for name in SPLITS:
         if not (dataset.splits == name).any():
-            problem = f"{dataset.name}: the {name} split holds no images."
-            raise DataError(problem, remedy="Add images, or give other shares with --split.")
+            problem = f"{dataset.name}: the {name} split holds no {what}s."
+            raise DataError(problem, remedy=f"Add {what}s, or give other shares with --split.")
 
 
 def _about(
@@ -534,7 +561,8 @@ def _about(
         "class_names": list(dataset.class_names),
         "weights_digest": backbone.weights_digest,
         "weights_licence": backbone.spec.licence,
-        "input": "uint8 RGB, 0..255, the whole image squashed to a square, bilinear",
+        "modality": dataset.modality,
+        "input": modality(dataset.modality).INPUT,
         "asked": list(asked),
         **recipe.to_dict(),
     }

@@ -111,7 +111,7 @@ def _show(options: argparse.Namespace) -> int:
 def _space(options: argparse.Namespace) -> int:
     from tuning import space
 
-    print(space.default_text(), end="")
+    print(space.default_text(options.modality), end="")
     return cli.DONE
 
 
@@ -152,7 +152,10 @@ _COMMANDS: tuple[tuple[str, cli.Command, str, Sequence[cli.Argument]], ...] = (
         cli.argument("--tensorboard", metavar="DIR", help="write event files for TensorBoard's "
                      "HParams plugin"),
     )),
-    ("space", _space, "Print the default space as TOML, ready to edit.", ()),
+    ("space", _space, "Print the default space as TOML, ready to edit.", (
+        cli.argument("--modality", choices=("image", "text"), default="image", help="of the data "
+                     "(default %(default)s)"),
+    )),
 )  # fmt: skip
 
 

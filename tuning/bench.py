@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from keras_transfer import backbones, evaluation, training
+from keras_transfer import backbones, datasets, evaluation, training
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
@@ -23,6 +22,7 @@ from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import calibration, planner
 from keras_transfer.learn.model import cut_blocks
 from keras_transfer.learn.pool import ModelPool
+from keras_transfer.modalities import modality
 from keras_transfer.recipe import Recipe
 from keras_transfer.runs.result import Fitted
 from tuning.plan import StorePlan, cuts_of, plan
@@ -55,12 +55,13 @@ class Workbench:
 
     def __init__(
         self,
-        data: str | os.PathLike[str],
+        data: Any,
         recipe: Recipe,
         folder: Path,
         store: ActivationStore | None,
     ) -> None:
-        self.data, self.recipe, self.store = data, recipe, store
+        self.data, self.recipe, self.store = datasets.open_source(data), recipe, store
+        self._size = modality(self.data.modality).SIZE
         self._folder, self._pool = folder, ModelPool()
         self._datasets: dict[Any, Dataset] = {}
         self._backbones: dict[Any, Backbone] = {}
@@ -81,9 +82,9 @@ class Workbench:
         own = {name: value for name, value in values.items() if not name.startswith("tuner/")}
         recipe = dataclasses.replace(self.recipe, **own)
         row = backbones.spec(recipe.backbone)
-        size = recipe.image_size or training.suited_size(self.data, row)
-        weights = recipe.weights or row.weights[0]
-        recipe = dataclasses.replace(recipe, image_size=size, weights=weights)
+        settled: dict[str, Any] = {self._size: training.size_of(recipe, self.data, row)}
+        settled["weights"] = recipe.weights or row.weights[0]
+        recipe = dataclasses.replace(recipe, **settled)
         epochs, before = values.get("tuner/epochs"), values.get("tuner/initial_epoch") or 0
         if epochs is None:
             return recipe
@@ -98,11 +99,12 @@ class Workbench:
 
     def dataset(self, recipe: Recipe) -> Dataset:
         """The data at a recipe's size, decoded once; the splits are the same at every size."""
-        return _once(self._datasets, recipe.image_size, lambda: training.load(self.data, recipe))
+        size = getattr(recipe, self._size)
+        return _once(self._datasets, size, lambda: training.load(self.data, recipe))
 
     def backbone(self, recipe: Recipe) -> Backbone:
         """A recipe's backbone with its pretrained weights; building one takes seconds."""
-        size, weights = recipe.image_size, str(recipe.weights)
+        size, weights = getattr(recipe, self._size), str(recipe.weights)
         return _once(
             self._backbones, _kind(recipe),
             lambda: backbones.build(recipe.backbone, image_size=size, weights=weights),
@@ -127,7 +129,7 @@ class Workbench:
     def _recipes(self, space: Space) -> list[Recipe]:
         """A recipe for each backbone and image size of a space."""
         found = [space.defaults()]
-        for name in ("backbone", "image_size"):
+        for name in ("backbone", self._size):
             if varied := space.values(name):
                 found = [{**one, name: value} for one in found for value in varied]
         return [self.trial_recipe(values) for values in found]
@@ -205,7 +207,7 @@ class Workbench:
         def decide() -> str:
             return "on" if training.mirrors(recipe, data)[0] else "off"
 
-        return dataclasses.replace(recipe, flip=_once(self._flips, recipe.image_size, decide))
+        return dataclasses.replace(recipe, flip=_once(self._flips, _kind(recipe), decide))
 
     def _extract(self, built: Backbone, data: Dataset, recipe: Recipe) -> None:
         """One pass over a strength's views that stores every cut of the plan, done once."""
@@ -248,7 +250,7 @@ def _once(held: dict[_Key, _Made], key: _Key, make: Callable[[], _Made]) -> _Mad
 
 def _kind(recipe: Recipe) -> tuple[Any, ...]:
     """What trials that share a backbone agree in."""
-    return recipe.backbone, recipe.image_size
+    return recipe.backbone, recipe.image_size, recipe.max_length
 
 
 def _head_digest(built: Backbone, data: Dataset, recipe: Recipe) -> str:

@@ -17,6 +17,7 @@ from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.datasets.sources import check_outside
 from keras_transfer.frozen.store import ActivationStore
+from keras_transfer.modalities import modality
 from keras_transfer.recipe import LOCAL, Recipe, resolve
 from tuning import oracles, results, study_page
 from tuning.bench import Workbench, clear_state, data_digest
@@ -79,9 +80,12 @@ def search(
         files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache),
         ActivationStore(files.cache_folder() / "activations", limit=recipe.cache_limit) as store,
     ):
-        bench = Workbench(data, recipe, study / "heads", store)
+        source = datasets.open_source(data)
+        recipe = resolve(settings or {}, efforts=modality(source.modality).EFFORTS)
+        bench = Workbench(source, recipe, study / "heads", store)
+        space = space or default_space(settings, source.modality)
         _run(
-            study, bench, space or default_space(settings), progress or Progress(), serve,
+            study, bench, space, progress or Progress(), serve,
             tuner=tuner, objective=objective, trials=trials, deadline=deadline,
         )  # fmt: skip
     return study

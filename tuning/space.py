@@ -14,6 +14,7 @@ from typing import Any
 from keras_transfer import backbones
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.modalities import modality
 from keras_transfer.recipe import DEPTH, SETTINGS, read
 
 Value = float | int | str
@@ -83,12 +84,17 @@ def _allowed(found: Any) -> list[Any]:
     return list(found.values)
 
 
-def default_text() -> str:
-    """The space that is searched unless a file names another, as TOML, ready to edit."""
-    lines = [_HEADING]
+def default_text(kind: str = "image") -> str:
+    """The space that is searched unless a file names another, as TOML, ready to edit.
+
+    Args:
+        kind: the modality of the data.
+    """
+    lines, form = [_HEADING], modality(kind)
     for name, field in SETTINGS.items():
-        if (row := field.metadata["search"]) is not None:
-            row = row if "when" in row else {**row, "default": field.default}
+        if (row := form.SEARCH.get(name, field.metadata["search"])) is not None:
+            usual = form.EFFORTS["default"].get(name, field.default)
+            row = row if "when" in row else {**row, "default": usual}
             values = "".join(f"{key} = {_toml(value)}\n" for key, value in row.items())
             lines.append(f"[{name}]  # {field.metadata['help']}\n{values}")
     return "\n".join(lines)
@@ -100,9 +106,9 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def default_space(given: Mapping[str, Any] | None = None) -> Space:
+def default_space(given: Mapping[str, Any] | None = None, kind: str = "image") -> Space:
     """The space that is searched unless a file names another, see :func:`parse`."""
-    return parse(default_text(), "the default space", given)
+    return parse(default_text(kind), "the default space", given)
 
 
 def read_space(path: str | os.PathLike[str], given: Mapping[str, Any] | None = None) -> Space:

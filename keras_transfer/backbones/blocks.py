@@ -72,11 +72,9 @@ def _without_head(model: keras.Model) -> keras.Model:
 
 def topmost(model: keras.Model) -> Any:
     """What a classifier's head sees of the backbone's end: its last map, or vector."""
-    pooled = model.get_layer(POOL).input
-    if not isinstance(pooled, list):
-        return pooled
     means = any(layer.name == TOPMOST for layer in model.layers)
-    return model.get_layer(TOPMOST).input if means else pooled[-1]
+    pooled = model.get_layer(TOPMOST if means else POOL).input
+    return pooled[-1] if isinstance(pooled, list) else pooled  # the levels or weights stand before
 
 
 def _ends(found: Sequence[Cut], patterns: Patterns) -> list[tuple[str, Cut]]:

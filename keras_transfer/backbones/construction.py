@@ -1,4 +1,4 @@
-"""Builds a backbone: one flat graph from uint8 RGB to feature map, with its weights."""
+"""Builds a backbone: one flat graph from examples to feature map, with its weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,22 +15,12 @@ from keras_transfer.backbones import registry
 from keras_transfer.backbones.blocks import block_map
 from keras_transfer.backbones.naming import canonical_names
 from keras_transfer.backbones.weights import assign, digest, resolve, unset_weights
-from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Backbone, BackboneSpec
+from keras_transfer.modalities import modality
 
 if TYPE_CHECKING:
     import keras
-
-_MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's
-
-# Each mode maps a pixel x in 0..255 to x * scale + offset, after turning RGB to BGR if asked to.
-MODES: dict[str, tuple[bool, float | list[float], float | list[float]]] = {
-    "tf": (False, 1 / 127.5, -1.0),
-    "symmetric": (False, 1 / 128, -1.0),
-    "lite": (False, 1 / 128, -127 / 128),
-    "torch": (False, (1 / (255 * _DEVIATION)).tolist(), (-_MEAN / _DEVIATION).tolist()),
-    "caffe": (True, 1.0, [-103.939, -116.779, -123.68]),
-}
 
 
 def build(
@@ -56,16 +47,19 @@ def build(
     (None, 2, 2, 576)
     """
     row = registry.spec(name)
-    wanted = row.image_size if image_size is None else image_size
-    height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
-    if min(height, width) < row.min_size:
+    size, form = row.image_size if image_size is None else image_size, modality(row.modality)
+    received = form.spec(size).shape[:2]
+    if min(received) < row.min_size:
         raise UsageError(
-            f"{row.name} needs images of at least {row.min_size} px; received {height} x {width}.",
-            remedy=f"Use --image-size {row.min_size} or more, or another backbone.",
+            f"{row.name} takes a size of {row.min_size} or more; received "
+            f"{' x '.join(map(str, received))}.",
+            remedy=f"Use --{form.SIZE.replace('_', '-')} {row.min_size} or more, or another "
+            "backbone.",
         )
     source = resolve(row, weights)
     with contextlib.nullcontext() if source is None else unset_weights():
-        model = _construct(row, registry.layers_of(row.name), (height, width))
+        arrays = source.arrays if source else {}
+        model = _construct(row, registry.layers_of(row.name), size, arrays)
     if source is not None:
         assign(model, source, row)
     return Backbone(row, model, block_map(model, row), weights, digest(model))
@@ -96,50 +90,46 @@ def register(
     Raises:
         UsageError: the name is one of the built-in backbones', or the preprocessing is unknown.
     """
-    if preprocessing not in MODES:
-        problem = f"Unknown preprocessing {preprocessing!r}.{closest(preprocessing, list(MODES))}"
-        raise UsageError(problem, remedy=f"Choose one of {', '.join(MODES)}.")
     facts = {"weights": ("none",), "advice": "Registered by its user.", **facts}
     row = BackboneSpec(name, "", image_size, preprocessing=preprocessing, **facts)
-    built = _construct(row, layers, (image_size, image_size))
+    built = _construct(row, layers, image_size, {})
     row = dataclasses.replace(row, parameters=built.count_params())
     registry.add(row, layers)
     return row
 
 
 def _construct(
-    row: BackboneSpec, layers: registry.Layers | None, size: tuple[int, int]
+    row: BackboneSpec,
+    layers: registry.Layers | None,
+    size: Any,
+    arrays: Mapping[str, list[np.ndarray]],
 ) -> keras.Model:
-    """Builds the graph with random weights, preprocessing included, without a head."""
+    """Builds the graph with random weights, preprocessing included, without a head.
+
+    A network that comes in more than one shape takes that of the arrays which it will be given.
+    """
     import keras
 
-    images = keras.Input((*size, 3), dtype="uint8", name="image")
-    inputs = preprocess(images, row.preprocessing)
-    model = keras.Model(images, layers(inputs)) if layers else _published(row, inputs)
+    examples, inputs = modality(row.modality).entrance(size, row.preprocessing)
+    model = keras.Model(examples, layers(inputs)) if layers else _published(row, inputs, arrays)
     renamed = canonical_names(operation.name for operation in model.operations)
     for operation in model.operations:
         operation.name = renamed[operation.name]
     return keras.Model(model.inputs[0], model.outputs[0], name=row.name)
 
 
-def preprocess(images: keras.KerasTensor, mode: str) -> keras.KerasTensor:
-    """Applies a preprocessing mode to RGB pixels 0..255 with standard layers, in float32."""
-    import keras
-
-    flipped, scale, offset = MODES[mode]
-    x = keras.ops.take(images, [2, 1, 0], axis=-1) if flipped else images
-    return keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")(x)
-
-
-def _published(row: BackboneSpec, inputs: keras.KerasTensor) -> keras.Model:
-    """Builds a network on preprocessed images by its constructor in Keras Applications."""
+def _published(
+    row: BackboneSpec, inputs: keras.KerasTensor, arrays: Mapping[str, list[np.ndarray]]
+) -> keras.Model:
+    """Builds a network on preprocessed examples by its constructor, such as Keras Applications'."""
     import keras
 
     module, function = row.constructor.split(":")
     constructor = getattr(importlib.import_module(module), function)
     arguments: dict[str, Any] = {"include_top": False, "weights": None, "input_tensor": inputs}
-    if "include_preprocessing" in inspect.signature(constructor).parameters:
-        arguments["include_preprocessing"] = False
+    settings = {"include_preprocessing": False, "arrays": arrays}
+    known = inspect.signature(constructor).parameters
+    arguments |= {name: value for name, value in settings.items() if name in known}
     model = constructor(**arguments)
     if any(isinstance(layer, (keras.Model, keras.layers.Normalization)) for layer in model.layers):
         model = _flatten(model)

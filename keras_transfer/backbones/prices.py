@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from keras_transfer.backbones.construction import build
 from keras_transfer.backbones.registry import names, spec
 from keras_transfer.base.types import Backbone, Block
@@ -30,7 +32,7 @@ def price_table(name: str, image_size: int | tuple[int, int] | None = None) -> l
         ``block``, the lowest that trains; its ``parameters``, ``macs`` and ``output_shapes``;
         ``trainable_parameters`` of the backbone (without BatchNormalization, which stays frozen);
         ``cut`` and ``cut_bytes``, the layers below which everything can be cached and what an
-        image takes there (float16; at depth 0 the pooled features, and the uint8 image itself
+        image takes there (float16; at depth 0 the pooled features, and the example itself
         where everything trains);
         ``uncached_macs`` and ``cached_macs`` of a step; and ``speedup``, their ratio, None at
         depth 0, where a cached step costs next to nothing.
@@ -49,7 +51,8 @@ def prices(backbone: Backbone) -> list[dict[str, Any]]:
     # What an image takes where the frozen part ends: its features, a map, or the pixels themselves.
     kept = [2 * int(backbone.model.output_shape[-1])]
     kept += [block.cut_bytes for block in reversed(blocks[:-1])]
-    kept += [math.prod(backbone.model.input_shape[1:])]
+    pixels, dtype = backbone.model.input_shape[1:], str(backbone.model.input.dtype)
+    kept += [math.prod(pixels) * np.dtype(dtype).itemsize]
     rows: list[dict[str, Any]] = []
     trained = parameters = 0
     for depth in range(len(blocks) + 1):
@@ -111,13 +114,12 @@ def render_price_table(name: str, image_size: int | tuple[int, int] | None = Non
     from rich.table import Table
 
     backbone = build(name, image_size=image_size, weights="none")
-    height, width = backbone.model.input_shape[1:3]
     total = sum(block.macs for block in backbone.blocks) / 1e6
     table = Table(
         box=None,
         header_style="bold",
         pad_edge=False,
-        title=f"{backbone.spec.name} at {height} x {width} px: "
+        title=f"{backbone.spec.name} at {backbone.size}: "
         f"{backbone.model.count_params():,} parameters, {total:,.0f} million multiply-adds",
         caption="Output, parameters and MMACs (million multiply-adds) are the block's own. Cache "
         "is what an image takes below it, in float16. A step is that of one image, without and "

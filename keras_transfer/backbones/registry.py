@@ -71,12 +71,12 @@ def spec(name: str) -> BackboneSpec:
         raise UsageError(problem, remedy="List the backbones with: keras-transfer backbones")
     family = _families(row["modality"])[row["family"]]
     settled = {
-        "constructor": f"{family['constructor']}:{name}",
+        "constructor": f"{family['constructor']}:{name.replace('-', '')}",
         "weights": tuple(family["weights"]),
         "blocks": tuple(map(tuple, family["blocks"])),
         "image_size": int(row["image_size"]),
         "parameters": int(row["parameters"]),
-        "top1": float(row["top1"]),
+        "top1": float(row["top1"]) if row["top1"] else None,
         "advice": row["advice"],
         "modality": row["modality"],
     }

@@ -123,12 +123,24 @@ def _attribute(group: Any, name: str) -> list[str]:
 
 def _collect(group: Any, held: dict[str, list[Any]]) -> None:
     """Gathers layers from Keras 3's tree: ``.../layer/vars/0``, the name being an attribute."""
+    if set(_ATTENTION) <= set(group):
+        own = [group[f"{part}/vars"] for part in _ATTENTION]
+        held[_name(group)] = [_stored(part, str(i)) for part in own for i in range(len(part))]
+        return
     for key in group:
         if key == "vars" and len(group[key]):
-            name = str(group[key].attrs.get("name", group.name.rpartition("/")[2]))
-            held.setdefault(name, [_stored(group[key], str(i)) for i in range(len(group[key]))])
+            own = [_stored(group[key], str(i)) for i in range(len(group[key]))]
+            held.setdefault(_name(group), own)
         elif hasattr(group[key], "keys"):
             _collect(group[key], held)
+
+
+# The layers within a MultiHeadAttention, in the order of its weights, which the tree does not keep.
+_ATTENTION = ("query_dense", "key_dense", "value_dense", "output_dense")
+
+
+def _name(group: Any) -> str:
+    return str(group["vars"].attrs.get("name", group.name.rpartition("/")[2]))
 
 
 def _stored(group: Any, name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_transfer.backbones.hub import read_folder
 from keras_transfer.backbones.naming import canonical_names, is_automatic, label
 from keras_transfer.backbones.offline import offline_weights
 from keras_transfer.backbones.online import imagenet_weights
@@ -35,7 +36,8 @@ def resolve(row: BackboneSpec, weights: str) -> Weights | None:
     Args:
         row: the backbone that they are for.
         weights: ``"offline"``, ``"imagenet"``, ``"none"``, a ``.keras``, ``.weights.h5`` or
-            ``.h5`` file, or the folder of an earlier run, which holds ``model.keras``.
+            ``.h5`` file, the folder of an earlier run, which holds ``model.keras``, or one of the
+            Hugging Face hub, which holds ``model.safetensors``.
 
     Returns:
         The weights, or None for random ones.
@@ -50,13 +52,16 @@ def resolve(row: BackboneSpec, weights: str) -> Weights | None:
     if weights == "imagenet":
         return imagenet_weights(row)
     path = Path(weights)
+    if (path / "model.safetensors").is_file():
+        return read_folder(path)
     if path.is_dir():
         return read_weights(_model_of_run(row, path))
     if path.is_file():
         return read_weights(path)
     raise WeightsError(
         f"Weights {weights!r} are neither a known source nor a file or folder that exists.",
-        remedy="Use offline, imagenet, none, a weights file, or the folder of an earlier run.",
+        remedy="Use offline, imagenet, none, a weights file, or the folder of an earlier run "
+        "or of a network of the Hugging Face hub.",
     )
 
 
@@ -65,7 +70,8 @@ def _model_of_run(row: BackboneSpec, folder: Path) -> Path:
     if not model.is_file():
         raise WeightsError(
             f"{folder} is not the folder of a finished run: it has no model.keras.",
-            remedy="Give the folder that train --output wrote, or a weights file.",
+            remedy="Give the folder that train --output wrote, a weights file, or a folder with "
+            "model.safetensors, config.json and vocab.txt.",
         )
     trained = files.read_json(folder / "config.json").get("backbone", row.name)
     if trained != row.name:

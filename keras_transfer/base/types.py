@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     import keras
 
 # Layers that several rooms ask for by name: the pooled features with which a head starts, the means
-# of the topmost map where lower levels are joined to them, those of all levels so far, the head.
-POOL, TOPMOST, LEVELS = "avg_pool", "avg_pool_top", "levels_"
+# of the topmost map where lower levels are joined to them, those of all levels so far, what of a
+# sequence is no padding, the head.
+POOL, TOPMOST, LEVELS, MASK = "avg_pool", "avg_pool_top", "levels_", "mask"
 LOGITS, TEMPERATURE, PROBABILITIES = "logits", "temperature", "probabilities"
 
 # Regular expressions over layers' names, and what they stand for.
@@ -175,10 +176,15 @@ class Backbone:
     weights: str
     weights_digest: str
 
+    @property
+    def size(self) -> str:
+        """What one example measures, such as ``224 x 224 px`` or ``256 tokens``."""
+        sides = self.model.input_shape[1:3]
+        return f"{' x '.join(map(str, sides))} {'px' if len(sides) > 1 else 'tokens'}"
+
     def __repr__(self) -> str:
-        shape = self.model.input_shape[1:3]
         return (
-            f"Backbone({self.spec.name}, {shape[0]}x{shape[1]} px, weights {self.weights}, "
+            f"Backbone({self.spec.name}, {self.size}, weights {self.weights}, "
             f"{len(self.blocks)} blocks, {self.model.count_params():,} parameters)"
         )
 

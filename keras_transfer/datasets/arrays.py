@@ -1,15 +1,21 @@
-"""Examples that are already in memory: NumPy arrays, tf.data, the built-in digits."""
+"""Examples that are already in memory: NumPy arrays, texts, tf.data, what comes with SciPy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+import inspect
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_transfer.base.errors import DataError
 from keras_transfer.datasets.sources import SPLIT_NAMES, Item, Source
-from keras_transfer.modalities import modality
+from keras_transfer.modalities import modality, modality_of_value
+
+SUBPACKAGES = ("linalg", "ndimage", "optimize", "signal", "special", "stats")
 
 
 def digits_source() -> Source:
@@ -21,11 +27,42 @@ def digits_source() -> Source:
     return arrays_source((images, digits.target.astype(str)), name="builtin:digits")
 
 
+def scipy_source() -> Source:
+    """What SciPy's functions do, in the words of its documentation; the label is the subpackage.
+
+    Summary and extended summary of the public functions of six subpackages, without what several
+    of them say, signatures and formulas; of equal texts the first. Read from the installed SciPy
+    (BSD-3-Clause), on whose version they depend.
+    """
+    found: dict[str, tuple[str, list[str]]] = {}
+    for package in SUBPACKAGES:
+        module = importlib.import_module(f"scipy.{package}")
+        for name in sorted(module.__all__):
+            function = getattr(module, name)
+            if inspect.isroutine(function) or isinstance(function, np.ufunc):
+                said = re.split(r"\n.+\n-{3,}", inspect.getdoc(function) or "")[0].split("\n\n")
+                prose = [" ".join(p.split()) for p in said if not re.match(r"\s|\.\.|\w+\(", p)]
+                found[f"scipy.{package}.{name}"] = package, prose
+    often = Counter(paragraph for _, prose in found.values() for paragraph in set(prose))
+    texts: dict[str, str] = {}
+    for path, (_, prose) in found.items():
+        texts.setdefault(" ".join(p for p in prose if often[p] == 1), path)
+    values = {path: text for text, path in texts.items() if text}
+    items = [Item(path, found[path][0]) for path in sorted(values)]
+    return Source("builtin:scipy", items, lambda path: values[path].encode(), modality="text")
+
+
+BUILTIN: dict[str, Callable[[], Source]] = {
+    "builtin:digits": digits_source,
+    "builtin:scipy": scipy_source,
+}
+
+
 def arrays_source(
     data: Any,
     class_names: Sequence[str] | None = None,
     name: str = "arrays",
-    kind: str = "image",
+    kind: str | None = None,
 ) -> Source:
     """Examples and labels in memory.
 
@@ -33,18 +70,20 @@ def arrays_source(
         data: ``(examples, labels)``, or a ``tf.data.Dataset`` of such pairs (batched or not), or a
             mapping from ``train``, ``val``, ``test`` to either. Images are uint8, or floating
             point in 0..255, ``[images, height, width, 1, 3 or 4]`` or a list of single ones.
-            Labels are integers or strings.
+            Texts are ``str``, or ``bytes`` in UTF-8. Labels are integers or strings.
         class_names: the names of integer labels, in order.
         name: what the set is called.
-        kind: the modality of the examples.
+        kind: the modality of the examples; by default texts are told by their type.
 
     Raises:
         DataError: shapes, levels or labels that are none of these.
     """
+    parts = data if isinstance(data, Mapping) else {"": data}
+    kind = kind or _kind(parts.values())
     form = modality(kind)
     values: dict[str, Any] = {}
     items = []
-    for key, part in (data if isinstance(data, Mapping) else {"": data}).items():
+    for key, part in parts.items():
         split = SPLIT_NAMES.get(str(key).lower())
         if key and split is None:
             raise DataError(f"there is no split {key!r}.", remedy="Use train, val and test.")
@@ -63,6 +102,12 @@ def arrays_source(
     return Source(
         name, items, lambda path: form.encode(values[path]), class_names=known, modality=kind
     )
+
+
+def _kind(parts: Iterable[Any]) -> str:
+    """The modality of the first example in memory."""
+    held = (part[0] for part in parts if not hasattr(part, "element_spec"))
+    return modality_of_value(next((example for examples in held for example in examples), None))
 
 
 def _from_tf_data(dataset: Any, rank: int) -> tuple[list[np.ndarray], list[Any]]:

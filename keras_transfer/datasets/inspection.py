@@ -166,7 +166,10 @@ class Inspection:
             file = self.source.locate(path).resolve()
             place = os.path.relpath(file, target).replace(os.sep, "/")
         if not place or place != readable(place):  # no file, or one whose name is not text
-            place = f"{data.modality}s/{data.digests[i]}{os.path.splitext(path)[1]}"
+            formats = modality(data.modality).SUFFIXES.items()
+            format, suffix = self.records[int(self.kept[i])].format, os.path.splitext(path)[1]
+            suffix = suffix or next(suffix for suffix, known in formats if known == format)
+            place = f"{data.modality}s/{data.digests[i]}{suffix}"
             (folder / place).parent.mkdir(exist_ok=True)
             (folder / place).write_bytes(data.read(i))
         return place

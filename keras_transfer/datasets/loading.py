@@ -34,9 +34,11 @@ def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Sourc
     """
     if isinstance(data, (str, os.PathLike)):
         source = _open_named(os.fspath(data))
-    elif hasattr(data, "items") and hasattr(data, "read"):
+    elif hasattr(data, "items") and hasattr(data, "read") and not hasattr(data, "columns"):
         fields = [field.name for field in dataclasses.fields(Source)]
         source = Source(**{name: getattr(data, name) for name in fields if hasattr(data, name)})
+    elif hasattr(data, "columns"):
+        source = manifests.frame_source(data)
     else:
         source = arrays.arrays_source(data, class_names)
     if not source.items:
@@ -58,31 +60,31 @@ def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Sourc
 
 def _open_named(name: str) -> Source:
     path = Path(os.path.expanduser(name))
-    if name == "builtin:digits":
-        return arrays.digits_source()
+    if name in arrays.BUILTIN:
+        return arrays.BUILTIN[name]()
     if name.startswith("tfds:"):
         return tfds.tfds_source(name)
     if name and os.path.isdir(path):
         prepared = os.path.isfile(path / "dataset_info.json")
         return tfds.tfds_source(name, path) if prepared else folder_source(path, name)
     regular = os.path.isfile(path)  # a pipe would be waited for
-    if regular and name.lower().endswith((".csv", ".tsv", ".txt")):
-        return manifests.csv_source(path, name)
+    if regular and name.lower().endswith(manifests.SUFFIXES):
+        return manifests.manifest_source(path, name)
     if regular and name.lower().endswith(archives.SUFFIXES):
         return archives.archive_source(path, name)
-    problem = f"{name!r} is neither a folder nor a file that is a .csv manifest, a .zip or a .tar."
+    problem = f"{name!r} is neither a folder nor a file that is a .csv or .jsonl, a .zip or a .tar."
     try:
         os.stat(path)
     except (OSError, ValueError) as error:
         beside = []
         with contextlib.suppress(OSError, ValueError):
             beside = os.listdir(path.parent)
-        near = closest(path.name, ["builtin:digits", *beside])
+        near = closest(path.name, [*arrays.BUILTIN, *beside])
         problem = f"{name}: {reason_of(error).replace('directory', 'folder')}.{near}"
     raise DataError(
         problem,
-        remedy="Give a folder of class folders, a .csv manifest, a .zip or .tar of class folders, "
-        "tfds:NAME, or builtin:digits.",
+        remedy="Give a folder of class folders, a .csv or .jsonl manifest, a .zip or .tar of class "
+        f"folders, tfds:NAME, {' or '.join(arrays.BUILTIN)}.",
     )
 
 
@@ -163,13 +165,12 @@ def load_dataset(
     """Reads, checks, decodes and splits a labelled set.
 
     Args:
-        data: a folder (``DATA/CLASS/*``, or ``DATA/{train,val,test}/CLASS/*``), a ``.csv``
-            manifest (path, label, and optionally split and group), a ``.zip`` or ``.tar`` of class
-            folders, ``tfds:NAME[:CONFIG]``, a folder prepared by TFDS, ``builtin:digits``; arrays
-            (see ``arrays.arrays_source``); or an object with the attributes of a
-            ``sources.Source``, ``items`` and ``read`` at least.
-        image_size: what to decode to, see ``Modality.spec``: of images the side of a square, or
-            (height, width), in pixels. None keeps no examples.
+        data: a folder (``DATA/CLASS/*``, or ``DATA/{train,val,test}/CLASS/*``); a ``.csv``,
+            ``.jsonl`` or pandas DataFrame (path or text, label, and optionally split and group); a
+            ``.zip`` or ``.tar`` of class folders; ``tfds:NAME[:CONFIG]`` or a folder prepared by
+            TFDS; one of ``arrays.BUILTIN``; arrays or texts, see ``arrays.arrays_source``; or an
+            object with ``items`` and ``read`` of a ``sources.Source`` at least.
+        image_size: what to decode to, see ``Modality.spec``; None keeps no examples.
         split: shares of train, validation and test, where the source gives none.
         splits_file: a ``splits.csv`` as ``write_splits`` makes it, to repeat a split exactly;
             what it does not name is left out.
@@ -218,7 +219,7 @@ def natural_sizes(data: Any, at_most: int = 64) -> list[int]:
 
     Returns:
         For each that could be read, the size to give a model so that nothing is lost: of images
-        the shorter side in pixels. May be empty.
+        the shorter side in pixels, of texts the number of tokens. May be empty.
     """
     source = open_source(data)
     peek = modality(source.modality).peek

@@ -1,41 +1,98 @@
-"""CSV manifests: a path and a label a row, optionally a split and a group."""
+"""Manifests: a path or a text and a label a row, optionally a split and a group."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from keras_transfer.base.errors import DataError
 from keras_transfer.base.types import Finding
+from keras_transfer.datasets import tables
 from keras_transfer.datasets.sources import LEFT_OUT, SPLIT_NAMES, Item, Source, read_file
-from keras_transfer.modalities import modality_of_files
+from keras_transfer.modalities import modality, modality_of_files
 
-COLUMNS = {
-    "path": ("path", "image", "file", "filename", "file_name", "filepath", "image_path"),
-    "label": ("label", "class", "category", "class_name", "target"),
-    "split": ("split", "set", "subset", "partition"),
-    "group": ("group", "group_id"),
-}
+JSON_LINES = (".jsonl", ".ndjson")
+SUFFIXES = (".csv", ".tsv", ".txt", *JSON_LINES)
+
+Rows = list[tuple[int, dict[str, str]]]
 
 
-def csv_source(path: Path, name: str) -> Source:
-    """Reads a manifest with a header; paths in it are relative to the manifest.
+def manifest_source(path: Path, name: str) -> Source:
+    """Reads a CSV manifest with a header, or JSON Lines; paths in it are relative to the file.
 
     Commas, semicolons and tabs separate; quoting, a byte order mark and Windows line ends are
-    understood. Rows without a path or a label, and repeated rows, are left out with a finding.
+    understood.
 
     Raises:
-        DataError: it cannot be read, lacks the columns, or names an unknown split.
+        DataError: it cannot be read, or as ``table_source``.
     """
-    root = path.parent
+    read = tables.read_jsonl if name.lower().endswith(JSON_LINES) else tables.read_csv
+    return table_source(read(path), name, path.parent, str(path.resolve()))
+
+
+def frame_source(frame: Any) -> Source:
+    """Reads a pandas DataFrame; paths in it are relative to the working folder.
+
+    Raises:
+        DataError: as ``table_source``.
+    """
+    return table_source(tables.read_frame(frame), "DataFrame", Path())
+
+
+def table_source(table: tables.Table, name: str, root: Path, identity: str | None = None) -> Source:
+    """The items of a table: files, or texts that stand in it.
+
+    A text is named after its row, such as ``row-000012``: the header of CSV is row 1, JSON Lines
+    count from 1, a DataFrame counts from 0. Of a table with paths and texts the files are taken if
+    any of them is there, else the texts; a finding says which. Rows without a path or a label, and
+    repeated rows, are left out with a finding.
+
+    Raises:
+        DataError: the table lacks the columns, or names an unknown split.
+    """
+    columns = table.columns(("path or text", "label"))
+    rows = table.cells(columns)
     findings: list[Finding] = []
+    if not _is_of_texts(columns, rows, root, findings):
+        kept = _items(table.where, root, rows, findings)
+        return Source(
+            name,
+            kept,
+            lambda file: read_file(root / file),
+            identity,
+            findings,
+            lambda file: root / file,
+            modality=modality_of_files(item.path for item in kept),
+        )
+    texts = {f"row-{number:06d}": cells["text"] for number, cells in rows}
+    rows = [(number, cells | {"path": f"row-{number:06d}"}) for number, cells in rows]
+    encode: Any = modality("text").encode
+    kept = _items(table.where, root, rows, findings)
+    return Source(name, kept, lambda row: encode(texts[row]), identity, findings, modality="text")
+
+
+def _is_of_texts(columns: dict[str, int], rows: Rows, root: Path, findings: list[Finding]) -> bool:
+    """Whether the texts of a table are meant, rather than files that it names."""
+    if not columns.keys() >= {"path", "text"}:
+        return "text" in columns
+    absent = not any(cells["path"] and os.path.exists(root / cells["path"]) for _, cells in rows)
+    reason = "there are paths and texts; " + ("no file is there" if absent else "files are there")
+    findings.append(Finding("", "two_columns", reason, f"{'texts' if absent else 'files'} read"))
+    return absent
+
+
+def _items(where: str, root: Path, rows: Rows, findings: list[Finding]) -> list[Item]:
+    """The rows that say enough, sorted by path."""
     items: dict[str, Item] = {}
-    for line, row in read_rows(path, ("path", "label")):
-        cells = {key: cell.strip() for key, cell in row.items()}
-        item = _item(f"{path}, row {line}", root, cells)
+    for line, row in rows:
+        # Half a surrogate pair, as JSON can spell it, is no part of a name.
+        cells = {
+            key: cell.encode(errors="backslashreplace").decode().strip()
+            for key, cell in row.items()
+            if key != "text"
+        }
+        item = _item(f"{where}, row {line}", root, cells)
         first = items.get(item.path)
         kind, reason, action = "conflicting_labels", f"row {line} names it again", LEFT_OUT
         if not item.path or not item.label:
@@ -51,16 +108,7 @@ def csv_source(path: Path, name: str) -> Source:
             reason += f", as {item.label!r}"
             items[item.path] = Item(item.path, "")
         findings.append(Finding(item.path, kind, reason, action))
-    kept = sorted((item for item in items.values() if item.label), key=lambda item: item.path)
-    return Source(
-        name,
-        kept,
-        lambda file: read_file(root / file),
-        str(path.resolve()),
-        findings,
-        lambda file: root / file,
-        modality=modality_of_files(item.path for item in kept),
-    )
+    return sorted((item for item in items.values() if item.label), key=lambda item: item.path)
 
 
 def _item(where: str, root: Path, cells: dict[str, str]) -> Item:
@@ -73,44 +121,3 @@ def _item(where: str, root: Path, cells: dict[str, str]) -> Item:
     if "\\" in file and not os.path.exists(root / file):
         file = file.replace("\\", "/")
     return Item(file, cells["label"], split, cells["group"] or None)
-
-
-def read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The numbers of the rows that are not empty, and their cells by what they mean.
-
-    The separator is the one that the first line has most of. ``beyond`` is what a row has more
-    than the header.
-
-    Raises:
-        DataError: it cannot be read, or lacks a column that is needed.
-    """
-    try:
-        data = path.read_bytes()
-        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-        separator = max(",;\t", key=next(io.StringIO(text, newline=""), "").count)
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        header, *rows = list(lines) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", "") or str(error)
-        if isinstance(error, UnicodeDecodeError):
-            reason = f"not UTF-8 at byte {error.start}"
-        problem = f"{path} cannot be read: {reason}."
-        raise DataError(problem, remedy="Give a file saved as CSV in UTF-8.") from None
-    names = [cell.strip().lower() for cell in header]
-    columns = {
-        key: next((names.index(alias) for alias in aliases if alias in names), len(names))
-        for key, aliases in COLUMNS.items()
-    }
-    for key in needed:
-        if columns[key] == len(names):
-            problem = f"{path} has no column {key!r}. Its first row is: {', '.join(header)[:500]}"
-            raise DataError(problem, remedy="Begin with a header: path,label (and split, group).")
-    read = []
-    for line, row in enumerate(rows, start=2):
-        # Blank cells for rows that are short, and columns that are not there.
-        known = row[: len(names)] + [""] * (len(names) + 1)
-        cells = {key: known[i] for key, i in columns.items()}
-        if any(cell.strip() for cell in row):
-            read.append((line, cells | {"beyond": "".join(row[len(names) :])}))
-    return read

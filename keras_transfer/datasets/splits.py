@@ -14,8 +14,8 @@ import numpy as np
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.types import SPLITS, Dataset, Finding
-from keras_transfer.datasets.manifests import read_rows
 from keras_transfer.datasets.sources import LEFT_OUT
+from keras_transfer.datasets.tables import read_csv
 
 COLUMNS = ("path", "label", "split")
 
@@ -188,7 +188,8 @@ def write_splits(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
     """Reads what ``write_splits`` wrote: from each item's path to its (label, split)."""
     given: dict[str, tuple[str, str]] = {}
-    for row, cells in read_rows(Path(path), COLUMNS):
+    table = read_csv(Path(path))
+    for row, cells in table.cells(table.columns(COLUMNS)):
         placed = cells["label"], cells["split"] + cells["beyond"]
         if placed[1] not in SPLITS:
             problem = f"{path}, row {row}: the split is {placed[1]!r}."

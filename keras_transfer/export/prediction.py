@@ -18,7 +18,7 @@ from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.export import bundle, metadata
 from keras_transfer.export.metadata import LABELS_FILE
-from keras_transfer.modalities import MODALITIES, Modality, modality
+from keras_transfer.modalities import MODALITIES, Modality
 from keras_transfer.runs import folder as runs
 
 Opened = tuple[Callable[[np.ndarray], np.ndarray], tuple[Sequence[int], Any], int]
@@ -123,7 +123,7 @@ def _about(path: Path) -> tuple[list[str], list[Modality]]:
     if (path.parent / runs.CONFIG).is_file():
         run = runs.open_run(path.parent)
         run.file(path.name)
-        return list(run.class_names), [modality(run.modality)]
+        return list(run.class_names), [run.modality]
     bundle.check(path.parent, path.name, LABELS_FILE)
     beside = path.with_name(LABELS_FILE)
     with files.reading(beside):

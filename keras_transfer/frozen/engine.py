@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import importlib.util
 import os
-import sys
 import tempfile
 import timeit
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from keras_transfer.backbones.multiply_adds import model_macs
 from keras_transfer.base import files
 from keras_transfer.base.compute import PLAIN, Compute, accelerators, keep_compiled
 from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.base.inference import openvino_core
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.fast import frozen_graph
 
@@ -186,7 +186,7 @@ def filled(tensors: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
 
 
 def _openvino_engine(model: keras.Model, name: str) -> Engine:
-    core = _core()
+    core = openvino_core()
     with tempfile.TemporaryDirectory() as folder:
         on_tensorflow = keras.backend.backend() == "tensorflow"
         path = Path(folder) / ("model.pb" if on_tensorflow else "model.xml")
@@ -211,18 +211,6 @@ def _openvino_engine(model: keras.Model, name: str) -> Engine:
     return dataclasses.replace(made, rounded=rounded)
 
 
-def _core() -> Any:
-    # OpenVINO reports over the network that it is imported, and what it converts, from a process
-    # of its own, unless this package cannot be found. No variable of the environment stops it.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError:
-        problem = "The engine openvino is not installed."
-        raise UsageError(problem, remedy="pip install openvino, or --engine keras.") from None
-    return openvino.Core()
-
-
 WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
@@ -236,7 +224,7 @@ def computes_bfloat16() -> bool:
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if limit in WITHOUT_BFLOAT16 or importlib.util.find_spec("openvino") is None:
         return False
-    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _compiled(core: Any, converted: Any, name: str, dtypes: list[np.dtype[Any]]) -> Engine:

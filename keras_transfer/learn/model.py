@@ -14,6 +14,7 @@ from keras_transfer.backbones.graph import tensors
 from keras_transfer.base.types import (
     LEVELS,
     LOGITS,
+    MASK,
     POOL,
     PROBABILITIES,
     TEMPERATURE,
@@ -68,45 +69,65 @@ def build_classifier(backbone: Backbone, classes: int, levels: float = 0.0) -> k
 
 def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:
     """The features that the head sees: the means of each level, then those of the topmost map."""
-    top, mean = backbone.model.output, keras.layers.GlobalAveragePooling2D
-    if not levels and len(top.shape) == 4:
-        return mean(name=POOL)(top)
+    model, top = backbone.model, backbone.model.output
+    if not levels and len(top.shape) > 2:
+        return _mean(model, top, POOL)
     if not levels:
         return keras.layers.Activation("linear", name=POOL)(top)
     below: Any = None
     blocks = [backbone.blocks[number] for number in levels]
-    maps = tensors(backbone.model, [block.cut[0] for block in blocks])
+    maps = tensors(model, [block.cut[_place(block)] for block in blocks])
     for block, level in zip(blocks, maps, strict=True):
         if below is None:
-            below = mean(name=LEVELS + block.name)(level)
+            below = _mean(model, level, LEVELS + block.name)
         else:
             # Joined one by one: a cut above has one tensor more, however many lie below.
-            means = mean(name=_MEANS + block.name)(level)
+            means = _mean(model, level, _MEANS + block.name)
             below = keras.layers.Concatenate(name=LEVELS + block.name)([below, means])
-    topmost = mean(name=TOPMOST)(top) if len(top.shape) == 4 else top
+    topmost = _mean(model, top, TOPMOST) if len(top.shape) > 2 else top
     return keras.layers.Concatenate(name=POOL)([below, topmost])
+
+
+def _mean(model: keras.Model, level: Any, name: str) -> Any:
+    """The mean of a map over its positions; of a sequence over those that the mask leaves."""
+    if len(level.shape) == 4:
+        return keras.layers.GlobalAveragePooling2D(name=name)(level)
+    if all(layer.name != MASK for layer in model.layers):
+        return keras.layers.GlobalAveragePooling1D(name=name)(level)
+    # The softmax of what is alike, masked: each position's share. One for each level, so that no
+    # cut has to hand it on.
+    mask = model.get_layer(MASK).output
+    share = keras.layers.Softmax(name=f"{name}_share")(mask, mask=mask)
+    return keras.layers.Dot(axes=1, name=name)([share, level])
+
+
+def _place(block: Block) -> int:
+    """Which of the tensors at a block's end is a map: a sequence's mask has fewer axes."""
+    axes = [len(shape) for shape in block.output_shapes]
+    return axes.index(max(axes))
 
 
 def levels_of(blocks: Sequence[Block], share: float) -> list[int]:
     """The blocks below the top whose means a head with levels sees.
 
     All of them; or where that gives too many features, the last of each shape, of each size, or
-    the upper ones of these. Maps of more than four times the topmost's side are left out: they have
-    few channels, which tell little, and many positions, which cost time.
+    the upper ones of these; of sequences, which have one shape throughout, the upper ones. Maps of
+    more than four times the topmost's side are left out: they have few channels, which tell
+    little, and many positions, which cost time.
 
     Args:
         blocks: the backbone's, bottom to top.
         share: how many features they may have for each one of the topmost map.
     """
-    shapes = [block.output_shapes[0] for block in blocks]
-    fit = [len(shape) == len(shapes[-1]) == 3 and shape[0] <= 4 * shapes[-1][0] for shape in shapes]
-    room = share * shapes[-1][-1]
+    shapes = [block.output_shapes[_place(block)] for block in blocks]
+    axes, side, room = len(shapes[-1]), shapes[-1][0], share * shapes[-1][-1]
+    fit = [len(shape) == axes > 1 and shape[0] <= 4 * side for shape in shapes]
 
     def features(levels: list[int]) -> int:
         return sum(shapes[number][-1] for number in levels)
 
     found: list[int] = []
-    for kept in (0, 3, 2):
+    for kept in (0, 3, 2) if axes == 3 else (0,):
         found = [
             number
             for number, (shape, following) in enumerate(itertools.pairwise(shapes))
@@ -125,7 +146,8 @@ def cut_blocks(blocks: Sequence[Block], share: float) -> tuple[Block, ...]:
     held, features, found = "", 0, []
     for number, block in enumerate(blocks):
         if number in levels:
-            held, features = LEVELS + block.name, features + block.output_shapes[0][-1]
+            held = LEVELS + block.name
+            features += block.output_shapes[_place(block)][-1]
         if held and number < len(blocks) - 1:
             cut, shapes = (*block.cut, held), (*block.output_shapes, (features,))
             block = dataclasses.replace(block, cut=cut, output_shapes=shapes)

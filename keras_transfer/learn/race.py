@@ -61,9 +61,7 @@ def decide(
         raise UsageError(
             "Random weights train whole: there is no depth to decide.", remedy="Use --unfreeze all."
         )
-    half = _half(dataset)
-    labels = half.labels[half.indices("val")]
-    rows, losses = list[dict[str, Any]](), dict[str, np.ndarray]()
+    half, rows, losses = _half(dataset), list[dict[str, Any]](), dict[str, np.ndarray]()
     for depth in DEPTHS:
         begun, views = time.monotonic(), min(_VIEWS, recipe.views)
         budget = None if deadline == math.inf else max(_SHARE * (deadline - begun), 1e-3)
@@ -80,10 +78,7 @@ def decide(
         kept = done.candidates[0]
         head = next(one.nll for one in done.candidates if one.name == "head")
         if kept.name != "head":
-            logarithms = log_softmax(done.validation_logits / done.temperature, axis=-1)
-            losses[depth] = -logarithms[np.arange(len(labels)), labels]
-            if recipe.class_weights == "balanced":
-                losses[depth] *= balanced(labels, len(half.class_names))
+            losses[depth] = _losses(done, half, recipe.class_weights == "balanced")
         seconds = round(time.monotonic() - begun, 3)
         rows.append({"unfreeze": depth, "nll": kept.nll, "head_nll": head, "seconds": seconds})
         progress.note(f"Race: {depth} reaches NLL {kept.nll:.4f} (its head {head:.4f}).")
@@ -92,6 +87,14 @@ def decide(
     winner = _winner(rows) if len(rows) == len(DEPTHS) else DEPTHS[0]
     progress.note(f"Fine-tuning depth: {winner} of the work.")
     return winner, rows
+
+
+def _losses(done: Any, dataset: Dataset, balance: bool) -> np.ndarray:
+    """The calibrated negative log-likelihood of each validation image."""
+    labels = dataset.labels[dataset.indices("val")]
+    logarithms = log_softmax(done.validation_logits / done.temperature, axis=-1)
+    losses = -logarithms[np.arange(len(labels)), labels]
+    return losses * balanced(labels, len(dataset.class_names)) if balance else losses
 
 
 def _ahead(losses: np.ndarray | None, deepest: np.ndarray | None) -> float:

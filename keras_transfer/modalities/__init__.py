@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any, Literal
 
 from keras_transfer.base.errors import UsageError, closest
-from keras_transfer.modalities import image
+from keras_transfer.modalities import image, text
 from keras_transfer.modalities.protocol import Examined, InputSpec, Modality
 
-MODALITIES: dict[str, Modality] = {"image": image}
+MODALITIES: dict[str, Modality] = {"image": image, "text": text}
 """By name; the first is the one that is meant when nothing tells."""
 
-__all__ = ["MODALITIES", "Examined", "InputSpec", "Modality", "modality", "modality_of_files"]
+KINDS: Any = Literal[tuple(MODALITIES)]
+"""Their names as a type, for schemas."""
+
+__all__ = [
+    "KINDS", "MODALITIES", "Examined", "InputSpec", "Modality",
+    "modality", "modality_of_files", "modality_of_value",
+]  # fmt: skip
 
 
 def modality(name: str) -> Modality:
@@ -28,10 +35,18 @@ def modality(name: str) -> Modality:
 
 
 def modality_of_files(paths: Iterable[str]) -> str:
-    """The name of the modality to which most of some files belong, by formats they promise."""
+    """The name of the modality to which most of some files belong, by formats they promise.
+
+    An earlier one with half as many files is meant before: beside images often lie notes or labels.
+    """
     suffixes = [os.path.splitext(path)[1].lower() for path in paths]
+    counts = {
+        name: sum(bool(form.SUFFIXES.get(suffix)) for suffix in suffixes)
+        for name, form in MODALITIES.items()
+    }
+    return next(name for name, count in counts.items() if 2 * count >= max(counts.values()))
 
-    def count(name: str) -> int:
-        return sum(bool(MODALITIES[name].SUFFIXES.get(suffix)) for suffix in suffixes)
 
-    return max(MODALITIES, key=count)
+def modality_of_value(value: Any) -> str:
+    """The name of the modality of what a caller has in memory: a ``str`` is a text."""
+    return "text" if isinstance(value, (str, bytes)) else next(iter(MODALITIES))

@@ -65,6 +65,14 @@ class Modality(Protocol):
     """What pages decode to before they show an example."""
     LITERAL: bool
     """Whether a word that names no file may be an item itself."""
+    INPUT: str
+    """How an example is made of an item, in words."""
+    SIZE: str
+    """The setting that says how large an example a model takes."""
+    EFFORTS: Mapping[str, Mapping[str, Any]]
+    """The settings of each effort, where they are not those of ``Recipe``."""
+    SEARCH: Mapping[str, Mapping[str, Any]]
+    """The rows of a default search that are not those of ``Recipe``."""
 
     def spec(self, size: Any) -> InputSpec:
         """The input of a model that takes examples of some size. Raises UsageError."""
@@ -80,6 +88,12 @@ class Modality(Protocol):
 
     def peek(self, data: bytes) -> int:
         """The size to give a model if nothing of the item is to be lost; from its header alone."""
+
+    def suited(self, sizes: Sequence[int], own: int) -> int:
+        """The size to train at, by what ``peek`` said of some items and the backbone's own."""
+
+    def entrance(self, size: Any, preprocessing: str) -> tuple[Any, Any]:
+        """A Keras input for examples of a size, and what of it a backbone's layers take."""
 
     def view(
         self,

@@ -20,7 +20,7 @@ from keras_transfer.base import files, types
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.files import Amount, Count, Number, Rate, Text
 from keras_transfer.datasets.sources import check_outside
-from keras_transfer.modalities import MODALITIES
+from keras_transfer.modalities import KINDS, Modality, modality
 
 if TYPE_CHECKING:
     import keras
@@ -58,9 +58,8 @@ Folder = str | os.PathLike[str]
 
 
 _CONFIG = files.table(
-    {"data_path": Text, "author": Text, "weights_licence": Text, "modality": Text},
-    data=Text, class_names=list[Text], backbone=Text, image_size=Count, weights=Text,
-    temperature=Amount,
+    {"data_path": Text, "author": Text, "weights_licence": Text, "modality": KINDS},
+    data=Text, class_names=list[Text], backbone=Text, weights=Text, temperature=Amount,
 )  # fmt: skip
 _PREDICTION = files.table(path=Text, label=Text, predicted=Text, probability=Rate, digest=Text)
 _EPOCH = files.table({
@@ -102,18 +101,14 @@ class Run:
         return tuple(self.config["class_names"])
 
     @property
-    def modality(self) -> str:
-        """What kind of example it is of, see ``modalities``."""
-        name = str(self.config.get("modality", next(iter(MODALITIES))))
-        if name not in MODALITIES:
-            problem = f"{self.path / CONFIG}: there is no modality {name!r}."
-            raise UsageError(problem, remedy=_REMEDY)
-        return name
+    def modality(self) -> Modality:
+        """What its examples are."""
+        return modality(self.config.get("modality", "image"))
 
     @property
-    def image_size(self) -> int:
-        """Height and width of the model's input in pixels."""
-        return int(self.config["image_size"])
+    def size(self) -> int:
+        """How large an example of it is, see ``Modality.spec``."""
+        return int(self.config[self.modality.SIZE])
 
     def model(self) -> keras.Model:
         """The deployable model: uint8 ``[batch, size, size, 3]`` in, probabilities out.
@@ -130,9 +125,7 @@ class Run:
         Raises:
             DataError: the data is gone, or differs from what the run saw.
         """
-        return datasets.load_dataset(
-            self.data, image_size=self.image_size, splits_file=self.file(SPLITS)
-        )
+        return datasets.load_dataset(self.data, image_size=self.size, splits_file=self.file(SPLITS))
 
     @property
     def data(self) -> str:
@@ -209,7 +202,10 @@ def open_run(path: Folder) -> Run:
         if config[name] != value:
             what = f"{folder / CONFIG}: {name} is {config[name]!r}, in {METRICS} {value!r}."
             raise UsageError(what, remedy=_REMEDY)
-    return Run(folder, config, metrics)
+    run = Run(folder, config, metrics)
+    sized: dict[str, Any] = {run.modality.SIZE: Count}
+    files.read_json(folder / CONFIG, files.table(**sized), _REMEDY)
+    return run
 
 
 def settle(folder: Path) -> None:

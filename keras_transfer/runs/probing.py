@@ -33,7 +33,7 @@ def pretrained_features(
         float32 ``[images, features]``.
     """
     built = backbones.build(
-        run.config["backbone"], image_size=run.image_size, weights=run.config["weights"]
+        run.config["backbone"], image_size=run.size, weights=run.config["weights"]
     )
     model = build_classifier(built, 2)
     assert dataset.examples is not None
@@ -112,7 +112,7 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
         DataError: no class in common.
     """
     home, model = run.dataset(), run.model()
-    other = datasets.load_dataset(data, image_size=run.image_size, for_training=False)
+    other = datasets.load_dataset(data, image_size=run.size, for_training=False)
     train, test, examples = home.indices("train"), home.indices("test"), _examples(home)
     # One engine for all three sets, so that their features are of one kind.
     engine = build_engine(keras.Model(model.input, model.get_layer(POOL).output), "keras")

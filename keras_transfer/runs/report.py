@@ -18,7 +18,7 @@ from keras_transfer.base.types import Dataset
 from keras_transfer.evaluation import plots
 from keras_transfer.evaluation.metrics import METRICS, ranked
 from keras_transfer.learn import calibration
-from keras_transfer.modalities import Modality, modality
+from keras_transfer.modalities import Modality
 from keras_transfer.runs import page, summary
 from keras_transfer.runs.folder import HISTORY, MODEL, PAGE, PREDICTIONS, PROBABILITIES, SPLITS, Run
 
@@ -66,7 +66,7 @@ def write_report(
     metrics, test = run.metrics, run.metrics["test"]
     matrix = _matrix(test["confusion"], run.class_names)
     before = _before_temperature(run, answers)
-    galleries, form = _galleries(run, metrics, answers), modality(run.modality)
+    galleries, form = _galleries(run, metrics, answers), run.modality
     if dataset is None and (metrics.get("findings") or any(galleries.values())):
         dataset = attempt(f"The {form.NAME}s", run.dataset)
     if dataset is not None:

@@ -94,7 +94,7 @@ def test_missing_files_are_findings_of_the_set(folder):
         (b"path,label,split\nx,y,holdout\n", "row 2.*'holdout'"),
         (b"path,label\n\xff\xfex,y\n", "not UTF-8 at byte 11"),
         (b"path,label\nx\0,y\n", "no labelled images|cannot be read|NUL"),
-        (b'path,label\n"' + b"x" * 200_000 + b'",y\n', "field larger"),
+        (b'path,label\nx,y\n"' + b"x" * 200_000 + b",y\n", "line 3: unexpected end of data"),
     ],
 )
 def test_manifests_that_cannot_be_used_are_refused(tmp_path, content, message):

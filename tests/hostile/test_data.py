@@ -179,7 +179,7 @@ REFUSED_MANIFESTS = {
     "a quote that never ends": (b'path,label,note\na.jpg,x,"oops\n' + ROWS, "unexpected end"),
     "a label's quote that never ends": (HEAD + b'a.jpg,"x\n' + ROWS, "unexpected end of data"),
     "text behind a quote": (HEAD + b'"a"b.jpg,x\n', "expected after '\"'"),
-    "a cell of 10 MB": (HEAD + b'"' + b"x" * 10**7 + b'",y\n', "larger than field limit"),
+    "a cell of 10 MB": (HEAD + b'"' + b"x" * 10**7 + b'",y\n', "a cell has over 131,072 letters"),
     "a header of 1 MB": (b"a,b," * 250_000, "no column 'path'"),
     "a line break in a label": (HEAD + b'a.jpg,"x\ny"\n', "'x\\ny'"),
     "NUL in a label": (HEAD + b"a.jpg,x\0y\n", "'x\\x00y'"),
@@ -876,7 +876,7 @@ REFUSED_SPLITS = {
     "another label": (SPLIT_HEAD + b"china/00.jpg,flower,test\n", "but 'flower' in splits.csv"),
     "one image in two splits": (SPLIT_ROWS + b"china/00.jpg,china,test\n", "another label"),
     "a quote that never ends": (SPLIT_ROWS + b'"china/00.jpg', "unexpected end of data"),
-    "a cell of 200,000 letters": (SPLIT_ROWS + b"x" * 200_000, "larger than field limit"),
+    "a cell of 200,000 letters": (SPLIT_ROWS + b"x" * 200_000, "a cell has over 131,072 letters"),
     "Latin-1": (SPLIT_ROWS + b"caf\xe9.jpg,china,test\n", "not UTF-8"),
     "no test split": (SPLIT_ROWS, "no image in the split 'val'"),
 }  # fmt: skip

@@ -16,7 +16,12 @@ from keras_transfer.modalities import Modality, modality_of_files
 
 
 def check_modality(
-    modality: Modality, items: Sequence[bytes], *, size: Any, damaged: Sequence[bytes] = ()
+    modality: Modality,
+    items: Sequence[bytes],
+    *,
+    size: Any,
+    damaged: Sequence[bytes] = (),
+    values: Sequence[Any] | None = None,
 ) -> None:
     """Asserts the promises of the protocol.
 
@@ -25,6 +30,7 @@ def check_modality(
         items: at least eight different items, all of them good.
         size: what ``spec`` takes.
         damaged: items that are none; pieces and mutations of the good ones are tried as well.
+        values: the items as a caller has them in memory, where that is no array of examples.
     """
     spec = modality.spec(size)
     examples = np.stack([modality.decode(item, spec) for item in items])
@@ -33,7 +39,7 @@ def check_modality(
     check_decoding(modality, items, size)
     check_views(modality, examples, digests)
     check_copies(modality, items)
-    check_memory(modality, examples, spec)
+    check_memory(modality, examples if values is None else values, examples, spec)
     check_looks(modality, items, examples[0].shape[:2])
     random = np.random.default_rng(0)
     mutated = [mutate(item, random) for item in items for _ in range(20)]
@@ -128,9 +134,9 @@ def check_copies(modality: Modality, items: Sequence[bytes]) -> None:
     assert modality.near_copies(fingerprints[:0]).shape == (0, 2)
 
 
-def check_memory(modality: Modality, examples: np.ndarray, spec: Any) -> None:
+def check_memory(modality: Modality, values: Any, examples: np.ndarray, spec: Any) -> None:
     """What a caller has in memory comes through its bytes unharmed."""
-    for value, example in zip(modality.from_memory(examples), examples, strict=True):
+    for value, example in zip(modality.from_memory(values), examples, strict=True):
         encoded = modality.encode(value)
         assert encoded == modality.encode(value)
         assert np.array_equal(modality.decode(encoded, spec), example)

@@ -9,11 +9,14 @@ are taken as sRGB. Pillow decodes; reading images needs no TensorFlow.
 # ruff: noqa: F401
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from keras_transfer import recipe
 from keras_transfer.modalities.image.augmentation import mirroring_is_safe, view
 from keras_transfer.modalities.image.copies import near_copies
 from keras_transfer.modalities.image.decoding import VERSION, decode, examine, peek, spec, spec_of
 from keras_transfer.modalities.image.encoding import encode, from_memory, overlay, show
+from keras_transfer.modalities.image.entrance import entrance, suited
 
 NAME = "image"
 SUFFIXES: Mapping[str, str] = {
@@ -30,3 +33,7 @@ EXTENT = "longer side in pixels"
 EXTENT_EDGES: Sequence[int] = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 PREVIEW = spec(160)
 LITERAL = False
+INPUT = "uint8 RGB, 0..255, the whole image squashed to a square, bilinear"
+SIZE = "image_size"
+EFFORTS: Mapping[str, Mapping[str, Any]] = recipe.EFFORTS
+SEARCH: Mapping[str, Mapping[str, Any]] = {}

@@ -1,0 +1,159 @@
+"""Rows of named cells: from CSV, from JSON Lines, from a DataFrame."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keras_transfer.base.errors import DataError
+from keras_transfer.datasets.sources import MAX_FILE_BYTES
+
+COLUMNS = {
+    "path": ("path", "image", "file", "filename", "file_name", "filepath", "image_path"),
+    "text": ("text", "sentence", "document", "content"),
+    "label": ("label", "class", "category", "class_name", "target"),
+    "split": ("split", "set", "subset", "partition"),
+    "group": ("group", "group_id"),
+}
+LONGEST = 131_072  # characters of a cell that is no text: one longer comes of a lost quote
+_ALIASES = {alias for aliases in COLUMNS.values() for alias in aliases}
+
+
+class Table(NamedTuple):
+    """Cells as they were found.
+
+    Attributes:
+        where: names the table in messages.
+        header: the names of its columns.
+        rows: what a row is counted as, and its cells.
+    """
+
+    where: str
+    header: Sequence[str]
+    rows: Sequence[tuple[int, list[str]]]
+
+    def columns(self, needed: Sequence[str]) -> dict[str, int]:
+        """Where the columns are that it has, by what they mean.
+
+        Args:
+            needed: what they must mean; alternatives are joined by " or ".
+
+        Raises:
+            DataError: one of those is missing.
+        """
+        names = [cell.strip().lower() for cell in self.header]
+        present: dict[str, int] = {}
+        for key, aliases in COLUMNS.items():
+            found = [names.index(alias) for alias in aliases if alias in names]
+            present |= {key: found[0]} if found else {}
+        for key in needed:
+            if present.keys().isdisjoint(key.split(" or ")):
+                missing = key.replace(" or ", "' or '")
+                listed = ", ".join(self.header)[:500]
+                problem = f"{self.where} has no column '{missing}'. Its first row is: {listed}"
+                remedy = "Begin with a header: path,label or text,label (and split, group)."
+                raise DataError(problem, remedy=remedy)
+        return present
+
+    def cells(self, columns: dict[str, int]) -> list[tuple[int, dict[str, str]]]:
+        """The rows that are not empty, by what their cells mean.
+
+        What is not there is blank; ``beyond`` is what a row has more than the header.
+
+        Raises:
+            DataError: a cell other than a text is larger than any name.
+        """
+        width, found = len(self.header), []
+        for number, row in self.rows:
+            known = row[:width] + [""] * (width + 1)
+            cells = {key: known[columns.get(key, width)] for key in COLUMNS}
+            cells["beyond"] = "".join(row[width:])
+            if any(len(cells[key]) > LONGEST for key in cells if key != "text"):
+                problem = f"{self.where}, row {number}: a cell has over {LONGEST:,} letters."
+                raise DataError(problem, remedy="Look for a quote that was left out.")
+            if any(cell.strip() for cell in row):
+                found.append((number, cells))
+        return found
+
+
+def read_csv(path: Path) -> Table:
+    """Reads a table with a header. The separator is the one that the first line has most of.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    text = _decoded(path, "CSV")
+    separator = max(",;\t", key=next(io.StringIO(text, newline=""), "").count)
+    limit = csv.field_size_limit(MAX_FILE_BYTES)  # a long text is a finding, no damaged file
+    try:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        header, *rows = list(lines) or [[]]
+    except csv.Error as error:
+        problem = f"{path}, line {lines.line_num}: {error}."
+        raise DataError(problem, remedy="Give a file saved as CSV in UTF-8.") from None
+    finally:
+        csv.field_size_limit(limit)
+    return Table(str(path), header, list(enumerate(rows, start=2)))
+
+
+def read_jsonl(path: Path) -> Table:
+    """Reads one JSON object a line. What is null, a list or an object is a blank cell.
+
+    Raises:
+        DataError: it cannot be read, or a line is no object.
+    """
+    records = []
+    for number, line in enumerate(_decoded(path, "JSON Lines").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append((number, dict(json.loads(line).items())))
+        except (ValueError, AttributeError, RecursionError) as error:
+            reason = "no object" if isinstance(error, AttributeError) else error
+            problem = f"{path}, line {number}: {reason}."
+            remedy = 'Give one object a line, such as {"text": "...", "label": "..."}.'
+            raise DataError(problem, remedy=remedy) from None
+    first = list(records[0][1]) if records else []
+    later = [key for _, record in records for key in record if key.lower() in _ALIASES]
+    header = list(dict.fromkeys([*first, *later]))
+    rows = [(number, [_cell(record.get(key)) for key in header]) for number, record in records]
+    return Table(str(path), header, rows)
+
+
+def read_frame(frame: Any) -> Table:
+    """Reads a pandas DataFrame, or what has its ``columns`` and ``iloc``; rows count from 0."""
+    header = [str(column) for column in frame.columns]
+    columns = []
+    for i, name in enumerate(header):
+        column = frame.iloc[:, i]
+        known = name.strip().lower() in _ALIASES
+        cells = zip(column.tolist(), column.isna().tolist(), strict=True) if known else ()
+        columns.append(
+            ["" if missing else str(cell) for cell, missing in cells] or [""] * len(frame)
+        )
+    rows = [(number, list(cells)) for number, cells in enumerate(zip(*columns, strict=True))]
+    return Table("the DataFrame", header, rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None or isinstance(value, (dict, list)) else json.dumps(value)
+
+
+def _decoded(path: Path, form: str) -> str:
+    """The characters of a file: UTF-8, or UTF-16 with a byte order mark."""
+    try:
+        data = path.read_bytes()
+        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "") or str(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"not UTF-8 at byte {error.start}"
+        problem = f"{path} cannot be read: {reason}."
+        raise DataError(problem, remedy=f"Give a file saved as {form} in UTF-8.") from None

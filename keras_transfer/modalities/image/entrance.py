@@ -1,0 +1,51 @@
+"""What lies below a network of images: uint8 pixels in, and what its weights expect out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_transfer.base.errors import UsageError, closest
+
+_MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's
+
+# Each mode maps a pixel x in 0..255 to x * scale + offset, after turning RGB to BGR if asked to.
+MODES: dict[str, tuple[bool, float | list[float], float | list[float]]] = {
+    "tf": (False, 1 / 127.5, -1.0),
+    "symmetric": (False, 1 / 128, -1.0),
+    "lite": (False, 1 / 128, -127 / 128),
+    "torch": (False, (1 / (255 * _DEVIATION)).tolist(), (-_MEAN / _DEVIATION).tolist()),
+    "caffe": (True, 1.0, [-103.939, -116.779, -123.68]),
+}
+
+# Enlarging helps networks that were trained on larger pictures, up to a point: small images are
+# trained at twice their size, in steps of 32, but at no less than this.
+_SMALLEST = 96
+
+
+def entrance(size: int | tuple[int, int], preprocessing: str) -> tuple[Any, Any]:
+    """The input uint8 ``[height, width, 3]``, and it scaled by a mode, as standard layers in
+    float32. Raises UsageError where there is no such mode.
+    """
+    import keras
+
+    if preprocessing not in MODES:
+        problem = f"Unknown preprocessing {preprocessing!r}.{closest(preprocessing, list(MODES))}"
+        raise UsageError(problem, remedy=f"Choose one of {', '.join(MODES)}.")
+    height, width = (size, size) if isinstance(size, int) else size
+    images = keras.Input((height, width, 3), dtype="uint8", name="image")
+    flipped, scale, offset = MODES[preprocessing]
+    x = keras.ops.take(images, [2, 1, 0], axis=-1) if flipped else images
+    scaled = keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")
+    return images, scaled(x)
+
+
+def suited(sizes: Sequence[int], own: int) -> int:
+    """The network's own size, unless images are less than half as large: then twice the median of
+    their shorter sides, in whole steps of 32 pixels, and at least 96. Enlarging further costs time
+    and adds no detail.
+    """
+    return min(own, max(_SMALLEST, -(-2 * int(statistics.median(sizes)) // 32) * 32))
