@@ -36,7 +36,7 @@ from keras_transfer.recipe import (
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 DATA = (
-    "a folder of class folders, a .csv or .jsonl table of paths or texts, an archive, tfds:NAME, or "
+    "a folder of class folders, a .csv or .jsonl table of paths or texts, an archive, tfds:NAME, "
     "builtin:digits or builtin:scipy"
 )
 Command = Callable[[argparse.Namespace], int]

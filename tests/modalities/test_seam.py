@@ -33,6 +33,7 @@ class Texts:
     VERSION = 1
     SUFFIXES: ClassVar = {".txt": "TEXT", ".md": ""}
     SUFFIX = ".txt"
+    SIZE = "image_size"
     FINGERPRINT = (32,)
     EXTENT = "letters"
     EXTENT_EDGES = (0, 10, 100)

@@ -46,8 +46,8 @@ def spec(size: Any) -> InputSpec:
 
 def spec_of(shape: Sequence[Any], dtype: str) -> InputSpec | None:
     """The input that takes int32 ``[tokens]``; None for any other shape or type."""
-    known = len(shape) == 1 and dtype == "int32" and 3 <= (shape[0] or 0) <= MAX_SIZE
-    return spec(int(shape[0])) if known else None
+    known = len(shape) == 1 and None not in shape and dtype == "int32"
+    return spec(int(shape[0])) if known and 3 <= shape[0] <= MAX_SIZE else None
 
 
 def decode(data: bytes, spec: InputSpec | None = None) -> np.ndarray:
@@ -81,9 +81,8 @@ def examine(data: bytes, spec: InputSpec | None = None) -> Examined:
     for i in np.flatnonzero(ids == UNKNOWN).tolist():  # what differs is no copy, known or not
         begin, end = encoding.token_to_chars(i)
         known[i] = WORDS + zlib.crc32(text[begin:end].lower().encode())
-    words = np.array([-1 if word is None else word for word in encoding.word_ids])
     example = None if spec is None else _cut(ids, spec)
-    return Examined(example, fingerprint(known, words), "TXT", len(ids))
+    return Examined(example, fingerprint(known), "TXT", len(ids))
 
 
 def peek(data: bytes) -> int:

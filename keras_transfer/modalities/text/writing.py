@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import itertools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,14 +17,8 @@ def from_memory(values: Any) -> Sequence[Any]:
     """Checks that each is a ``str``, or the ``bytes`` of one.
 
     A ``str`` with half a surrogate pair passes, and becomes a finding when it is examined.
-
-    Raises:
-        DataError: one is neither, or the first is the name of a file.
     """
     for i, value in enumerate(values):
-        if not i and isinstance(value, str) and os.path.isfile(value):
-            problem = f"text 0 is the name of a file: {value}."
-            raise DataError(problem, remedy="Give the texts, or a table with a column path.")
         if not isinstance(value, (str, bytes)):
             problem = f"text {i} is {value!r:.40}, a {type(value).__name__}."
             raise DataError(problem, remedy="Give a str for each text.")
@@ -49,9 +42,10 @@ def show(example: np.ndarray, caption: str = "", saliency: np.ndarray | None = N
     shades = np.zeros(len(text))
     if saliency is not None:
         for (begin, end), weight in zip(tokenizer().encode(text).offsets, saliency, strict=False):
-            shades[begin:end] = round(float(weight), 2)
+            shades[begin:end] = np.clip(weight, 0, 1)
     pieces = []
-    for shade, run in itertools.groupby(zip(shades, text, strict=True), lambda pair: pair[0]):
+    marked = zip(shades.round(2).tolist(), text, strict=True)
+    for shade, run in itertools.groupby(marked, lambda pair: pair[0]):
         piece = html.escape("".join(c for _, c in run))
         style = f"background:rgba(255,150,0,{shade})"
         pieces.append(f'<mark style="{style}">{piece}</mark>' if shade else piece)
