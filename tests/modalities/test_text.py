@@ -168,6 +168,16 @@ def test_near_copies_are_found_and_others_are_not(texts):
     assert len(text.near_copies(plain)) < 0.1 * len(plain)
 
 
+def test_wishes_of_one_form_are_no_copies():
+    said = [
+        f"please book a flight from {a} to {b} on {day}"
+        for a in ("boston", "denver")
+        for b in ("rome", "paris")
+        for day in ("monday", "friday")
+    ]
+    assert text.near_copies(fingerprints(said)).tolist() == []
+
+
 def test_unknown_characters_are_told_apart():
     said = ["I love 😀", "I love 😡", "😀", "😡", "I love 😀 ", "😡"]
     assert text.decode("😀".encode()).tolist() == [101, 100, 102]
@@ -208,23 +218,26 @@ def test_what_pages_show_is_escaped_and_whole():
     assert 'a"<b' not in page
     assert "back" in page
     long = "é" * 1000
-    assert shown("x" + long).count("é") == 299
+    preview = text.decode(("\ufeffx" + long).encode(), text.PREVIEW)
+    assert preview.tobytes() == ("x" + "é" * 299).encode() + b"\0"
     HTMLParser().feed(page)
 
 
 def test_what_counts_is_shaded():
-    said = "good <é> bad"
-    weights = np.zeros(16)  # of [CLS], good, <, é, >, bad, [SEP] and padding
-    weights[[0, 1, 5, 6]] = 1.0, 2.0, 0.25, 1.0
+    said = "good <é> unaffable"  # of three pieces
+    weights = np.array([0.5, 2.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.0, 0.0])  # [CLS] good < é > una ..
     page = shown(said, saliency=weights)
     marks = re.findall(r'<mark style="background:rgba\(255,150,0,([\d.]+)\)">(.*?)</mark>', page)
-    assert marks == [("1.0", "good"), ("0.25", "bad")]
+    assert marks == [("1.0", "good"), ("0.25", "unaffa")]
     assert html.unescape(re.sub("<[^>]*>", "", page)) == said
 
 
 def test_what_is_no_text_in_memory_is_refused():
     with pytest.raises(DataError, match="text 1 is nan, a float"):
         text.from_memory(["a", float("nan")])
+    with pytest.raises(DataError, match="text 0 is the name of a file"):
+        text.from_memory([__file__, "b"])
+    assert text.from_memory(["no such file", "x" * 10_000])
     assert text.encode("half \ud83d") == b"half \xed\xa0\xbd"
 
 
@@ -247,6 +260,7 @@ def test_ids_enter_a_network_as_they_are():
 
 def test_images_with_notes_beside_them_are_images():
     assert modality_of_files(["a.jpg", "a.txt", "b.jpg", "b.txt", "README.md"]) == "image"
+    assert modality_of_files(["a.heic", "b.heic", "README.txt"]) == "image"
     assert modality_of_files(["a.txt", "b.txt", "c.txt", "photo.jpg"]) == "text"
 
 

@@ -81,8 +81,9 @@ def examine(data: bytes, spec: InputSpec | None = None) -> Examined:
     for i in np.flatnonzero(ids == UNKNOWN).tolist():  # what differs is no copy, known or not
         begin, end = encoding.token_to_chars(i)
         known[i] = WORDS + zlib.crc32(text[begin:end].lower().encode())
+    words = np.array([-1 if word is None else word for word in encoding.word_ids])
     example = None if spec is None else _cut(ids, spec)
-    return Examined(example, fingerprint(known), "TXT", len(ids))
+    return Examined(example, fingerprint(known, words), "TXT", len(ids))
 
 
 def peek(data: bytes) -> int:
