@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +18,14 @@ def from_memory(values: Any) -> Sequence[Any]:
     """Checks that each is a ``str``, or the ``bytes`` of one.
 
     A ``str`` with half a surrogate pair passes, and becomes a finding when it is examined.
+
+    Raises:
+        DataError: one is neither, or the first is the name of a file.
     """
     for i, value in enumerate(values):
+        if not i and isinstance(value, str) and os.path.isfile(value):
+            problem = f"text 0 is the name of a file: {value}."
+            raise DataError(problem, remedy="Give the texts, or a table with a column path.")
         if not isinstance(value, (str, bytes)):
             problem = f"text {i} is {value!r:.40}, a {type(value).__name__}."
             raise DataError(problem, remedy="Give a str for each text.")
