@@ -84,7 +84,8 @@ def train_from_scratch(
 
 def _random_network(backbone: str, classes: int, sample: np.ndarray) -> keras.Model:
     """The backbone and a head of random weights, compiled, from pixels to logits."""
-    built = backbones.build(backbone, image_size=sample.shape[1:3], weights="none")
+    size = sample.shape[1:3] if sample.ndim == 4 else sample.shape[1]
+    built = backbones.build(backbone, image_size=size, weights="none")
     model = build_classifier(built, classes)
     network = keras.Model(model.input, model.get_layer(LOGITS).output)
     set_batch_norm(network, trains=True)
