@@ -39,6 +39,7 @@ LABELS = ("née", "雪 ☃", "plain")
 # The lowest and the highest value of each number, and one beyond each.
 WHOLE = {
     "per_class": (1, None), "seed": (0, 4294967294), "image_size": (1, 10_000),
+    "max_length": (1, 10_000),
     "head_epochs": (0, 100_000), "fine_tune_epochs": (0, 100_000), "views": (1, 1000),
     "view_seed": (0, 4294967294), "batch_size": (1, 1_000_000), "devices": (1, None),
 }  # fmt: skip
