@@ -1,12 +1,13 @@
 """What the suite bears: its tables, a disk that fails at every point, two processes at once.
 
-python benchmarks/hostile.py [--stride 1] [--seconds 60] [--without tables,points,together]
+python benchmarks/hostile.py [--stride 1] [--seconds 60] [--out rows.jsonl]
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import json
 import os
 import subprocess
@@ -14,12 +15,14 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common import HERE, record, table
 
 TESTS = HERE.parent / "tests" / "hostile"
+COMMANDS = "train", "export", "search"
 OUTCOMES = {"0": "went on", "1": "message, status 1", "2": "message, status 2", "-9": "killed"}
 
 
@@ -59,70 +62,79 @@ def lines(*arguments: str, **environment: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def points(stride: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """By command and fault: points tried and how they ended; and what was wrong."""
-    rows, wrong = [], []
-    for command in ("train", "export", "search"):
-        begun = time.monotonic()
-        tried = lines(command, STRIDE=str(stride))
-        print(command, len(tried), round(time.monotonic() - begun), "s", flush=True)
-        for fault in ("ENOSPC", "EIO", "EACCES", "kill"):
-            of_fault = [one for one in tried if one["fault"] == fault]
-            ends = collections.Counter(str(one.get("code")) for one in of_fault)
-            rows.append(
-                {
-                    "command": command,
-                    "fault": fault,
-                    "points": len(of_fault),
-                    **{said: ends[code] for code, said in OUTCOMES.items()},
-                    "in order": sum(not one["wrong"] for one in of_fault),
-                }
-            )
-        rows[-4]["minutes"] = round((time.monotonic() - begun) / 60, 1)
-        for row in rows[-3:]:
-            row["minutes"] = ""
-        wrong += [
-            f"- {command}, {one['fault']} at {one.get('kind')} {one.get('path')}: {one['wrong']}"
-            for one in tried
-            if one["wrong"]
-        ]
-    return rows, wrong
+def points(command: str, stride: int) -> dict[str, Any]:
+    """By fault: points of a command tried and how they ended; and what was wrong."""
+    begun = time.monotonic()
+    tried = lines(command, STRIDE=str(stride))
+    rows = []
+    for fault in ("ENOSPC", "EIO", "EACCES", "kill"):
+        of_fault = [one for one in tried if one["fault"] == fault]
+        ends = collections.Counter(str(one.get("code")) for one in of_fault)
+        rows.append(
+            {
+                "command": command,
+                "fault": fault,
+                "points": len(of_fault),
+                **{said: ends[code] for code, said in OUTCOMES.items()},
+                "in order": sum(not one["wrong"] for one in of_fault),
+                "minutes": "" if rows else round((time.monotonic() - begun) / 60, 1),
+            }
+        )
+    wrong = [
+        f"- {command}, {one['fault']} at {one.get('kind')} {one.get('path')}: {one['wrong']}"
+        for one in tried
+        if one["wrong"]
+    ]
+    return {"rows": rows, "wrong": wrong}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stride", type=int, default=1, help="try every so many-th point")
     parser.add_argument("--seconds", type=float, default=60, help="of two processes at once")
-    parser.add_argument("--without", default="", help="parts to leave out, with commas between")
+    parser.add_argument("--out", type=Path, help="keeps what is done; a stopped run goes on")
     options = parser.parse_args()
-    left_out = options.without.split(",")
-    text, rows = [], [{"contract": "not run", "lines": 0, "hold": 0, "skipped": 0}]
-    if "tables" not in left_out:
-        rows = tables()
-        total = {name: sum(row[name] for row in rows) for name in ("lines", "hold", "skipped")}
-        rows.append({"contract": "all", **total})
-    if "points" not in left_out:
-        which = "Every point" if options.stride == 1 else f"Every {options.stride}th point"
-        found, wrong = points(options.stride)
-        text += [
-            f"## A disk that fails\n{which} of a small command: an opening, making, write, flush, "
-            "renaming or removal fails once, or the process is killed there (at writes, renamings "
-            "and removals: what else is on disk, these decide). In order: nothing old is lost, "
-            "nothing half-written believed, one message, no traceback, nothing left behind, and "
-            "the next command comes to the figures of one that nothing befell.",
-            table(found),
-            "Not in order:\n" + "\n".join(wrong) if wrong else "All are in order.",
-        ]
-    if "together" not in left_out:
-        both = lines("together", str(options.seconds))
-        text += [
-            "## Two processes at once\nThe same command twice, again and again. Each comes to the "
-            "figures of one alone, or is refused with a message.",
-            table([{**one, "wrong": len(one["wrong"])} for one in both]),
-            *("- " + said for one in both for said in one["wrong"]),
-        ]
-    words = " ".join(sys.argv[1:])
-    record("hostile", f"python benchmarks/hostile.py {words}".strip(), rows, "\n\n".join(text))
+    parts: dict[str, Callable[[], Any]] = {
+        "tables": tables,
+        **{name: functools.partial(points, name, options.stride) for name in COMMANDS},
+        "together": lambda: lines("together", str(options.seconds)),
+    }
+    kept = options.out.read_text().splitlines() if options.out and options.out.exists() else []
+    found = dict(map(json.loads, kept))
+    for name, find in parts.items():
+        if name not in found:
+            found[name] = find()
+            print(name, found[name], flush=True)
+            if options.out:
+                with open(options.out, "a") as stream:
+                    stream.write(json.dumps([name, found[name]]) + "\n")
+    report(found, options)
+
+
+def report(found: dict[str, Any], options: argparse.Namespace) -> None:
+    """Writes the tables of all parts."""
+    rows = found["tables"]
+    total = {name: sum(row[name] for row in rows) for name in ("lines", "hold", "skipped")}
+    which = "Every point" if options.stride == 1 else f"Every {options.stride}th point"
+    wrong = [line for name in COMMANDS for line in found[name]["wrong"]]
+    both = found["together"]
+    text = [
+        f"## A disk that fails\n{which} of a small command: an opening, making, write, flush, "
+        "renaming or removal fails once, or the process is killed there (at writes, renamings and "
+        "removals: what else is on disk, these decide). In order: nothing old is lost, nothing "
+        "half-written believed, one message, no traceback, nothing left behind unsaid, and the "
+        "next command comes to the figures of one that nothing befell.",
+        table([row for name in COMMANDS for row in found[name]["rows"]]),
+        "Not in order:\n" + "\n".join(wrong) if wrong else "All are in order.",
+        "## Two processes at once\nThe same command twice, again and again. Each comes to the "
+        "figures of one alone, or is refused with a message.",
+        table([{**one, "wrong": len(one["wrong"])} for one in both]),
+        *("- " + said for one in both for said in one["wrong"]),
+    ]
+    words = [f"--stride {options.stride}"] * (options.stride != 1)
+    words += [f"--seconds {options.seconds:g}"] * (options.seconds != 60)
+    command = " ".join(["python benchmarks/hostile.py", *words])
+    record("hostile", command, [*rows, {"contract": "all", **total}], "\n\n".join(text))
 
 
 if __name__ == "__main__":

@@ -103,9 +103,10 @@ def of_study(study: Path) -> Any:
 
 TRAIN = "train {}/data --output {}/run --image-size 32 --unfreeze 1 --fine-tune-epochs 1 --quiet"
 EXPORT = "export {}/run --output {}/export --formats tflite --quiet"
+# Trials of the head alone: what a second phase writes is struck in a run of its own.
 SEARCH = (
-    "search {}/data --output {}/study --image-size 32 --unfreeze 1 --fine-tune-epochs 1 "
-    "--tuner random --trials 2 --quiet"
+    "search {}/data --output {}/study --image-size 32 --unfreeze none --tuner random --trials 2 "
+    "--quiet"
 )
 
 
@@ -449,6 +450,8 @@ def main(folder: str, name: str, *more: str) -> None:
 def _imported() -> None:
     """Everything that a command imports, and nothing computed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Tracing is most of the time of commands as small as these, and writes nothing.
+    os.environ.setdefault("KERAS_TRANSFER_FAST", "off")
     for name in (
         "keras", "openvino", "ai_edge_litert.interpreter", "matplotlib.pyplot", "scipy.optimize",
         "keras_transfer.cli", "keras_transfer.training", "keras_transfer.export", "tuning.search",
