@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -68,3 +69,37 @@ def digits_run(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         output=output,
     )  # fmt: skip
     return output
+
+
+@pytest.fixture(scope="session")
+def texts_settings() -> tuple[str, ...]:
+    """The options of ``texts_run``."""
+    return ("--max-length", "24", "--unfreeze", "1", "--fine-tune-epochs", "1", "--quiet")
+
+
+@pytest.fixture(scope="session")
+def texts_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences of SciPy's documentation about three of its parts, a row each."""
+    from keras_transfer.datasets import load_dataset
+
+    data = load_dataset("builtin:scipy")
+    rows = []
+    for label in range(3):
+        for i in np.flatnonzero(data.labels == label)[:24]:
+            text = data.read(int(i)).decode()
+            rows.append(json.dumps({"text": text, "label": data.class_names[label]}))
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    path.write_text("\n".join(rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def texts_run(
+    texts_table: Path, texts_settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run folder: MiniLM-L6 with its real weights, its topmost block trained for an epoch."""
+    from keras_transfer import cli
+
+    folder = tmp_path_factory.mktemp("runs") / "texts"
+    assert cli.main(["train", str(texts_table), "--output", str(folder), *texts_settings]) == 0
+    return folder

@@ -104,7 +104,7 @@ def write_samples(folder: Path, tests: HeldOut) -> dict[int, Path]:
 def write_verify(
     folder: Path, rows: Iterable[Mapping[str, Any]], tests: HeldOut, samples: Mapping[int, Path]
 ) -> None:
-    """Writes ``verify.py`` and ``expected.json`` beside the sample images.
+    """Writes ``verify.py`` and ``expected.json`` beside the samples, with what reads them.
 
     Args:
         folder: the ``verify`` folder.
@@ -112,7 +112,7 @@ def write_verify(
         tests: the test examples.
         samples: what ``write_samples`` returned.
     """
-    images = [
+    described = [
         {
             "file": path.name,
             "label": tests.class_names[tests.labels[i]],
@@ -120,6 +120,7 @@ def write_verify(
         }
         for i, path in samples.items()
     ]
+    form = tests.signature.form
     artefacts = [
         {key: row[key] for key in ("name", "file", "runtime", "limit")}
         | {"disagreements": row["sample_disagreements"]}
@@ -128,11 +129,13 @@ def write_verify(
     value = {
         "keras_transfer": __version__,
         "class_names": list(tests.class_names),
-        "image_size": list(tests.examples.shape[1:3]),
-        "images": images,
+        form.SIZE: tests.signature.size,
+        f"{form.NAME}s": described,
         "artefacts": artefacts,
     }
     files.write_json(folder / "expected.json", value)
+    for name, data in tests.signature.files.items():
+        files.write_bytes(folder / name, data)
     shutil.copyfile(proof.__file__, folder / "verify.py")
 
 

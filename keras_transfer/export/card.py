@@ -15,19 +15,19 @@ from keras_transfer.export import proof
 from keras_transfer.export.formats import FORMATS
 from keras_transfer.export.metadata import ModelInfo
 from keras_transfer.export.parity import HeldOut
-from keras_transfer.export.signature import ImageSignature
+from keras_transfer.export.signature import Signature
 from keras_transfer.learn import calibration
 from keras_transfer.runs.folder import VALIDATION_LABELS, VALIDATION_LOGITS, Run
 
 
-def describe(run: Run, signature: ImageSignature) -> ModelInfo:
+def describe(run: Run, signature: Signature) -> ModelInfo:
     """What the artefacts of a run say of themselves."""
     names, backbone = run.class_names, run.config["backbone"]
     listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     return ModelInfo(
         name=readable(run.path.name),
-        description=f"Tells {len(names)} classes of images apart: {listed}. {backbone}, trained "
-        f"with keras-transfer {__version__}.",
+        description=f"Tells {len(names)} classes of {signature.form.NAME}s apart: {listed}. "
+        f"{backbone}, trained with keras-transfer {__version__}.",
         class_names=names,
         signature=signature,
         licence=f"{run.config.get('weights_licence') or 'unknown'} (weights of {backbone})",
@@ -66,11 +66,14 @@ def write(
         tests: the examples of the proof.
     """
     target = run.config.get("target_precision", 0.95)
+    kind = info.signature.form.NAME
     kept = {name: FORMATS[name] for name in report["artefacts"]}
     kept = {name: form for name, form in kept.items() if (folder / form.file).exists()}
     values = {
         "version": __version__,
         "info": info,
+        "fed": info.signature,
+        "kind": kind,
         "size": info.signature.size,
         "run": run,
         "config": run.config,
@@ -83,6 +86,6 @@ def write(
         "threshold": info.threshold
         and calibration.apply_threshold(tests.probabilities, tests.labels, info.threshold, target),
     }
-    for name in ("README.md", "model_card.md"):
-        text = templates.fill(Path(__file__).with_name(f"{name}.j2"), values, markup=False)
+    for name, template in (("README.md", f"README.{kind}.md"), ("model_card.md", "model_card.md")):
+        text = templates.fill(Path(__file__).with_name(f"{template}.j2"), values, markup=False)
         files.write_text(folder / name, text)

@@ -35,7 +35,7 @@ class Source:
     @functools.cached_property
     def lite(self) -> bytes:
         """The float32 TensorFlow Lite file, without metadata."""
-        return lite_bytes(self.model, self.info.signature.name)
+        return lite_bytes(self.model, self.info.signature.spec.name)
 
     @functools.cached_property
     def activations(self) -> dict[int, quantise.Activation]:
@@ -73,9 +73,9 @@ def write_saved_model(source: Source, path: Path) -> None:
     import tensorflow as tf
 
     model, inputs = source.model, source.info.signature
-    module = _serving_module(model, inputs.name)
+    module = _serving_module(model, inputs.spec.name)
     names = np.array(list(source.info.class_names), dtype=object)
-    decode = inputs.serving_decoder()
+    module.decode = inputs.serving_decoder()
 
     def labelled(examples: Any) -> dict[str, Any]:
         scores = module.scores(examples)["scores"]
@@ -83,11 +83,11 @@ def write_saved_model(source: Source, path: Path) -> None:
         return {"labels": rows, "scores": scores}
 
     def encoded(files: Any) -> dict[str, Any]:
-        examples = tf.map_fn(decode, files, fn_output_signature=model.input.dtype)
+        examples = tf.map_fn(module.decode, files, fn_output_signature=model.input.dtype)
         return labelled(tf.ensure_shape(examples, model.input_shape))
 
-    entry = tf.TensorSpec(model.input_shape, model.input.dtype, name=inputs.name)
-    files = tf.TensorSpec((None,), tf.string, name=f"{inputs.name}_bytes")
+    entry = tf.TensorSpec(model.input_shape, model.input.dtype, name=inputs.spec.name)
+    files = tf.TensorSpec((None,), tf.string, name=inputs.encoded)
     module.signatures_kept = {
         "serving_default": tf.function(labelled, input_signature=[entry]),
         "serve_encoded": tf.function(encoded, input_signature=[files]),
@@ -141,7 +141,7 @@ def write_onnx(source: Source, path: Path) -> None:
     from tensorflow.python.framework import convert_to_constants
 
     info = source.info
-    module = _serving_module(source.model, info.signature.name)
+    module = _serving_module(source.model, info.signature.spec.name)
     # Keras wraps grouped convolutions (ConvNeXt) in functions for XLA, which tf2onnx cannot open;
     # with this they are traced as part of the whole.
     eagerly = tf.config.functions_run_eagerly()
@@ -159,7 +159,7 @@ def write_onnx(source: Source, path: Path) -> None:
         output_names=[scores],
         opset=17,
         custom_op_handlers={"Erfc": (_erfc, [])},
-        tensors_to_rename={entry: info.signature.name, scores: "scores"},
+        tensors_to_rename={entry: info.signature.spec.name, scores: "scores"},
     )
     said = {key: getattr(info, key) for key in ("description", "licence", "author")}
     onnx.helper.set_model_props(proto, {"labels": "\n".join(info.class_names), **said})

@@ -1,4 +1,4 @@
-"""A local page on which to try an export: drop an image, or hold things before the camera."""
+"""A local page on which to try an export: an image, what the camera sees, or a text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.threads import cores
 from keras_transfer.export import bundle, proof
 from keras_transfer.export.prediction import best
-from keras_transfer.export.signature import ImageSignature
+from keras_transfer.export.signature import signature
+from keras_transfer.modalities import modality
 
 TOP = 5
 """Classes that the page names."""
 
 MAX_BYTES = 64 * 2**20
-"""Largest image that is accepted."""
+"""Largest example that is accepted."""
 
 IDLE_SECONDS = 20.0
 """How long a client may be silent in the middle of a request."""
@@ -50,8 +51,9 @@ class Demo(http.server.ThreadingHTTPServer):
 
     Args:
         folder: an export folder.
-        wasm: the folder of an installed npm package ``@mediapipe/tasks-vision``; with it the
-            ``.tflite`` runs in the browser as WebAssembly, otherwise in Python's LiteRT here.
+        wasm: the folder of an installed npm package ``@mediapipe/tasks-vision``, or
+            ``tasks-text`` for texts; with it the ``.tflite`` runs in the browser as WebAssembly,
+            otherwise in Python's LiteRT here.
 
     Attributes:
         url: where the page is.
@@ -69,11 +71,6 @@ class Demo(http.server.ThreadingHTTPServer):
         path = Path(folder)
         files.settle(path)
         package = Path(wasm).resolve() if wasm is not None else None
-        if package and not (package / "vision_bundle.mjs").is_file():
-            raise UsageError(
-                f"{wasm} holds no vision_bundle.mjs.",
-                remedy="Name the folder node_modules/@mediapipe/tasks-vision.",
-            )
         runtimes = ("tflite",) if package else ("tflite", "onnx", "keras", "saved_model")
         expected = "verify/expected.json"
         with files.reading(path / expected, "Name a folder that `keras-transfer export` wrote."):
@@ -86,9 +83,15 @@ class Demo(http.server.ThreadingHTTPServer):
             self.runtime, self.model = chosen["runtime"], path / chosen["file"]
             self.model.resolve().relative_to(path.resolve())
             self.labels: list[str] = described["class_names"]
-            height, width = described["image_size"]
+            form = modality(described["kind"].removesuffix("s"))
+            self.signature, self.kind = signature(form, form.spec(described["size"])), form.NAME
         bundle.check(path, expected, chosen["file"])
-        self.signature = ImageSignature((height, width))
+        tasks = self.signature.mediapipe
+        if package and not (package / f"{tasks}_bundle.mjs").is_file():
+            raise UsageError(
+                f"{wasm} holds no {tasks}_bundle.mjs.",
+                remedy=f"Name the folder node_modules/@mediapipe/tasks-{tasks}.",
+            )
         self.facts = {
             "name": path.resolve().name,
             "description": f"Tells {len(self.labels)} classes apart.",
@@ -97,6 +100,8 @@ class Demo(http.server.ThreadingHTTPServer):
             "wasm": package is not None,
             "top": TOP,
             "size": self.signature.size,
+            "kind": self.kind,
+            "bundle": f"{tasks}_bundle.mjs",
         }
         self.files = {"/": Path(__file__).with_name("demo.html")}
         if package:
@@ -114,12 +119,12 @@ class Demo(http.server.ThreadingHTTPServer):
         return proof.RUNTIMES[self.runtime][1](self.model, cores())
 
     def classify(self, data: bytes) -> dict[str, Any]:
-        """Names the most probable classes of an encoded image.
+        """Names the most probable classes of an encoded example.
 
         Raises:
-            ExampleError: the bytes are no image.
+            ExampleError: the bytes are none.
         """
-        example = self.signature.decode(data)[None]
+        example = self.signature.form.decode(data, self.signature.spec)[None]
         with self.lock:
             predict = self.predict
             started = time.perf_counter()
@@ -155,12 +160,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         size = int(length) if re.fullmatch("[0-9]{1,9}", length) else 0
         if self.path != "/classify" or not 0 < size <= MAX_BYTES:
-            return self._refuse(400, f"send one image of at most {MAX_BYTES} bytes")
+            return self._refuse(400, f"send one {self.server.kind} of at most {MAX_BYTES} bytes")
         data = self.rfile.read(size)
         try:
             found = self.server.classify(data)
         except ExampleError as error:
-            return self._refuse(400, f"This image cannot be read: {error.message}")
+            return self._refuse(400, f"This {self.server.kind} cannot be read: {error.message}")
         except Exception as error:  # whatever a damaged artefact provokes in its runtime
             return self._refuse(500, f"The model cannot be run: {error}")
         return self._send(200, json.dumps(found).encode(), "application/json")

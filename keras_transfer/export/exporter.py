@@ -20,7 +20,7 @@ from keras_transfer.export.convert import Source
 from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
 from keras_transfer.export.outcome import ExportResult, VerifyResult
 from keras_transfer.export.quantise import CALIBRATION_IMAGES
-from keras_transfer.export.signature import signature
+from keras_transfer.export.signature import Signature, signature_of
 from keras_transfer.runs.folder import Run, open_run
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def export_run(
     _check_backend()
     key = signing.read_private_key(sign) if sign is not None else None
     model = run.model()
-    signature(model)  # refuses what clients could not feed
+    inputs = signature_of(model, run.modality)
     _check_layers(model)
     # Float32 weights an artefact, and as much again for the converter's scratch files.
     needed = 8 * model.count_params() * len(chosen)
@@ -75,7 +75,7 @@ def export_run(
             remedy="Free some space, export fewer formats, or choose another --output.",
         )
     with files.atomic_folder(target, replace=overwrite) as folder:
-        report = _fill(folder, run, model, chosen, allow_failing, progress)
+        report = _fill(folder, run, model, inputs, chosen, allow_failing, progress)
         if key:
             signing.sign(folder, key)
         bundle.check_target(target, overwrite=overwrite)  # what came while this was computed
@@ -86,20 +86,21 @@ def _fill(
     folder: Path,
     run: Run,
     model: keras.Model,
+    inputs: Signature,
     chosen: Sequence[Format],
     allow_failing: bool,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Fills an export folder; returns what is in its ``parity.json``."""
-    dataset, inputs = run.dataset(), signature(model)
-    say("reading the test images")
+    dataset, what = run.dataset(), f"{inputs.form.NAME}s"
+    say(f"reading the test {what}")
     tests = parity.held_out(dataset, model, inputs)
-    samples = bundle.write_samples(folder / "verify" / "images", tests)
+    samples = bundle.write_samples(folder / "verify" / what, tests)
     info = card.describe(run, inputs)
 
     def training() -> np.ndarray:
         indices = parity.spread(dataset.indices("train"), CALIBRATION_IMAGES)
-        return np.stack([inputs.decode(dataset.read(int(i))) for i in indices])
+        return np.stack([inputs.form.decode(dataset.read(int(i)), inputs.spec) for i in indices])
 
     source = Source(model, info, training)
     rows: dict[str, dict[str, Any]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -50,9 +51,9 @@ class LiteModel:
         return np.frombuffer(data, "<f4").reshape(row.shape).copy()
 
     def set_values(self, tensor: int, values: np.ndarray) -> None:
-        """Replaces a constant's values, float32 or int8, in a buffer of its own."""
-        kind = "<f4" if values.dtype.kind == "f" else "i1"
-        self.graph.tensors[tensor].buffer = self.add_buffer(values.astype(kind).tobytes())
+        """Replaces a constant's values, of the tensor's type, in a buffer of its own."""
+        little = values.astype(values.dtype.newbyteorder("<"))
+        self.graph.tensors[tensor].buffer = self.add_buffer(little.tobytes())
 
     def make(self, kind: str, **fields: Any) -> Any:
         """A new object of the schema, such as ``OperatorT``, with these fields."""
@@ -64,6 +65,50 @@ class LiteModel:
         """Adds data; returns the number of its buffer."""
         self.tree.buffers.append(self.make("BufferT", data=np.frombuffer(data, np.uint8)))
         return len(self.tree.buffers) - 1
+
+    def add_input(self, name: str) -> None:
+        """Adds an input like the first one, which no operator reads."""
+        made = self.like(self.graph.inputs[0], name)
+        self.graph.tensors[made].name = name
+        self.graph.inputs = np.append(self.graph.inputs, np.int32(made))
+
+    def like(self, tensor: int, name: str, kind: str = "", values: np.ndarray | None = None) -> int:
+        """Adds a tensor of another's shape.
+
+        Args:
+            tensor: the other.
+            name: what is put behind the other's name.
+            kind: of the schema's ``TensorType``; by default the other's.
+            values: what it holds if it is a constant, whose shape is then its own.
+
+        Returns:
+            Its number.
+        """
+        made = copy.copy(self.graph.tensors[tensor])
+        made.name, made.buffer = bytes(made.name) + f"/{name}".encode(), 0
+        if kind:
+            made.type = getattr(self.schema.TensorType, kind)
+        self.graph.tensors.append(made)
+        number = len(self.graph.tensors) - 1
+        if values is not None:
+            made.shape, made.shapeSignature = np.array(values.shape, np.int32), None
+            self.set_values(number, values)
+        return number
+
+    def operator(
+        self, kind: str, inputs: list[int], output: int, version: int = 1, options: Any = None
+    ) -> Any:
+        """Makes an operator of one output; ``options`` are of its kind's own type, or none."""
+        code = self.make("OperatorCodeT", version=version)
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(self.schema.BuiltinOperator, kind)
+        self.tree.operatorCodes.append(code)
+        made = self.make("OperatorT", opcodeIndex=len(self.tree.operatorCodes) - 1)
+        made.inputs, made.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
+        if options is not None:
+            name = type(options).__name__.removesuffix("T")
+            made.builtinOptionsType = getattr(self.schema.BuiltinOptions, name)
+            made.builtinOptions = options
+        return made
 
     def content(self) -> bytes:
         """The file's bytes, without data that nothing refers to."""

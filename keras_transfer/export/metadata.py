@@ -17,7 +17,7 @@ import flatbuffers
 import numpy as np
 
 from keras_transfer.export.flatbuffer import LiteModel
-from keras_transfer.export.signature import ImageSignature
+from keras_transfer.export.signature import Signature
 
 LABELS_FILE = "labels.txt"
 THRESHOLD = "CALIBRATED_THRESHOLD"
@@ -42,7 +42,7 @@ class ModelInfo:
     name: str
     description: str
     class_names: Sequence[str]
-    signature: ImageSignature
+    signature: Signature
     licence: str = ""
     author: str = ""
     threshold: float = 0.0
@@ -56,21 +56,26 @@ def add_metadata(model: bytes, info: ModelInfo) -> bytes:
         info: what to say.
 
     Returns:
-        The file with a ``TFLITE_METADATA`` buffer and, behind the flatbuffer, a ZIP archive with
-        ``labels.txt``, where readers look for associated files.
+        The file with a ``TFLITE_METADATA`` buffer, the inputs that MediaPipe wants to fill beside
+        the one that is read, and, behind the flatbuffer, a ZIP archive with ``labels.txt`` and the
+        signature's files, where readers look for associated files.
     """
     builder = flatbuffers.Builder(1024)
     builder.Finish(pack(builder, _describe(info)), file_identifier=b"M001")
     lite = LiteModel(model)
+    for name in info.signature.idle:
+        lite.add_input(name)
     buffer = lite.add_buffer(bytes(builder.Output()))
     entry = lite.make("MetadataT", name="TFLITE_METADATA", buffer=buffer)
     lite.tree.metadata = [*(lite.tree.metadata or []), entry]
     lite.tree.description = info.description
     archive = io.BytesIO(lite.content())
+    labels = "\n".join(info.class_names) + "\n"
+    carried = {LABELS_FILE: labels.encode(), **info.signature.files}
     with zipfile.ZipFile(archive, "a") as appended:
-        # A fixed date, so that the same model gives the same bytes.
-        member = zipfile.ZipInfo(LABELS_FILE, (1980, 1, 1, 0, 0, 0))
-        appended.writestr(member, "\n".join(info.class_names) + "\n")
+        for name, data in carried.items():
+            # A fixed date, so that the same model gives the same bytes.
+            appended.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
     return archive.getvalue()
 
 
@@ -97,12 +102,15 @@ def _describe(info: ModelInfo) -> dict[int, Any]:
         5: {0: (1.0,), 1: (0.0,)},  # largest and smallest value
         6: [labels],
     }
+    signature = info.signature
+    taken = [signature.metadata(), *({0: k, 1: v} for k, v in signature.idle.items())]
+    graph = {2: taken, 3: [scores], 5: [*signature.process_units]}
     custom = [{0: THRESHOLD, 1: f"{info.threshold:.4f}".encode()}] if info.threshold else []
     return {
         0: info.name,
         1: info.description,
         2: "1",  # the model's version
-        3: [{2: [info.signature.metadata()], 3: [scores], 9: custom}],
+        3: [{**graph, 9: custom}],
         4: info.author,
         5: info.licence,
         7: "1.0.0",  # the oldest parser that can read it

@@ -32,10 +32,11 @@ class ExportResult:
 
     def render(self) -> str:
         """The table of verdicts, as text."""
+        moved = self.parity["mediapipe"]
         heading = (
-            f"{self.parity['images']} test images; accuracy of the trained model on them "
-            f"{self.parity['reference']['accuracy']:.3f}; resized by MediaPipe it gives the "
-            f"same answer on {100 * self.parity['resizing']['agreement']:.1f} %"
+            f"{self.parity['images']} test {self.parity['modality']}s; accuracy of the trained "
+            f"model on them {self.parity['reference']['accuracy']:.3f}; {moved['way']} by "
+            f"MediaPipe it gives the same answer on {100 * moved['agreement']:.1f} %"
         )
         return f"{heading}\n{proof.table(list(self.parity['artefacts'].values()))}"
 

@@ -17,7 +17,7 @@ from keras_transfer.base.threads import cores
 from keras_transfer.base.types import Dataset
 from keras_transfer.export import proof
 from keras_transfer.export.formats import Format
-from keras_transfer.export.signature import ImageSignature
+from keras_transfer.export.signature import Signature
 
 if TYPE_CHECKING:
     import keras
@@ -29,8 +29,8 @@ TIMING_SECONDS = 1.0
 """Time spent on measuring each artefact's latency, per number of threads."""
 
 ENCODED_LIMIT = 0.9
-"""Agreement below which the signature for encoded images fails. TensorFlow decodes and resizes a
-little differently, and ignores EXIF rotation."""
+"""Agreement below which the signature for encoded examples fails. TensorFlow decodes and
+resizes images a little differently, and ignores EXIF rotation."""
 
 SIGNIFICANCE = 0.05
 """A loss of accuracy counts when luck alone would explain it less often than this."""
@@ -52,14 +52,14 @@ class HeldOut:
 
     names: tuple[str, ...]
     encoded: tuple[bytes, ...]
-    signature: ImageSignature
+    signature: Signature
     examples: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     probabilities: np.ndarray
 
 
-def held_out(dataset: Dataset, model: keras.Model, signature: ImageSignature) -> HeldOut:
+def held_out(dataset: Dataset, model: keras.Model, signature: Signature) -> HeldOut:
     """Reads the test split, ``MAX_IMAGES`` of it at most, from its files.
 
     Raises:
@@ -68,11 +68,11 @@ def held_out(dataset: Dataset, model: keras.Model, signature: ImageSignature) ->
     indices = spread(dataset.indices("test"), MAX_IMAGES)
     if not len(indices):
         raise DataError(
-            f"{dataset.name} has no test images to prove an export on.",
-            remedy="Train with a split that leaves images for testing, such as 0.7,0.15,0.15.",
+            f"{dataset.name} has no test {signature.form.NAME}s to prove an export on.",
+            remedy="Train with a split that leaves some for testing, such as 0.7,0.15,0.15.",
         )
     encoded = tuple(dataset.read(int(i)) for i in indices)
-    examples = np.stack([signature.decode(data) for data in encoded])
+    examples = np.stack([signature.form.decode(data, signature.spec) for data in encoded])
     return HeldOut(
         names=tuple(dataset.paths[i] for i in indices),
         encoded=encoded,
@@ -96,6 +96,7 @@ def report(
     own["accuracy_interval"] = interval(own)
     return {
         "passed": all(row["verdict"] == "passed" for row in rows.values()),
+        "modality": tests.signature.form.NAME,
         "images": len(tests.labels),
         "reference": {key: own[key] for key in ("accuracy", "accuracy_interval", "nll")},
         "artefacts": rows,
@@ -105,13 +106,13 @@ def report(
             "machine": platform.machine(),
             "cores": cores(),
         },
-        "resizing": resizing(tests, model),
+        "mediapipe": {"way": tests.signature.by_mediapipe, **by_mediapipe(tests, model)},
     }
 
 
-def resizing(tests: HeldOut, model: keras.Model) -> dict[str, float]:
-    """How much of the trained model's answers survives MediaPipe's way of resizing."""
-    moved = np.stack([tests.signature.by_mediapipe(data) for data in tests.encoded])
+def by_mediapipe(tests: HeldOut, model: keras.Model) -> dict[str, float]:
+    """How much of the trained model's answers survives MediaPipe's own way to make an example."""
+    moved = np.stack([tests.signature.for_mediapipe(data) for data in tests.encoded])
     row = proof.compare(tests.probabilities, _probabilities(model, moved), tests.labels)
     return {key: row[key] for key in ("agreement", "accuracy", "largest_difference")}
 
@@ -166,7 +167,7 @@ def prove(form: Format, path: Path, tests: HeldOut, samples: Mapping[int, Path])
         row["encoded"] = {k: compared[k] for k in ("images", "agreement", "largest_difference")}
     differs = expected.argmax(1) != found.argmax(1)
     row["sample_disagreements"] = int(differs[list(samples)].sum())
-    reason = judge(row)
+    reason = judge(row, f"{tests.signature.form.NAME}s")
     return row | {"verdict": "failed" if reason else "passed", "reason": reason}
 
 
@@ -175,7 +176,7 @@ def interval(row: Mapping[str, Any]) -> list[float]:
     return list(evaluation.wilson_interval(round(row["accuracy"] * row["images"]), row["images"]))
 
 
-def judge(row: Mapping[str, Any]) -> str:
+def judge(row: Mapping[str, Any], what: str = "images") -> str:
     """Why an artefact may not ship, or nothing where it may.
 
     It must agree with the trained model on at least ``limit`` of the images, and must not have lost
@@ -185,19 +186,19 @@ def judge(row: Mapping[str, Any]) -> str:
     if row["agreement"] < row["limit"]:
         return (
             f"gives the trained model's answer on {100 * row['agreement']:.1f} % of "
-            f"{row['images']} test images; the limit is {100 * row['limit']:g} %"
+            f"{row['images']} test {what}; the limit is {100 * row['limit']:g} %"
         )
     lost, changed = row["lost"], row["lost"] + row["gained"]
     if changed and stats.binomtest(lost, changed, alternative="greater").pvalue < SIGNIFICANCE:
         return (
             f"its accuracy is {row['accuracy']:.3f} where the trained model has "
-            f"{row['reference_accuracy']:.3f}: {lost} test images lost, {row['gained']} "
+            f"{row['reference_accuracy']:.3f}: {lost} test {what} lost, {row['gained']} "
             "gained, which is more than luck"
         )
     encoded = row.get("encoded")
     if encoded and encoded["agreement"] < ENCODED_LIMIT:
         return (
-            f"with encoded images it gives the trained model's answer on "
+            f"with encoded {what} it gives the trained model's answer on "
             f"{100 * encoded['agreement']:.1f} % of {encoded['images']}; the limit is "
             f"{100 * ENCODED_LIMIT:g} %"
         )

@@ -1,8 +1,8 @@
 """Runs exported models on their own runtimes and holds their answers against the trained model's.
 
 This file is both the judge that runs while exporting and the script that travels in the export
-folder as ``verify/verify.py``. It needs Python, NumPy, Pillow and the runtime of the artefact: it
-imports nothing else, and never ``keras_transfer``.
+folder as ``verify/verify.py``. It needs Python, NumPy, the runtime of the artefact, and Pillow for
+images or ``tokenizers`` for texts: it imports nothing else, and never ``keras_transfer``.
 
     python verify/verify.py            # repeat the proof; exit 0 passed, 1 failed, 2 no runtime
     python verify/verify.py --json
@@ -123,6 +123,43 @@ def _rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
+# Texts: the same ids as in training.
+
+
+def read_ids(path: Path, size: int) -> np.ndarray:
+    """Turns a text file into int32 ids ``[size]``, in the way the model was trained with.
+
+    BERT's uncased WordPiece by the ``vocab.txt`` in the folder above the text's own: [CLS] first,
+    [SEP] last, 0 behind; what is longer is cut.
+    """
+    data = path.read_bytes()
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    text = data.decode("utf-16" if wide else "utf-8-sig")
+    ids = _tokenizer(path.parents[1] / "vocab.txt").encode(text).ids
+    ids = ids if len(ids) <= size else [*ids[: size - 1], ids[-1]]
+    return np.array([*ids, *[0] * (size - len(ids))], np.int32)
+
+
+@functools.cache
+def _tokenizer(vocabulary: Path) -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    made = Tokenizer(models.WordPiece.from_file(str(vocabulary), unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    last, first = ((word, made.token_to_id(word) or 0) for word in ("[SEP]", "[CLS]"))
+    made.post_processor = processors.BertProcessing(last, first)
+    return made
+
+
+READERS: dict[str, tuple[str, type, Callable[[Path, Any], np.ndarray]]] = {
+    "images": ("image_size", list, read_pixels),
+    "texts": ("max_length", int, read_ids),
+}
+"""Of the kinds of samples, by the name of their folder: the field of ``expected.json`` that says
+how large an example is, its type, and what reads a sample at that size."""
+
+
 # Runtimes: each opens an artefact and returns a function from examples to probabilities.
 
 
@@ -132,7 +169,8 @@ def open_tflite(path: Path, threads: int) -> Predict:
 
     interpreter = Interpreter(model_path=str(path), num_threads=threads)
     interpreter.allocate_tensors()
-    (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
+    # A model of texts has inputs behind the first that MediaPipe fills and no operator reads.
+    entry, (exit_,) = interpreter.get_input_details()[0], interpreter.get_output_details()
     batch = 1
 
     def predict(examples: np.ndarray) -> np.ndarray:
@@ -411,7 +449,7 @@ def verify(folder: Path) -> Row:
     """Repeats the proof of an export folder.
 
     Every file is held against its digest in ``manifest.json``; then each artefact runs in a fresh
-    process over the sample images. It passes when it disagrees with the trained model on no more
+    process over the samples. It passes when it disagrees with the trained model on no more
     of them than it did when it was exported, plus the share that its limit allows.
 
     Returns:
@@ -462,9 +500,14 @@ def check_proof(folder: Path, proof: Row) -> list[str]:
 
 
 def expected_of(folder: Path) -> Row:
-    """What ``verify/expected.json`` holds; errors as of :func:`read`."""
-    fields = ("class_names", "image_size", "images", "artefacts")
-    return {field: read(folder, "verify/expected.json", field, list) for field in fields}
+    """What ``verify/expected.json`` holds: ``class_names``, ``artefacts``, and of the ``kind`` in
+    ``READERS`` the ``samples`` and their ``size``; errors as of :func:`read`."""
+    name = "verify/expected.json"
+    kind = next((kind for kind in READERS if (folder / "verify" / kind).is_dir()), "images")
+    size, type_, _ = READERS[kind]
+    found = {field: read(folder, name, field, list) for field in ("class_names", "artefacts")}
+    samples = {"kind": kind, "samples": read(folder, name, kind, list)}
+    return found | samples | {"size": read(folder, name, size, type_)}
 
 
 def read(folder: Path, name: str, field: str, kind: type) -> Any:
@@ -483,13 +526,13 @@ def read(folder: Path, name: str, field: str, kind: type) -> Any:
 
 
 def _repeat(folder: Path, proof: Row, changed: set[str]) -> list[Row]:
-    """Runs each artefact over the sample images, but for those whose files have ``changed``."""
-    images, names = proof["images"], proof["class_names"]
-    height, width = proof["image_size"]
-    expected = np.array([image["probabilities"] for image in images])
-    labels = np.array([names.index(image["label"]) for image in images])
-    paths = [folder / "verify" / "images" / image["file"] for image in images]
-    examples = np.stack([read_pixels(path, (height, width)) for path in paths])
+    """Runs each artefact over the samples, but for those whose files have ``changed``."""
+    samples, names, kind = proof["samples"], proof["class_names"], proof["kind"]
+    _, _, reader = READERS[kind]
+    expected = np.array([sample["probabilities"] for sample in samples])
+    labels = np.array([names.index(sample["label"]) for sample in samples])
+    paths = [folder / "verify" / kind / sample["file"] for sample in samples]
+    examples = np.stack([reader(path, proof["size"]) for path in paths])
     rows = []
     for artefact in proof["artefacts"]:
         bad = sorted(n for n in changed if f"{n}/".startswith(f"{artefact['file']}/"))
@@ -516,7 +559,7 @@ def _repeat_one(
     if row["disagreements"] <= allowed:
         return {**row, "verdict": "passed"}
     reason = (
-        f"disagrees with the trained model on {row['disagreements']} of {len(labels)} images; "
+        f"disagrees with the trained model on {row['disagreements']} of {len(labels)} samples; "
         f"{allowed} are allowed"
     )
     return {**row, "verdict": "failed", "reason": reason}

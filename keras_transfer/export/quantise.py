@@ -13,7 +13,6 @@ and eight bits for the softmax leave nothing of small probabilities. Here
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -29,8 +28,12 @@ SAMPLES = 1024
 SMALLEST = 1024
 """Weights with fewer elements than this stay in float: they save nothing."""
 
-_KERNELS = {"CONV_2D": (1, 2, 3), "DEPTHWISE_CONV_2D": (0, 1, 2)}
+_KERNELS = {"CONV_2D": (1, 2, 3), "DEPTHWISE_CONV_2D": (0, 1, 2), "FULLY_CONNECTED": (1,)}
 """The axes of a kernel over which one output channel sums."""
+
+_HYBRID = {"CONV_2D": 5, "FULLY_CONNECTED": 12}
+"""Of what computes with int8 weights and float activations, the first version that takes a scale a
+channel."""
 
 
 @dataclasses.dataclass
@@ -59,64 +62,64 @@ def float16(content: bytes) -> bytes:
         content: a float32 file.
     """
     model = LiteModel(content)
-    schema, graph = model.schema, model.graph
-    code = model.make("OperatorCodeT", version=3)  # the first that takes float16
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
-    model.tree.operatorCodes.append(code)
+    graph = model.graph
     widening = []
     for wide in [n for n in range(len(graph.tensors)) if model.is_weight(n, SMALLEST)]:
         values = model.values(wide)
         with np.errstate(over="ignore"):
-            half = values.astype("<f2")
+            half = values.astype(np.float16)
         if not np.linalg.norm(half - values) <= 1e-3 * np.linalg.norm(values):
             continue
-        narrow = copy.copy(graph.tensors[wide])
-        narrow.type, narrow.name = schema.TensorType.FLOAT16, bytes(narrow.name) + b"/float16"
-        narrow.buffer = model.add_buffer(half.tobytes())
-        graph.tensors.append(narrow)
+        narrow = model.like(wide, "float16", "FLOAT16", half)
         graph.tensors[wide].buffer = 0
-        operator = model.make("OperatorT", opcodeIndex=len(model.tree.operatorCodes) - 1)
-        operator.inputs = np.array([len(graph.tensors) - 1], np.int32)
-        operator.outputs = np.array([wide], np.int32)
-        widening.append(operator)
+        # The third version is the first that takes float16.
+        widening.append(model.operator("DEQUANTIZE", [narrow], wide, version=3))
     graph.operators[:0] = widening
     return model.content()
 
 
 def dynamic_range(content: bytes, seen: dict[int, Activation]) -> bytes:
-    """Stores the kernels of convolutions as int8, one scale an output channel.
+    """Stores the kernels of convolutions and dense layers, and what rows are looked up in, as int8,
+    one scale an output channel or a row.
 
     The runtime quantises the activations as it goes. Depthwise kernels are small and sensitive and
     stay in float, as the head does: that is both more accurate and faster than quantising them.
 
     Args:
-        content: a float32 file with uint8 input.
+        content: a float32 file.
         seen: its activations, from ``measure``.
     """
     model = LiteModel(content)
-    _correct_biases(model, seen, ("CONV_2D",))
+    _correct_biases(model, seen, tuple(_HYBRID))
+    head = _head(model)
     for operator in model.graph.operators:
-        if model.code(operator) != "CONV_2D" or not model.is_weight(operator.inputs[1], SMALLEST):
+        kind = model.code(operator)
+        if kind not in _HYBRID or operator.outputs[0] in head:
             continue
         tensor = operator.inputs[1]
-        rounded, scale = _round(model.values(tensor), _KERNELS["CONV_2D"])
+        if not model.is_weight(tensor, SMALLEST):
+            continue
+        rounded, scale = _round(model.values(tensor), _KERNELS[kind])
         model.set_values(tensor, rounded.astype(np.int8))
         row = model.graph.tensors[tensor]
         row.type = model.schema.TensorType.INT8
         row.quantization = model.make("QuantizationParametersT", quantizedDimension=0)
         row.quantization.scale = scale.ravel().astype(np.float32)
         row.quantization.zeroPoint = np.zeros(scale.size, np.int64)
-        # The first version whose kernels take float activations with a scale a channel.
         version = model.tree.operatorCodes[operator.opcodeIndex]
-        version.version = max(version.version, 5)
+        version.version = max(version.version, _HYBRID[kind])
+    _narrow_tables(model)
     return model.content()
 
 
 def full_integer(content: bytes, seen: dict[int, Activation]) -> bytes:
     """Computes everything but the head in int8; uint8 pixels in, float32 probabilities out.
 
+    Where no pixels go in, only products with kernels are: normalisation and attention are made of
+    differences and shares that eight bits are too few for (Kim et al., "I-BERT", 2021).
+
     Args:
-        content: a float32 file with uint8 input.
+        content: a float32 file.
         seen: its activations, from ``measure``.
     """
     import tensorflow as tf
@@ -126,22 +129,60 @@ def full_integer(content: bytes, seen: dict[int, Activation]) -> bytes:
     _correct_biases(model, seen, tuple(_KERNELS))
     # Pixels reach from 0 to 255 whatever the sample held, so that their scale is exactly 1.
     ranges = {tensor: _range(activation) for tensor, activation in seen.items()}
-    ranges |= dict.fromkeys(_drop_cast(model), (0.0, 255.0))
+    pixels = _drop_cast(model)
+    ranges |= dict.fromkeys(pixels, (0.0, 255.0))
     for tensor in _head(model) & ranges.keys():
         del ranges[tensor]  # what has no range stays in float
     for tensor, (low, high) in ranges.items():
         ends = {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
         model.graph.tensors[tensor].quantization = model.make("QuantizationParametersT", **ends)
-    head = ["MEAN", "FULLY_CONNECTED", "SOFTMAX"]
-    return bytes(mlir_quantize(model.content(), input_data_type=tf.uint8, denylisted_ops=head))
+    kinds = {model.code(operator) for operator in model.graph.operators}
+    in_float = {"MEAN", "FULLY_CONNECTED", "SOFTMAX"} if pixels else kinds - {"FULLY_CONNECTED"}
+    quantised = LiteModel(
+        bytes(
+            mlir_quantize(
+                model.content(), input_data_type=tf.uint8, denylisted_ops=sorted(in_float)
+            )
+        )
+    )
+    _narrow_tables(quantised)
+    return quantised.content()
+
+
+def _narrow_tables(model: LiteModel) -> None:
+    """Stores tables as int8, a scale a row; the rows that were looked up are widened."""
+    operators = []
+    for gather in model.graph.operators:
+        operators.append(gather)
+        if model.code(gather) != "GATHER" or not model.is_weight(gather.inputs[0], SMALLEST):
+            continue
+        (table, rows), wide = gather.inputs, gather.outputs[0]
+        rounded, scale = _round(model.values(table), (1,))
+        narrow = model.like(table, "narrow", "INT8", rounded.astype(np.int8))
+        scales = model.like(table, "scales", values=scale.astype(np.float32))
+        model.graph.tensors[table].buffer = 0
+        looked_up, floats = model.like(wide, "narrow", "INT8"), model.like(wide, "floats")
+        factors = model.like(wide, "scales")
+        one = model.graph.tensors[factors]
+        one.shape = np.array([*one.shape[:-1], 1], np.int32)
+        one.shapeSignature = np.array([*one.shapeSignature[:-1], 1], np.int32)
+        gather.inputs = np.array([narrow, rows], np.int32)
+        gather.outputs = np.array([looked_up], np.int32)
+        options = model.make("MulOptionsT")
+        operators += [
+            model.operator("CAST", [looked_up], floats),
+            model.operator("GATHER", [scales, rows], factors, options=gather.builtinOptions),
+            model.operator("MUL", [floats, factors], wide, options=options),
+        ]
+    model.graph.operators = operators
 
 
 def measure(content: bytes, examples: np.ndarray) -> dict[int, Activation]:
     """Runs examples through a float graph and looks at every activation.
 
     Args:
-        content: a float32 file with uint8 input.
-        examples: uint8 ``[n, ...]``, from training.
+        content: a float32 file.
+        examples: ``[n, ...]``, from training.
 
     Returns:
         What was seen, by the number of the tensor.
@@ -196,24 +237,25 @@ def _correct_biases(model: LiteModel, seen: dict[int, Activation], kinds: tuple[
         if bias < 0 or not (model.is_weight(kernel) and model.is_weight(bias)):
             continue
         shift = _shift(kind, model.values(kernel), seen[operator.inputs[0]].mean)
-        model.set_values(bias, model.values(bias) - shift)
+        model.set_values(bias, (model.values(bias) - shift).astype(np.float32))
 
 
 def _shift(kind: str, kernel: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """What rounding a kernel adds to the mean of each output channel, ``[out]``.
 
     Args:
-        kind: ``CONV_2D`` or ``DEPTHWISE_CONV_2D``.
-        kernel: ``[out, height, width, inputs of its group]``, or ``[1, height, width, out]``.
+        kind: of the operator, a key of ``_KERNELS``.
+        kernel: ``[out, height, width, inputs of its group]``, ``[1, height, width, out]`` of a
+            depthwise one, or ``[out, inputs]``.
         mean: of each input channel.
     """
     rounded, scale = _round(kernel, _KERNELS[kind])
     error = (rounded * scale - kernel).astype(np.float64)
     if kind == "DEPTHWISE_CONV_2D":
         return error.sum(axis=(0, 1, 2)) * np.repeat(mean, error.shape[3] // len(mean))
-    groups = len(mean) // error.shape[3]
+    groups = len(mean) // error.shape[-1]
     inputs = np.repeat(mean.reshape(groups, -1), len(error) // groups, axis=0)
-    return (error.sum(axis=(1, 2)) * inputs).sum(axis=1)
+    return (error.sum(axis=tuple(range(1, error.ndim - 1))) * inputs).sum(axis=1)
 
 
 def _drop_cast(model: LiteModel) -> set[int]:
@@ -228,6 +270,8 @@ def _drop_cast(model: LiteModel) -> set[int]:
     graph, types = model.graph, model.schema.TensorType
     pixels = {i for i, row in enumerate(graph.tensors) if row.type == types.UINT8}
     casts = [op for op in graph.operators if model.code(op) == "CAST" and op.inputs[0] in pixels]
+    if not pixels:
+        return pixels
     if not casts:
         raise ValueError("the graph has no cast from uint8 pixels")
     cast = casts[0]

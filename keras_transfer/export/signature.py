@@ -1,139 +1,94 @@
 """How clients feed an exported model: the one place of this room that knows what an example is.
 
-Everything else takes a :class:`ImageSignature` from :func:`signature` and asks it. Another modality
-adds a class with the same attributes and methods, and a reader of its samples to ``proof.py``.
+Everything else takes a :class:`Signature` from :func:`signature` and asks it. Another modality adds
+a class, and a reader of its samples to ``proof.py``.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-from scipy import ndimage
 
 from keras_transfer.base.errors import UsageError
-from keras_transfer.modalities import image
+from keras_transfer.export.images import ImageSignature
+from keras_transfer.export.texts import TextSignature
+from keras_transfer.modalities import Modality
+from keras_transfer.modalities.protocol import InputSpec
 
 if TYPE_CHECKING:
     import keras
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageSignature:
-    """uint8 RGB pixels in, of one size.
+class Signature(Protocol):
+    """What the model of one modality takes, and how clients come by it."""
 
-    Attributes:
-        size: height and width in pixels.
-        name: of the graph's input.
-    """
+    form: ClassVar[Modality]
+    encoded: ClassVar[str]
+    """The input of a SavedModel's second signature, which takes files."""
+    idle: ClassVar[Mapping[str, str]]
+    """Inputs beside it, of the same shape and type, that MediaPipe fills and the network does not
+    read: their names, and what they hold."""
+    files: ClassVar[Mapping[str, bytes]]
+    """What a client needs beside the artefact to make an example of an item."""
+    reader: ClassVar[str]
+    """The package that ``verify.py`` reads items with."""
+    others: ClassVar[str]
+    """What may be unlike the examples of a data set."""
+    mediapipe: ClassVar[str]
+    """MediaPipe's package of tasks for it."""
+    by_mediapipe: ClassVar[str]
+    """What MediaPipe does in its own way when it makes one, such as ``resized``."""
+    process_units: ClassVar[Sequence[dict[int, Any]]]
+    """How MediaPipe makes one: ``ProcessUnit`` tables, as ``metadata.pack`` takes them."""
 
-    size: tuple[int, int]
-    name: ClassVar[str] = "image"
+    @property
+    def spec(self) -> InputSpec:
+        """The input that the network reads."""
 
-    def decode(self, data: bytes) -> np.ndarray:
-        """One encoded example as the model takes it, uint8 ``[height, width, 3]``.
+    @property
+    def size(self) -> Any:
+        """How large an example is, as the modality's ``spec`` takes it."""
 
-        Raises:
-            ExampleError: the bytes are no image.
-        """
-        return image.decode(data, image.spec(self.size))
-
-    def by_mediapipe(self, data: bytes) -> np.ndarray:
-        """One encoded example as MediaPipe's image tasks hand it to the model."""
-        return mobile_resize(image.decode(data), self.size)
+    def for_mediapipe(self, data: bytes) -> np.ndarray:
+        """An item as MediaPipe hands it to the model."""
 
     def blank(self) -> tuple[np.ndarray, bytes]:
-        """A white image, uint8 ``[1, height, width, 3]`` and as a PNG file."""
-        import tensorflow as tf
-
-        white = np.full((1, *self.size, 3), 255, np.uint8)
-        return white, tf.io.encode_png(white[0]).numpy()
+        """An example without content, ``[1, ...]``, and as an item."""
 
     def served(self, data: bytes) -> bool:
-        """Whether :meth:`serving_decoder` can read a file that begins like this one."""
-        return data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM"))
+        """Whether :meth:`serving_decoder` can read an item."""
 
     def serving_decoder(self) -> Callable[[Any], Any]:
-        """A graph from a string tensor that holds a JPEG, PNG, BMP or GIF file to an example.
-
-        TensorFlow's decoders ignore EXIF rotation; everything else is as in training.
-        """
-        import tensorflow as tf
-
-        def on_white(levels: Any) -> Any:
-            alpha = levels[..., 3:] / 255.0
-            return levels[..., :3] * alpha + 255.0 * (1.0 - alpha)
-
-        def decode(data: Any) -> Any:
-            def jpeg() -> Any:
-                # The DCT that Pillow has, too; TensorFlow's default is faster and coarser.
-                image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-                return tf.cast(image, tf.float32)
-
-            def png() -> Any:
-                return on_white(tf.cast(tf.io.decode_png(data, channels=4), tf.float32))
-
-            def other() -> Any:
-                image = tf.io.decode_image(data, channels=3, expand_animations=False)
-                return tf.cast(image, tf.float32)
-
-            start = tf.strings.substr(data, 0, 3)
-            cases = [(start == b"\xff\xd8\xff", jpeg), (start == b"\x89PN", png)]
-            levels = tf.ensure_shape(tf.case(cases, default=other), (None, None, 3))
-            resized = tf.image.resize(levels, self.size, method="bilinear", antialias=True)
-            return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
-
-        return decode
+        """A TensorFlow graph from a string tensor that holds an item to an example."""
 
     def metadata(self) -> dict[int, Any]:
         """The input's ``TensorMetadata``, as ``metadata.pack`` takes it."""
-        height, width = self.size
-        size = {0: np.uint32(width), 1: np.uint32(height)}
-        # The graph takes raw pixels: mean 0 and deviation 1 say that nothing is left to do.
-        identity = {0: (0.0,), 1: (1.0,)}
-        return {
-            0: self.name,
-            1: f"RGB image of {width}x{height} pixels, 0 to 255",
-            3: {0: np.uint8(2), 1: {0: np.int8(1), 1: size}},  # ImageProperties: RGB
-            4: [{0: np.uint8(1), 1: identity}],  # NormalizationOptions
-            5: {0: (255.0,), 1: (0.0,)},  # largest and smallest value
-        }
 
 
-def signature(model: keras.Model) -> ImageSignature:
+_SIGNATURES: dict[str, Callable[[InputSpec], Signature]] = {
+    "image": ImageSignature,
+    "text": TextSignature,
+}
+
+
+def signature(form: Modality, spec: InputSpec) -> Signature:
+    """How a classifier is fed that takes such examples."""
+    return _SIGNATURES[form.NAME](spec)
+
+
+def signature_of(model: keras.Model, form: Modality) -> Signature:
     """How a classifier is fed.
 
     Raises:
-        UsageError: it takes something else than images.
+        UsageError: it takes something else than examples of its modality.
     """
-    shape = model.input_shape[1:]
-    if len(shape) != 3:
-        problem = f"Only models of images are exported so far; this one takes {model.input.name}."
-        raise UsageError(problem, remedy="Use the run's model.keras, or `keras-transfer predict`.")
-    return ImageSignature((shape[0], shape[1]))
-
-
-def mobile_resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes as MediaPipe's image tasks do on a CPU.
-
-    Output pixel i is interpolated at i times the step, where antialiased filters look around
-    (i + 0.5) times the step: the picture moves by up to half a pixel, and what lies between the
-    sampled points is lost. As in OpenCV's warps, which it uses, positions are multiples of 1/32.
-    Through a model that gives its input back MediaPipe 1.2.3 gives the same levels.
-
-    Args:
-        pixels: uint8 ``[height, width, 3]``.
-        size: (height, width) to make.
-    """
-    at = [
-        np.rint(32 * np.arange(wanted) * (length / wanted)) / 32
-        for length, wanted in zip(pixels.shape[:2], size, strict=True)
-    ]
-    points = np.meshgrid(*at, indexing="ij")
-    levels = [
-        ndimage.map_coordinates(band, points, np.float32, order=1, mode="nearest")
-        for band in np.moveaxis(pixels, 2, 0)
-    ]
-    return np.floor(np.stack(levels, axis=2) + 0.5).astype(np.uint8)
+    shape, kind = model.input_shape[1:], model.input.dtype
+    spec = form.spec_of(shape, kind)
+    if spec is None:
+        raise UsageError(
+            f"the model takes {kind} {[*shape]}, and no {form.NAME}s.",
+            remedy="Train it with keras-transfer, or wrap it into a model that does.",
+        )
+    return signature(form, spec)

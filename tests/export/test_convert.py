@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transfer.export import FORMATS, exporter, metadata, parity, proof, signature
+from keras_transfer.export import FORMATS, exporter, images, metadata, parity, proof
 from keras_transfer.export.convert import Source
+from keras_transfer.modalities import image
 
-FED = signature.ImageSignature((16, 16))
+FED = images.ImageSignature(image.spec((16, 16)))
 INFO = metadata.ModelInfo("small", "Tells three things apart", ("a", "b", "c"), FED, "MIT")
 
 
@@ -119,7 +120,7 @@ def test_mobile_resizing_samples_at_steps_of_a_thirty_second() -> None:
             ],
             axis=2,
         )
-        assert np.abs(signature.mobile_resize(levels, size) - expected).max() <= 0.501
+        assert np.abs(images.mobile_resize(levels, size) - expected).max() <= 0.501
 
 
 def test_what_resizing_changes_is_reported() -> None:
@@ -131,17 +132,17 @@ def test_what_resizing_changes_is_reported() -> None:
 
     class Model:
         def predict(self, pixels: np.ndarray, **_: object) -> np.ndarray:
-            np.testing.assert_array_equal(pixels[0], signature.mobile_resize(levels, (8, 12)))
+            np.testing.assert_array_equal(pixels[0], images.mobile_resize(levels, (8, 12)))
             return np.array([[0.2, 0.8]])
 
     tests = parity.HeldOut(
         names=("x",),
         encoded=(stream.getvalue(),),
-        signature=signature.ImageSignature((8, 12)),
+        signature=images.ImageSignature(image.spec((8, 12))),
         examples=np.zeros((1, 8, 12, 3), np.uint8),
         labels=np.array([1]),
         class_names=("a", "b"),
         probabilities=np.array([[0.6, 0.4]]),
     )
-    row = parity.resizing(tests, Model())  # type: ignore[arg-type]
+    row = parity.by_mediapipe(tests, Model())  # type: ignore[arg-type]
     assert row == {"agreement": 0.0, "accuracy": 1.0, "largest_difference": pytest.approx(0.4)}

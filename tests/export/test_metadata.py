@@ -16,7 +16,7 @@ import pytest
 from flatbuffers.table import Table
 from PIL import Image
 
-from keras_transfer.export import ExportResult, metadata, proof, signature
+from keras_transfer.export import ExportResult, images, metadata, proof
 from keras_transfer.export.flatbuffer import LiteModel
 from keras_transfer.modalities import image
 from keras_transfer.runs import folder as runs
@@ -25,7 +25,7 @@ INFO = metadata.ModelInfo(
     name="pets",
     description="Tells two pets apart",
     class_names=("cat", "dög"),
-    signature=signature.ImageSignature((64, 80)),
+    signature=images.ImageSignature(image.spec((64, 80))),
     licence="Apache-2.0",
     author="Ada",
     threshold=0.625,
@@ -163,14 +163,14 @@ def test_mobile_resizing_is_that_of_mediapipe(tmp_path: Path) -> None:
     import tensorflow as tf
 
     side = 12
-    image = keras.Input((side, side, 3), dtype="uint8", name="image")
-    scores = keras.layers.Flatten(name="scores")(keras.layers.Rescaling(1 / 255)(image))
+    entry = keras.Input((side, side, 3), dtype="uint8", name="image")
+    scores = keras.layers.Flatten(name="scores")(keras.layers.Rescaling(1 / 255)(entry))
     model = tmp_path / "mirror.tflite"
     names = [str(number) for number in range(side * side * 3)]
-    content = bytes(tf.lite.TFLiteConverter.from_keras_model(keras.Model(image, scores)).convert())
+    content = bytes(tf.lite.TFLiteConverter.from_keras_model(keras.Model(entry, scores)).convert())
     model.write_bytes(
         metadata.add_metadata(
-            content, metadata.ModelInfo("m", "d", names, signature.ImageSignature((side, side)))
+            content, metadata.ModelInfo("m", "d", names, images.ImageSignature(image.spec(side)))
         )
     )
     random, pictures = np.random.default_rng(0), {}
@@ -183,7 +183,7 @@ def test_mobile_resizing_is_that_of_mediapipe(tmp_path: Path) -> None:
         received = np.zeros(len(names))
         for name, score in pairs:
             received[int(name)] = 255 * score
-        expected = signature.mobile_resize(pixels, (side, side))
+        expected = images.mobile_resize(pixels, (side, side))
         np.testing.assert_allclose(received.reshape(expected.shape), expected, atol=0.01)
 
 
@@ -203,6 +203,6 @@ def test_mediapipe_opens_every_file_unaided(
     ]
     assert np.mean([a == b for a, b in zip(small, expected, strict=True)]) >= 0.97
     predict = proof.open_tflite(model, 1)
-    moved = [signature.mobile_resize(image.decode(path.read_bytes()), (64, 64)) for path in files]
+    moved = [images.mobile_resize(image.decode(path.read_bytes()), (64, 64)) for path in files]
     sampled = [run.class_names[int(predict(image[None]).argmax())] for image in moved]
     assert resized == sampled

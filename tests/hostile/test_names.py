@@ -20,7 +20,8 @@ from PIL import Image
 from hostile.table import say
 from keras_transfer.base import files, templates
 from keras_transfer.export import card
-from keras_transfer.export.signature import ImageSignature
+from keras_transfer.export.images import ImageSignature
+from keras_transfer.modalities import image
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
 from tuning import results, study_page
@@ -86,9 +87,10 @@ def written(run: runs.Run, folder: Path, name: str, classes: list[str]) -> dict[
     """What an export of a run with such names says of itself."""
     own = {"class_names": classes, "data": f"/x/{name}", "author": name, "weights": name}
     named = dataclasses.replace(run, config={**run.config, **own, "weights_licence": name})
-    info = dataclasses.replace(card.describe(named, ImageSignature((64, 64))), name=name)
+    fed = ImageSignature(image.spec(64))
+    info = dataclasses.replace(card.describe(named, fed), name=name)
     judged = {"accuracy": 0.9, "accuracy_interval": [0.8, 1.0], "nll": 0.3}
-    facts = {"images": 7, "artefacts": {}, "reference": judged, "resizing": {"agreement": 1.0}}
+    facts = {"images": 7, "artefacts": {}, "reference": judged, "mediapipe": {"agreement": 1.0}}
     nothing: Any = SimpleNamespace(probabilities=np.ones((1, 5)), labels=np.zeros(1, int))
     card.write(folder, named, info, facts, nothing)
     return {file: (folder / file).read_text("utf-8") for file in ("README.md", "model_card.md")}

@@ -2,41 +2,13 @@
 
 import json
 
-import pytest
 from hostile.table import assert_refused, say
 
-from keras_transfer.datasets import load_dataset
 from keras_transfer.runs import folder as runs
 
-SMALL = ("--max-length", "24", "--unfreeze", "1", "--fine-tune-epochs", "1", "--quiet")
 
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """Sentences of SciPy's documentation about three of its parts, a row each."""
-    data = load_dataset("builtin:scipy")
-    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
-    wanted = [i for i, label in enumerate(data.labels) if label < 3]
-    seen, rows = dict.fromkeys(range(3), 0), []
-    for i in wanted:
-        if seen[int(data.labels[i])] < 24:
-            seen[int(data.labels[i])] += 1
-            row = {"text": data.read(i).decode(), "label": data.class_names[data.labels[i]]}
-            rows.append(json.dumps(row))
-    path.write_text("\n".join(rows))
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(table, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "texts"
-    said = say("train", table, "--output", folder, *SMALL)
-    assert said.code == 0, said
-    return folder
-
-
-def test_a_table_of_texts_becomes_a_run(run):
-    made = runs.open_run(run)
+def test_a_table_of_texts_becomes_a_run(texts_run):
+    made = runs.open_run(texts_run)
     config = made.config
     assert (config["modality"], config["backbone"]) == ("text", "MiniLM-L6")
     assert (config["max_length"], config["image_size"]) == (24, None)
@@ -45,49 +17,47 @@ def test_a_table_of_texts_becomes_a_run(run):
     assert all(row["path"].startswith("row-") for row in made.predictions())
 
 
-def test_it_is_evaluated_as_it_was(run):
-    said = say("evaluate", run, "--json")
+def test_it_is_evaluated_as_it_was(texts_run):
+    said = say("evaluate", texts_run, "--json")
     assert said.code == 0, said
     accuracy = json.loads(said.out)["accuracy"]
-    assert accuracy == runs.open_run(run).metrics["test"]["accuracy"]
+    assert accuracy == runs.open_run(texts_run).metrics["test"]["accuracy"]
 
 
-def test_what_was_stored_is_not_computed_again(run, table, tmp_path):
-    said = say("train", table, "--output", tmp_path / "again", *SMALL)
+def test_what_was_stored_is_not_computed_again(texts_run, texts_table, texts_settings, tmp_path):
+    said = say("train", texts_table, "--output", tmp_path / "again", *texts_settings)
     assert said.code == 0, said
-    before, again = runs.open_run(run).metrics, runs.open_run(tmp_path / "again").metrics
+    before, again = runs.open_run(texts_run).metrics, runs.open_run(tmp_path / "again").metrics
     assert again["cache"]["misses"] == 0
     assert again["test"] == before["test"]
 
 
-def test_its_page_shows_texts_as_text(run, table):
-    page = (run / "report.html").read_text()
+def test_its_page_shows_texts_as_text(texts_run, texts_table):
+    page = (texts_run / "report.html").read_text()
     assert "test texts" in page
-    row = next(r for r in runs.open_run(run).predictions() if r["label"] != r["predicted"])
+    row = next(r for r in runs.open_run(texts_run).predictions() if r["label"] != r["predicted"])
     number = int(row["path"].removeprefix("row-"))
-    text = json.loads(table.read_text().splitlines()[number - 1])["text"]
-    shown = (run / "plots" / "examples" / "mistakes-00.html").read_text()
+    text = json.loads(texts_table.read_text().splitlines()[number - 1])["text"]
+    shown = (texts_run / "plots" / "examples" / "mistakes-00.html").read_text()
     assert "<mark" in shown
     assert "<script" not in shown
     assert any(word in page for word in text.split()[:3])
 
 
-def test_words_and_files_are_classified(run, tmp_path):
+def test_words_and_files_are_classified(texts_run, tmp_path):
     text = "Discrete cosine transform of a real sequence."
     (tmp_path / "a.txt").write_text(text)
-    said = say("predict", run, text, tmp_path / "a.txt", "--json")
+    said = say("predict", texts_run, text, tmp_path / "a.txt", "--json")
     assert said.code == 0, said
     rows = json.loads(said.out)
     assert rows[0]["text"] == text
     assert rows[0]["classes"] == rows[1]["classes"]
     labels = {one["label"] for one in rows[0]["classes"]}
-    assert labels == set(runs.open_run(run).class_names)
+    assert labels == set(runs.open_run(texts_run).class_names)
 
 
-def test_what_texts_are_not_yet_for_is_refused_by_name(run, table, tmp_path):
-    assert_refused(say("export", run, "--output", tmp_path / "out"), "Only models of images")
-    assert not (tmp_path / "out").exists()
-    words = ("train", table, "--output", tmp_path / "run", "--quiet")
+def test_what_is_no_matter_of_texts_is_refused_by_name(texts_table, tmp_path):
+    words = ("train", texts_table, "--output", tmp_path / "run", "--quiet")
     assert_refused(say(*words, "--image-size", "64"), "image_size was given", "texts")
     said = say(*words, "--backbone", "MobileNetV2", "--weights", "none")
     assert_refused(said, "MobileNetV2 takes images")

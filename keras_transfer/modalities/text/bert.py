@@ -48,7 +48,8 @@ def _network(shape: Shape, *, input_tensor: Any, **_: Any) -> Any:
     present = ops.minimum(input_tensor, 1)
     mask = layers.Rescaling(1.0, dtype="float32", name="mask")(present)
     # Made of the mask, so that it lies below the first block's end like everything that is read.
-    places = ops.zeros_like(mask, dtype="int32") + np.arange(tokens, dtype=np.int32)
+    # A sum with zeros TensorFlow would make a BiasAdd of integers, which TensorFlow Lite lacks.
+    places = ops.maximum(present - 1, np.arange(tokens, dtype=np.int32))
     embeddings = [
         layers.Embedding(shape.words, shape.width, name="embeddings_words")(input_tensor),
         layers.Embedding(shape.positions, shape.width, name="embeddings_positions")(places),

@@ -26,6 +26,8 @@ PAD, UNKNOWN, CLS, SEP, MASK = 0, 100, 101, 102, 103
 """Their lines in ``vocab.txt``, which is BERT's uncased vocabulary, of so many words:"""
 WORDS = 30_522
 
+VOCABULARY = Path(__file__).with_name("vocab.txt")
+
 PREVIEW = InputSpec("text", (600,), "uint8", "the beginning of a text in UTF-8, 0 behind")
 
 _LOADING = threading.Lock()
@@ -69,7 +71,7 @@ def decode(data: bytes, spec: InputSpec | None = None) -> np.ndarray:
         start = text.encode()[: PREVIEW.shape[0]].decode(errors="ignore").encode()
         return _filled(np.frombuffer(start, np.uint8), PREVIEW)
     ids = np.array(_encoding(text).ids, np.int32)
-    return ids if spec is None else _cut(ids, spec)
+    return ids if spec is None else cut(ids, spec)
 
 
 def examine(data: bytes, spec: InputSpec | None = None) -> Examined:
@@ -82,7 +84,7 @@ def examine(data: bytes, spec: InputSpec | None = None) -> Examined:
         begin, end = encoding.token_to_chars(i)
         known[i] = WORDS + zlib.crc32(text[begin:end].lower().encode())
     words = np.array([-1 if word is None else word for word in encoding.word_ids])
-    example = None if spec is None else _cut(ids, spec)
+    example = None if spec is None else cut(ids, spec)
     return Examined(example, fingerprint(known, words), "TXT", len(ids))
 
 
@@ -128,8 +130,7 @@ def _load() -> Tokenizer:
         problem = "texts need the package tokenizers, which is not installed."
         raise UsageError(problem, remedy="pip install keras-transfer[text]") from None
     # Without its added tokens, or a text that holds "[PAD]" would come out with a hole in it.
-    vocabulary = str(Path(__file__).with_name("vocab.txt"))
-    made = Tokenizer(models.WordPiece.from_file(vocabulary, unk_token="[UNK]"))
+    made = Tokenizer(models.WordPiece.from_file(str(VOCABULARY), unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.post_processor = processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
@@ -143,7 +144,8 @@ def _encoding(text: str) -> Any:
     return encoding
 
 
-def _cut(ids: np.ndarray, spec: InputSpec) -> np.ndarray:
+def cut(ids: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Ids of a whole text at the length of a spec: cut, and [SEP] behind; or filled with 0."""
     size = spec.shape[0]
     return _filled(ids if len(ids) <= size else np.append(ids[: size - 1], np.int32(SEP)), spec)
 
