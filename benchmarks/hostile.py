@@ -23,6 +23,7 @@ from common import HERE, record, table
 
 TESTS = HERE.parent / "tests" / "hostile"
 COMMANDS = "train", "export", "search"
+FAULTS = {"error": ("ENOSPC", "EIO", "EACCES"), "kill": ("kill",)}
 OUTCOMES = {"0": "went on", "1": "message, status 1", "2": "message, status 2", "-9": "killed"}
 
 
@@ -62,12 +63,12 @@ def lines(*arguments: str, **environment: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def points(command: str, stride: int) -> dict[str, Any]:
+def points(command: str, kind: str, stride: int) -> dict[str, Any]:
     """By fault: points of a command tried and how they ended; and what was wrong."""
     begun = time.monotonic()
-    tried = lines(command, STRIDE=str(stride))
+    tried = lines(command, kind, STRIDE=str(stride))
     rows = []
-    for fault in ("ENOSPC", "EIO", "EACCES", "kill"):
+    for fault in FAULTS[kind]:
         of_fault = [one for one in tried if one["fault"] == fault]
         ends = collections.Counter(str(one.get("code")) for one in of_fault)
         rows.append(
@@ -96,7 +97,11 @@ def main() -> None:
     options = parser.parse_args()
     parts: dict[str, Callable[[], Any]] = {
         "tables": tables,
-        **{name: functools.partial(points, name, options.stride) for name in COMMANDS},
+        **{
+            f"{name} {kind}": functools.partial(points, name, kind, options.stride)
+            for name in COMMANDS
+            for kind in FAULTS
+        },
         "together": lambda: lines("together", str(options.seconds)),
     }
     kept = options.out.read_text().splitlines() if options.out and options.out.exists() else []
@@ -116,7 +121,8 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> None:
     rows = found["tables"]
     total = {name: sum(row[name] for row in rows) for name in ("lines", "hold", "skipped")}
     which = "Every point" if options.stride == 1 else f"Every {options.stride}th point"
-    wrong = [line for name in COMMANDS for line in found[name]["wrong"]]
+    struck = [found[f"{name} {kind}"] for name in COMMANDS for kind in FAULTS]
+    wrong = [line for part in struck for line in part["wrong"]]
     both = found["together"]
     text = [
         f"## A disk that fails\n{which} of a small command: an opening, making, write, flush, "
@@ -124,7 +130,7 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> None:
         "removals: what else is on disk, these decide). In order: nothing old is lost, nothing "
         "half-written believed, one message, no traceback, nothing left behind unsaid, and the "
         "next command comes to the figures of one that nothing befell.",
-        table([row for name in COMMANDS for row in found[name]["rows"]]),
+        table([row for part in struck for row in part["rows"]]),
         "Not in order:\n" + "\n".join(wrong) if wrong else "All are in order.",
         "## Two processes at once\nThe same command twice, again and again. Each comes to the "
         "figures of one alone, or is refused with a message.",

@@ -75,19 +75,21 @@ def search(
     deadline = math.inf if max_time is None else time.monotonic() + max_time
     check_outside(study, data)
     _check_folder(study, resume)
-    with (
-        files.alone(study / "lock", f"searching in {study}"),
-        files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache),
-        ActivationStore(files.cache_folder() / "activations", limit=recipe.cache_limit) as store,
-    ):
-        source = datasets.open_source(data)
-        recipe = resolve(settings or {}, efforts=modality(source.modality).EFFORTS)
-        bench = Workbench(source, recipe, study / "heads", store)
-        space = space or default_space(settings, source.modality)
-        _run(
-            study, bench, space, progress or Progress(), serve,
-            tuner=tuner, objective=objective, trials=trials, deadline=deadline,
-        )  # fmt: skip
+    with files.alone(study / "lock", f"searching in {study}"):
+        with (
+            files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache),
+            ActivationStore(files.cache_folder() / "activations", recipe.cache_limit) as store,
+        ):
+            source = datasets.open_source(data)
+            recipe = resolve(settings or {}, efforts=modality(source.modality).EFFORTS)
+            bench = Workbench(source, recipe, study / "heads", store)
+            space = space or default_space(settings, source.modality)
+            _run(
+                study, bench, space, progress or Progress(), serve,
+                tuner=tuner, objective=objective, trials=trials, deadline=deadline,
+            )  # fmt: skip
+        # Nothing is read from the store any more: killed here, no mark of a reader is left in it.
+        study_page.write_page(study)
     return study
 
 
@@ -103,7 +105,7 @@ def _run(
     trials: int,
     deadline: float,
 ) -> None:
-    """A study from its plan to its page."""
+    """A study from its plan to its winner."""
     longest = max(space.values("fine_tune_epochs") or [bench.recipe.fine_tune_epochs])
     if tuner == "hyperband":
         space = space.without("fine_tune_epochs")
@@ -125,7 +127,6 @@ def _run(
     # A rung that a resumed study continues later is trained from its beginning: the same.
     _clear(study)
     _crown(study, bench, objective, progress)
-    study_page.write_page(study)
 
 
 def _check_folder(study: Path, resume: bool) -> None:
