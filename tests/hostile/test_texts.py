@@ -16,6 +16,8 @@ import zoo
 from hostile.table import assert_refused, say
 from keras_transfer import datasets
 from keras_transfer.modalities.text import tokens
+from keras_transfer.recipe import Recipe
+from tuning.bench import Workbench
 
 WORDS = Path(tokens.__file__).with_name("vocab.txt")
 
@@ -198,6 +200,13 @@ def test_rows_of_one_group_stay_in_one_split(name, seed):
         assert parted(fold) == set()
 
 
+def test_trials_of_a_search_are_grouped_as_well(tmp_path):
+    lay()
+    recipe = Recipe(backbone="MiniLM-L6", group="film", seed=1)
+    bench = Workbench("a.csv", recipe, tmp_path, None)
+    assert parted(bench.dataset(bench.trial_recipe({}))) == set()
+
+
 def test_pictures_of_a_table_are_grouped_as_well():
     rows = []
     for i in range(24):
@@ -214,11 +223,11 @@ def test_pictures_of_a_table_are_grouped_as_well():
 
 @pytest.mark.parametrize("speakers", [3, 4, 5, 8, 20, 40])
 def test_groups_that_hold_every_class_are_cut_by_the_shares_all_the_same(speakers):
-    """With ten classes no class is that of most groups, and few groups would be left for each."""
+    """Of ten classes each is the largest in few groups, too few to be cut by themselves."""
     groups = [f"group {i}" for i in range(speakers) for _ in range(50)]
-    labels = [f"class {i % 10}" for i in range(len(groups))]
+    labels = np.random.default_rng(0).choice([f"class {i}" for i in range(10)], len(groups))
     for seed in range(5):
-        placed = datasets.splits.complete(labels, groups, [None] * len(groups), seed=seed)
+        placed = datasets.splits.complete(labels.tolist(), groups, [None] * len(groups), seed=seed)
         assert set(placed.tolist()) == {"train", "val", "test"}
         for name, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
             held = (placed == name).mean() * speakers

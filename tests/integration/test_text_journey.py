@@ -1,6 +1,9 @@
 """Texts through the same rooms: a table to a run, its page and its predictions."""
 
+import csv
 import json
+import re
+import shutil
 
 import pytest
 from hostile.table import assert_refused, say
@@ -8,12 +11,15 @@ from hostile.table import assert_refused, say
 from keras_transfer.datasets import load_dataset
 from keras_transfer.runs import folder as runs
 
-SMALL = ("--max-length", "24", "--unfreeze", "1", "--fine-tune-epochs", "1", "--quiet")
+SMALL = (
+    "--max-length", "24", "--unfreeze", "1", "--fine-tune-epochs", "1", "--quiet",
+    "--group", "page", "--seed", "1", "--split", "0.4,0.2,0.4",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Sentences of SciPy's documentation about three of its parts, a row each."""
+    """Sentences of SciPy's documentation about three of its parts, a row each, three a page."""
     data = load_dataset("builtin:scipy")
     path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
     wanted = [i for i, label in enumerate(data.labels) if label < 3]
@@ -22,7 +28,7 @@ def table(tmp_path_factory):
         if seen[int(data.labels[i])] < 24:
             seen[int(data.labels[i])] += 1
             row = {"text": data.read(i).decode(), "label": data.class_names[data.labels[i]]}
-            rows.append(json.dumps(row))
+            rows.append(json.dumps(row | {"page": f"page {len(rows) // 3}"}))
     path.write_text("\n".join(rows))
     return path
 
@@ -43,6 +49,40 @@ def test_a_table_of_texts_becomes_a_run(run):
     assert made.metrics["test"]["accuracy"] > 0.6
     assert [phase["name"] for phase in made.metrics["phases"]] == ["head", "fine_tune"]
     assert all(row["path"].startswith("row-") for row in made.predictions())
+
+
+def test_the_pages_of_a_run_stay_in_one_split(run, table):
+    made = runs.open_run(run)
+    assert made.config["group"] == "page"
+    with open(run / "splits.csv", newline="") as stream:
+        splits = [(int(row["path"][4:]), row["split"]) for row in csv.DictReader(stream)]
+    assert len({((number - 1) // 3, split) for number, split in splits}) == 24
+    data = made.dataset()
+    assert data.splits.tolist() == [split for _, split in splits]
+    assert [one.reason for one in data.findings if one.kind == "grouped"] == [
+        "24 groups by the column 'page', 22 where copies join some"
+    ]
+    words = ("train", table, "--output", run, "--resume")
+    assert_refused(say(*words, "--quiet"), "has finished; there is nothing to resume")
+
+
+def test_what_is_said_of_texts_speaks_of_texts(run, table, tmp_path):
+    """Of every command that prints what a run is worth; of figures, too."""
+    shutil.copytree(run, again := tmp_path / "again")
+    (tmp_path / "other.jsonl").write_text("\n".join(table.read_text().splitlines()[::4]))
+    for words in (
+        ("evaluate", again), ("evaluate", again, tmp_path / "other.jsonl"), ("curve", again),
+        ("compare", again, run),
+    ):  # fmt: skip
+        said = say(*words)
+        assert said.code == 0, said
+        assert not re.search(r"\b(images?|pixels?|pictures?)\b", said.out + said.err), said
+    page = (again / "report.html").read_text()
+    prose = re.sub(r"<style>.*?</style>|<script>.*?</script>|<pre.*?</pre>|<!--.*?-->", "", page,
+                   flags=re.DOTALL)  # fmt: skip
+    assert "Twice the training data" in page
+    shown = re.sub(r"<[^>]*>", " ", prose)
+    assert not re.search(r"\b(images?|pixels?|pictures?)\b", shown.split("Mistakes and doubts")[0])
 
 
 def test_it_is_evaluated_as_it_was(run):
