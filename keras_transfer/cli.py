@@ -84,7 +84,7 @@ def run(
         # The reader of a pipe, such as `head`, has seen enough.
         return DONE
     except MemoryError:
-        return _fail(program, "out of memory.", "Use a smaller --batch-size or --image-size.")
+        return _fail(program, "out of memory.", "Use a smaller --batch-size or size of examples.")
     except OSError as error:
         # A full or read-only disk, a file where a folder is meant, a name that is too long.
         where = f" {error.filename}" if error.filename else ""
@@ -235,8 +235,8 @@ COUNT = whole(1).take
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="keras-transfer",
-        description="Transfer learning for image classification, from a folder of images to a "
-        "model that is proven on the device's own runtime.",
+        description="Transfer learning for the classification of images and texts, from a folder "
+        "or a table to a model that is proven on the device's own runtime.",
         epilog="keras-transfer search DATA and study STUDY are python -m tuning search and show: "
         "trials over the settings, on shared frozen work.",
     )
@@ -249,14 +249,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    found = keras_transfer.inspect(options.data)
+    found = keras_transfer.inspect(options.data, group=options.group)
     if options.page:
         found.write_page(options.page)
     manifest = found.fix(options.fix) if options.fix else None
     show(options, found.to_json, found.render)
     if not options.json:
         if options.page:
-            echo(f"Page with pictures: {options.page}")
+            echo(f"Page: {options.page}")
         if manifest:
             echo(f"Clean manifest, which can be given as DATA: {manifest}")
     if found.problem:
@@ -313,7 +313,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         judged = probing.evaluate_run(run)
         return show(options, judged.to_json, lambda: console.evaluation(judged, run))
     shift = probing.evaluate_elsewhere(run, options.data)
-    return show(options, shift.to_json, lambda: console.shift(shift))
+    return show(options, shift.to_json, lambda: console.shift(shift, run.modality.NAME))
 
 
 def _curve(options: argparse.Namespace) -> int:
@@ -322,7 +322,7 @@ def _curve(options: argparse.Namespace) -> int:
     from keras_transfer.runs import probing
 
     found = probing.curve(run, progress_for(options.json))
-    return show(options, found.to_json, lambda: console.curve(found))
+    return show(options, found.to_json, lambda: console.curve(found, run.modality.NAME))
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -419,8 +419,9 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         argument("data", metavar="DATA", help=DATA),
         JSON,
         flag("strict", "exit 2 if there are findings"),
+        argument("--group", metavar="COLUMN", help=SETTINGS["group"].metadata["help"]),
         argument("--fix", metavar="DIR", help="write a clean manifest into DIR"),
-        argument("--page", metavar="FILE", help="write an HTML page with pictures"),
+        argument("--page", metavar="FILE", help="write an HTML page that shows it"),
     )),
     ("train", _train, "Train a classifier on a data set.", (
         argument("data", metavar="DATA", help=DATA),
@@ -435,7 +436,7 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     ("evaluate", _evaluate, "Evaluate a run on its test split or on other data.", (
         RUN, argument("data", metavar="DATA", nargs="?"), JSON,
     )),
-    ("compare", _compare, "Compare runs on the same test images.", (
+    ("compare", _compare, "Compare runs on the same test split.", (
         argument("runs", metavar="RUN", nargs="+"), JSON,
     )),
     ("predict", _predict, "Classify images or texts with a run or an exported model.", (

@@ -38,6 +38,7 @@ _STAGES = {
 def summary(result: TransferResult, output: str) -> Group:
     """The end of a training run: how good, where the time went, what to type next."""
     judged, sure, kept = result.evaluation, result.threshold, result.candidates[0]
+    what = result.dataset.modality
     cache, seconds = result.cache, result.seconds
     rows = [
         ("test accuracy", _with_interval(judged, "accuracy")),
@@ -47,13 +48,13 @@ def summary(result: TransferResult, output: str) -> Group:
     ]
     if sure.answered:
         least = f"from a confidence of {sure.threshold:.2f}"
-        answers = f"{least} it answers {sure.coverage:.0%} of images, {sure.precision:.1%} of them"
-        rests = f"{sure.validation_images} validation images"
+        answers = f"{least} it answers {sure.coverage:.0%} of {what}s, {sure.precision:.1%} of them"
+        rests = f"{sure.validation_images} validation {what}s"
         rows.append(("answers when sure", f"{answers} right (rests on {rests})"))
     elif math.isinf(sure.threshold):
-        images = f"none: {len(result.validation_logits)} validation images"
+        few = f"none: {len(result.validation_logits)} validation {what}s"
         goal = f"any confidence is right {100 * sure.target:g} % of the time"
-        rows.append(("answers when sure", f"{images} cannot show that {goal}"))
+        rows.append(("answers when sure", f"{few} cannot show that {goal}"))
     rows.append(("kept on validation", f"{kept.name} (accuracy {kept.accuracy:.3f})"))
     rows.append(("time", f"{seconds['total']:.1f} s"))
     for stage, label in _STAGES.items():
@@ -63,7 +64,7 @@ def summary(result: TransferResult, output: str) -> Group:
     rows.append(("frozen work", f"{cache.hits:,} rows from the cache, {cache.misses:,} computed"))
     left_out = datasets.left_out(result.dataset)
     if left_out:
-        rows.append(("files left out", f"{left_out} (see `keras-transfer inspect`)"))
+        rows.append(("left out", f"{left_out} (see `keras-transfer inspect`)"))
     return Group(
         _table(rows, title=f"{result.recipe.backbone} on {result.dataset.name}"),
         Text(f"Run folder: {output}; open {Path(output) / 'report.html'} in a browser."),
@@ -76,26 +77,26 @@ def evaluation(judged: Evaluation, run: Run) -> Group:
     rows = [(name.replace("_", " "), _with_interval(judged, name)) for name in METRICS]
     rows.append(("always the commonest class", f"{judged.majority['accuracy']:.3f}"))
     notes = [Text(judged.note)] if judged.note else []
-    return Group(_table(rows, title=f"{run.path}: {judged.images} images"), *notes)
+    return Group(_table(rows, title=f"{run.path}: {judged.images} {run.modality.NAME}s"), *notes)
 
 
-def shift(found: Shift) -> Group:
-    """How a run does on other data, by class."""
+def shift(found: Shift, what: str) -> Group:
+    """How a run does on other data, by class; ``what`` its examples are called."""
     lines = [found.verdict]
     if found.unlikeness is not None:
         lines.append(
-            f"{found.unlikeness.share:.0%} of these images are more unlike the training images "
-            f"than 95 % of the run's own test images (AUROC {found.unlikeness.auroc:.2f})."
+            f"{found.unlikeness.share:.0%} of these {what}s are more unlike the training {what}s "
+            f"than 95 % of the run's own test {what}s (AUROC {found.unlikeness.auroc:.2f})."
         )
     if found.left_out:
         unknown = ", ".join(found.unknown)
-        lines.append(f"{found.left_out} images of classes unknown to the run: {unknown}.")
+        lines.append(f"{found.left_out} {what}s of classes unknown to the run: {unknown}.")
     rows = []
     for row in found.per_class:
         drop = "" if row["drop"] is None else f"{row['drop']:+.3f}"
         recalls = f"{row['home']:.3f}", f"{row['away']:.3f}"
         rows.append((row["name"], *recalls, drop, str(row["images"])))
-    columns = ["recall at home", "recall there", "drop", "images"]
+    columns = ["recall at home", "recall there", "drop", f"{what}s"]
     return Group(_table(rows, ["class"], columns), *map(Text, lines))
 
 
@@ -104,11 +105,11 @@ def comparison(found: Comparison) -> str:
     return "\n".join(pair.verdict for pair in found.pairs)
 
 
-def curve(found: LearningCurve) -> str:
+def curve(found: LearningCurve, what: str) -> str:
     """A learning curve, a line a size, and what follows from it."""
     rows = zip(found.sizes, found.accuracy, found.intervals, strict=True)
     lines = [
-        f"{size:>8,} images: {x:.3f} ({low:.3f} to {high:.3f})" for size, x, (low, high) in rows
+        f"{size:>8,} {what}s: {x:.3f} ({low:.3f} to {high:.3f})" for size, x, (low, high) in rows
     ]
     return "\n".join([*lines, found.verdict])
 

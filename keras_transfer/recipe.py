@@ -198,14 +198,18 @@ class Recipe:
         metavar="TRAIN,VAL,TEST",
     )  # fmt: skip
     splits: str | None = setting("data", None, TEXT, "a splits.csv to apply", metavar="FILE")
+    group: str | None = setting(
+        "data", None, TEXT, "the column of a table whose equal values stay in one split, such as "
+        "film or speaker (default: group, where there is one)", metavar="COLUMN",
+    )  # fmt: skip
     fold: tuple[int, int] | None = setting(
         "data", None, FOLD, "test on the I-th of K parts, validate on the next", metavar="I/K"
     )
     per_class: int | None = setting(
-        "data", None, whole(1), "train on at most N images of each class"
+        "data", None, whole(1), "train on at most N examples of each class"
     )
     seed: int = setting(
-        "data", 0, whole(0, 2**32 - 2), "of the split, the order of images and random weights"
+        "data", 0, whole(0, 2**32 - 2), "of the split, the order of examples and random weights"
     )
     class_weights: str = setting(
         "data", "none", words("none", "balanced"),
@@ -252,7 +256,7 @@ class Recipe:
         search={"low": 2e-4, "high": 3e-3, "scale": "log"},
     )  # fmt: skip
     fine_tune_epochs: int = setting(
-        "fine-tuning", 5, whole(0, 100_000), "of the second phase; one sees one view of each image",
+        "fine-tuning", 5, whole(0, 100_000), "of the second phase; one sees a view of each example",
         search={"choices": [3, 5, 8]},
     )  # fmt: skip
     rate_decay: float = setting(
@@ -300,7 +304,7 @@ class Recipe:
     )  # fmt: skip
 
     views: int = setting(
-        "augmentation", 2, whole(1, 1000), "views of each training image, the first of them clean; "
+        "augmentation", 2, whole(1, 1000), "views of each training example, the first one clean; "
         "half as many as epochs, one to eight, unless given",
     )  # fmt: skip
     strength: float = setting(
@@ -318,8 +322,8 @@ class Recipe:
 
     # Here, since a search draws settings in the order in which they stand.
     batch_size: int = setting(
-        "fine-tuning", 32, whole(1, 1_000_000), "images in a step; computed in parts where memory "
-        "is short", search={"choices": [16, 32, 64]},
+        "fine-tuning", 32, whole(1, 1_000_000), "examples in a step; computed in parts where there "
+        "is little memory", search={"choices": [16, 32, 64]},
     )  # fmt: skip
 
     target_precision: float = setting(
@@ -328,7 +332,7 @@ class Recipe:
     )  # fmt: skip
     calibration: str = setting(
         "judgement", "temperature", words("temperature", "none"), "whether probabilities are made "
-        "honest on the validation images",
+        "honest on the validation split",
     )  # fmt: skip
 
     engine: str = setting(

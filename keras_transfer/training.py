@@ -163,7 +163,7 @@ def train(
         place = None if recipe.cache in ("on", "off") else recipe.cache
         until_the_end.enter_context(files.cache_at(place))
         if not isinstance(data, Dataset):
-            data = datasets.open_source(data)  # once: it may have to be unpacked
+            data = datasets.open_source(data, group=recipe.group)  # once: it may be unpacked
         form = modality(data.modality)
         recipe, asked = ask(form.EFFORTS)
         spec = given.spec if given else backbones.spec(recipe.backbone)
@@ -181,7 +181,8 @@ def train(
             dataset = data if isinstance(data, Dataset) else load(data, recipe)
         _check(dataset, built)
         if shared is None:  # nobody else's: this run is the whole of it
-            progress.note(repr(dataset))
+            for said in (repr(dataset), *datasets.notes(dataset)):
+                progress.note(said)
             # A race makes several classifiers of one backbone, and a given one is somebody's.
             shared = Shared(ModelPool(copies=given is not None or recipe.unfreeze == race.AUTO))
             if recipe.cache != "off":
@@ -526,7 +527,7 @@ def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | Non
 
 def load(source: Any, recipe: Recipe) -> Dataset:
     """The data set of a recipe, at its size and in its splits."""
-    source = datasets.open_source(source)
+    source = datasets.open_source(source, group=recipe.group)
     return datasets.load_dataset(
         source, image_size=getattr(recipe, modality(source.modality).SIZE), split=recipe.split,
         splits_file=recipe.splits, fold=recipe.fold, per_class=recipe.per_class, seed=recipe.seed,

@@ -74,22 +74,29 @@ def digits_run(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def texts_settings() -> tuple[str, ...]:
     """The options of ``texts_run``."""
-    return ("--max-length", "24", "--unfreeze", "1", "--fine-tune-epochs", "1", "--quiet")
+    return (
+        "--max-length", "24", "--unfreeze", "1", "--fine-tune-epochs", "1", "--quiet",
+        "--group", "page", "--seed", "1", "--split", "0.4,0.2,0.4",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def texts_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sentences of SciPy's documentation about three of its parts, a row each."""
+    """Sentences of SciPy's documentation about three of its parts, a row each, three a page."""
     from keras_transfer.datasets import load_dataset
 
     data = load_dataset("builtin:scipy")
-    rows = []
-    for label in range(3):
-        for i in np.flatnonzero(data.labels == label)[:24]:
-            text = data.read(int(i)).decode()
-            rows.append(json.dumps({"text": text, "label": data.class_names[label]}))
+    chosen = [i for label in range(3) for i in np.flatnonzero(data.labels == label)[:24]]
+    rows = [
+        {
+            "text": data.read(i).decode(),
+            "label": data.class_names[data.labels[i]],
+            "page": f"page {number // 3}",
+        }
+        for number, i in enumerate(sorted(map(int, chosen)))
+    ]
     path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
-    path.write_text("\n".join(rows))
+    path.write_text("\n".join(map(json.dumps, rows)))
     return path
 
 

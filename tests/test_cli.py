@@ -270,7 +270,7 @@ def test_an_unreadable_image_costs_itself_and_is_counted(run_cli, digits_folder,
         "--quiet",
     )  # fmt: skip
     assert code == 0
-    assert "files left out" in out
+    assert "left out" in out
     assert (data / "digit-1" / "broken.png").exists()
 
 

@@ -60,7 +60,8 @@ class Workbench:
         folder: Path,
         store: ActivationStore | None,
     ) -> None:
-        self.data, self.recipe, self.store = datasets.open_source(data), recipe, store
+        self.data = datasets.open_source(data, group=recipe.group)
+        self.recipe, self.store = recipe, store
         self._size = modality(self.data.modality).SIZE
         self._folder, self._pool = folder, ModelPool()
         self._datasets: dict[Any, Dataset] = {}

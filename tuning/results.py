@@ -259,7 +259,7 @@ def verdict(study: Path, records: Sequence[Record], objective: str) -> str:
     beats = "beats" if low > 0 else "is not distinguishable from"
     return (
         f"Trial {best.trial} {beats} the default (trial 0) on validation: {what} "
-        f"{gains.mean():.3f} (95 % interval {low:.3f} to {high:.3f}) on {len(labels)} images."
+        f"{gains.mean():.3f} (95 % interval {low:.3f} to {high:.3f}) on {len(labels)} examples."
     )
 
 

@@ -80,7 +80,7 @@ def search(
             files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache),
             ActivationStore(files.cache_folder() / "activations", recipe.cache_limit) as store,
         ):
-            source = datasets.open_source(data)
+            source = datasets.open_source(data, group=recipe.group)
             recipe = resolve(settings or {}, efforts=modality(source.modality).EFFORTS)
             bench = Workbench(source, recipe, study / "heads", store)
             space = space or default_space(settings, source.modality)
@@ -175,8 +175,8 @@ def _begin(
 
 def _check_same(study: Path, held: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Refuses to go on with a study of something else."""
-    images = "the images or their splits"
-    known = {"data_digest": images, "own_splits": images, "space": "the space"}
+    what = "the data or its splits"
+    known = {"data_digest": what, "own_splits": what, "space": "the space"}
     before, wanted = ({**one, **(one.get("setup") or {}), "setup": None} for one in (held, about))
     changed = {
         known.get(name, f"{name} was {before.get(name)!r} and is {value!r}"): None

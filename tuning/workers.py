@@ -245,7 +245,7 @@ def work(
     ):
         bench = Workbench(data or about["data"], recipe, folder / "heads", store)
         if data_digest(bench.dataset(bench.trial_recipe({}))) != about["data_digest"]:
-            problem = f"{bench.data.name} holds other images or splits than the chief's data."
+            problem = f"{bench.data.name} holds other data or splits than the chief's data."
             raise UsageError(problem, remedy="Name the same data with --data.")
         bench.plan(from_json(about["space"], str(folder)), _EXPECTED)
         oracle = oracles.build(

@@ -58,6 +58,10 @@ def resolve(row: BackboneSpec, weights: str) -> Weights | None:
         return read_weights(_model_of_run(row, path))
     if path.is_file():
         return read_weights(path)
+    if weights == row.weights[0]:  # no source, but the word for a path
+        problem = f"{row.name} stands for many networks, and none was named by its weights."
+        remedy = "Give --weights FOLDER: one with model.safetensors, config.json and vocab.txt."
+        raise WeightsError(problem, remedy=remedy)
     raise WeightsError(
         f"Weights {weights!r} are neither a known source nor a file or folder that exists.",
         remedy="Use offline, imagenet, none, a weights file, or the folder of an earlier run "

@@ -2,6 +2,6 @@
 
 # ruff: noqa: F401
 
-from keras_transfer.datasets.inspection import Inspection, left_out
+from keras_transfer.datasets.inspection import Inspection, left_out, notes
 from keras_transfer.datasets.loading import inspect, load_dataset, natural_sizes, open_source
 from keras_transfer.datasets.splits import few, kfold, read_splits, take, write_splits

@@ -36,6 +36,8 @@ class Record(NamedTuple):
         format: what the bytes are, such as ``JPEG``.
         extent: how large, see ``Modality.EXTENT``.
         checksum: CRC-32 of the decoded example, where one was asked for.
+        unknown: how much of the extent is unknown, see ``Examined``.
+        remarks: kinds and reasons of what is odd about it.
     """
 
     digest: str = ""
@@ -43,6 +45,8 @@ class Record(NamedTuple):
     format: str = ""
     extent: int = 0
     checksum: int = 0
+    unknown: int = 0
+    remarks: Sequence[tuple[str, str]] = ()
 
 
 class Verdict(NamedTuple):
@@ -106,7 +110,9 @@ class _Checks:
             promised = suffixes.get(os.path.splitext(item.path)[1].lower(), "")
             if record.fault is not None:
                 self._note(i, *record.fault, LEFT_OUT)
-            elif promised not in ("", record.format):
+            for kind, reason in record.remarks:
+                self._note(i, kind, reason, "kept")
+            if record.fault is None and promised not in ("", record.format):
                 reason = f"named as {promised}, but its content is {record.format}"
                 self._note(i, "misnamed", reason, "kept")
 

@@ -180,10 +180,16 @@ def left_out(dataset: Dataset) -> int:
     return len({one.path for one in dataset.findings if one.path and one.action == LEFT_OUT})
 
 
+def notes(dataset: Dataset) -> list[str]:
+    """What is worth saying of a set as a whole before it is trained on, a sentence each."""
+    said = [one for one in dataset.findings if one.kind in NOTES and not one.path]
+    return [f"{one.reason[0].upper()}{one.reason[1:]}: {one.action}." for one in said]
+
+
 def untrainable(dataset: Dataset) -> DataError | None:
     """What keeps a set from being trained on, or None."""
     what, names = dataset.modality, dataset.class_names
-    lost = f" (files left out: {left_out(dataset)})" if left_out(dataset) else ""
+    lost = f" (left out: {left_out(dataset)})" if left_out(dataset) else ""
 
     def error(problem: str, remedy: str) -> DataError:
         return DataError(f"{dataset.name}{problem}.", remedy=remedy)
@@ -205,10 +211,14 @@ def untrainable(dataset: Dataset) -> DataError | None:
         if not trained[label]:
             remedy = f"Give it training {what}s, or take the class away."
             return error(f": the class {class_name!r} has no {what} in the training split", remedy)
+    many = len(set(dataset.groups or dataset.digests))
+    whole = "copies, and what is of one group, stay in one split"
+    parted = f": its {len(dataset)} {what}s make {many} for the splits, since {whole}"
     for split in SPLITS:
         if not len(dataset.indices(split)):
             remedy = f"Add {what}s: three different ones of a class are the least."
-            return error(f" has no {what} in the split {split!r}", remedy)
+            told = parted if many < len(dataset) else ""
+            return error(f" has no {what} in the split {split!r}{told}", remedy)
     return None
 
 

@@ -119,7 +119,7 @@ def terminal(facts: dict[str, Any]) -> Group:
         f"{expected['low']:.1%} to {expected['high']:.1%} (95 % interval)."
     ]
     if facts["left_out"]:
-        lines.append(f"Files left out: {facts['left_out']:,}.")
+        lines.append(f"Left out: {facts['left_out']:,}.")
     return Group(classes, *([table] if first else []), *map(Text, lines))
 
 

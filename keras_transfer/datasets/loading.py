@@ -7,7 +7,8 @@ import dataclasses
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,29 @@ from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import archives, arrays, manifests, splits, tfds
 from keras_transfer.datasets.inspection import Inspection, untrainable
 from keras_transfer.datasets.scan import scan
-from keras_transfer.datasets.sources import Source, folder_source, reason_of
+from keras_transfer.datasets.sources import Item, Source, folder_source, reason_of
 from keras_transfer.modalities import modality
 
 NO_LABEL = re.compile("[\0\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
 """What a file of one label a line cannot hold: all that ends a line, NUL, and what is no UTF-8."""
 
 
-def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Source:
+def open_source(
+    data: Any, *, class_names: Sequence[str] | None = None, group: str | None = None
+) -> Source:
     """Finds the source that ``data`` stands for; see ``load_dataset``.
 
     Raises:
-        DataError: there is no such thing, or nothing in it, or a class of an impossible name.
+        DataError: there is no such thing, or nothing in it, or a class of an impossible name; a
+            group is named, and there is no column of that name.
     """
     if isinstance(data, (str, os.PathLike)):
-        source = _open_named(os.fspath(data))
+        source = _open_named(os.fspath(data), group)
     elif hasattr(data, "items") and hasattr(data, "read") and not hasattr(data, "columns"):
         fields = [field.name for field in dataclasses.fields(Source)]
         source = Source(**{name: getattr(data, name) for name in fields if hasattr(data, name)})
     elif hasattr(data, "columns"):
-        source = manifests.frame_source(data)
+        source = manifests.frame_source(data, group)
     else:
         source = arrays.arrays_source(data, class_names)
     if not source.items:
@@ -48,6 +52,10 @@ def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Sourc
             remedy=f"Put the {what}s into one folder for each class (DATA/CLASS/{what}.EXTENSION), "
             "or give each its label.",
         )
+    if group is not None and not any(item.group for item in source.items):
+        problem = f"{source.name} has no column {group!r} with names of groups in it."
+        remedy = "Leave group out, or name a column of a .csv, .tsv, .jsonl or DataFrame."
+        raise DataError(problem, remedy=remedy)
     for item in source.items:
         if NO_LABEL.search(item.label):
             raise DataError(
@@ -58,7 +66,7 @@ def open_source(data: Any, *, class_names: Sequence[str] | None = None) -> Sourc
     return source
 
 
-def _open_named(name: str) -> Source:
+def _open_named(name: str, group: str | None) -> Source:
     path = Path(os.path.expanduser(name))
     if name in arrays.BUILTIN:
         return arrays.BUILTIN[name]()
@@ -69,7 +77,7 @@ def _open_named(name: str) -> Source:
         return tfds.tfds_source(name, path) if prepared else folder_source(path, name)
     regular = os.path.isfile(path)  # a pipe would be waited for
     if regular and name.lower().endswith(manifests.SUFFIXES):
-        return manifests.manifest_source(path, name)
+        return manifests.manifest_source(path, name, group)
     if regular and name.lower().endswith(archives.SUFFIXES):
         return archives.archive_source(path, name)
     problem = f"{name!r} is neither a folder nor a file that is a .csv or .jsonl, a .zip or a .tar."
@@ -97,12 +105,13 @@ def inspect(
     image_size: Any = None,
     cache: bool = True,
     class_names: Sequence[str] | None = None,
+    group: str | None = None,
 ) -> Inspection:
     """Reads and checks every item of a set, and reports.
 
     Args:
-        data: as for ``load_dataset``; so are ``split``, ``splits_file``, ``seed``, ``cache`` and
-            ``class_names``.
+        data: as for ``load_dataset``; so are ``split``, ``splits_file``, ``seed``, ``cache``,
+            ``class_names`` and ``group``.
         image_size: None, unless the examples are wanted afterwards.
 
     Returns:
@@ -113,18 +122,18 @@ def inspect(
             nothing: see ``Inspection.problem``.
     """
     splits.check_shares(split)
-    source = open_source(data, class_names=class_names)
+    source = open_source(data, class_names=class_names, group=group)
     spec = None if image_size is None else modality(source.modality).spec(image_size)
     records, verdict, examples = scan(source, spec, cache=cache)
     kept = verdict.kept
     items = [source.items[i] for i in kept.tolist()]
     labels = [item.label for item in items]
     given = [item.split for item in items]
-    findings = [*source.findings, *verdict.findings]
-    for name in SPLITS if any(given) else ():
-        if name not in given:
-            reason = f"the source gives no split {name!r}"
-            findings.append(Finding("", "split_off", reason, "taken from its training images"))
+    findings = [*source.findings, *verdict.findings, *_notes(source, items, verdict.groups)]
+    findings += modality(source.modality).losses(
+        [records[i].extent for i in kept], sum(records[i].unknown for i in kept), spec,
+        [records[i].extent for i in _spread(len(records)) if records[i].fault is None],
+    )  # fmt: skip
     present = set(labels)
     known = [name for name in source.class_names or sorted(present) if name in present]
     index = {name: i for i, name in enumerate(known)}
@@ -160,6 +169,7 @@ def load_dataset(
     cache: bool = True,
     per_class: int | None = None,
     class_names: Sequence[str] | None = None,
+    group: str | None = None,
     for_training: bool = True,
 ) -> Dataset:
     """Reads, checks, decodes and splits a labelled set.
@@ -179,6 +189,8 @@ def load_dataset(
         cache: whether decoded examples are kept, so that a later run only reads and hashes.
         per_class: take at most so many training examples of each class; see ``splits.few``.
         class_names: the names of integer labels in arrays.
+        group: the column of a table whose equal values stay in one split, such as a film or a
+            speaker; by default ``group`` or ``group_id``, where there is one.
         for_training: whether to insist on what training needs, or accept any example at all.
 
     Returns:
@@ -189,14 +201,9 @@ def load_dataset(
         UsageError: shares, folds or ``per_class`` that make no sense.
     """
     inspection = inspect(
-        data,
-        split=split,
-        splits_file=splits_file,
-        seed=seed,
-        image_size=image_size,
-        cache=cache,
-        class_names=class_names,
-    )
+        data, split=split, splits_file=splits_file, seed=seed, image_size=image_size, cache=cache,
+        class_names=class_names, group=group,
+    )  # fmt: skip
     dataset = inspection.dataset
     if inspection.problem and (for_training or not len(dataset)):
         raise inspection.problem
@@ -208,6 +215,22 @@ def load_dataset(
     if per_class is not None:
         dataset = splits.take(dataset, splits.few(dataset, per_class, seed=seed))
     return dataset
+
+
+def _notes(source: Source, items: Sequence[Item], groups: Sequence[str]) -> Iterator[Finding]:
+    """Splits that are missing, and by what the items are grouped."""
+    given = {item.split for item in items}
+    for name in SPLITS if given - {None} else ():
+        if name not in given:
+            action = f"taken from its training {source.modality}s"
+            yield Finding("", "split_off", f"the source gives no split {name!r}", action)
+    sizes = Counter(item.group for item in items)
+    alone, named = sizes.pop(None, 0), len({name for name in groups if name.startswith("group ")})
+    if sizes and source.group is not None:
+        reason = f"{len(sizes):,} groups by the column {source.group!r}"
+        reason += f", {named:,} where copies join some" if named < len(sizes) else ""
+        reason += f"; {alone:,} rows name none" if alone else ""
+        yield Finding("", "grouped", reason, "each stays in one split")
 
 
 def natural_sizes(data: Any, at_most: int = 64) -> list[int]:
@@ -225,10 +248,15 @@ def natural_sizes(data: Any, at_most: int = 64) -> list[int]:
     peek = modality(source.modality).peek
     sizes = []
     with warnings.catch_warnings(action="ignore"):  # decoders' remarks on what findings name
-        for i in np.unique(np.linspace(0, len(source.items) - 1, at_most).astype(int)):
+        for i in _spread(len(source.items), at_most):
             with contextlib.suppress(ExampleError, IndexError):
                 sizes.append(peek(source.read(source.items[i].path)))
     return sizes
+
+
+def _spread(count: int, at_most: int = 64) -> list[int]:
+    """Some of so many positions, evenly."""
+    return np.unique(np.linspace(0, count - 1, at_most).astype(int)).tolist()
 
 
 def _reader(source: Source, paths: Sequence[str], digests: Sequence[str]) -> Callable[[int], bytes]:

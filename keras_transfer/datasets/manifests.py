@@ -18,7 +18,7 @@ SUFFIXES = (".csv", ".tsv", ".txt", *JSON_LINES)
 Rows = list[tuple[int, dict[str, str]]]
 
 
-def manifest_source(path: Path, name: str) -> Source:
+def manifest_source(path: Path, name: str, group: str | None = None) -> Source:
     """Reads a CSV manifest with a header, or JSON Lines; paths in it are relative to the file.
 
     Commas, semicolons and tabs separate; quoting, a byte order mark and Windows line ends are
@@ -28,16 +28,16 @@ def manifest_source(path: Path, name: str) -> Source:
         DataError: it cannot be read, or as ``table_source``.
     """
     read = tables.read_jsonl if name.lower().endswith(JSON_LINES) else tables.read_csv
-    return table_source(read(path), name, path.parent, str(path.resolve()))
+    return table_source(read(path, group), name, path.parent, str(path.resolve()))
 
 
-def frame_source(frame: Any) -> Source:
+def frame_source(frame: Any, group: str | None = None) -> Source:
     """Reads a pandas DataFrame; paths in it are relative to the working folder.
 
     Raises:
         DataError: as ``table_source``.
     """
-    return table_source(tables.read_frame(frame), "DataFrame", Path())
+    return table_source(tables.read_frame(frame, group), "DataFrame", Path())
 
 
 def table_source(table: tables.Table, name: str, root: Path, identity: str | None = None) -> Source:
@@ -46,12 +46,13 @@ def table_source(table: tables.Table, name: str, root: Path, identity: str | Non
     A text is named after its row, such as ``row-000012``: the header of CSV is row 1, JSON Lines
     count from 1, a DataFrame counts from 0. Of a table with paths and texts the files are taken if
     any of them is there, else the texts; a finding says which. Rows without a path or a label, and
-    repeated rows, are left out with a finding.
+    repeated rows, are left out with a finding. Rows of one value in the column of groups are one.
 
     Raises:
         DataError: the table lacks the columns, or names an unknown split.
     """
     columns = table.columns(("path or text", "label"))
+    column = table.header[columns["group"]] if "group" in columns else None
     rows = table.cells(columns)
     findings: list[Finding] = []
     if not _is_of_texts(columns, rows, root, findings):
@@ -64,12 +65,16 @@ def table_source(table: tables.Table, name: str, root: Path, identity: str | Non
             findings,
             lambda file: root / file,
             modality=modality_of_files(item.path for item in kept),
+            group=column,
         )
     texts = {f"row-{number:06d}": cells["text"] for number, cells in rows}
     rows = [(number, cells | {"path": f"row-{number:06d}"}) for number, cells in rows]
     encode: Any = modality("text").encode
     kept = _items(table.where, root, rows, findings)
-    return Source(name, kept, lambda row: encode(texts[row]), identity, findings, modality="text")
+    return Source(
+        name, kept, lambda row: encode(texts[row]), identity, findings,
+        modality="text", group=column,
+    )  # fmt: skip
 
 
 def _is_of_texts(columns: dict[str, int], rows: Rows, root: Path, findings: list[Finding]) -> bool:

@@ -62,7 +62,8 @@ def scan(source: Source, spec: InputSpec | None, *, cache: bool) -> Scanned:
 
 
 def _through_cache(source: Source, spec: InputSpec | None) -> Scanned:
-    key = f"{source.identity}\n{spec}\n{source.modality} {modality(source.modality).VERSION}"
+    about = f"{source.modality} {modality(source.modality).VERSION} {Record._fields}"
+    key = f"{source.identity}\n{spec}\n{about}"
     place = files.cache_folder() / "examples" / files.sha256(os.fsencode(key))[:32]
     index, path = place.with_suffix(".npz"), place.with_suffix(".examples")
     earlier = _load(index, source)
@@ -109,7 +110,8 @@ def _decode_all(
                 stream.seek(i * size)
                 stream.write(row.data)
         fingerprints[i] = found.fingerprint
-        records[i] = Record(digest, None, found.format, found.extent, checksum)
+        about = found.format, found.extent, checksum, found.unknown, found.remarks
+        records[i] = Record(digest, None, *about)
 
     with warnings.catch_warnings(action="ignore"):  # decoders' remarks on what the findings name
         in_threads(examine, count)

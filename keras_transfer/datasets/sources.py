@@ -73,6 +73,7 @@ class Source:
         locate: the file on disk of an item, for sources that have one.
         class_names: the classes in the order of the model's outputs; empty: sorted by name.
         modality: what the bytes are.
+        group: the column of a table that names the items' groups, or None.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Source:
     locate: Callable[[str], Path] | None = None
     class_names: Sequence[str] = ()
     modality: str = "image"
+    group: str | None = None
 
 
 class Stretches:

@@ -18,6 +18,7 @@ from keras_transfer.datasets.sources import LEFT_OUT
 from keras_transfer.datasets.tables import read_csv
 
 COLUMNS = ("path", "label", "split")
+FEW_GROUPS = 7  # so many groups of a size can be cut into the usual shares
 
 
 def rank(seed: int, group: str) -> str:
@@ -39,14 +40,19 @@ def _strata(
 ) -> list[tuple[list[str], np.ndarray]]:
     """For each class its groups in the order of their hashes, and where their middles lie.
 
-    The middles are shares of the class's images, in (0, 1).
+    The middles are shares of the class's items, in (0, 1). Of a source's own groups those that hold
+    several classes are a class of their own where theirs would have fewer than ``FEW_GROUPS``.
     """
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
         members[group][label] += 1
     by_class: dict[str, list[str]] = defaultdict(list)
-    for group, counts in members.items():
-        by_class[min(counts, key=lambda label: (-counts[label], label))].append(group)
+    fullest = {g: min(sorted(c), key=lambda label: -c[label]) for g, c in members.items()}
+    number = Counter(fullest.values())
+    own = [group for group in members if group.startswith("group ") and len(members[group]) > 1]
+    mixed = {group for group in own if number[fullest[group]] < FEW_GROUPS}
+    for group, label in fullest.items():
+        by_class["" if group in mixed and len(mixed) > 2 else label].append(group)
     strata = []
     for _, stratum in sorted(by_class.items()):
         stratum.sort(key=lambda group: rank(seed, group))
@@ -94,7 +100,8 @@ def complete(
     at each cut. A class of three groups or more has at least one image in each split; one of two
     groups has one for training and one for testing; one of a single group is for training. A group
     that holds several classes is placed with the class that it holds most of (the first by name if
-    tied).
+    tied); if that has too few groups to be cut, and the source named this one, then with all such
+    groups, whatever their classes.
 
     What is promised when files are added: a group's place in the order never changes, so only
     groups next to a cut can change their split, as many as the cut moves by (a few in a hundred
@@ -144,8 +151,8 @@ def kfold(dataset: Dataset, folds: int = 5, *, seed: int = 0) -> list[Dataset]:
     if not 3 <= folds <= smallest:
         raise UsageError(
             f"{folds} folds were asked for; three are the least, and {smallest} the most, since "
-            f"the smallest class has {smallest} distinct images.",
-            remedy="Ask for another number of folds, or add images.",
+            f"the smallest class has {smallest} distinct {dataset.modality}s or groups of them.",
+            remedy=f"Ask for another number of folds, or add {dataset.modality}s.",
         )
     part: dict[str, int] = {}
     for stratum, middle in strata:
@@ -168,7 +175,7 @@ def few(dataset: Dataset, per_class: int, *, seed: int = 0) -> np.ndarray:
         The positions of the chosen images, ascending, int64.
     """
     if per_class < 1:
-        problem = f"{per_class} images a class were asked for."
+        problem = f"{per_class} {dataset.modality}s a class were asked for."
         raise UsageError(problem, remedy="Give a positive number.")
     chosen = np.asarray(dataset.splits) != "train"
     for label in range(len(dataset.class_names)):

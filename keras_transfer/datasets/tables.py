@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,6 @@ COLUMNS = {
     "group": ("group", "group_id"),
 }
 LONGEST = 131_072  # characters of a cell that is no text: one longer comes of a lost quote
-_ALIASES = {alias for aliases in COLUMNS.values() for alias in aliases}
 
 
 class Table(NamedTuple):
@@ -30,11 +30,13 @@ class Table(NamedTuple):
         where: names the table in messages.
         header: the names of its columns.
         rows: what a row is counted as, and its cells.
+        group: the name of the column of groups, if it is to be another than ``COLUMNS`` says.
     """
 
     where: str
     header: Sequence[str]
     rows: Sequence[tuple[int, list[str]]]
+    group: str | None = None
 
     def columns(self, needed: Sequence[str]) -> dict[str, int]:
         """Where the columns are that it has, by what they mean.
@@ -46,17 +48,19 @@ class Table(NamedTuple):
             DataError: one of those is missing.
         """
         names = [cell.strip().lower() for cell in self.header]
-        present: dict[str, int] = {}
-        for key, aliases in COLUMNS.items():
+        listed, present = ", ".join(self.header)[:500], dict[str, int]()
+        for key, aliases in _meant(self.group).items():
             found = [names.index(alias) for alias in aliases if alias in names]
             present |= {key: found[0]} if found else {}
         for key in needed:
             if present.keys().isdisjoint(key.split(" or ")):
                 missing = key.replace(" or ", "' or '")
-                listed = ", ".join(self.header)[:500]
                 problem = f"{self.where} has no column '{missing}'. Its first row is: {listed}"
                 remedy = "Begin with a header: path,label or text,label (and split, group)."
                 raise DataError(problem, remedy=remedy)
+        if self.group is not None and "group" not in present:
+            problem = f"{self.where} has no column {self.group!r} to group by. It has: {listed}"
+            raise DataError(problem, remedy="Give group the name of one of its columns.")
         return present
 
     def cells(self, columns: dict[str, int]) -> list[tuple[int, dict[str, str]]]:
@@ -80,7 +84,12 @@ class Table(NamedTuple):
         return found
 
 
-def read_csv(path: Path) -> Table:
+def _meant(group: str | None) -> dict[str, tuple[str, ...]]:
+    """What columns may be called, by what they mean."""
+    return COLUMNS if group is None else COLUMNS | {"group": (group.strip().lower(),)}
+
+
+def read_csv(path: Path, group: str | None = None) -> Table:
     """Reads a table with a header. The separator is the one that the first line has most of.
 
     Raises:
@@ -97,11 +106,12 @@ def read_csv(path: Path) -> Table:
         raise DataError(problem, remedy="Give a file saved as CSV in UTF-8.") from None
     finally:
         csv.field_size_limit(limit)
-    return Table(str(path), header, list(enumerate(rows, start=2)))
+    return Table(str(path), header, list(enumerate(rows, start=2)), group)
 
 
-def read_jsonl(path: Path) -> Table:
+def read_jsonl(path: Path, group: str | None = None) -> Table:
     """Reads one JSON object a line. What is null, a list or an object is a blank cell.
+
 
     Raises:
         DataError: it cannot be read, or a line is no object.
@@ -118,25 +128,26 @@ def read_jsonl(path: Path) -> Table:
             remedy = 'Give one object a line, such as {"text": "...", "label": "..."}.'
             raise DataError(problem, remedy=remedy) from None
     first = list(records[0][1]) if records else []
-    later = [key for _, record in records for key in record if key.lower() in _ALIASES]
+    known = set(itertools.chain(*_meant(group).values()))
+    later = [key for _, record in records for key in record if key.strip().lower() in known]
     header = list(dict.fromkeys([*first, *later]))
     rows = [(number, [_cell(record.get(key)) for key in header]) for number, record in records]
-    return Table(str(path), header, rows)
+    return Table(str(path), header, rows, group)
 
 
-def read_frame(frame: Any) -> Table:
+def read_frame(frame: Any, group: str | None = None) -> Table:
     """Reads a pandas DataFrame, or what has its ``columns`` and ``iloc``; rows count from 0."""
-    header = [str(column) for column in frame.columns]
+    header, known = [str(column) for column in frame.columns], [*_meant(group).values()]
     columns = []
     for i, name in enumerate(header):
         column = frame.iloc[:, i]
-        known = name.strip().lower() in _ALIASES
-        cells = zip(column.tolist(), column.isna().tolist(), strict=True) if known else ()
+        wanted = name.strip().lower() in itertools.chain(*known)
+        cells = zip(column.tolist(), column.isna().tolist(), strict=True) if wanted else ()
         columns.append(
             ["" if missing else str(cell) for cell, missing in cells] or [""] * len(frame)
         )
     rows = [(number, list(cells)) for number, cells in enumerate(zip(*columns, strict=True))]
-    return Table("the DataFrame", header, rows)
+    return Table("the DataFrame", header, rows, group)
 
 
 def _cell(value: Any) -> str:
@@ -146,11 +157,12 @@ def _cell(value: Any) -> str:
 
 
 def _decoded(path: Path, form: str) -> str:
-    """The characters of a file: UTF-8, or UTF-16 with a byte order mark."""
+    """The characters of a file: UTF-8, or UTF-16 as its mark or its first letter says."""
     try:
         data = path.read_bytes()
         wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        unmarked = "utf-16-le" if data[1:2] == b"\0" else "utf-8-sig"
+        return data.decode("utf-16" if wide else unmarked)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "") or str(error)
         if isinstance(error, UnicodeDecodeError):

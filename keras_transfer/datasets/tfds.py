@@ -27,9 +27,9 @@ def tfds_source(name: str, folder: Path | None = None) -> Source:
         folder: one that TFDS prepared, the one with ``dataset_info.json`` in it.
 
     Raises:
-        DataError: no such set, no way to download it, or no images with one label each.
+        DataError: no such set, no way to download it, or no images or texts with one label each.
     """
-    remedy = "pip install tensorflow tensorflow-datasets, or give a folder of images."
+    remedy = "pip install tensorflow tensorflow-datasets, or give a folder or a table."
     with _reported(f"{name} needs the packages tensorflow-datasets and tensorflow", remedy):
         import tensorflow_datasets as tfds
     if folder is not None:
@@ -75,7 +75,7 @@ def _prepare(builder: Any, name: str) -> None:
     """Downloads a set, once it is known that its hosts answer."""
     remedy = (
         f"Prepare it where there is a network (tfds build {builder.name}) and copy its folder to "
-        f"{builder.data_dir}, or give DATA as a folder of images."
+        f"{builder.data_dir}, or give DATA as a folder or a table."
     )
     hosts = {urllib.parse.urlsplit(url).hostname for url in builder.url_infos}
     for host in sorted(filter(None, hosts)) if not urllib.request.getproxies() else ():
@@ -86,17 +86,27 @@ def _prepare(builder: Any, name: str) -> None:
 
 
 def _read(tfds: Any, builder: Any, name: str) -> Source:
-    """Copies the encoded images of a prepared set, in their fixed order, into a file."""
-    features = builder.info.features
-    wanted = (tfds.features.Image, tfds.features.ClassLabel)
-    keys = builder.info.supervised_keys or [
-        key for kind in wanted for key in features if isinstance(features[key], kind)
-    ]
-    kinds = [type(features[key]).__name__ for key in keys]
-    if len(keys) != 2 or not all(map(isinstance, (features[key] for key in keys), wanted)):
-        problem = f"{name} maps {' to '.join(kinds)}; one Image and one ClassLabel are needed."
-        raise DataError(problem, remedy="Choose a set for image classification.")
-    image_key, label_key = keys
+    """Copies the encoded images of a prepared set, or its texts, in their fixed order, into a file.
+
+    Where the set does not say what maps to what, texts are taken only if there are no images.
+    """
+    features, of = builder.info.features, tfds.features
+    remedy = "Choose a set for the classification of images or texts."
+
+    def keys_of(kind: type) -> list[str]:
+        return [key for key in features if isinstance(features[key], kind)]
+
+    with _reported(f"{name} maps more than one thing to another", remedy):
+        keys = builder.info.supervised_keys or [
+            *(keys_of(of.Image) or keys_of(of.Text)), *keys_of(of.ClassLabel)
+        ]  # fmt: skip
+        held = [features[key] for key in keys]
+    kinds = [type(feature).__name__ for feature in held]
+    wanted = ((of.Image, of.Text), of.ClassLabel)
+    if len(held) != 2 or not all(map(isinstance, held, wanted)):
+        problem = f"{name} maps {' to '.join(kinds)}; one Image or Text, and one ClassLabel, are "
+        raise DataError(f"{problem}needed.", remedy=remedy)
+    example_key, label_key = keys
     classes = features[label_key]
     findings = []
     items: list[Item] = []
@@ -107,7 +117,7 @@ def _read(tfds: Any, builder: Any, name: str) -> Source:
             reason = f"the split {split_name!r} is for neither training nor testing"
             findings.append(Finding(split_name, "other_split", reason, LEFT_OUT))
             continue
-        decoders = {image_key: tfds.decode.SkipDecoding()}
+        decoders = {key: tfds.decode.SkipDecoding() for key in keys_of(of.Image)}
         with quiet_stdio():
             rows = builder.as_dataset(split=split_name, decoders=decoders, shuffle_files=False)
         for i, row in enumerate(rows.as_numpy_iterator()):
@@ -117,9 +127,10 @@ def _read(tfds: Any, builder: Any, name: str) -> Source:
                 continue
             label = classes.int2str(int(row[label_key]))
             path = f"{split}/{label}/{i:06d}"
-            stretches.append(path, row[image_key])
+            stretches.append(path, row[example_key])
             items.append(Item(path, label, split))
     items.sort(key=lambda item: item.path)
     known = tuple(classes.names)
     identity = f"{name} {builder.data_dir}"
-    return Source(name, items, stretches.read, identity, findings, class_names=known)
+    kind = "text" if isinstance(held[0], of.Text) else "image"
+    return Source(name, items, stretches.read, identity, findings, None, known, kind)

@@ -91,7 +91,7 @@ class Comparison:
         return dataclasses.asdict(self) | {"pairs": pairs}
 
     def _repr_html_(self) -> str:
-        header = ("Run", f"Accuracy on {self.images} images", "95 % interval")
+        header = ("Run", f"Accuracy on {self.images} examples", "95 % interval")
         rows = [
             (name, f"{value:.1%}", "{:.1%} to {:.1%}".format(*self.intervals[name]))
             for name, value in self.accuracy.items()
@@ -198,21 +198,21 @@ def _check_same_images(
     first: str, rows: _Rows, other: str, other_rows: _Rows, splits: Path
 ) -> None:
     both = f"{first} and {other}"
-    same = "so that both are tested on the same images"
+    same = "so that both are tested on the same examples"
     again = f"Train {other} again with --splits {splits}, {same}."
     if not rows:
         raise UsageError(f"{first} has no test predictions.", remedy="Train it again.")
     missing, added = rows.keys() - other_rows.keys(), other_rows.keys() - rows.keys()
     if missing or added:
         raise UsageError(
-            f"{both} have different test images: {len(missing)} only in the first, {len(added)} "
+            f"{both} have different test splits: {len(missing)} only in the first, {len(added)} "
             f"only in the second, such as {min(missing or added)!r}.",
             remedy=again,
         )
     for path, row in rows.items():
         twin = other_rows[path]
         if row.get("digest") != twin.get("digest"):
-            problem = f"{both} saw different images under the same name: {path!r}."
+            problem = f"{both} saw different content under the same name: {path!r}."
             raise UsageError(problem, remedy="Compare runs on the same data.")
         if row["label"] != twin["label"]:
             raise UsageError(

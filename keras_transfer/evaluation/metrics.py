@@ -135,7 +135,7 @@ class Evaluation:
             common = "" if majority is None else f"{majority:.3f}"
             rows.append((name.replace("_", " "), f"{getattr(self, name):.3f}", between, common))
         header = ("Metric", "Value", "95 % interval", "Commonest class")
-        return html_table(header, rows, caption=f"{self.images} images. {self.note}")
+        return html_table(header, rows, caption=f"{self.images} examples. {self.note}")
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
@@ -170,7 +170,7 @@ def evaluate(
     cells = np.bincount(labels * classes + table["predicted"], minlength=classes * classes)
     confusion = cells.reshape(classes, classes)
     note = (
-        f"Only {images} image{'s' * (images != 1)}: too few for more than a first impression. "
+        f"Only {images} example{'s' * (images != 1)}: too few for more than a first impression. "
         "Trust the intervals, not the figures."
     )
     return Evaluation(
@@ -312,8 +312,8 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[
     said = remedy = ""
     if not images:
         said, remedy = (
-            "There are no images to evaluate on.",
-            "Name data that holds labelled images.",
+            "There are no examples to evaluate on.",
+            "Name data that holds labelled examples.",
         )
     elif probabilities.shape != (images, classes):
         shape = f"Probabilities of shape {probabilities.shape} do not fit"
@@ -327,7 +327,7 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[
         raise errors.DataError(said, remedy=remedy)
     if bad := int((~np.isfinite(probabilities)).any(axis=1).sum()):
         raise errors.KerasTransferError(
-            f"The model answers {bad} of {images} images with probabilities that are NaN or "
+            f"The model answers {bad} of {images} examples with probabilities that are NaN or "
             "infinite.",
             remedy="Train again with a lower learning rate: its weights are damaged.",
         )

@@ -194,7 +194,7 @@ def learning_curve(curve: Mapping[str, Any]) -> Figure:
     axes.set_xscale("log", base=2)
     ticks = [*sizes, 2 * sizes[-1]]
     axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
-    axes.set(xlabel="Training images", ylabel="Test accuracy")
+    axes.set(xlabel="Training examples", ylabel="Test accuracy")
     _percent(axes.yaxis)
     axes.legend(frameon=False, loc="lower right")
     return figure

@@ -142,7 +142,7 @@ class LearningCurve:
         """One sentence on what twice the data would bring."""
         low, high = (100 * value for value in self.gain_interval)
         start = (
-            f"Twice the training images ({2 * self.sizes[-1]:,}) would bring about "
+            f"Twice the training data ({2 * self.sizes[-1]:,}) would bring about "
             f"{100 * self.gain:+.1f} points of accuracy ({low:+.1f} to {high:+.1f})"
         )
         return f"{start}." if low > 0 else f"{start}: no clear gain."
@@ -190,7 +190,7 @@ def learning_curve(
             is too small.
     """
     train, val, test = (_rows(dataset, split) for split in SPLITS)
-    random, labels = np.random.default_rng(seed), dataset.labels
+    random, labels, what = np.random.default_rng(seed), dataset.labels, dataset.modality
     hits: dict[int, list[np.ndarray]] = {}
     for fraction in fractions:
         for _ in range(1 if fraction == 1.0 else DRAWS):
@@ -199,9 +199,9 @@ def learning_curve(
             hits.setdefault(len(subset), []).append(logits.argmax(axis=1) == labels[test])
     if len(hits) < 2:
         raise DataError(
-            f"{len(train)} training images of {len(dataset.class_names)} classes are too few for "
+            f"{len(train)} training {what}s of {len(dataset.class_names)} classes are too few for "
             "a learning curve.",
-            remedy="Add training images: at least two of each class.",
+            remedy=f"Add training {what}s: at least two of each class.",
         )
     sizes, drawn = np.array(sorted(hits), float), [np.stack(hits[size]) for size in sorted(hits)]
     accuracy = np.array([right.mean() for right in drawn])
@@ -389,7 +389,6 @@ def _class_cosines(
 def _rows(dataset: Dataset, split: Split) -> np.ndarray:
     rows = dataset.indices(split)
     if not len(rows):
-        raise DataError(
-            f"The {split} split has no images.", remedy="Choose a split that leaves some in each."
-        )
+        problem = f"The {split} split has no {dataset.modality}s."
+        raise DataError(problem, remedy="Choose a split that leaves some in each.")
     return rows

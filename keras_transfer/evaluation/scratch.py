@@ -42,9 +42,7 @@ def train_from_scratch(
         DataError: the data set was opened without pixels.
     """
     if dataset.examples is None:
-        raise DataError(
-            f"{dataset.name} was opened without pixels.", remedy="Open it with an image size."
-        )
+        raise DataError(f"{dataset.name} was opened without a size.", remedy="Open it with one.")
     keras.utils.set_random_seed(seed)
     random, pixels, labels = np.random.default_rng(seed), dataset.examples, dataset.labels
     train, val = dataset.indices("train"), dataset.indices("val")

@@ -73,7 +73,7 @@ class Shift:
         """One sentence: how much accuracy the other images cost."""
         low, high = (100 * value for value in self.drop_interval)
         there, here = self.away.accuracy, self.home.accuracy
-        figures = f"{there:.1%} against {here:.1%} on its own test images"
+        figures = f"{there:.1%} against {here:.1%} on its own test split"
         if low <= 0 <= high:
             return f"No evidence of a drop: {figures} ({-high:+.1f} to {-low:+.1f} points)."
         change = "falls" if self.drop > 0 else "rises"

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from keras_transfer.base.types import Finding
+
 
 class InputSpec(NamedTuple):
     """What a model takes, and all that a client needs to know to feed it.
@@ -32,12 +34,16 @@ class Examined(NamedTuple):
         fingerprint: by which near copies are found; it does not depend on the spec.
         format: the name of the format found, such as ``JPEG``.
         extent: how large the example is by itself, see ``Modality.EXTENT``.
+        unknown: how much of its extent no model can tell from other things.
+        remarks: kinds of findings and reasons, of what is odd about it though it can be read.
     """
 
     example: np.ndarray | None
     fingerprint: np.ndarray
     format: str
     extent: int
+    unknown: int = 0
+    remarks: Sequence[tuple[str, str]] = ()
 
 
 class Modality(Protocol):
@@ -85,6 +91,13 @@ class Modality(Protocol):
 
     def examine(self, data: bytes, spec: InputSpec | None = None) -> Examined:
         """Decodes an item in full, once, and refuses more, such as what is too small."""
+
+    def losses(
+        self, extents: Sequence[int], unknown: int, spec: InputSpec | None, some: Sequence[int]
+    ) -> Sequence[Finding]:
+        """What a model does not see of a set: all extents, how much of them is unknown, and those
+        by which a size is chosen where there is no spec.
+        """
 
     def peek(self, data: bytes) -> int:
         """The size to give a model if nothing of the item is to be lost; from its header alone."""

@@ -125,7 +125,8 @@ class Run:
         Raises:
             DataError: the data is gone, or differs from what the run saw.
         """
-        return datasets.load_dataset(self.data, image_size=self.size, splits_file=self.file(SPLITS))
+        how: dict[str, Any] = {"splits_file": self.file(SPLITS), "group": self.config.get("group")}
+        return datasets.load_dataset(self.data, image_size=self.size, **how)
 
     @property
     def data(self) -> str:

@@ -267,6 +267,6 @@ def _command(run: Run) -> str:
     # What the file of splits stands for is no word of the command.
     for name in ("seed", *config.get("asked", ())):
         option = "--" + name.replace("_", "-")
-        if name not in ("split", "fold", "per_class") and option not in words:
+        if name not in ("split", "fold", "group", "per_class") and option not in words:
             words += [option, str(config[name])]
     return shlex.join(words)

@@ -206,7 +206,7 @@ def test_nothing_but_bad_files_is_an_error(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat/x.jpg").write_bytes(b"")
     for training in (True, False):
-        with pytest.raises(DataError, match=r"no image that can be used \(files left out: 1\)"):
+        with pytest.raises(DataError, match=r"no image that can be used \(left out: 1\)"):
             load_dataset(tmp_path, for_training=training)
 
 

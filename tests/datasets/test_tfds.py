@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -69,6 +70,70 @@ def test_the_same_set_opens_by_name(folder, monkeypatch):
     assert load_dataset("tfds:local_photos").digests == load_dataset(folder).digests
 
 
+class LocalReviews(library.core.GeneratorBasedBuilder):
+    """Texts, some of them without a label, as sets of reviews have them."""
+
+    VERSION = library.core.Version("1.0.0")
+    FEATURES: ClassVar = {
+        "said": library.features.Text(),
+        "stars": library.features.ClassLabel(names=["few", "many"]),
+    }
+    KEYS: ClassVar = ("said", "stars")
+
+    def _info(self):
+        features = library.features.FeaturesDict(self.FEATURES)
+        return library.core.DatasetInfo(builder=self, features=features, supervised_keys=self.KEYS)
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples(range(20)),
+            "test": self._generate_examples(range(20, 26)),
+            "unsupervised": self._generate_examples(range(26, 28)),
+        }
+
+    def _generate_examples(self, numbers):
+        for i in numbers:
+            row = {"said": f"Caf\u00e9 number {i}, {i * i} times", "stars": i % 2}
+            yield i, {key: row.get(key, "more") for key in self.FEATURES}
+
+
+def prepared(builder, place) -> str:
+    made = builder(data_dir=str(place))
+    made.download_and_prepare()
+    return str(made.data_dir)
+
+
+def test_texts_are_opened(tmp_path):
+    data = load_dataset(prepared(LocalReviews, tmp_path), image_size=16)
+    assert (data.modality, data.class_names) == ("text", ("few", "many"))
+    assert {split: len(data.indices(split)) for split in ("train", "val", "test")} == {
+        "train": 16, "val": 4, "test": 6,
+    }  # fmt: skip
+    assert {one.kind for one in data.findings} == {"other_split", "split_off"}
+    said = {data.read(i).decode(): data.class_names[data.labels[i]] for i in range(len(data))}
+    assert said == {
+        f"Caf\u00e9 number {i}, {i * i} times": ("few", "many")[i % 2] for i in range(26)
+    }
+
+
+def test_texts_are_found_where_nothing_says_what_maps_to_what(tmp_path):
+    class Silent(LocalReviews, skip_registration=True):
+        KEYS = None
+
+    assert load_dataset(prepared(Silent, tmp_path)).modality == "text"
+
+
+@pytest.mark.parametrize("keys", [None, (("said", "also"), "stars")])
+def test_two_texts_of_one_example_are_refused(tmp_path, keys):
+    class Pairs(LocalReviews, skip_registration=True):
+        FEATURES: ClassVar = {**LocalReviews.FEATURES, "also": library.features.Text()}
+        KEYS = keys
+
+    with pytest.raises(DataError, match="maps ") as caught:
+        load_dataset(prepared(Pairs, tmp_path))
+    assert "images or texts" in caught.value.remedy
+
+
 def test_an_unknown_name_gets_suggestions():
     with pytest.raises(DataError, match=r"no set 'cifar1'.*cifar10"):
         load_dataset("tfds:cifar1")
@@ -104,7 +169,7 @@ def test_a_set_without_classes_is_refused(tmp_path):
 
     builder = Plain(data_dir=str(tmp_path))
     builder.download_and_prepare()
-    with pytest.raises(DataError, match="maps Image; one Image and one ClassLabel"):
+    with pytest.raises(DataError, match="maps Image; one Image or Text, and one ClassLabel"):
         load_dataset(str(builder.data_dir))
 
 

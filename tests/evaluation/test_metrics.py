@@ -139,7 +139,7 @@ def test_classes_that_never_occur_do_not_distort_the_means(predictions, result):
 def test_few_images_get_no_false_precision(predictions, images):
     probabilities, labels = predictions
     few = evaluation.evaluate(probabilities[:images], labels[:images], DIGITS)
-    assert f"Only {images} image" in few.note
+    assert f"Only {images} example" in few.note
     assert few.intervals["macro_f1"] is None
     low, high = few.intervals["accuracy"]
     assert high - low > 0.3
@@ -186,7 +186,7 @@ def test_mistakes_and_doubts_come_in_order(predictions):
 @pytest.mark.parametrize(
     ("shape", "labels", "message"),
     [
-        ((0, 3), [], "no images"),
+        ((0, 3), [], "no examples"),
         ((2, 2), [0, 1], r"\(2, 2\) do not fit 2 labels and 3 class names"),
         ((2, 3), [0, 3], "from 0 to 3, but there are 3 classes"),
     ],
@@ -198,7 +198,7 @@ def test_what_does_not_fit_together_is_refused(shape, labels, message):
 
 def test_nan_weights_are_named():
     broken = np.full((4, 3), np.nan)
-    with pytest.raises(errors.KerasTransferError, match="4 of 4 images") as caught:
+    with pytest.raises(errors.KerasTransferError, match="4 of 4 examples") as caught:
         evaluation.evaluate(broken, np.zeros(4, int), ["a", "b", "c"])
     assert caught.value.exit_code == 1
 

@@ -62,7 +62,7 @@ def test_the_curve_foresees_what_twice_the_data_brings(digits):
     assert low < curve.gain < high
     assert curve.gain > 0
     assert low < full.accuracy[-1] - curve.accuracy[-1] < high
-    assert curve.verdict.startswith(f"Twice the training images ({2 * curve.sizes[-1]:,})")
+    assert curve.verdict.startswith(f"Twice the training data ({2 * curve.sizes[-1]:,})")
     assert curve.to_json()["verdict"] == curve.verdict
     assert curve.plot()._repr_png_()
 

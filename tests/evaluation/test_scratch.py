@@ -22,5 +22,5 @@ def test_it_trains_until_the_time_is_up_and_answers_every_test_image():
 
 def test_pixels_are_needed():
     data = datasets.load_dataset("builtin:digits")
-    with pytest.raises(errors.DataError, match="opened without pixels"):
+    with pytest.raises(errors.DataError, match="opened without a size"):
         train_from_scratch(data, "MobileNetV2", seconds=1.0)

@@ -206,7 +206,7 @@ def what_is_wrong(
         if lines:
             yield f"a message, and status 0: {said!r}"
         told = said + place.with_name(f"{place.name}.out").read_text()
-        if case.figures(place) != figures and not re.search("warning: |files left out", told):
+        if case.figures(place) != figures and not re.search("warning: |left out", told):
             yield "status 0 and other figures"
     if case.old and code:
         yield from _whole(case, place, old, figures)

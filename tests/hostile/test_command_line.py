@@ -50,7 +50,7 @@ REAL = {
     "clip_norm": (0, 1_000_000_000), "ema": (0, 0.99999), "strength": (0, 3),
     "target_precision": (1e-9, 1),
 }  # fmt: skip
-NAMES = ("splits", "backbone", "weights", "cache")
+NAMES = ("splits", "group", "backbone", "weights", "cache")
 CHOICES = {
     "effort": "quick default high", "class_weights": "none balanced",
     "penalty": "none l2 l2-sp", "decay": "cosine constant", "batch_norm": "auto frozen train",

@@ -1,6 +1,9 @@
 """Texts through the same rooms: a table to a run, its page and its predictions."""
 
+import csv
 import json
+import re
+import shutil
 
 from hostile.table import assert_refused, say
 
@@ -15,6 +18,40 @@ def test_a_table_of_texts_becomes_a_run(texts_run):
     assert made.metrics["test"]["accuracy"] > 0.6
     assert [phase["name"] for phase in made.metrics["phases"]] == ["head", "fine_tune"]
     assert all(row["path"].startswith("row-") for row in made.predictions())
+
+
+def test_the_pages_of_a_run_stay_in_one_split(texts_run, texts_table):
+    made = runs.open_run(texts_run)
+    assert made.config["group"] == "page"
+    with open(texts_run / "splits.csv", newline="") as stream:
+        splits = [(int(row["path"][4:]), row["split"]) for row in csv.DictReader(stream)]
+    assert len({((number - 1) // 3, split) for number, split in splits}) == 24
+    data = made.dataset()
+    assert data.splits.tolist() == [split for _, split in splits]
+    assert [one.reason for one in data.findings if one.kind == "grouped"] == [
+        "24 groups by the column 'page', 22 where copies join some"
+    ]
+    words = ("train", texts_table, "--output", texts_run, "--resume")
+    assert_refused(say(*words, "--quiet"), "has finished; there is nothing to resume")
+
+
+def test_what_is_said_of_texts_speaks_of_texts(texts_run, texts_table, tmp_path):
+    """Of every command that prints what a run is worth; of figures, too."""
+    shutil.copytree(texts_run, again := tmp_path / "again")
+    (tmp_path / "other.jsonl").write_text("\n".join(texts_table.read_text().splitlines()[::4]))
+    for words in (
+        ("evaluate", again), ("evaluate", again, tmp_path / "other.jsonl"), ("curve", again),
+        ("compare", again, texts_run),
+    ):  # fmt: skip
+        said = say(*words)
+        assert said.code == 0, said
+        assert not re.search(r"\b(images?|pixels?|pictures?)\b", said.out + said.err), said
+    page = (again / "report.html").read_text()
+    prose = re.sub(r"<style>.*?</style>|<script>.*?</script>|<pre.*?</pre>|<!--.*?-->", "", page,
+                   flags=re.DOTALL)  # fmt: skip
+    assert "Twice the training data" in page
+    shown = re.sub(r"<[^>]*>", " ", prose)
+    assert not re.search(r"\b(images?|pixels?|pictures?)\b", shown.split("Mistakes and doubts")[0])
 
 
 def test_it_is_evaluated_as_it_was(texts_run):

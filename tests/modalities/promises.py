@@ -41,6 +41,7 @@ def check_modality(
     check_copies(modality, items)
     check_memory(modality, examples if values is None else values, examples, spec)
     check_looks(modality, items, examples[0].shape[:2])
+    check_losses(modality, spec)
     random = np.random.default_rng(0)
     mutated = [mutate(item, random) for item in items for _ in range(20)]
     for data in [b"", b"\0", b"nothing of the kind" * 9, *damaged, *mutated]:
@@ -82,6 +83,15 @@ def check_decoding(modality: Modality, items: Sequence[bytes], size: Any) -> Non
         ((None, *spec.shape[1:]), spec.dtype),
     ):  # fmt: skip
         assert modality.spec_of(shape, dtype) is None
+
+
+def check_losses(modality: Modality, spec: Any) -> None:
+    """What is not seen is said of the set as a whole, and of nothing where nothing is lost."""
+    for extents, unknown in (([], 0), ([3, 9], 0), ([3, 100_000], 1)):
+        for given in (spec, None):
+            found = modality.losses(extents, unknown, given, extents[:1])
+            assert all(one.path == "" and one.kind.isidentifier() for one in found)
+            assert len(found) <= (unknown + (sum(extents) > 100))
 
 
 def check_looks(modality: Modality, items: Sequence[bytes], places: tuple[int, ...]) -> None:

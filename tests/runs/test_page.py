@@ -25,7 +25,7 @@ def run(tmp_path_factory):
         "twice": 0.7,
         "gain": 0.05,
         "gain_interval": [0.01, 0.08],
-        "verdict": "Twice the training images (400) would bring about +5.0 points.",
+        "verdict": "Twice the training data (400) would bring about +5.0 points.",
     }
     run.metrics["threshold"] = {
         "target": 0.95, "threshold": 0.8, "precision": 0.94, "coverage": 0.6, "answered": 120,

@@ -41,5 +41,5 @@ def test_a_run_equals_its_copy_and_not_one_on_other_images(run, digits_run):
     table = (run.path / "predictions.csv").read_text().splitlines(keepends=True)
     (run.path / "predictions.csv").write_text("".join(table[:-1]))
     other = dataclasses.replace(run, metrics={**run.metrics, "files": {}})
-    with pytest.raises(errors.UsageError, match="different test images"):
+    with pytest.raises(errors.UsageError, match="different test splits"):
         evaluation.compare([other, runs.open_run(digits_run)])

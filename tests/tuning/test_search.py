@@ -189,7 +189,7 @@ def test_a_study_of_something_else_is_refused(resumed, digits_folder, capsys):
     assert main(command(digits_folder, study.parent, "--resume", "--seed", "1")) == 2
     said = capsys.readouterr().err
     assert "seed was 0 and is 1" in said
-    assert "images or their splits" in said
+    assert "data or its splits" in said
 
 
 # Rungs, depths ----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from keras_transfer.modalities.image.augmentation import mirroring_is_safe, view
 from keras_transfer.modalities.image.copies import near_copies
 from keras_transfer.modalities.image.decoding import VERSION, decode, examine, peek, spec, spec_of
 from keras_transfer.modalities.image.encoding import encode, from_memory, overlay, show
-from keras_transfer.modalities.image.entrance import entrance, suited
+from keras_transfer.modalities.image.entrance import entrance, losses, suited
 
 NAME = "image"
 SUFFIXES: Mapping[str, str] = {

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.base.types import Finding
+from keras_transfer.modalities.protocol import InputSpec
 
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's
 
@@ -49,3 +51,10 @@ def suited(sizes: Sequence[int], own: int) -> int:
     and adds no detail.
     """
     return min(own, max(_SMALLEST, -(-2 * int(statistics.median(sizes)) // 32) * 32))
+
+
+def losses(
+    extents: Sequence[int], unknown: int, spec: InputSpec | None, some: Sequence[int]
+) -> list[Finding]:
+    """Nothing to say: images are squashed, and nothing of them is cut off."""
+    return []

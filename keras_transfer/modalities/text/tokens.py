@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.modalities.protocol import Examined, InputSpec
+from keras_transfer.modalities.text.remarks import remarks
 from keras_transfer.modalities.text.shingles import fingerprint
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def examine(data: bytes, spec: InputSpec | None = None) -> Examined:
         known[i] = WORDS + zlib.crc32(text[begin:end].lower().encode())
     words = np.array([-1 if word is None else word for word in encoding.word_ids])
     example = None if spec is None else cut(ids, spec)
-    return Examined(example, fingerprint(known, words), "TXT", len(ids))
+    unknown = int((ids == UNKNOWN).sum())
+    said = remarks(text, len(ids) - 2, unknown)
+    return Examined(example, fingerprint(known, words), "TXT", len(ids), unknown, said)
 
 
 def peek(data: bytes) -> int:
