@@ -441,8 +441,8 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     )),
     ("predict", _predict, "Classify images or texts with a run or an exported model.", (
         argument("model", metavar="RUN|MODEL"),
-        argument("images", metavar="IMAGE", nargs="+", help="a file; for a model of texts also a "
-                 "text, or - for the lines of the standard input"),
+        argument("images", metavar="IMAGE", nargs="+", help="a file, or a folder of them; for a "
+                 "model of texts also a text, or - for the lines of the standard input"),
         argument("--top", type=COUNT, default=3, help="classes to name (default 3)"),
         JSON,
     )),
@@ -462,10 +462,10 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
                  "was not signed by it"),
         JSON,
     )),
-    ("demo", _demo, "Try an export on a local page: drop an image, or use the camera.", (
+    ("demo", _demo, "Try an export on a local page: an image, the camera, or a text.", (
         argument("export", metavar="EXPORT"),
-        argument("--wasm", metavar="DIR", help="node_modules/@mediapipe/tasks-vision: run the "
-                 ".tflite in the browser itself"),
+        argument("--wasm", metavar="DIR", help="node_modules/@mediapipe/tasks-vision, or "
+                 "tasks-text: run the .tflite in the browser itself"),
     )),
     ("curve", _curve, "Say what more data would bring to a run.", (RUN, JSON)),
     ("report", _report, "Write a run's report.html again.", (RUN,)),

@@ -126,6 +126,7 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         said = [f"{one['label']} {one['probability']:.3f}" for one in row.get("classes", ())]
+        said += ["unsure"] * row.get("unsure", False)
         if "error" in row:
             said = [f"cannot be read: {row['error']}"]
         lines.append(f"{printable(next(iter(row.values())))}: {', '.join(said)}")

@@ -68,7 +68,7 @@ def _foreign(target: Path) -> list[Path]:
 
 
 def check(folder: Path, *names: str) -> None:
-    """Refuses files that are not those which the export in a folder lists, if one is there.
+    """Refuses files, or folders of them, that are not those which an export lists, if it is one.
 
     Raises:
         UsageError: a file has changed since, or the list is damaged.
@@ -76,7 +76,8 @@ def check(folder: Path, *names: str) -> None:
     remedy = "Export the run again, or move the file elsewhere to use it."
     with files.reading(folder / proof.MANIFEST, remedy):
         wrong = proof.check_files(folder) if (folder / proof.MANIFEST).exists() else []
-        if found := [line for line in wrong if line.split(": ")[0] in names]:
+        prefixes = tuple(f"{name}/" for name in names)
+        if found := [w for w in wrong if f"{w.split(': ')[0]}/".startswith(prefixes)]:
             raise ValueError(found[0])
 
 

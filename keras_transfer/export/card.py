@@ -37,17 +37,21 @@ def describe(run: Run, signature: Signature) -> ModelInfo:
 
 
 def threshold(run: Run) -> float:
+    """As :func:`trusted`, by a run's validation split."""
+    logits, labels = run.array(VALIDATION_LOGITS), run.array(VALIDATION_LABELS)
+    target = run.config.get("target_precision", 0.95)
+    return trusted(logits / float(run.config["temperature"]), labels, target)
+
+
+def trusted(logits: np.ndarray, labels: np.ndarray, target: float) -> float:
     """The least probability from which on the wanted share of answers is sure to be right.
 
     Returns:
         It, rounded up to four decimals; 0 where every answer may be trusted or none is sure.
     """
-    logits, labels = run.array(VALIDATION_LOGITS), run.array(VALIDATION_LABELS)
     if not len(labels):
         return 0.0
-    probabilities = calibration.softmax(logits / float(run.config["temperature"]))
-    target = run.config.get("target_precision", 0.95)
-    found = calibration.precision_threshold(probabilities, labels, target)
+    found = calibration.precision_threshold(calibration.softmax(logits), labels, target)
     if not found.answered or found.answered == found.images:
         return 0.0
     return float(np.ceil(1e4 * found.threshold) / 1e4)

@@ -752,7 +752,7 @@ ELSEWHERE = {
     "an absent file": ("absent.jpg", "no such file or directory"),
     "a name of 300 letters": ("n" * 300, "file name too long"),
     "an absent file whose name is no UTF-8": (OTHER[1] + ".jpg", "no such file or directory"),
-    "a folder": (".", "is a directory"),
+    "a folder of other things": ("/proc/self/attr", "is a directory"),
 }
 
 

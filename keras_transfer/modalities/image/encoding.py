@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from keras_transfer.base.errors import DataError
 
@@ -21,12 +21,12 @@ def from_memory(values: Any) -> Sequence[np.ndarray]:
 
     Args:
         values: uint8, or floating point in 0..255, ``[images, height, width, 1, 3 or 4]`` or a
-            list of single ones.
+            list of single ones, or of PIL images.
 
     Returns:
         uint8 arrays of the same shapes.
     """
-    images = [np.asarray(image) for image in values]
+    images = [np.asarray(_upright(image)) for image in values]
     low = min((float(image.min()) for image in images if image.size), default=0.0)
     high = max((float(image.max()) for image in images if image.size), default=0.0)
     for image in images:
@@ -39,6 +39,18 @@ def from_memory(values: Any) -> Sequence[np.ndarray]:
             problem = f"images are {image.dtype} with levels from {low:g} to {high:g}."
             raise DataError(problem, remedy="Give uint8, or levels from 0 to 255.")
     return [i if i.dtype == np.uint8 else np.rint(i).astype(np.uint8) for i in images]
+
+
+def _upright(value: Any) -> Any:
+    """A PIL image turned as EXIF asks, its palette resolved; anything else as it is."""
+    if not isinstance(value, Image.Image):
+        return value
+    image = ImageOps.exif_transpose(value)
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode in ("L", "RGB", "RGBA", "F") and "transparency" not in image.info:
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def encode(value: np.ndarray) -> bytes:
