@@ -39,7 +39,7 @@ def latency() -> None:
     from keras_transfer.learn import model
 
     backbone = backbones.build("EfficientNetLite0")
-    size = backbone.spec.image_size
+    size = backbone.spec.size
     classifier = model.build_classifier(backbone, 9)
     data = datasets.load_dataset(SHARED / "emoji-noto", image_size=size)
     assert data.examples is not None

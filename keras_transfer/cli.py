@@ -406,7 +406,7 @@ def _backbones(options: argparse.Namespace) -> int:
         return show(options, backbones.listing, backbones.render_listing)
     row = backbones.spec(options.name)
     load_keras()
-    size = getattr(options, modality(row.modality).SIZE) or row.image_size
+    size = getattr(options, modality(row.modality).SIZE) or row.size
     return show(
         options,
         lambda: {"name": row.name, "blocks": backbones.price_table(row.name, size)},

@@ -520,9 +520,9 @@ def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | Non
     if given is not None:
         return int(given.model.input_shape[1])
     if isinstance(data, Dataset):
-        return spec.image_size if data.examples is None else int(data.examples.shape[1])
+        return spec.size if data.examples is None else int(data.examples.shape[1])
     sizes = datasets.natural_sizes(data, at_most=64)
-    return max(spec.min_size, form.suited(sizes, spec.image_size)) if sizes else spec.image_size
+    return max(spec.min_size, form.suited(sizes, spec.size)) if sizes else spec.size
 
 
 def load(source: Any, recipe: Recipe) -> Dataset:

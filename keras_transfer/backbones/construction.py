@@ -47,7 +47,7 @@ def build(
     (None, 2, 2, 576)
     """
     row = registry.spec(name)
-    size, form = row.image_size if image_size is None else image_size, modality(row.modality)
+    size, form = row.size if image_size is None else image_size, modality(row.modality)
     received = form.spec(size).shape[:2]
     if min(received) < row.min_size:
         raise UsageError(

@@ -37,7 +37,7 @@ def imagenet_weights(row: BackboneSpec) -> Weights:
         )
     module, function = row.constructor.split(":")
     constructor = getattr(importlib.import_module(module), function)
-    size = (row.image_size, row.image_size, 3)
+    size = (row.size, row.size, 3)
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_SECONDS)
     try:

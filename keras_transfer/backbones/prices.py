@@ -104,7 +104,7 @@ def render_listing() -> Table:
         size, top1 = f"{row.parameters / 1e6:.1f}", f"{row.top1:.1f}" if row.top1 else ""
         sources = ", ".join(row.weights)
         table.add_row(
-            row.name, str(row.image_size), size, top1, sources, safety[row.int8_safe], row.advice
+            row.name, str(row.size), size, top1, sources, safety[row.int8_safe], row.advice
         )
     return table
 

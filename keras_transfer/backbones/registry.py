@@ -74,7 +74,7 @@ def spec(name: str) -> BackboneSpec:
         "constructor": f"{family['constructor']}:{name.replace('-', '')}",
         "weights": tuple(family["weights"]),
         "blocks": tuple(map(tuple, family["blocks"])),
-        "image_size": int(row["image_size"]),
+        "size": int(row["size"]),
         "parameters": int(row["parameters"]),
         "top1": float(row["top1"]) if row["top1"] else None,
         "advice": row["advice"],

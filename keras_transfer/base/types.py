@@ -97,7 +97,7 @@ class BackboneSpec:
     Attributes:
         name: the name by which users ask for it, that of Keras Applications where it is there.
         constructor: ``module:function`` that builds it.
-        image_size: default height and width in pixels.
+        size: default height and width in pixels, or length in tokens.
         preprocessing: how uint8 RGB becomes the input that its weights expect.
         parameters: number of parameters without the classification top.
         modality: what it takes, the name of a folder in ``modalities``.
@@ -115,7 +115,7 @@ class BackboneSpec:
 
     name: str
     constructor: str
-    image_size: int
+    size: int
     preprocessing: str
     parameters: int = 0
     modality: str = "image"

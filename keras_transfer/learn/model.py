@@ -51,9 +51,9 @@ def build_classifier(backbone: Backbone, classes: int, levels: float = 0.0) -> k
     see :func:`standardise`.
 
     >>> from keras_transfer import build
-    >>> model = build_classifier(build("MobileNetV3Small", image_size=64, weights="none"), 5)
+    >>> model = build_classifier(build("MobileNetV3Small", weights="none"), 5)
     >>> model.input_shape, model.output_shape
-    ((None, 64, 64, 3), (None, 5))
+    ((None, 224, 224, 3), (None, 5))
     """
     features = _pooled(backbone, levels_of(backbone.blocks, levels))
     if levels:

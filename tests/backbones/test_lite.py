@@ -28,7 +28,7 @@ def test_recognises_a_palace(name: str, parameters: int, probability: float) -> 
     except WeightsError as error:
         pytest.skip(str(error))
     backbone = backbones.build(name, weights="offline")
-    size = backbone.spec.image_size
+    size = backbone.spec.size
     photo = load_sample_image("china.jpg")[:, 106:533]
     pixels = tf.image.resize(photo, (size, size), "bicubic").numpy()
     _, network = backbones.split(backbone.model, ["preprocessing"])

@@ -47,7 +47,7 @@ def test_prices_of_a_step(backbone: Backbone) -> None:
     assert rows[-1]["uncached_macs"] == rows[-1]["cached_macs"] == 3 * total
     assert rows[0]["cut_bytes"] == 2 * backbone.model.output_shape[-1]  # pooled
     assert rows[-1]["cut"] == []
-    assert rows[-1]["cut_bytes"] == backbone.spec.image_size**2 * 3
+    assert rows[-1]["cut_bytes"] == backbone.spec.size**2 * 3
     for depth, row in enumerate(rows[1:-1], start=1):
         trained = sum(block.macs for block in blocks[len(blocks) - depth :])
         assert row["block"] == blocks[-depth].name

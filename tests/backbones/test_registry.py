@@ -19,7 +19,7 @@ def test_rows_are_whole() -> None:
     assert json.loads(json.dumps(rows))
     for row in rows:
         assert row["preprocessing"] in (MODES if row["modality"] == "image" else {"ids"})
-        assert row["min_size"] <= row["image_size"]
+        assert row["min_size"] <= row["size"]
         assert row["parameters"] > 900_000
         if row["modality"] == "image":
             assert 65 < row["top1"] < 90

@@ -49,7 +49,7 @@ def _network(shape: Shape, *, input_tensor: Any, **_: Any) -> Any:
     mask = layers.Rescaling(1.0, dtype="float32", name="mask")(present)
     # Made of the mask, so that it lies below the first block's end like everything that is read.
     # A sum with zeros TensorFlow would make a BiasAdd of integers, which TensorFlow Lite lacks.
-    places = ops.maximum(present - 1, np.arange(tokens, dtype=np.int32))
+    places = ops.maximum(ops.cast(mask, "int32") - 1, np.arange(tokens, dtype=np.int32))
     embeddings = [
         layers.Embedding(shape.words, shape.width, name="embeddings_words")(input_tensor),
         layers.Embedding(shape.positions, shape.width, name="embeddings_positions")(places),
