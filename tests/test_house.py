@@ -105,6 +105,6 @@ def test_no_imports_run_in_a_circle():
         pytest.fail(" -> ".join(circle.args[1]))
 
 
-@pytest.mark.parametrize(("word", "files"), [("precision", 8), ("devices", 6), ("image_size", 18)])
+@pytest.mark.parametrize(("word", "files"), [("precision", 8), ("devices", 6), ("image_size", 12)])
 def test_a_setting_is_named_in_few_files(word, files):
     assert sum(word in path.read_text(encoding="utf-8") for path in FILES) <= files

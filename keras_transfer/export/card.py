@@ -18,6 +18,7 @@ from keras_transfer.export.parity import HeldOut
 from keras_transfer.export.signature import Signature
 from keras_transfer.learn import calibration
 from keras_transfer.runs.folder import VALIDATION_LABELS, VALIDATION_LOGITS, Run
+from keras_transfer.runs.result import TransferResult
 
 
 def describe(run: Run, signature: Signature) -> ModelInfo:
@@ -41,6 +42,13 @@ def threshold(run: Run) -> float:
     logits, labels = run.array(VALIDATION_LOGITS), run.array(VALIDATION_LABELS)
     target = run.config.get("target_precision", 0.95)
     return trusted(logits / float(run.config["temperature"]), labels, target)
+
+
+def threshold_of(result: TransferResult) -> float:
+    """The same of a run in memory."""
+    labels = result.dataset.labels[result.dataset.indices("val")]
+    logits = result.validation_logits / result.temperature
+    return trusted(logits, labels, result.recipe.target_precision)
 
 
 def trusted(logits: np.ndarray, labels: np.ndarray, target: float) -> float:

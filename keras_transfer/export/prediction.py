@@ -83,10 +83,8 @@ def _open(model: Any) -> tuple[Opened, About, Modality, Any]:
     """The model, what is known of it, and how it is fed."""
     if isinstance(model, TransferResult):
         form = modality(model.dataset.modality)
-        logits, data = model.validation_logits / model.temperature, model.dataset
-        labels = data.labels[data.indices("val")]
-        trusted = card.trusted(logits, labels, model.recipe.target_precision)
-        return _fitting(_of_keras(model.model), About(model.class_names, [form], trusted))
+        about = About(model.class_names, [form], card.threshold_of(model))
+        return _fitting(_of_keras(model.model), about)
     path = _file(model.path if isinstance(model, runs.Run) else Path(model))
     about = _about(path)
     with files.reading(path, "Give an intact file."), quiet_stdio():
