@@ -229,8 +229,9 @@ def _notes(source: Source, items: Sequence[Item], groups: Sequence[str]) -> Iter
     if sizes and source.group is not None:
         reason = f"{len(sizes):,} groups by the column {source.group!r}"
         reason += f", {named:,} where copies join some" if named < len(sizes) else ""
-        reason += f"; {alone:,} rows name none" if alone else ""
-        yield Finding("", "grouped", reason, "each stays in one split")
+        reason += f"; rows without one: {alone:,}" if alone else ""
+        action = "parted by given splits alone" if given - {None} else "each stays in one split"
+        yield Finding("", "grouped", reason, action)
 
 
 def natural_sizes(data: Any, at_most: int = 64) -> list[int]:

@@ -240,7 +240,7 @@ def splits_of(*rows):
 
 
 ALONE = [(*row[:2], "") for row in FILMS[:8]] + FILMS[8:]
-BLANK = "8 groups by the column 'Film'; 8 rows name none"
+BLANK = "8 groups by the column 'Film'; rows without one: 8"
 JOINED = [("the very same words", "cat", f"film {i}") for i in range(3)] + FILMS
 GROUPED = {
     "as it is spelt": ("Film", FILMS, HEADER, "10 groups by the column 'Film'"),
@@ -272,7 +272,29 @@ def test_groups_that_given_splits_tear_apart_are_a_leak():
     found = inspected("a.csv", "--group", "film")
     leaks = [one["reason"] for one in found["findings"] if one["kind"] == "leak"]
     assert leaks == [f"group 'film {i}' is in test and train and val" for i in range(10)]
+    notes = [one["action"] for one in found["findings"] if one["kind"] == "grouped"]
+    assert notes == ["parted by given splits alone"]
     assert "leak" not in inspected("a.csv")["finding_counts"]
+
+
+def test_groups_that_later_lines_name_are_groups():
+    lay(name="a.jsonl")
+    lines = Path("a.jsonl").read_text().splitlines(True)
+    lines[0] = json.dumps({"text": SOUND[0][0], "label": "cat"}) + "\n"
+    Path("a.jsonl").write_text("".join(lines))
+    data = datasets.load_dataset("a.jsonl", group="FILM")
+    assert parted(data) <= {"film 0"}  # whose first row names none
+    assert "10 groups by the column 'Film'; rows without one: 1" in str(data.findings)
+
+
+def test_a_clean_manifest_keeps_the_groups():
+    lay(JOINED)
+    said = say("inspect", "a.csv", "--group", "film", "--fix", "clean")
+    assert said.code == 0, said
+    (note,) = [
+        one for one in inspected("clean/manifest.csv")["findings"] if one["kind"] == "grouped"
+    ]
+    assert note["reason"] == "8 groups by the column 'group'"
 
 
 UNGROUPED = {
