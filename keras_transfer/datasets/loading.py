@@ -127,13 +127,13 @@ def inspect(
     records, verdict, examples = scan(source, spec, cache=cache)
     kept = verdict.kept
     items = [source.items[i] for i in kept.tolist()]
-    labels = [item.label for item in items]
-    given = [item.split for item in items]
-    findings = [*source.findings, *verdict.findings, *_notes(source, items, verdict.groups)]
+    labels, given = [item.label for item in items], [item.split for item in items]
+    findings = [*source.findings, *_notes(source, items, verdict.groups)]
     findings += modality(source.modality).losses(
         [records[i].extent for i in kept], sum(records[i].unknown for i in kept), spec,
         [records[i].extent for i in _spread(len(records)) if records[i].fault is None],
     )  # fmt: skip
+    findings += verdict.findings  # last: a page shows the first so many
     present = set(labels)
     known = [name for name in source.class_names or sorted(present) if name in present]
     index = {name: i for i, name in enumerate(known)}
@@ -229,8 +229,9 @@ def _notes(source: Source, items: Sequence[Item], groups: Sequence[str]) -> Iter
     if sizes and source.group is not None:
         reason = f"{len(sizes):,} groups by the column {source.group!r}"
         reason += f", {named:,} where copies join some" if named < len(sizes) else ""
-        reason += f"; {alone:,} rows name none" if alone else ""
-        yield Finding("", "grouped", reason, "each stays in one split")
+        reason += f"; rows without one: {alone:,}" if alone else ""
+        action = "parted by given splits alone" if given - {None} else "each stays in one split"
+        yield Finding("", "grouped", reason, action)
 
 
 def natural_sizes(data: Any, at_most: int = 64) -> list[int]:

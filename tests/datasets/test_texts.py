@@ -170,6 +170,18 @@ def test_a_data_frame_is_a_data_set(said):
         load_dataset(Frame(text=texts))
 
 
+def test_rows_of_a_data_frame_are_grouped(said):
+    texts, labels = map(list, zip(*said, strict=True))
+    films = [i // 2 for i in range(38)] + [None, float("nan")]
+    data = load_dataset(Frame(text=texts, label=labels, Film=films), group="film")
+    rows = [int(path.removeprefix("row-")) for path in data.paths]
+    places = {(films[i], split) for i, split in zip(rows, data.splits.tolist(), strict=True)}
+    assert len([film for film, _ in places if film in range(19)]) == 19
+    assert "19 groups by the column 'Film'" in str(data.findings)
+    with pytest.raises(DataError, match=r"no column 'actor' to group by"):
+        load_dataset(Frame(text=texts, label=labels, Film=films), group="actor")
+
+
 def test_splits_and_groups_of_rows_are_taken(tmp_path, said):
     names = ["train"] * 6 + ["validation", "test"] * 2
     rows = [(one, label, names[i % 10], f"film {i // 2}") for i, (one, label) in enumerate(said)]

@@ -82,6 +82,7 @@ def test_cells_are_read_or_what_is_odd_is_said(case, tmp_path):
     Path("a.csv").write_text(table((content, "cat")), newline="")
     found = inspected("a.csv")
     assert found["finding_counts"] == findings
+    assert inspected("a.csv") == found  # of what was kept of the first pass
     left_out = bool(findings.keys() & {"empty", "not_text", "bomb"})
     assert (found["images"], found["left_out"]) == (41 - left_out, left_out)
     said = say("inspect", "a.csv", "--page", "page.html")
@@ -240,7 +241,7 @@ def splits_of(*rows):
 
 
 ALONE = [(*row[:2], "") for row in FILMS[:8]] + FILMS[8:]
-BLANK = "8 groups by the column 'Film'; 8 rows name none"
+BLANK = "8 groups by the column 'Film'; rows without one: 8"
 JOINED = [("the very same words", "cat", f"film {i}") for i in range(3)] + FILMS
 GROUPED = {
     "as it is spelt": ("Film", FILMS, HEADER, "10 groups by the column 'Film'"),
@@ -264,6 +265,8 @@ def test_how_many_groups_there_are_is_said(case):
     said = [one["reason"] for one in found["findings"] if one["kind"] == "grouped"]
     assert len(said) == 1
     assert needle in said[0]
+    told = datasets.notes(datasets.load_dataset("a.csv", group=group))  # what train prints
+    assert f"{said[0]}: each stays in one split." in told
     assert say("inspect", *words, "--strict").code == (0 if case != "copies that join three" else 2)
 
 
@@ -272,13 +275,36 @@ def test_groups_that_given_splits_tear_apart_are_a_leak():
     found = inspected("a.csv", "--group", "film")
     leaks = [one["reason"] for one in found["findings"] if one["kind"] == "leak"]
     assert leaks == [f"group 'film {i}' is in test and train and val" for i in range(10)]
+    notes = [one["action"] for one in found["findings"] if one["kind"] == "grouped"]
+    assert notes == ["parted by given splits alone"]
     assert "leak" not in inspected("a.csv")["finding_counts"]
+
+
+def test_groups_that_later_lines_name_are_groups():
+    lay(name="a.jsonl")
+    lines = Path("a.jsonl").read_text().splitlines(True)
+    lines[0] = json.dumps({"text": SOUND[0][0], "label": "cat"}) + "\n"
+    Path("a.jsonl").write_text("".join(lines))
+    data = datasets.load_dataset("a.jsonl", group="FILM")
+    assert parted(data) <= {"film 0"}  # whose first row names none
+    assert "10 groups by the column 'Film'; rows without one: 1" in str(data.findings)
+
+
+def test_a_clean_manifest_keeps_the_groups():
+    lay(JOINED)
+    said = say("inspect", "a.csv", "--group", "film", "--fix", "clean")
+    assert said.code == 0, said
+    (note,) = [
+        one for one in inspected("clean/manifest.csv")["findings"] if one["kind"] == "grouped"
+    ]
+    assert note["reason"] == "8 groups by the column 'group'"
 
 
 UNGROUPED = {
     "a column that is not there": ("a.csv", "actor", "a.csv has no column 'actor'", "label, Film"),
     "one that JSON Lines lack": ("a.jsonl", "actor", "a.jsonl has no column 'actor'", "Film"),
     "one that a table of one group has": ("one.csv", "Film", "40 texts make 1 for the splits"),
+    "one whose groups copies join": ("joined.csv", "Film", "50 texts make 1 for the splits"),
     "the label": ("a.csv", "label", "40 texts make 2 for the splits"),
     "a column of blanks": ("a.csv", "note", "a.csv has no column 'note' with names of groups"),
     "one of a folder": ("set", "film", "set has no column 'film' with"),
@@ -301,6 +327,7 @@ def test_what_cannot_be_grouped_by_is_named(case, command):
     lay([(*row, " ") for row in FILMS], (*HEADER, "note"))
     lay(name="a.jsonl")
     lay([(*row[:2], "the only film") for row in FILMS], name="one.csv")
+    lay([*FILMS, *(("as said before", "cat", f"film {i}") for i in range(10))], name="joined.csv")
     for i, (text, label) in enumerate(SOUND):
         Path("set", label).mkdir(parents=True, exist_ok=True)
         Path("set", label, f"{i}.txt").write_text(text)

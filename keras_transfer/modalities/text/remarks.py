@@ -34,7 +34,7 @@ def remarks(text: str, tokens: int, unknown: int) -> tuple[tuple[str, str], ...]
     Of the vocabulary's 27,548 words of more than one letter, all but 15 are in Latin letters.
     """
     found = []
-    if markup := _MARKUP.search(text):
+    if ("<" in text or "&" in text) and (markup := _MARKUP.search(text)):
         found.append(("markup", f"{markup.group()[:40]!r} is read as words and signs"))
     others = [] if text.isascii() else _LETTER.findall(_LATIN.sub("", text))
     if 2 * len(others) > len(_LETTER.findall(text)):
