@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -46,7 +46,7 @@ from keras_transfer.frozen.store import ActivationStore, StoreCounts
 from keras_transfer.learn import calibration, planner, race
 from keras_transfer.learn.batches import Examples, balanced, targets_of
 from keras_transfer.learn.finetune import Trained, fine_tune, trace_ahead
-from keras_transfer.learn.heads import Head, solve_head
+from keras_transfer.learn.heads import FEW, Head, solve_head, solve_on_all
 from keras_transfer.learn.model import (
     cut_blocks,
     head_inputs,
@@ -313,6 +313,7 @@ def train(
             "depths": backbones.rate_groups(built.blocks), "compute": compute,
             "progress": progress, "deadline": deadline - plan.reserve_seconds,
         }  # fmt: skip
+        few = len(labels) <= FEW * classes
         # Here already: its step is traced while the head is solved.
         tunes = plan.unfreeze and recipe.fine_tune_epochs
         suffix = _suffix(shared.pool, model, plan.cut, recipe) if tunes else None
@@ -320,13 +321,13 @@ def train(
         details: dict[str, Any]
         with clock.stage("head"):
             begun = time.monotonic()
-            standardise(model, features[0])
+            standardise(model, features[0], few)
+            seen_views = features[: max(1, _HEAD_BYTES // max(1, features[0].nbytes))]
             head_file = state / "head.npz" if state else None
             if recipe.head_is_solved and head_file and head_file.exists():
                 epochs, seen, details = _read_head(head_file, model)
             elif recipe.head_is_solved:
-                seen_views = features[: max(1, _HEAD_BYTES // max(1, features[0].nbytes))]
-                solve = _solver(model, labels, examples, seen_views, validation_features)
+                solve = _solver(model, labels, examples, seen_views, validation_features, few)
                 with ThreadPoolExecutor(1) as aside:
                     # The solver and the tracing of a step hold one core each.
                     solving = aside.submit(solve)
@@ -361,7 +362,13 @@ def train(
             seconds = time.monotonic() - begun
             speed = seen / max(seconds, 1e-9)
             phases = [PhaseReport("head", epochs, seconds, speed, True, details)]
-            del features
+            whole = None
+            if recipe.head_is_solved and not random:
+                whole = _on_all(model, dataset, recipe, examples, seen_views, validation_features)
+            if whole is not None:
+                details["few"] = whole.why
+                progress.note(whole.why)
+            del features, seen_views
         late = time.monotonic() + plan.epoch_seconds > deadline - plan.reserve_seconds
         if suffix and late and decided is None:
             progress.note("Out of time before the second phase: the head alone.")
@@ -373,9 +380,13 @@ def train(
             if suffix is None:  # no ends to choose among: the head alone is judged
                 top_engine = build_engine(shared.pool.head(model, recipe), "keras")
                 validation_logits = predict(top_engine, Array(validation_features))[0]
+                if whole is not None:
+                    logits_layer.set_weights([whole.head.kernel, whole.head.bias])
+                    validation_logits = whole.logits
                 _, candidates, _ = choose(
                     [], {}, lambda weights: validation_logits, validation_labels,
                     image_weights=validation_weights,
+                    head=([], whole.logits, whole.temperature) if whole else None,
                 )  # fmt: skip
             else:
                 start = values_of(suffix.learned)
@@ -393,7 +404,7 @@ def train(
                 # The weights are in what came back; the suffix is in float32 on one device.
                 top_engine = build_engine(suffix, "keras")
                 chosen, candidates, validation_logits = _choose(
-                    model, suffix, top_engine, start, done, examples, labels, recipe
+                    model, suffix, top_engine, start, done, examples, labels, recipe, few, whole
                 )
                 assign(suffix.learned, chosen)
                 details = {
@@ -651,6 +662,7 @@ def _solver(
     examples: Examples,
     views: Sequence[np.ndarray],
     validation: np.ndarray,
+    few: bool,
 ) -> Callable[[], Head]:
     """Solves the head of a classifier on the pooled features of some views, without the model.
 
@@ -663,8 +675,57 @@ def _solver(
         np.tile(labels, len(views)), int(model.output_shape[-1]),
         head_inputs(model, validation), examples.validation_labels,
         sample_weights=np.tile(examples.weights, len(views)),
-        validation_weights=examples.validation_weights,
+        validation_weights=examples.validation_weights, few=few,
     )  # fmt: skip
+
+
+class _OnAll(NamedTuple):
+    """A head of few labels solved on all of them.
+
+    Attributes:
+        head: the head.
+        logits: of the validation examples, by heads that had not seen them.
+        temperature: fitted to such logits of all labelled examples.
+        why: what was done and why, for people.
+    """
+
+    head: Head
+    logits: np.ndarray
+    temperature: float
+    why: str
+
+
+def _on_all(
+    model: keras.Model,
+    dataset: Dataset,
+    recipe: Recipe,
+    examples: Examples,
+    views: Sequence[np.ndarray],
+    validation: np.ndarray,
+) -> _OnAll | None:
+    """The head on training and validation examples; None where these are not few.
+
+    Who asks for few training examples a class wants the others left out.
+    """
+    rows = np.concatenate([dataset.indices("train"), dataset.indices("val")])
+    labels, classes = dataset.labels[rows], len(dataset.class_names)
+    if recipe.per_class is not None or not classes < len(rows) <= FEW * classes:
+        return None
+    weights = np.ones(len(rows), np.float32)
+    if examples.validation_weights is not None:
+        weights = np.concatenate([examples.weights, examples.validation_weights])
+    first, *others = (head_inputs(model, one) for one in views)
+    head, logits = solve_on_all(
+        np.concatenate([first, head_inputs(model, validation)]), others, labels, weights,
+        [(dataset.groups or dataset.digests)[row] for row in rows], classes,
+    )  # fmt: skip
+    why = (
+        f"Few labels: the head alone is solved on all {len(rows)} of them, validation included, "
+        f"with penalty {head.penalty:.2g}, the best in cross-validation (NLL "
+        f"{head.validation_nll:.3f}). It is judged by answers to what had been left out."
+    )
+    temperature = calibration.fit_temperature(logits, labels, weights)
+    return _OnAll(head, logits[-len(validation) :], temperature, why)
 
 
 def _suffix(pool: ModelPool, model: keras.Model, cut: tuple[str, ...], recipe: Recipe) -> Suffix:
@@ -692,6 +753,8 @@ def _choose(
     examples: Examples,
     labels: np.ndarray,
     recipe: Recipe,
+    few: bool,
+    whole: _OnAll | None,
 ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
     """Judges what the second phase came to, a head solved again on its features included."""
     place_in_head = {id(v): number for number, v in enumerate(model.get_layer(LOGITS).variables)}
@@ -708,6 +771,13 @@ def _choose(
             values = values_of(suffix.learned)
         return list(values)
 
+    def with_head(values: Sequence[np.ndarray], solved: Head) -> list[np.ndarray]:
+        new = solved.kernel, solved.bias
+        return [
+            new[place_in_head[id(variable)]] if id(variable) in place_in_head else value
+            for variable, value in zip(suffix.learned, values, strict=True)
+        ]
+
     ends = done.ends()
     if "average" in ends:
         ends["average"] = settled(ends["average"])
@@ -718,17 +788,12 @@ def _choose(
             views = planner.new_head_views(len(labels), len(examples.views))
             features = [predict(engine, inputs)[1] for inputs in examples.views[:views]]
             validation = predict(engine, examples.validation)[1]
-            solve = _solver(model, labels, examples, features, validation)
+            solve = _solver(model, labels, examples, features, validation, few)
             seen, solving = head_inputs(model, validation), aside.submit(solve)
 
             def wait() -> NewHead:
                 solved = solving.result()
-                new = solved.kernel, solved.bias
-                replaced = [
-                    new[place_in_head[id(variable)]] if id(variable) in place_in_head else value
-                    for variable, value in zip(suffix.learned, values, strict=True)
-                ]
-                return replaced, solved.logits(seen)
+                return with_head(values, solved), solved.logits(seen)
 
             return wait
 
@@ -736,6 +801,7 @@ def _choose(
             start, ends, logits_of, examples.validation_labels,
             new_head if recipe.head_is_solved else None, examples.validation_weights,
             mix=lambda first, second, share: settled(between(first, second, share)),
+            head=(with_head(start, whole.head), whole.logits, whole.temperature) if whole else None,
         )  # fmt: skip
 
 
@@ -770,6 +836,8 @@ def _head_variables(model: keras.Model) -> list[Any]:
 def _verdict(candidates: tuple[Candidate, ...]) -> str:
     kept = candidates[0]
     head = next(candidate for candidate in candidates if candidate.name == "head")
+    if kept is head and any(candidate.nll < head.nll for candidate in candidates):
+        return "Kept the head alone: on so few labels fine-tuning is not surely better."
     if kept is head:
         return "Kept the head alone: fine-tuning did not help on validation."
     return (

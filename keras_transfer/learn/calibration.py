@@ -45,11 +45,22 @@ def nll(
     Returns:
         The mean over the images; NaN where there are none or where a logit is NaN.
     """
-    labels = np.asarray(labels, dtype=np.int64)
     if not len(labels):
         return float("nan")
+    return float(np.average(losses(logits, labels, temperature), weights=weights))
+
+
+def losses(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """What :func:`nll` is the mean of: float64 ``[images]``."""
     scores = special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
-    return float(-np.average(scores[np.arange(len(labels)), labels], weights=weights))
+    return -scores[np.arange(len(labels)), np.asarray(labels, np.int64)]
+
+
+def ahead(first: np.ndarray, second: np.ndarray) -> float:
+    """By how many standard errors of their paired difference the first losses are below others."""
+    gained = second - first
+    error = float(gained.std(ddof=1)) / np.sqrt(len(gained))
+    return float(gained.mean()) / error if error else 0.0
 
 
 def fit_temperature(

@@ -22,6 +22,7 @@ from keras_transfer.base.types import (
     Backbone,
     Block,
 )
+from keras_transfer.learn.heads import steadied
 
 # The means of one map; those of all maps so far are named LEVELS.
 _MEANS = f"{POOL}_"
@@ -159,7 +160,7 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
     model.predict_function = None
 
 
-def standardise(model: keras.Model, features: np.ndarray) -> None:
+def standardise(model: keras.Model, features: np.ndarray, few: bool = False) -> None:
     """Sets the statistics by which a head with levels standardises what it sees.
 
     Otherwise a step of the same length in each weight would move the logits most by way of the
@@ -169,11 +170,14 @@ def standardise(model: keras.Model, features: np.ndarray) -> None:
     Args:
         model: a classifier; one whose head has no levels is left alone.
         features: float ``[images, features]``, the pooled features of training images.
+        few: whether they are too few to tell how much each varies, see ``heads.steadied``.
     """
     if _norm(model) is None:
         return
     mean, variance = (part(features, axis=0, dtype=np.float64) for part in (np.mean, np.var))
     said = variance > np.maximum(1e-3 * mean**2, 1e-12 * variance.max())
+    if few:
+        variance = steadied(np.where(said, variance, 0.0), len(features))
     _norm(model).set_weights([mean, np.where(said, variance, _NOTHING)])
 
 

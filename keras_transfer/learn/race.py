@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
 
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import Dataset
+from keras_transfer.learn import calibration
 from keras_transfer.learn.batches import balanced
 from keras_transfer.recipe import Recipe
 
@@ -92,8 +92,7 @@ def decide(
 def _losses(done: Any, dataset: Dataset, balance: bool) -> np.ndarray:
     """The calibrated negative log-likelihood of each validation image."""
     labels = dataset.labels[dataset.indices("val")]
-    logarithms = log_softmax(done.validation_logits / done.temperature, axis=-1)
-    losses = -logarithms[np.arange(len(labels)), labels]
+    losses = calibration.losses(done.validation_logits, labels, done.temperature)
     return losses * balanced(labels, len(dataset.class_names)) if balance else losses
 
 
@@ -101,9 +100,7 @@ def _ahead(losses: np.ndarray | None, deepest: np.ndarray | None) -> float:
     """By how many standard errors of their paired difference the first are below the second."""
     if losses is None or deepest is None:
         return 0.0
-    gained = deepest - losses
-    error = float(gained.std(ddof=1)) / np.sqrt(len(gained))
-    return round(float(gained.mean()) / error, 3) if error else 0.0
+    return round(calibration.ahead(losses, deepest), 3)
 
 
 def _winner(rows: list[dict[str, Any]]) -> str:

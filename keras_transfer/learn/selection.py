@@ -12,6 +12,9 @@ from keras_transfer.learn.suffix import between
 
 # Points on the line from the head-only weights (0) to the fine-tuned ones (1), as in WiSE-FT.
 LINE = (0.25, 0.5, 0.75)
+# Standard errors by which another candidate must be ahead of a head of few labels: what is best of
+# a dozen on ten validation images is so by chance.
+_SURE = 2.0
 
 NewHead = tuple[Sequence[np.ndarray], np.ndarray]
 
@@ -47,6 +50,7 @@ def choose(
     new_head: Callable[[Sequence[np.ndarray]], Callable[[], NewHead]] | None = None,
     image_weights: np.ndarray | None = None,
     mix: Callable[[Sequence[np.ndarray], Sequence[np.ndarray], float], list[np.ndarray]] = between,
+    head: tuple[Sequence[np.ndarray], np.ndarray, float] | None = None,
 ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
     """Chooses weights by validation NLL after fitting a temperature to each candidate.
 
@@ -66,18 +70,22 @@ def choose(
             where the head is not linear.
         image_weights: float ``[images]``, of each image in NLL and temperature, or None for 1.
         mix: weights on the line from the first to the second, where a share of it lies between.
+        head: of few labels: weights, validation logits, temperature. It must surely be beaten.
 
     Returns:
         The chosen weights; all candidates, the chosen one first; and its logits.
     """
 
-    def judged(name: str, weights: Sequence[np.ndarray], logits: np.ndarray) -> Judged:
-        temperature = calibration.fit_temperature(logits, labels, image_weights)
+    def judged(
+        name: str, weights: Sequence[np.ndarray], logits: np.ndarray, temperature: float = 0.0
+    ) -> Judged:
+        temperature = temperature or calibration.fit_temperature(logits, labels, image_weights)
         loss = calibration.nll(logits, labels, temperature, image_weights)
         right = float((logits.argmax(axis=1) == labels).mean())
         return Candidate(name, temperature, loss, right), list(weights), logits
 
-    found = [judged(name, w, logits_of(w)) for name, w in {"head": start, **ends}.items()]
+    found = [judged("head", *(head or (start, logits_of(start))))]
+    found += [judged(name, w, logits_of(w)) for name, w in ends.items()]
     if ends:
         best, weights, logits = min(found[1:], key=lambda one: one[0].nll)
         solving = new_head and new_head(weights)
@@ -91,7 +99,18 @@ def choose(
                 # Only the linear head differs, so that the logits lie on a line as well.
                 name, mixed = f"{best.name}, {share} to new head", between(weights, solved, share)
                 found.append(judged(name, mixed, (1 - share) * logits + share * solved_logits))
+    found = _ranked(found, labels, sure=head is not None)
+    return found[0][1], tuple(one[0] for one in found), found[0][2]
+
+
+def _ranked(found: list[Judged], labels: np.ndarray, sure: bool) -> list[Judged]:
+    """The best first; the head, which stands first, where it must be surely beaten and is not."""
     # Equal NLLs keep the earlier candidate: the head, which changed least.
-    found.sort(key=lambda one: one[0].nll)
-    _, weights, logits = found[0]
-    return weights, tuple(one[0] for one in found), logits
+    ranked = sorted(found, key=lambda one: one[0].nll)
+    best, head = (
+        calibration.losses(logits, labels, one.temperature)
+        for one, _, logits in (ranked[0], found[0])
+    )
+    if sure and calibration.ahead(best, head) <= _SURE:
+        ranked = [found[0], *(one for one in ranked if one is not found[0])]
+    return ranked

@@ -110,3 +110,73 @@ def test_a_constant_feature_is_ignored(digits):
     head = heads.solve_head(wide, labels, 10, wider, validation_labels, penalties=[1e-2])
     assert np.isfinite(head.logits(wider)).all()
     assert (head.kernel[-1] == 0).all()
+
+
+def thinned(digits, labels, seed):
+    """So many examples of each digit, and others to ask about."""
+    features, numbers = (
+        np.concatenate([digits[0], digits[2]]),
+        np.concatenate([digits[1], digits[3]]),
+    )
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    first = np.concatenate([order[numbers[order] == digit][:labels] for digit in range(10)])
+    rest = np.setdiff1d(order, first)
+    return features[first], numbers[first], features[rest], numbers[rest]
+
+
+def test_of_few_examples_features_that_hardly_vary_do_not_outweigh_the_others(digits):
+    def accuracy(few, seed):
+        known, labels, others, asked = thinned(digits, 2, seed)
+        head = heads.solve_head(known, labels, 10, others, asked, penalties=[0.1], few=few)
+        return (head.logits(others).argmax(1) == asked).mean()
+
+    gained = [accuracy(True, seed) - accuracy(False, seed) for seed in range(5)]
+    assert min(gained) > 0.0
+    assert np.mean(gained) > 0.03
+
+
+def test_variances_of_few_are_drawn_to_their_median_and_those_of_many_are_not():
+    variance = np.array([0.0, 1e-4, 1.0, 2.0, 100.0])
+    assert heads.steadied(variance, 10).tolist() == sorted(heads.steadied(variance, 10))
+    assert 0.5 < heads.steadied(variance, 10)[1] < 1.5
+    np.testing.assert_allclose(heads.steadied(variance, 10**9), variance, atol=1e-6)
+    assert heads.steadied(np.zeros(3), 5).tolist() == [0.0] * 3
+
+
+def solved_on_all(features, labels, groups, views=()):
+    weights = np.ones(len(labels))
+    return heads.solve_on_all(features, views, labels, weights, groups, int(labels.max()) + 1)
+
+
+def test_a_head_on_all_labels_is_judged_by_what_it_had_not_seen():
+    draw = np.random.default_rng(0)
+    noise, labels = draw.normal(size=(80, 200)).astype(np.float32), np.arange(80) % 2
+    head, logits = solved_on_all(noise, labels, np.arange(80))
+    assert (head.logits(noise).argmax(1) == labels).mean() > 0.95
+    assert (logits.argmax(1) == labels).mean() < 0.7
+    # Nor the copies of what is asked about, nor other views of it.
+    twice = {"features": np.tile(noise, (2, 1)), "labels": np.tile(labels, 2)}
+    _, logits = solved_on_all(**twice, groups=np.tile(np.arange(80), 2))
+    assert (logits.argmax(1) == twice["labels"]).mean() < 0.7
+    _, logits = solved_on_all(noise, labels, np.arange(80), views=[noise[:50], noise[:50]])
+    assert (logits.argmax(1) == labels).mean() < 0.7
+    assert head.validation_nll >= 0.6
+
+
+def test_a_head_on_all_labels_has_the_best_penalty_of_cross_validation(digits):
+    known, labels, others, asked = thinned(digits, 5, 0)
+    head, logits = solved_on_all(known, labels, np.arange(50))
+    assert head.validation_nll == calibration.nll(logits, labels)
+    alone = heads.solve_head(known, labels, 10, known, labels, penalties=[head.penalty], few=True)
+    np.testing.assert_array_equal(head.kernel, alone.kernel)
+    assert (head.logits(others).argmax(1) == asked).mean() > 0.75
+    assert abs(calibration.nll(head.logits(others), asked) - head.validation_nll) < 0.3
+
+
+def test_a_class_of_one_example_and_one_of_a_single_group_are_solved_too(digits):
+    known, labels, _, _ = thinned(digits, 3, 0)
+    rows = np.flatnonzero((labels != 4) | (np.arange(30) % 3 == 0))
+    groups = np.where(labels[rows] == 5, "one", np.arange(len(rows)).astype(str))
+    head, logits = solved_on_all(known[rows], labels[rows], groups)
+    assert np.isfinite(logits).all()
+    assert (head.logits(known[rows]).argmax(1) == labels[rows]).all()

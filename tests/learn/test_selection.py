@@ -142,3 +142,24 @@ def test_a_head_alone_is_not_solved_again():
 )
 def test_few_images_are_given_several_views_each(images, views, used):
     assert new_head_views(images, views) == used
+
+
+def test_of_few_labels_the_head_stays_unless_another_is_surely_better():
+    few, start, better = slice(0, 12), weigh(1, 1, 1), weigh(1, 0.7, 1)
+
+    def chosen(rows, head):
+        def logits(weights):  # each errs on images of its own
+            noise = NOISE if weights[1] == 1 else NOISE[::-1]
+            return (float(weights[0]) * CLEAN + float(weights[1]) * noise)[rows]
+
+        given = (weigh(7, 7, 7), logits(start), 1.0) if head else None
+        return choose(start, {"last epoch": better}, logits, LABELS[rows], head=given)
+
+    assert chosen(few, head=False)[1][0].name != "head"
+    weights, candidates, logits = chosen(few, head=True)
+    assert (candidates[0].name, candidates[0].temperature) == ("head", 1.0)
+    assert weights == weigh(7, 7, 7)
+    np.testing.assert_array_equal(logits, (CLEAN + NOISE)[few])
+    assert min(candidate.nll for candidate in candidates) < candidates[0].nll
+    assert len({candidate.name for candidate in candidates}) == len(candidates) == 5
+    assert chosen(slice(None), head=True)[1][0].name != "head"

@@ -204,6 +204,55 @@ def test_any_depth_runs(data, unfreeze, tmp_path):
         assert len(result.phases[1].details["unfrozen"]) == 18
 
 
+def few_of(data, labels):
+    """So many of each class to learn from, the product's own validation split among them."""
+    groups, classes = np.array(data.groups or data.digests), len(data.class_names)
+    rows = np.concatenate([np.flatnonzero(data.labels == c)[:labels] for c in range(classes)])
+    given = np.where(np.isin(groups, groups[rows]), "unused", "test")
+    given[rows] = "train"
+    kept = np.flatnonzero(given != "unused")
+    names = [data.class_names[i] for i in data.labels[kept]]
+    placed = datasets.splits.complete(names, groups[kept].tolist(), given[kept].tolist())
+    return dataclasses.replace(datasets.take(data, kept), splits=placed)
+
+
+def test_few_labels_are_all_in_the_head_and_the_page_says_so(data, tmp_path):
+    thin, alone = few_of(data, 4), short(fine_tune_epochs=0, views=1)
+    assert len(thin.indices("val")) == 5
+    notes, state = Recorder(), tmp_path / "state"
+    state.mkdir()
+    result = run(thin, alone, output=tmp_path / "run", progress=notes)
+    (why,) = [note for note in notes.notes if note.startswith("Few labels")]
+    assert "all 20 of them, validation included" in why
+    assert why in (tmp_path / "run" / "report.html").read_text()
+    assert why == result.phases[0].details["few"]
+    assert result.evaluation.accuracy > 0.8
+    # The answers to validation examples are not those of a head that had seen them.
+    logits = keras.Model(result.model.input, result.model.get_layer(LOGITS).output)
+    seen = np.asarray(logits(thin.examples[thin.indices("val")], training=False))
+    assert np.abs(seen - result.validation_logits).max() > 0.5
+    labels = thin.labels[thin.indices("val")]
+    own = calibration.nll(result.validation_logits, labels, result.temperature)
+    assert result.candidates[0].nll == own > calibration.nll(seen, labels, result.temperature)
+    # A killed run comes to the same, and who asks for so many a class gets no more.
+    run(thin, alone, state=state, judge=False)
+    assert (state / "head.npz").exists()
+    resumed = run(thin, alone, state=state)
+    np.testing.assert_array_equal(resumed.test_probabilities, result.test_probabilities)
+    assert resumed.candidates == result.candidates
+    asked = run(thin, dataclasses.replace(alone, per_class=3))
+    assert "few" not in asked.phases[0].details
+    assert asked.evaluation.nll > result.evaluation.nll
+
+
+def test_few_labels_choose_between_their_head_and_a_second_phase(data):
+    result = run(few_of(data, 8), short(fine_tune_epochs=1, views=1, class_weights="balanced"))
+    by_name = {candidate.name: candidate for candidate in result.candidates}
+    assert {"head", "last epoch"} <= by_name.keys()
+    assert result.candidates[0].nll == min(one.nll for one in result.candidates)
+    assert "few" in result.phases[0].details
+
+
 def test_a_head_trains_by_gradient(data, tmp_path):
     recipe = short(unfreeze="none", head_epochs=12, head_lr=1e-2, batch_size=16, views=1)
     result = run(data, recipe, ActivationStore(tmp_path))
