@@ -52,6 +52,7 @@ from keras_transfer.learn.model import (
     head_inputs,
     head_layers,
     measure_statistics,
+    optional_features,
     set_batch_norm,
     set_temperature,
     standardise,
@@ -653,17 +654,24 @@ def _solver(
 ) -> Callable[[], Head]:
     """Solves the head of a classifier on the pooled features of some views, without the model.
 
-    The model is asked for what its head sees before another thread solves: a step may give its
+    With and without the features that a head may do better without, as validation decides. The
+    model is asked for what its head sees before another thread solves: a step may give its
     variables away meanwhile.
     """
-    return functools.partial(
-        solve_head,
-        head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0]),
-        np.tile(labels, len(views)), int(model.output_shape[-1]),
-        head_inputs(model, validation), examples.validation_labels,
-        sample_weights=np.tile(examples.weights, len(views)),
-        validation_weights=examples.validation_weights,
-    )  # fmt: skip
+    seen = head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0])
+    judged, classes = head_inputs(model, validation), int(model.output_shape[-1])
+    ways = dict.fromkeys((0, optional_features(model)))
+
+    def without(first: int) -> Head:
+        solved = solve_head(
+            seen[:, first:], np.tile(labels, len(views)), classes,
+            judged[:, first:], examples.validation_labels,
+            sample_weights=np.tile(examples.weights, len(views)),
+            validation_weights=examples.validation_weights,
+        )  # fmt: skip
+        return dataclasses.replace(solved, kernel=np.pad(solved.kernel, ((first, 0), (0, 0))))
+
+    return lambda: min(map(without, ways), key=lambda head: head.validation_nll)
 
 
 def _suffix(pool: ModelPool, model: keras.Model, cut: tuple[str, ...], recipe: Recipe) -> Suffix:
