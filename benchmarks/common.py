@@ -73,6 +73,21 @@ def machine() -> dict[str, Any]:
     }
 
 
+def rows_of(path: Path | None) -> list[Any]:
+    """What an earlier, stopped benchmark gave to :func:`add_row`; nothing without a file."""
+    lines = path.read_text().splitlines() if path and path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def add_row(path: Path | None, row: Any) -> None:
+    """Prints a row, and appends it to a file if there is one."""
+    line = json.dumps(row)
+    print(line, flush=True)
+    if path:
+        with open(path, "a") as stream:
+            stream.write(line + "\n")
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, least and greatest of several runs."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}

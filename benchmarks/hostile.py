@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import HERE, record, table
+from common import HERE, add_row, record, rows_of, table
 
 TESTS = HERE.parent / "tests" / "hostile"
 COMMANDS = "train", "export", "search"
@@ -104,15 +104,11 @@ def main() -> None:
         },
         "together": lambda: lines("together", str(options.seconds)),
     }
-    kept = options.out.read_text().splitlines() if options.out and options.out.exists() else []
-    found = dict(map(json.loads, kept))
+    found = dict(rows_of(options.out))
     for name, find in parts.items():
         if name not in found:
             found[name] = find()
-            print(name, found[name], flush=True)
-            if options.out:
-                with open(options.out, "a") as stream:
-                    stream.write(json.dumps([name, found[name]]) + "\n")
+            add_row(options.out, [name, found[name]])
     report(found, options)
 
 

@@ -10,7 +10,6 @@ make them less noisy. Rows are appended to a file as they come; a stopped run go
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import statistics
 import tempfile
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import SHARED, record
+from common import SHARED, add_row, record, rows_of
 
 EMOJI, DIGITS = (0.6, 0.1, 0.3), (0.3, 0.1, 0.6)
 TASKS: dict[str, tuple[str, int | None, int, tuple[float, float, float]]] = {
@@ -84,9 +83,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "recipe.jsonl")
     options = parser.parse_args()
-    rows = []
-    if options.out.exists():
-        rows = [json.loads(line) for line in options.out.read_text().splitlines()]
+    rows = rows_of(options.out)
     key = ("task", "seed", "setting")
     done = {tuple(row[k] for k in key) for row in rows}
     with tempfile.TemporaryDirectory() as store:
@@ -95,9 +92,7 @@ def main() -> None:
                 wanted = [name for name in options.only if (task, seed, name) not in done]
                 for row in one(task, seed, wanted, Path(store)) if wanted else ():
                     rows.append(row)
-                    with open(options.out, "a") as stream:
-                        stream.write(json.dumps(row) + "\n")
-                    print(json.dumps(row), flush=True)
+                    add_row(options.out, row)
     report(rows, options)
 
 

@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import HERE, SHARED, python, record
+from common import HERE, SHARED, add_row, python, record, rows_of
 
 from keras_transfer.datasets import load_dataset, write_splits
 
@@ -109,15 +109,13 @@ def main() -> None:
     kind.add_argument("--times", dest="timed", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "two_phase.jsonl")
     options = parser.parse_args()
-    kept: list[dict[str, Any]] = []
-    if options.out.exists():
-        kept = [json.loads(line) for line in options.out.read_text().splitlines()]
+    rows = rows_of(options.out)
     # This machine's speed drifts within minutes: rounds, so that both sides see all of it.
     rounds = range(options.rounds if options.timed else 1)
     for turn, seed in itertools.product(rounds, options.seeds):
         for part in ("ours", "guide"):
             mark = {"seed": seed, "timed": options.timed, "part": part, "round": turn}
-            done = any(row.items() >= mark.items() for row in kept)
+            done = any(row.items() >= mark.items() for row in rows)
             if done or options.only not in (None, part):
                 continue
             with tempfile.TemporaryDirectory() as name:
@@ -129,11 +127,9 @@ def main() -> None:
                     found = ours(*where, options.efforts, options.timed)
                 else:
                     found = others(*where, options.timed)
-            kept.append(mark | found)
-            with open(options.out, "a") as stream:
-                stream.write(json.dumps(kept[-1]) + "\n")
-            print(json.dumps(kept[-1]), flush=True)
-    report(kept, options.efforts)
+            rows.append(mark | found)
+            add_row(options.out, rows[-1])
+    report(rows, options.efforts)
 
 
 def report(kept: list[dict[str, Any]], efforts: list[str]) -> None:

@@ -52,6 +52,7 @@ from keras_transfer.learn.model import (
     head_inputs,
     head_layers,
     measure_statistics,
+    optional_features,
     set_batch_norm,
     set_temperature,
     standardise,
@@ -666,17 +667,34 @@ def _solver(
 ) -> Callable[[], Head]:
     """Solves the head of a classifier on the pooled features of some views, without the model.
 
-    The model is asked for what its head sees before another thread solves: a step may give its
+    With and without the features that a head may do better without, as validation decides. The
+    model is asked for what its head sees before another thread solves: a step may give its
     variables away meanwhile.
     """
-    return functools.partial(
-        solve_head,
-        head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0]),
-        np.tile(labels, len(views)), int(model.output_shape[-1]),
-        head_inputs(model, validation), examples.validation_labels,
-        sample_weights=np.tile(examples.weights, len(views)),
-        validation_weights=examples.validation_weights, few=few,
-    )  # fmt: skip
+    seen = head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0])
+    judged, classes = head_inputs(model, validation), int(model.output_shape[-1])
+    ways = _ways(model)
+
+    def without(first: int) -> Head:
+        solved = solve_head(
+            seen[:, first:], np.tile(labels, len(views)), classes,
+            judged[:, first:], examples.validation_labels,
+            sample_weights=np.tile(examples.weights, len(views)),
+            validation_weights=examples.validation_weights, few=few,
+        )  # fmt: skip
+        return _for_all_features(solved, first)
+
+    return lambda: min(map(without, ways), key=lambda head: head.validation_nll)
+
+
+def _ways(model: keras.Model) -> list[int]:
+    """How many of the first features heads are solved without, the best of which is kept."""
+    return sorted({0, optional_features(model)})
+
+
+def _for_all_features(head: Head, first: int) -> Head:
+    """A head that was solved without the first features, as one that sees them."""
+    return dataclasses.replace(head, kernel=np.pad(head.kernel, ((first, 0), (0, 0))))
 
 
 class _OnAll(NamedTuple):
@@ -714,11 +732,16 @@ def _on_all(
     weights = np.ones(len(rows), np.float32)
     if examples.validation_weights is not None:
         weights = np.concatenate([examples.weights, examples.validation_weights])
-    first, *others = (head_inputs(model, one) for one in views)
-    head, logits = solve_on_all(
-        np.concatenate([first, head_inputs(model, validation)]), others, labels, weights,
-        [(dataset.groups or dataset.digests)[row] for row in rows], classes,
-    )  # fmt: skip
+    clean, *others = (head_inputs(model, one) for one in views)
+    clean = np.concatenate([clean, head_inputs(model, validation)])
+    groups = [(dataset.groups or dataset.digests)[row] for row in rows]
+
+    def without(first: int) -> tuple[Head, np.ndarray]:
+        fewer = [view[:, first:] for view in others]
+        head, logits = solve_on_all(clean[:, first:], fewer, labels, weights, groups, classes)
+        return _for_all_features(head, first), logits
+
+    head, logits = min(map(without, _ways(model)), key=lambda solved: solved[0].validation_nll)
     why = (
         f"Few labels: the head alone is solved on all {len(rows)} of them, validation included, "
         f"with penalty {head.penalty:.2g}, the best in cross-validation (NLL "

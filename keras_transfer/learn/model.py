@@ -189,6 +189,19 @@ def head_inputs(model: keras.Model, features: np.ndarray) -> np.ndarray:
     return (features.astype(np.float32) - mean) / np.sqrt(variance)
 
 
+def optional_features(model: keras.Model) -> int:
+    """How many of the pooled features, the first ones, a head may do better without.
+
+    Those of a sequence's lower blocks: they help to tell what a text feels, and do harm where few
+    texts are told by what they are about (``benchmarks/results/text_tuning.md``). Lower maps of
+    images help throughout.
+    """
+    if not {MASK, TOPMOST} <= {layer.name for layer in model.layers}:
+        return 0
+    pooled, topmost = (model.get_layer(name).output.shape[-1] for name in (POOL, TOPMOST))
+    return int(pooled - topmost)
+
+
 def _norm(model: keras.Model) -> Any:
     return next((layer for layer in model.layers if layer.name == _NORM), None)
 

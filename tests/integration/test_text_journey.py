@@ -5,8 +5,13 @@ import json
 import re
 import shutil
 
+import keras
 from hostile.table import assert_refused, say
 
+import keras_transfer as kt
+from keras_transfer.frozen.engine import build_engine
+from keras_transfer.learn.heads import solve_head
+from keras_transfer.learn.model import head_inputs
 from keras_transfer.runs import folder as runs
 
 
@@ -99,3 +104,19 @@ def test_what_is_no_matter_of_texts_is_refused_by_name(texts_table, tmp_path):
     said = say(*words, "--backbone", "MobileNetV2", "--weights", "none")
     assert_refused(said, "MobileNetV2 takes images")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_head_leaves_lower_blocks_out_where_validation_says_so(texts_table):
+    result = kt.train(texts_table, effort="quick", max_length=24, engine="keras")
+    pooled = keras.Model(result.model.input, result.model.get_layer("avg_pool").output)
+    features = head_inputs(result.model, build_engine(pooled).predict(result.dataset.examples)[0])
+    train, val = (result.dataset.indices(name) for name in ("train", "val"))
+    labels, lower = result.dataset.labels, features.shape[1] - 384
+    with_lower, topmost = (
+        solve_head(features[train, skip:], labels[train], 3, features[val, skip:], labels[val])
+        for skip in (0, lower)
+    )
+    kernel = result.model.get_layer("logits").get_weights()[0]
+    assert topmost.validation_nll < 0.95 * with_lower.validation_nll, "or the choice is by chance"
+    assert not kernel[:lower].any()
+    assert kernel[lower:].any()

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from keras_transfer.base.errors import UsageError
+from keras_transfer.modalities import modality
 from keras_transfer.recipe import Recipe
 from tuning import space
 from tuning.__main__ import main
@@ -16,6 +17,16 @@ def test_the_default_space_begins_with_the_default_recipe():
     found = space.default_space()
     assert Recipe(**found.defaults()) == Recipe()
     assert {"unfreeze", "fine_tune_lr", "fine_tune_epochs", "strength"} <= set(found.defaults())
+
+
+def test_the_default_space_of_texts_begins_with_their_default_effort():
+    begins, effort = (
+        space.default_space(kind="text").defaults(),
+        modality("text").EFFORTS["default"],
+    )
+    searched = effort.keys() & begins.keys()
+    assert {"unfreeze", "fine_tune_lr", "fine_tune_epochs"} <= searched
+    assert {name: begins[name] for name in searched} == {name: effort[name] for name in searched}
 
 
 def test_the_printed_space_is_the_default_one(tmp_path, capsys):
