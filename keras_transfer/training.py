@@ -708,15 +708,17 @@ def _on_all(
     """
     rows = np.concatenate([dataset.indices("train"), dataset.indices("val")])
     labels, classes = dataset.labels[rows], len(dataset.class_names)
-    if recipe.per_class is not None or not classes < len(rows) <= FEW * classes:
+    groups = [(dataset.groups or dataset.digests)[row] for row in rows]
+    are_few = classes < len(rows) <= FEW * classes and len(set(groups)) > 1
+    if recipe.per_class is not None or not are_few:
         return None
     weights = np.ones(len(rows), np.float32)
     if examples.validation_weights is not None:
         weights = np.concatenate([examples.weights, examples.validation_weights])
     first, *others = (head_inputs(model, one) for one in views)
     head, logits = solve_on_all(
-        np.concatenate([first, head_inputs(model, validation)]), others, labels, weights,
-        [(dataset.groups or dataset.digests)[row] for row in rows], classes,
+        np.concatenate([first, head_inputs(model, validation)]), others, labels, weights, groups,
+        classes,
     )  # fmt: skip
     why = (
         f"Few labels: the head alone is solved on all {len(rows)} of them, validation included, "
