@@ -108,7 +108,7 @@ def measured(options: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterato
                     }  # fmt: skip
 
 
-def report(rows: list[dict[str, Any]]) -> None:
+def report(rows: list[dict[str, Any]], note: str) -> None:
     """Means over seeds, a line for each set and number of labels."""
     names = list(dict.fromkeys(row["label"] for row in rows))
     lines = []
@@ -128,13 +128,14 @@ def report(rows: list[dict[str, Any]]) -> None:
         "NLL on test; the validation accuracy that the run says; in how many of its seeds the head "
         "alone was kept. Nearest mean: scikit-learn's, on the topmost features, all labels in use."
     )
-    record("few", "python benchmarks/few.py --report", lines, text)
+    record("few", "python benchmarks/few.py --report", lines, f"{text} {note}".strip())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--label")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--note", default="", help="what else to say under the table")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--labels", type=int, nargs="+", default=[2, 5, 8, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -151,7 +152,7 @@ def main() -> None:
                 stream.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
     if options.report:
-        report(rows)
+        report(rows, options.note)
 
 
 if __name__ == "__main__":

@@ -727,14 +727,15 @@ def _on_all(
     """
     rows = np.concatenate([dataset.indices("train"), dataset.indices("val")])
     labels, classes = dataset.labels[rows], len(dataset.class_names)
-    if recipe.per_class is not None or not classes < len(rows) <= FEW * classes:
+    groups = [(dataset.groups or dataset.digests)[row] for row in rows]
+    are_few = classes < len(rows) <= FEW * classes and len(set(groups)) > 1
+    if recipe.per_class is not None or not are_few:
         return None
     weights = np.ones(len(rows), np.float32)
     if examples.validation_weights is not None:
         weights = np.concatenate([examples.weights, examples.validation_weights])
     clean, *others = (head_inputs(model, one) for one in views)
     clean = np.concatenate([clean, head_inputs(model, validation)])
-    groups = [(dataset.groups or dataset.digests)[row] for row in rows]
 
     def without(first: int) -> tuple[Head, np.ndarray]:
         fewer = [view[:, first:] for view in others]

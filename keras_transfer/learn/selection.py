@@ -14,7 +14,7 @@ from keras_transfer.learn.suffix import between
 LINE = (0.25, 0.5, 0.75)
 # Standard errors by which another candidate must be ahead of a head of few labels: what is best of
 # a dozen on ten validation images is so by chance.
-_SURE = 2.0
+_SURE = 3.0
 
 NewHead = tuple[Sequence[np.ndarray], np.ndarray]
 
