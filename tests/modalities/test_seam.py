@@ -299,7 +299,8 @@ def test_files_and_words_and_lines_are_classified(model, texts, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("word", "reason"), [("none.txt", "no such file"), ("none.TXT", "no such file"), (".", "dir")]
+    ("word", "reason"),
+    [("none.txt", "no such file"), ("none.TXT", "no such file"), ("/proc/self/attr", "dir")],
 )
 def test_what_looks_like_a_file_is_not_taken_for_a_text(model, word, reason):
     said = say("predict", model, word, "--json")
