@@ -29,8 +29,13 @@ LARGEST = 1_500_000
 
 _PATHS = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work|usr|content|Users)/[\w.\-/]+|\b[A-Z]:\\\\")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-# What TensorFlow says of the processor when it is imported, which no setting holds back.
-_BANNER = re.compile(r"^(?:WARNING: All log messages before absl|I0000 ).*\n?", re.M)
+# What TensorFlow says of the processor when it is imported, and MediaPipe of every model, which no
+# setting holds back.
+_BANNER = re.compile(
+    r"^(?:WARNING: (?:All log messages before absl|Logging before InitGoogle)|I0000 |"
+    r"W0000 .* inference_|INFO: Created TensorFlow Lite).*\n?",
+    re.M,
+)
 _TIMINGS = re.compile(r"^(.*): (\d+)/(\d+) .*$", re.M)
 
 

@@ -113,7 +113,7 @@ def _fill(
             say(f"proving {form.name}")
             row = parity.prove(form, path, tests, samples)
             if row["verdict"] == "failed" and form.eight_bits:
-                row["reason"] += f". {advice(model)}"
+                row["reason"] += f". {advice(model)}{inputs.made_for_eight_bits}"
         if row["verdict"] == "failed" and not allow_failing and path.exists():
             # Out of the way of whoever ships the folder.
             (folder / "rejected").mkdir(exist_ok=True)
@@ -160,7 +160,7 @@ def advice(model: keras.Model) -> str:
         return "Use tflite-float16 instead, which keeps the answers"
     return (
         f"This network has {' and '.join(causes)}, whose wide ranges fit badly into eight bits. "
-        "Use tflite-float16 instead, or train on EfficientNetLite0, which is made for eight bits"
+        "Use tflite-float16 instead"
     )
 
 

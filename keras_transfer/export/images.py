@@ -26,6 +26,9 @@ class ImageSignature:
     encoded: ClassVar[str] = "image_bytes"
     idle: ClassVar[Mapping[str, str]] = {}
     files: ClassVar[Mapping[str, bytes]] = {}
+    made_for_eight_bits: ClassVar[str] = (
+        ", or train on EfficientNetLite0, which is made for eight bits"
+    )
     reader: ClassVar[str] = "Pillow"
     others: ClassVar[str] = "Other cameras, other light, other drawings"
     mediapipe: ClassVar[str] = "vision"

@@ -32,6 +32,8 @@ class Signature(Protocol):
     read: their names, and what they hold."""
     files: ClassVar[Mapping[str, bytes]]
     """What a client needs beside the artefact to make an example of an item."""
+    made_for_eight_bits: ClassVar[str]
+    """The end of an advice where a network bears no eight bits: one that does."""
     reader: ClassVar[str]
     """The package that ``verify.py`` reads items with."""
     others: ClassVar[str]

@@ -42,6 +42,7 @@ class TextSignature:
         "segment_ids": "0; not read",
     }
     files: ClassVar[Mapping[str, bytes]] = {VOCABULARY: tokens.VOCABULARY.read_bytes()}
+    made_for_eight_bits: ClassVar[str] = ""
     reader: ClassVar[str] = "tokenizers"
     others: ClassVar[str] = "Other authors, other subjects, other times"
     mediapipe: ClassVar[str] = "text"
