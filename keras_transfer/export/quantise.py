@@ -116,7 +116,7 @@ def full_integer(content: bytes, seen: dict[int, Activation]) -> bytes:
     """Computes everything but the head in int8; uint8 pixels in, float32 probabilities out.
 
     Where no pixels go in, only products with kernels are: normalisation and attention are made of
-    differences and shares that eight bits are too few for (Kim et al., "I-BERT", 2021).
+    differences and shares that eight bits are too few for.
 
     Args:
         content: a float32 file.
