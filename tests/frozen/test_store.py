@@ -333,8 +333,9 @@ def test_what_was_answered_once_holds_for_all_who_share_the_store(tmp_path):
     assert second.remember("how many", answer) == 1
     assert second.remember("how many more", answer) == 2
     (path,) = (path for path in tmp_path.glob("answers/*") if json.loads(path.read_text())[0] == 1)
-    path.write_text("{")
-    assert first.remember("how many", lambda: 1) == 1
+    for damaged in ("{", json.dumps([7, json.loads(path.read_text())[1]])):
+        path.write_text(damaged)
+        assert first.remember("how many", lambda: 1) == 1
     assert first.prune(limit=0) == 0
     assert first.remember("how many", answer) == 3
     assert first.entries() == []

@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 import scipy.stats
+from labelled import labelled
 
 from keras_transfer import cli, datasets, training
 from keras_transfer.base.errors import UsageError
@@ -110,6 +111,28 @@ def test_a_budget_ends_the_race_at_a_depth_that_was_shortened(digits_folder, epo
     assert found == ("70%" if raced == 2 else "35%")
     assert [row["unfreeze"] for row in rows] == list(depth.DEPTHS[:raced])
     assert all(0 < one <= 100 for one in budgets)
+
+
+@pytest.mark.parametrize(("weights", "winner"), [("none", "35%"), ("balanced", "70%")])
+def test_classes_weigh_in_the_race_as_they_do_in_training(weights, winner):
+    """The shallower depth does better on a common class, and worse on a rare one."""
+    labels, splits = (
+        np.repeat([0, 1, 0, 1], [400, 10, 20, 20]),
+        np.repeat(["val", "train"], [410, 40]),
+    )
+    losses = {"35%": np.array([0.3, 1.5]), "70%": np.array([0.5, 0.5])}
+
+    def fit(dataset, recipe):
+        asked = dataset.labels[dataset.indices("val")]
+        logits = np.zeros((len(asked), 2))
+        logits[np.arange(len(asked)), asked] = -np.log(np.expm1(losses[recipe.unfreeze][asked]))
+        candidates = [Candidate(name, 1.0, 0.5, 0.5) for name in ("average", "head")]
+        return types.SimpleNamespace(
+            candidates=candidates, validation_logits=logits, temperature=1.0
+        )
+
+    recipe = Recipe(unfreeze="auto", class_weights=weights)
+    assert depth.decide(labelled(labels, splits), recipe, fit, Progress())[0] == winner
 
 
 def test_the_lead_is_counted_in_standard_errors_of_the_pairs():

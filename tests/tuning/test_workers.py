@@ -1,5 +1,6 @@
 """A chief and its workers: real processes on loopback, and the oracle's side alone."""
 
+import ipaddress
 import json
 import os
 import signal
@@ -116,6 +117,20 @@ def test_a_port_in_use(digits_folder, tmp_path, capsys):
         assert main([*chief, "--address", address]) == 2
     assert "another program does" in capsys.readouterr().err
     assert not (tmp_path / "study").exists()
+
+
+def test_a_chief_is_reached_from_its_own_machine_alone_unless_told_otherwise(tmp_path, monkeypatch):
+    asked = []
+
+    def listen(address):
+        asked.append(address)
+        raise UsageError("Enough was seen.", remedy="None is needed.")
+
+    monkeypatch.setattr(workers, "listen", listen)
+    for more in ((), ("--address", "0.0.0.0:80")):
+        assert main(["chief", "builtin:digits", "--output", str(tmp_path / "study"), *more]) == 2
+    hosts = [ipaddress.ip_address(address.rpartition(":")[0]) for address in asked]
+    assert [host.is_loopback for host in hosts] == [True, False]
 
 
 @pytest.fixture
