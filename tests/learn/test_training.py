@@ -6,6 +6,7 @@ import json
 import math
 import time
 
+import distributed
 import keras
 import numpy as np
 import pytest
@@ -278,6 +279,34 @@ def test_every_setting_of_the_second_phase_trains(data, changes, tmp_path):
     labels = uneven.labels[uneven.indices("val")]
     loss = functools.partial(calibration.nll, result.validation_logits, labels, result.temperature)
     assert result.candidates[0].nll == loss(balanced(labels, len(data.class_names))) != loss()
+
+
+def test_a_solved_head_is_chosen_by_the_loss_of_equally_heavy_classes(data):
+    uneven = datasets.take(data, np.flatnonzero((data.labels > 0) | (np.arange(len(data)) % 2)))
+    recipe = short(unfreeze="none", views=1, class_weights="balanced", engine="keras")
+    result = run(uneven, recipe, judge=False)
+    labels = uneven.labels[uneven.indices("val")]
+    loss = functools.partial(calibration.nll, result.validation_logits, labels)
+    told = result.phases[0].details["validation_nll"]
+    assert told == pytest.approx(loss(weights=balanced(labels, 5)), rel=1e-3)
+    assert told != pytest.approx(loss(), rel=1e-2)
+
+
+def test_an_epoch_is_judged_by_the_loss_of_weighted_images():
+    suffix, examples = distributed.problem()
+    labels = examples.validation_labels
+    weights = np.linspace(0.1, 3.0, len(labels), dtype=np.float32)
+    weighted = dataclasses.replace(examples, validation_weights=weights)
+    recipe = dataclasses.replace(distributed.RECIPE, fine_tune_epochs=1)
+    done = finetune.fine_tune(suffix, recipe, weighted)
+    logits = np.asarray(suffix(examples.validation.gather(np.arange(len(labels)))[0]))
+    (row,) = done.history
+    loss = functools.partial(calibration.nll, logits, labels)
+    assert row["validation_loss"] == pytest.approx(loss(weights=weights), rel=1e-4)
+    assert row["validation_loss"] != pytest.approx(loss(), rel=1e-3)
+    temperature = calibration.fit_temperature(logits, labels, weights)
+    assert done.best_nll == row["validation_calibrated_loss"]
+    assert done.best_nll == pytest.approx(loss(temperature, weights), rel=1e-4)
 
 
 def test_l2_sp_is_the_stated_penalty():
