@@ -128,6 +128,7 @@ def test_the_decoder_that_travels_with_an_export_agrees(odd, size, tmp_path):
     from keras_transfer.export import proof
 
     photos = [zoo.encode(zoo.photo(side=side), "JPEG") for side in (190, 358, 359, 717, 1800)]
+    photos.append(zoo.encode(zoo.photo(side=1200), "BMP"))  # of which means are filtered
     for data in [*odd.values(), *photos]:
         (tmp_path / "image").write_bytes(data)
         theirs = proof.read_pixels(tmp_path / "image", size)
