@@ -496,6 +496,10 @@ def check_proof(folder: Path, proof: Row) -> list[str]:
         for row in rows:
             if row["limit"] != LIMITS.get(row["name"]):
                 wrong.append(f"{file}: {row['limit']} is not the limit of {row['name']}")
+    for row in proof["artefacts"]:
+        allowed, counted = row["disagreements"], parity.get(row["name"], {})
+        if allowed != counted.get("sample_disagreements"):
+            wrong.append(f"verify/expected.json: {allowed} is not what parity.json counted")
     return wrong
 
 

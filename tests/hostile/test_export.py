@@ -162,6 +162,9 @@ FORGED = {
     ),
     "a limit is lower": (EXPECTED, put("artefacts", 0, "limit", 0.1), "is not the limit of"),
     "a limit is null": (EXPECTED, put("artefacts", 0, "limit", None), "is not the limit of"),
+    "it may be wrong more often": (
+        EXPECTED, put("artefacts", 0, "disagreements", 999), "999 is not what parity.json counted",
+    ),
     "an artefact is unknown": (EXPECTED, put("artefacts", 0, "name", "x"), "is not the limit of"),
     "the verdicts are empty": ("parity.json", b"", "parity.json: artefacts"),
     "the verdicts are a list": ("parity.json", put("artefacts", []), "parity.json: artefacts"),
