@@ -19,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import HERE, add_row, record, rows_of, table
+from common import HERE, RESULTS, add_row, record, rows_of, table
 
 TESTS = HERE.parent / "tests" / "hostile"
 COMMANDS = "train", "export", "search"
 FAULTS = {"error": ("ENOSPC", "EIO", "EACCES"), "kill": ("kill",)}
+# What is written by hand, at the end of the page.
+BY_HAND = "## Defects brought back"
 OUTCOMES = {"0": "went on", "1": "message, status 1", "2": "message, status 2", "-9": "killed"}
 
 
@@ -133,6 +135,8 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> None:
         table([{**one, "wrong": len(one["wrong"])} for one in both]),
         *("- " + said for one in both for said in one["wrong"]),
     ]
+    _, heading, kept = (RESULTS / "hostile.md").read_text().partition(BY_HAND)
+    text += [heading + kept.rstrip()] * bool(heading)
     words = [f"--stride {options.stride}"] * (options.stride != 1)
     words += [f"--seconds {options.seconds:g}"] * (options.seconds != 60)
     command = " ".join(["python benchmarks/hostile.py", *words])
