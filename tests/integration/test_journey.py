@@ -1,5 +1,6 @@
 """Whole journeys, as a user makes them."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_transfer import cli
+from keras_transfer.frozen import engine, features
 from keras_transfer.runs import folder as runs
 
 # Times, and digests of what holds some.
@@ -38,6 +40,54 @@ def test_one_seed_gives_one_result(digits_folder, tmp_path):
     assert without_times(found[0]) == without_times(found[1])
     predictions = [(tmp_path / a / "predictions.csv").read_bytes() for a in ("first", "second")]
     assert predictions[0] == predictions[1]
+
+
+BUSY = "import numpy\nones = numpy.ones((800, 800))\nwhile True:\n    ones @ ones\n"
+
+
+@contextlib.contextmanager
+def busy():
+    """Two other processes that compute without a pause."""
+    others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+@pytest.mark.slow
+def test_one_seed_gives_one_result_whatever_is_stored_and_whoever_computes_beside(
+    digits_folder, tmp_path, monkeypatch
+):
+    """Cold, beside others, and on what a run in float32 and a deeper search have stored."""
+    # As many and as various images do: on OpenVINO and, where the processor has it, in bfloat16.
+    monkeypatch.setattr(engine, "_WORTH_CONVERTING", 1e6)
+    monkeypatch.setattr(features, "_AGREEMENT", 0.5)
+
+    def command(verb, name, cache, *more):
+        words = [
+            verb, str(digits_folder), "--image-size", "32", "--quiet", "--unfreeze", "1",
+            "--fine-tune-epochs", "1", "--views", "2", "--cache", str(tmp_path / cache),
+            "--output", str(tmp_path / name), *more,
+        ]  # fmt: skip
+        assert cli.main(words) == 0
+
+    def result(name):
+        metrics = without_times(json.loads((tmp_path / name / "metrics.json").read_text()))
+        del metrics["cache"]  # of which the last run finds much
+        return metrics, (tmp_path / name / "predictions.csv").read_bytes()
+
+    command("train", "cold", "cache")
+    with busy():
+        command("train", "beside", "another")
+    command("train", "exact", "full", "--engine", "openvino")
+    command("search", "study", "full", "--trials", "1", "--unfreeze", "3", "--split", "0.5,0.2,0.3")
+    command("train", "stored", "full")
+    expected = result("cold")
+    for name in ("beside", "stored"):
+        assert result(name) == expected, name
 
 
 def test_the_model_loads_where_this_package_was_never_imported(digits_run, tmp_path):
