@@ -24,7 +24,7 @@ FEW = 16
 """Up to so many examples a class, on average, labels are few."""
 # Examples that the variances of few are worth, see steadied: from 5 to 50 all do as well.
 _PRIOR = 20
-# Parts in cross-validation, at most as many as the largest class has examples.
+# Parts in cross-validation, at most as many as there are groups, and examples of a class.
 _PARTS = 5
 
 
@@ -141,7 +141,7 @@ def solve_on_all(
         views: further rows of the first examples, each float ``[m, d]``.
         labels: int ``[n]``, at least two examples of some class.
         weights: float ``[n]``, of each example in loss and NLL.
-        groups: of each example; no group is divided.
+        groups: of each example, at least two; no group is divided.
         classes: number of classes.
 
     Returns:
@@ -153,7 +153,8 @@ def solve_on_all(
     rows = np.concatenate([clean, *views])
     example = np.concatenate([np.arange(len(one)) for one in (clean, *views)])
     shares = (weights / np.bincount(example))[example]
-    parts = StratifiedGroupKFold(min(_PARTS, np.bincount(labels).max()))
+    most = min(_PARTS, np.bincount(labels).max(), len(set(groups)))
+    parts = StratifiedGroupKFold(most)
     problems, asked = [], list[np.ndarray]()
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # rare classes
         for seen, left in parts.split(clean, labels, np.asarray(groups)):

@@ -180,3 +180,17 @@ def test_a_class_of_one_example_and_one_of_a_single_group_are_solved_too(digits)
     head, logits = solved_on_all(known[rows], labels[rows], groups)
     assert np.isfinite(logits).all()
     assert (head.logits(known[rows]).argmax(1) == labels[rows]).all()
+
+
+def test_three_speakers_are_three_parts(digits):
+    known, labels, _, _ = thinned(digits, 6, 0)
+    speakers = np.arange(60) % 3
+    head, logits = solved_on_all(known, labels, speakers)
+    for speaker in range(3):
+        others = speakers != speaker
+        alone = heads.solve_head(
+            known[others], labels[others], 10, known, labels, penalties=[head.penalty], few=True
+        )
+        said = alone.logits(known[~others])
+        # Which penalty wins is told by looser solutions than the one that is kept.
+        assert np.corrcoef(logits[~others].ravel(), said.ravel())[0, 1] > 0.99
