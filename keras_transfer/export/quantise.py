@@ -8,12 +8,16 @@ and eight bits for the softmax leave nothing of small probabilities. Here
   Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2, with channel
   means measured on training images);
 - the range of each activation is the one with the least squared error over a sample of its values;
-- the head (pooling, logits, softmax) stays in float32: it is under 1 % of the arithmetic.
+- the head (pooling, logits, softmax) stays in float32: it is under 1 % of the arithmetic;
+- so does the spectrogram of a sound: powers span more decades than eight bits have.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +31,9 @@ SAMPLES = 1024
 
 SMALLEST = 1024
 """Weights with fewer elements than this stay in float: they save nothing."""
+
+_SPECTROGRAM = b"preprocessing_map"
+"""In the name of what hands a spectrogram to the network, as ``modalities.audio`` calls it."""
 
 _KERNELS = {"CONV_2D": (1, 2, 3), "DEPTHWISE_CONV_2D": (0, 1, 2), "FULLY_CONNECTED": (1,)}
 """The axes of a kernel over which one output channel sums."""
@@ -90,15 +97,10 @@ def dynamic_range(content: bytes, seen: dict[int, Activation]) -> bytes:
         seen: its activations, from ``measure``.
     """
     model = LiteModel(content)
-    _correct_biases(model, seen, tuple(_HYBRID))
-    head = _head(model)
-    for operator in model.graph.operators:
-        kind = model.code(operator)
-        if kind not in _HYBRID or operator.outputs[0] in head:
-            continue
-        tensor = operator.inputs[1]
-        if not model.is_weight(tensor, SMALLEST):
-            continue
+    rounding = _rounding(model, tuple(_HYBRID), SMALLEST)
+    _correct_biases(model, seen, rounding)
+    for operator in rounding:
+        kind, tensor = model.code(operator), operator.inputs[1]
         rounded, scale = _round(model.values(tensor), _KERNELS[kind])
         model.set_values(tensor, rounded.astype(np.int8))
         row = model.graph.tensors[tensor]
@@ -113,10 +115,10 @@ def dynamic_range(content: bytes, seen: dict[int, Activation]) -> bytes:
 
 
 def full_integer(content: bytes, seen: dict[int, Activation]) -> bytes:
-    """Computes everything but the head in int8; uint8 pixels in, float32 probabilities out.
+    """Computes all between entrance and head in int8; uint8 pixels in, float32 probabilities out.
 
-    Where no pixels go in, only products with kernels are: normalisation and attention are made of
-    differences and shares that eight bits are too few for.
+    Of a network with attention only products with kernels are: normalisation and attention are
+    made of differences and shares that eight bits are too few for.
 
     Args:
         content: a float32 file.
@@ -126,22 +128,25 @@ def full_integer(content: bytes, seen: dict[int, Activation]) -> bytes:
     from tensorflow.lite.python.convert import mlir_quantize
 
     model = LiteModel(content)
-    _correct_biases(model, seen, tuple(_KERNELS))
+    _correct_biases(model, seen, _rounding(model, tuple(_KERNELS)))
+    # What has no range stays in float.
+    ranges = {tensor: _range(seen[tensor]) for tensor in seen.keys() - _in_float(model)}
+    _draw_in(model, ranges)
     # Pixels reach from 0 to 255 whatever the sample held, so that their scale is exactly 1.
-    ranges = {tensor: _range(activation) for tensor, activation in seen.items()}
     pixels = _drop_cast(model)
     ranges |= dict.fromkeys(pixels, (0.0, 255.0))
-    for tensor in _head(model) & ranges.keys():
-        del ranges[tensor]  # what has no range stays in float
     for tensor, (low, high) in ranges.items():
         ends = {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
         model.graph.tensors[tensor].quantization = model.make("QuantizationParametersT", **ends)
     kinds = {model.code(operator) for operator in model.graph.operators}
-    in_float = {"MEAN", "FULLY_CONNECTED", "SOFTMAX"} if pixels else kinds - {"FULLY_CONNECTED"}
+    convolutional = {"MEAN", "FULLY_CONNECTED", "SOFTMAX"}
+    in_float = kinds - {"FULLY_CONNECTED"} if "BATCH_MATMUL" in kinds else convolutional
     quantised = LiteModel(
         bytes(
             mlir_quantize(
-                model.content(), input_data_type=tf.uint8, denylisted_ops=sorted(in_float)
+                model.content(),
+                input_data_type=tf.uint8 if pixels else tf.float32,
+                denylisted_ops=sorted(in_float),
             )
         )
     )
@@ -227,16 +232,27 @@ def _round(kernel: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.nd
     return np.clip(np.rint(kernel / scale), -127, 127), scale
 
 
-def _correct_biases(model: LiteModel, seen: dict[int, Activation], kinds: tuple[str, ...]) -> None:
+def _rounding(model: LiteModel, kinds: tuple[str, ...], least: int = 1) -> list[Any]:
+    """The operators of some kinds whose kernels, of so many weights, are to be rounded."""
+    in_float = _in_float(model)
+    return [
+        operator
+        for operator in model.graph.operators
+        if model.code(operator) in kinds
+        and operator.outputs[0] not in in_float
+        and model.is_weight(operator.inputs[1], least)
+    ]
+
+
+def _correct_biases(model: LiteModel, seen: dict[int, Activation], rounding: Sequence[Any]) -> None:
     """Takes from each bias what rounding the kernel adds to the channel's mean."""
-    for operator in model.graph.operators:
-        kind = model.code(operator)
-        if kind not in kinds or operator.inputs[0] not in seen or len(operator.inputs) < 3:
+    for operator in rounding:
+        if operator.inputs[0] not in seen or len(operator.inputs) < 3:
             continue
         kernel, bias = operator.inputs[1], operator.inputs[2]
-        if bias < 0 or not (model.is_weight(kernel) and model.is_weight(bias)):
+        if bias < 0 or not model.is_weight(bias):
             continue
-        shift = _shift(kind, model.values(kernel), seen[operator.inputs[0]].mean)
+        shift = _shift(model.code(operator), model.values(kernel), seen[operator.inputs[0]].mean)
         model.set_values(bias, (model.values(bias) - shift).astype(np.float32))
 
 
@@ -297,6 +313,38 @@ def _head(model: LiteModel) -> set[int]:
         if model.code(makers[tensor]) != "MEAN":
             waiting += [one for one in makers[tensor].inputs if one >= 0]
     return found
+
+
+def _in_float(model: LiteModel) -> set[int]:
+    """The tensors that no format rounds to eight bits."""
+    return _head(model) | _spectrogram(model)
+
+
+def _spectrogram(model: LiteModel) -> set[int]:
+    """The tensors between the samples of a sound and its spectrogram, the latter included."""
+    made = [
+        (tensor, _SPECTROGRAM in model.graph.tensors[tensor].name)
+        for operator in model.graph.operators
+        for tensor in operator.outputs
+    ]
+    last = max((place for place, (_, named) in enumerate(made) if named), default=-1)
+    return {tensor for tensor, _ in made[: last + 1]}
+
+
+def _draw_in(model: LiteModel, ranges: dict[int, tuple[float, float]]) -> None:
+    """Gives leaky rectifiers and maxima one range from entry to exit, so that values are rounded
+    once, and no level is spent on what they would cut off."""
+    readers = collections.Counter(i for op in model.graph.operators for i in op.inputs)
+    chained = []
+    for operator in reversed(model.graph.operators):
+        entry, made = operator.inputs[0], operator.outputs[0]
+        slope = {"MAXIMUM": 1.0, "LEAKY_RELU": getattr(operator.builtinOptions, "alpha", 1.0)}
+        if model.code(operator) in slope and readers[entry] == 1 and {entry, made} <= ranges.keys():
+            low, high = ranges[made]
+            ranges[entry] = low / slope[model.code(operator)], high
+            chained.append((entry, made))
+    for entry, made in reversed(chained):
+        ranges[made] = ranges[entry]
 
 
 def _range(activation: Activation) -> tuple[float, float]:

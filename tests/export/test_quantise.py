@@ -151,3 +151,19 @@ def test_grouped_convolutions_take_the_means_of_their_own_group() -> None:
     error = (rounded * scale - kernel)[:, 0, 0]
     expected = [*(error[:2] @ mean[:3]), *(error[2:] @ mean[3:])]
     np.testing.assert_allclose(quantise._shift("CONV_2D", kernel, mean), expected)
+
+
+def test_layers_that_are_left_in_float_keep_their_biases(exported: ExportResult) -> None:
+    """The head's, and in the dynamic file those of small kernels."""
+
+    def biases(name: str) -> list[np.ndarray]:
+        model = LiteModel((exported.path / name).read_bytes())
+        kinds = ("CONV_2D", "FULLY_CONNECTED")
+        operators = [op for op in model.graph.operators if model.code(op) in kinds]
+        return [model.values(op.inputs[2]) for op in operators if model.is_weight(op.inputs[1])]
+
+    plain, dynamic = biases("model.tflite"), biases("model-dynamic.tflite")
+    assert 1 < len(dynamic) < len(plain)
+    for kept in dynamic:
+        assert any(np.array_equal(kept, given) for given in plain)
+    np.testing.assert_array_equal(biases("model-int8.tflite")[-1], plain[-1])
