@@ -37,7 +37,7 @@ from keras_transfer.recipe import (
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 DATA = (
     "a folder of class folders, a .csv or .jsonl table of paths or texts, an archive, tfds:NAME, "
-    "builtin:digits or builtin:scipy"
+    "builtin:digits, builtin:scipy or builtin:spoken"
 )
 Command = Callable[[argparse.Namespace], int]
 
@@ -313,7 +313,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         judged = probing.evaluate_run(run)
         return show(options, judged.to_json, lambda: console.evaluation(judged, run))
     shift = probing.evaluate_elsewhere(run, options.data)
-    return show(options, shift.to_json, lambda: console.shift(shift, run.modality.NAME))
+    return show(options, shift.to_json, lambda: console.shift(shift, run.modality.NOUN))
 
 
 def _curve(options: argparse.Namespace) -> int:
@@ -322,7 +322,7 @@ def _curve(options: argparse.Namespace) -> int:
     from keras_transfer.runs import probing
 
     found = probing.curve(run, progress_for(options.json))
-    return show(options, found.to_json, lambda: console.curve(found, run.modality.NAME))
+    return show(options, found.to_json, lambda: console.curve(found, run.modality.NOUN))
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -439,7 +439,7 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     ("compare", _compare, "Compare runs on the same test split.", (
         argument("runs", metavar="RUN", nargs="+"), JSON,
     )),
-    ("predict", _predict, "Classify images or texts with a run or an exported model.", (
+    ("predict", _predict, "Classify images, texts or sounds with a run or an exported model.", (
         argument("model", metavar="RUN|MODEL"),
         argument("images", metavar="IMAGE", nargs="+", help="a file, or a folder of them; for a "
                  "model of texts also a text, or - for the lines of the standard input"),
@@ -462,10 +462,10 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
                  "was not signed by it"),
         JSON,
     )),
-    ("demo", _demo, "Try an export on a local page: an image, the camera, or a text.", (
+    ("demo", _demo, "Try an export on a local page: a file, camera, microphone, or a text.", (
         argument("export", metavar="EXPORT"),
-        argument("--wasm", metavar="DIR", help="node_modules/@mediapipe/tasks-vision, or "
-                 "tasks-text: run the .tflite in the browser itself"),
+        argument("--wasm", metavar="DIR", help="node_modules/@mediapipe/tasks-vision, "
+                 "tasks-audio or tasks-text: run the .tflite in the browser itself"),
     )),
     ("curve", _curve, "Say what more data would bring to a run.", (RUN, JSON)),
     ("report", _report, "Write a run's report.html again.", (RUN,)),

@@ -18,6 +18,7 @@ from rich.text import Text
 from keras_transfer import datasets
 from keras_transfer.datasets.inspection_page import printable
 from keras_transfer.evaluation.metrics import METRICS
+from keras_transfer.modalities import modality
 
 if TYPE_CHECKING:
     from keras_transfer.evaluation import Comparison, Evaluation, LearningCurve, Shift
@@ -38,7 +39,7 @@ _STAGES = {
 def summary(result: TransferResult, output: str) -> Group:
     """The end of a training run: how good, where the time went, what to type next."""
     judged, sure, kept = result.evaluation, result.threshold, result.candidates[0]
-    what = result.dataset.modality
+    what = modality(result.dataset.modality).NOUN
     cache, seconds = result.cache, result.seconds
     rows = [
         ("test accuracy", _with_interval(judged, "accuracy")),
@@ -77,7 +78,7 @@ def evaluation(judged: Evaluation, run: Run) -> Group:
     rows = [(name.replace("_", " "), _with_interval(judged, name)) for name in METRICS]
     rows.append(("always the commonest class", f"{judged.majority['accuracy']:.3f}"))
     notes = [Text(judged.note)] if judged.note else []
-    return Group(_table(rows, title=f"{run.path}: {judged.images} {run.modality.NAME}s"), *notes)
+    return Group(_table(rows, title=f"{run.path}: {judged.images} {run.modality.NOUN}s"), *notes)
 
 
 def shift(found: Shift, what: str) -> Group:

@@ -231,6 +231,10 @@ class Recipe:
         "model", None, whole(1, 10_000), "tokens of a text, beyond which it is cut (default: what "
         "19 of 20 texts need, and no more than the backbone's)",
     )  # fmt: skip
+    clip_length: float | None = setting(
+        "model", None, real(0.8, 30), "seconds of a sound, beyond which it is cut (default: what "
+        "19 of 20 sounds need, and no more than the backbone's)", metavar="SECONDS",
+    )  # fmt: skip
     levels: float = setting(
         "model", 1.0, real(0, 10), "how many means of lower maps the head may see for each "
         "feature of the topmost one (Head2Toe)", metavar="X",

@@ -505,7 +505,7 @@ def _first_weights(backbone: str, given: Backbone | None) -> str:
     return given.weights if given else backbones.spec(backbone).weights[0]
 
 
-def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | None = None) -> int:
+def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | None = None) -> Any:
     """The size to train at: what is asked for, else that of a data set or backbone that is given,
     else what suits the data.
 
@@ -520,19 +520,20 @@ def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | Non
     """
     form = modality(data.modality)
     if spec.modality != form.NAME:
-        problem = f"{spec.name} takes {spec.modality}s, and {data.name} holds {form.NAME}s."
+        takes = modality(spec.modality).NOUN
+        problem = f"{spec.name} takes {takes}s, and {data.name} holds {form.NOUN}s."
         raise UsageError(problem, remedy="List the backbones with: keras-transfer backbones")
     for other in MODALITIES.values():
         if other.SIZE != form.SIZE and getattr(recipe, other.SIZE) is not None:
-            problem = f"{other.SIZE} was given, and {data.name} holds {form.NAME}s."
+            problem = f"{other.SIZE} was given, and {data.name} holds {form.NOUN}s."
             raise UsageError(problem, remedy=f"Give {form.SIZE}, or leave it out.")
     asked = getattr(recipe, form.SIZE)
     if asked is not None:
-        return int(asked)
+        return asked
     if given is not None:
-        return int(given.model.input_shape[1])
+        return form.size_of(given.model.input_shape[1:])
     if isinstance(data, Dataset):
-        return spec.size if data.examples is None else int(data.examples.shape[1])
+        return spec.size if data.examples is None else form.size_of(data.examples.shape[1:])
     sizes = datasets.natural_sizes(data, at_most=64)
     return max(spec.min_size, form.suited(sizes, spec.size)) if sizes else spec.size
 
@@ -549,7 +550,7 @@ def load(source: Any, recipe: Recipe) -> Dataset:
 
 def _check(dataset: Dataset, backbone: Backbone) -> None:
     """Refuses a data set that the backbone cannot take, or of which a split is empty."""
-    what, shape = dataset.modality, tuple(backbone.model.input_shape[1:])
+    what, shape = modality(dataset.modality).NOUN, tuple(backbone.model.input_shape[1:])
     if dataset.examples is None or tuple(dataset.examples.shape[1:]) != shape:
         had = "none" if dataset.examples is None else f"some of shape {dataset.examples.shape[1:]}"
         problem = f"The backbone takes {what}s of shape {shape}; the data set has {had}."

@@ -153,8 +153,8 @@ _COMMANDS: tuple[tuple[str, cli.Command, str, Sequence[cli.Argument]], ...] = (
                      "HParams plugin"),
     )),
     ("space", _space, "Print the default space as TOML, ready to edit.", (
-        cli.argument("--modality", choices=("image", "text"), default="image", help="of the data "
-                     "(default %(default)s)"),
+        cli.argument("--modality", choices=("image", "text", "audio"), default="image",
+                     help="of the data (default %(default)s)"),
     )),
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from keras_transfer.backbones import registry
 from keras_transfer.backbones.graph import Cut, cuts, trace
 from keras_transfer.backbones.multiply_adds import count_macs
-from keras_transfer.backbones.naming import label
+from keras_transfer.backbones.naming import constant, label
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.types import POOL, TOPMOST, BackboneSpec, Block, Patterns
 
@@ -157,7 +157,8 @@ def unfreeze(
         for name in block.layers:
             if name in layers:  # the rest are plain operations, without weights
                 normaliser = isinstance(layers[name], keras.layers.BatchNormalization)
-                layers[name].trainable = opened and (batch_norm or not normaliser)
+                held = constant(layers[name]) or (normaliser and not batch_norm)
+                layers[name].trainable = opened and not held
     return tuple(blocks[len(blocks) - count :])
 
 

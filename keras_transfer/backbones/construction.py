@@ -48,11 +48,12 @@ def build(
     """
     row = registry.spec(name)
     size, form = row.size if image_size is None else image_size, modality(row.modality)
-    received = form.spec(size).shape[:2]
-    if min(received) < row.min_size:
+    form.spec(size)  # refuses what is no size at all
+    sides = size if isinstance(size, tuple) else (size,)
+    if min(sides) < row.min_size:
         raise UsageError(
             f"{row.name} takes a size of {row.min_size} or more; received "
-            f"{' x '.join(map(str, received))}.",
+            f"{' x '.join(map(str, sides))}.",
             remedy=f"Use --{form.SIZE.replace('_', '-')} {row.min_size} or more, or another "
             "backbone.",
         )

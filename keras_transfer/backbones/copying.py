@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_transfer.backbones.naming import constant
 from keras_transfer.backbones.weights import unset_weights
 from keras_transfer.base.compute import PLAIN, Compute
 from keras_transfer.base.types import LEVELS, LOGITS, POOL, PROBABILITIES, TEMPERATURE, Backbone
@@ -23,12 +24,12 @@ def copy_of(backbone: Backbone) -> Backbone:
     Takes as long as building the network.
 
     Returns:
-        The same blocks and equal weights in other variables; every layer of the copy is trainable,
-        whatever is frozen in the original.
+        The same blocks and equal weights in other variables; every layer of the copy but the
+        preprocessing is trainable, whatever is frozen in the original.
     """
     model = _clone(backbone.model)
     for layer in model.layers:
-        layer.trainable = True
+        layer.trainable = not constant(layer)
     return dataclasses.replace(backbone, model=model)
 
 

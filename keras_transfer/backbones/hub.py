@@ -1,16 +1,13 @@
-"""Reads a BERT as the Hugging Face hub distributes it, or as an ONNX file with kernels in int8."""
+"""Reads a BERT as the Hugging Face hub distributes it."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
 from keras_transfer.backbones.weight_files import Weights
 from keras_transfer.base import files
 from keras_transfer.base.errors import WeightsError
-from keras_transfer.base.inference import openvino_core
 from keras_transfer.modalities.text.bert import hub_layers
 
 # What the network is built with, and a configuration may say otherwise.
@@ -63,30 +60,3 @@ def _check_vocabulary(path: Path) -> None:
             f"{path} {what}: texts are cut into the words of BERT-uncased here.",
             remedy="Use a network with the vocabulary of bert-base-uncased.",
         )
-
-
-def read_onnx(path: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a BERT whose matrices are int8 with a scale for each row or column.
-
-    Returns:
-        float32 under the hub's names, kernels ``[out, in]``. A kernel has no name of its own in
-        the file: it takes that of the bias that follows it in the order of the graph.
-    """
-    operations = openvino_core().read_model(path).get_ordered_ops()
-    constants = {
-        operation.get_friendly_name(): operation.data
-        for operation in operations
-        if operation.get_type_name() == "Constant"
-    }
-    tensors, kernel = {}, None
-    for name, value in constants.items():
-        stem = name.removeprefix("inner.").removesuffix("_q")
-        if name.endswith("_q"):
-            value = value * constants[name.removesuffix("_q") + "_scale"]
-        if name.startswith("val_") and name.endswith("_q"):
-            kernel = value.T
-        elif name.startswith("inner.") and not name.endswith("_scale"):
-            tensors[stem] = np.array(value)
-            if kernel is not None and stem.endswith(".bias"):
-                tensors[stem.removesuffix("bias") + "weight"], kernel = kernel, None
-    return tensors

@@ -10,7 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from keras_transfer.backbones.checkpoint import keras_layers, read_checkpoint
 
 # Width and depth multipliers (Tan and Le 2019, table 1, as the Lite networks use them).
 _SCALING = {
@@ -101,3 +106,8 @@ def _normalised(x: Any, name: str, *, activated: bool = True) -> Any:
 
     x = layers.BatchNormalization(axis=3, name=f"{name}_bn")(x)
     return layers.Activation("relu6", name=f"{name}_activation")(x) if activated else x
+
+
+def published(name: str, path: Path) -> dict[str, list[np.ndarray]]:
+    """Reads a checkpoint of PyTorch, the 1,000-class top at its end."""
+    return keras_layers(read_checkpoint(path))

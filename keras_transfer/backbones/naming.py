@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from keras_transfer.base.types import Patterns
 
 # What Keras calls the layers and operations that its applications leave unnamed.
 _AUTOMATIC = re.compile(
     "(activation|add|average_pooling2d|batch_normalization|concatenate|conv2d|cropping2d|"
-    "custom_scale_layer|layer_normalization|max_pooling2d|minimum|multiply|re_lu|take|zero_padding2d|zeros_like)"
+    "custom_scale_layer|layer_normalization|log|max|max_pooling2d|maximum|minimum|multiply|re_lu|square|subtract|take|"
+    "zero_padding2d|zeros_like)"
     "(?:_([0-9]+))?"
 )
 
@@ -19,6 +21,11 @@ def label(layer: str, patterns: Patterns) -> str:
     """The name of the block to which a layer belongs by its own name, or nothing."""
     found = ((re.search(pattern, layer), name) for pattern, name in patterns)
     return next((match.expand(name) for match, name in found if match), "")
+
+
+def constant(layer: Any) -> bool:
+    """Whether a layer's weights, if it has any, belong to the preprocessing, and never train."""
+    return layer.name.startswith("preprocessing_")
 
 
 def is_automatic(name: str) -> bool:

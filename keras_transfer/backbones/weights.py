@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_transfer.backbones.hub import read_folder
-from keras_transfer.backbones.naming import canonical_names, is_automatic, label
+from keras_transfer.backbones.naming import canonical_names, constant, is_automatic, label
 from keras_transfer.backbones.offline import offline_weights
 from keras_transfer.backbones.online import imagenet_weights
 from keras_transfer.backbones.weight_files import Weights, read_weights
@@ -103,7 +103,7 @@ def assign(model: keras.Model, weights: Weights, row: BackboneSpec) -> None:
     learned = {name: found for name, found in weights.arrays.items() if not _PIXELS.search(name)}
     renamed = canonical_names(learned)
     by_name = {renamed[name]: found for name, found in learned.items()}
-    layers = [layer for layer in model.layers if layer.weights]
+    layers = [layer for layer in model.layers if layer.weights and not constant(layer)]
     expected = [[tuple(weight.shape) for weight in layer.weights] for layer in layers]
     received = [(layer.name, by_name.get(layer.name, [])) for layer in layers]
     if weights.ordered:

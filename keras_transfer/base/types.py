@@ -85,7 +85,7 @@ class Dataset:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{int((self.splits == split).sum())} {split}" for split in SPLITS)
         return (
-            f"Dataset({self.name!r}: {len(self)} {self.modality}s, "
+            f"Dataset({self.name!r}: {len(self)} examples ({self.modality}), "
             f"{len(self.class_names)} classes; {sizes}; {len(self.findings)} findings)"
         )
 
@@ -180,7 +180,7 @@ class Backbone:
     def size(self) -> str:
         """What one example measures, such as ``224 x 224 px`` or ``256 tokens``."""
         sides = self.model.input_shape[1:3]
-        return f"{' x '.join(map(str, sides))} {'px' if len(sides) > 1 else 'tokens'}"
+        return f"{' x '.join(map(str, sides))} {'px' if len(sides) > 1 else self.model.input.name}"
 
     def __repr__(self) -> str:
         return (

@@ -78,7 +78,7 @@ def judge(
     checks.exact_copies()
     near = checks.near_copies(fingerprints, modality)
     checks.parted_groups()
-    checks.untrained_classes(modality.NAME)
+    checks.untrained_classes(modality.NOUN)
     rows = np.flatnonzero(checks.kept)
     kept = [items[i] for i in rows.tolist()]
     place = np.full(len(items), -1)
@@ -86,7 +86,7 @@ def judge(
     near = place[near[checks.kept[near].all(axis=1)]]
     digests = [records[i].digest for i in rows.tolist()]
     groups = group_names(digests, [item.group for item in kept], near)
-    findings = checks.findings + _class_findings(items, kept, groups, modality.NAME)
+    findings = checks.findings + _class_findings(items, kept, groups, modality.NOUN)
     return Verdict(rows, tuple(groups), tuple(findings))
 
 
@@ -137,7 +137,7 @@ class _Checks:
         """Alike to a person: int64 pairs of positions, shape ``[pairs, 2]``."""
         rows = np.flatnonzero(self.kept)
         pairs = rows[modality.near_copies(fingerprints[rows])]
-        alike = f"almost the same {modality.NAME} as"
+        alike = f"almost the same {modality.NOUN} as"
         reported: set[int] = set()
         for i, j in pairs.tolist():
             # The later of two is reported, unless the earlier leaks from a lower split.

@@ -64,7 +64,7 @@ class Inspection:
         data = self.dataset
         state = "can be trained on" if self.problem is None else self.problem.message
         return (
-            f"Inspection({data.name!r}: {len(data)} {data.modality}s, "
+            f"Inspection({data.name!r}: {len(data)} {modality(data.modality).NOUN}s, "
             f"{len(data.class_names)} classes, {len(self.findings)} findings; {state})"
         )
 
@@ -169,7 +169,7 @@ class Inspection:
             formats = modality(data.modality).SUFFIXES.items()
             format, suffix = self.records[int(self.kept[i])].format, os.path.splitext(path)[1]
             suffix = suffix or next(suffix for suffix, known in formats if known == format)
-            place = f"{data.modality}s/{data.digests[i]}{suffix}"
+            place = f"{modality(data.modality).NOUN}s/{data.digests[i]}{suffix}"
             (folder / place).parent.mkdir(exist_ok=True)
             (folder / place).write_bytes(data.read(i))
         return place
@@ -188,7 +188,7 @@ def notes(dataset: Dataset) -> list[str]:
 
 def untrainable(dataset: Dataset) -> DataError | None:
     """What keeps a set from being trained on, or None."""
-    what, names = dataset.modality, dataset.class_names
+    what, names = modality(dataset.modality).NOUN, dataset.class_names
     lost = f" (left out: {left_out(dataset)})" if left_out(dataset) else ""
 
     def error(problem: str, remedy: str) -> DataError:

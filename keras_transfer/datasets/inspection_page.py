@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_transfer.base import templates
 from keras_transfer.base.errors import ExampleError
+from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.threads import in_threads
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets.checks import TITLES
@@ -44,6 +45,7 @@ def html(facts: dict[str, Any], findings: Sequence[Finding], data: Dataset, sour
         "inspection.html",
         facts=facts,
         extent=modality(data.modality).EXTENT,
+        what=modality(data.modality).NOUN,
         kinds=kinds,
         titles=TITLES,
         most=FINDINGS_A_KIND,
@@ -55,7 +57,8 @@ def html(facts: dict[str, Any], findings: Sequence[Finding], data: Dataset, sour
 def notebook(facts: dict[str, Any]) -> str:
     """One table: the classes, and how many findings there are of each kind."""
     kinds = {TITLES.get(kind, kind): count for kind, count in facts["finding_counts"].items()}
-    return _render("inspection_notebook.html", facts=facts, kinds=kinds)
+    what = modality(facts["modality"]).NOUN
+    return _render("inspection_notebook.html", facts=facts, kinds=kinds, what=what)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -83,10 +86,10 @@ def _pictures(source: Source, paths: set[str]) -> dict[str, str]:
 
     def make(i: int) -> None:
         with contextlib.suppress(ExampleError):
-            example = form.decode(source.read(known[i]), form.PREVIEW)
+            example = form.decode(source.read(known[i]), form.preview(None))
             made[known[i]] = form.show(example, known[i])
 
-    with warnings.catch_warnings(action="ignore"):  # decoders' remarks on what the findings name
+    with warnings.catch_warnings(action="ignore"), quiet_stdio():  # of what the findings name
         in_threads(make, len(known))
     return made
 
@@ -97,7 +100,7 @@ def terminal(facts: dict[str, Any]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    what = facts["modality"]
+    what = modality(facts["modality"]).NOUN
     classes = Table("class", title=f"{printable(facts['name'])}: {facts['images']:,} {what}s")
     for name in (f"{what}s", *SPLITS):
         classes.add_column(name, justify="right")

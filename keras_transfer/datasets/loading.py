@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError, UsageError, closest
+from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import archives, arrays, manifests, splits, tfds
 from keras_transfer.datasets.inspection import Inspection, untrainable
@@ -46,7 +47,7 @@ def open_source(
     else:
         source = arrays.arrays_source(data, class_names)
     if not source.items:
-        what = modality(source.modality).NAME
+        what = modality(source.modality).NOUN
         raise DataError(
             f"{source.name} has no labelled {what}s.",
             remedy=f"Put the {what}s into one folder for each class (DATA/CLASS/{what}.EXTENSION), "
@@ -222,7 +223,7 @@ def _notes(source: Source, items: Sequence[Item], groups: Sequence[str]) -> Iter
     given = {item.split for item in items}
     for name in SPLITS if given - {None} else ():
         if name not in given:
-            action = f"taken from its training {source.modality}s"
+            action = f"taken from its training {modality(source.modality).NOUN}s"
             yield Finding("", "split_off", f"the source gives no split {name!r}", action)
     sizes = Counter(item.group for item in items)
     alone, named = sizes.pop(None, 0), len({name for name in groups if name.startswith("group ")})
@@ -234,7 +235,7 @@ def _notes(source: Source, items: Sequence[Item], groups: Sequence[str]) -> Iter
         yield Finding("", "grouped", reason, action)
 
 
-def natural_sizes(data: Any, at_most: int = 64) -> list[int]:
+def natural_sizes(data: Any, at_most: int = 64) -> list[float]:
     """How large examples are by themselves, of some spread evenly over a set.
 
     Args:
@@ -243,12 +244,12 @@ def natural_sizes(data: Any, at_most: int = 64) -> list[int]:
 
     Returns:
         For each that could be read, the size to give a model so that nothing is lost: of images
-        the shorter side in pixels, of texts the number of tokens. May be empty.
+        the shorter side in pixels, of texts the tokens, of sounds the seconds. May be empty.
     """
     source = open_source(data)
     peek = modality(source.modality).peek
     sizes = []
-    with warnings.catch_warnings(action="ignore"):  # decoders' remarks on what findings name
+    with warnings.catch_warnings(action="ignore"), quiet_stdio():  # of what findings name
         for i in _spread(len(source.items), at_most):
             with contextlib.suppress(ExampleError, IndexError):
                 sizes.append(peek(source.read(source.items[i].path)))

@@ -25,6 +25,7 @@ import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError
+from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.threads import in_threads
 from keras_transfer.datasets.checks import Record, Verdict, judge
 from keras_transfer.datasets.sources import Source
@@ -113,7 +114,7 @@ def _decode_all(
         about = found.format, found.extent, checksum, found.unknown, found.remarks
         records[i] = Record(digest, None, *about)
 
-    with warnings.catch_warnings(action="ignore"):  # decoders' remarks on what the findings name
+    with warnings.catch_warnings(action="ignore"), quiet_stdio():  # of what the findings name
         in_threads(examine, count)
     verdict = judge(source.items, records, fingerprints, form)
     for place, row in enumerate(verdict.kept.tolist()):

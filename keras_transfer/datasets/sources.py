@@ -227,7 +227,7 @@ def label_by_folder(paths: Iterable[str], findings: list[Finding]) -> tuple[list
     paths = sorted(paths)
     # What lies beside the class folders is no item, such as a README.
     modality = modality_of_files([path for path in paths if "/" in path] or paths)
-    what, suffixes = MODALITIES[modality].NAME, MODALITIES[modality].SUFFIXES
+    what, suffixes = MODALITIES[modality].NOUN, MODALITIES[modality].SUFFIXES
 
     def skip(path: str, kind: str, reason: str) -> None:
         findings.append(Finding(path, kind, reason, LEFT_OUT))

@@ -16,6 +16,7 @@ from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets.sources import LEFT_OUT
 from keras_transfer.datasets.tables import read_csv
+from keras_transfer.modalities import modality
 
 COLUMNS = ("path", "label", "split")
 FEW_GROUPS = 7  # so many groups of a size can be cut into the usual shares
@@ -148,11 +149,12 @@ def kfold(dataset: Dataset, folds: int = 5, *, seed: int = 0) -> list[Dataset]:
     groups = dataset.groups or dataset.digests
     strata = _strata(labels, groups, seed)
     smallest = min(len(stratum) for stratum, _ in strata)
+    what = modality(dataset.modality).NOUN
     if not 3 <= folds <= smallest:
         raise UsageError(
             f"{folds} folds were asked for; three are the least, and {smallest} the most, since "
-            f"the smallest class has {smallest} distinct {dataset.modality}s or groups of them.",
-            remedy=f"Ask for another number of folds, or add {dataset.modality}s.",
+            f"the smallest class has {smallest} distinct {what}s or groups of them.",
+            remedy=f"Ask for another number of folds, or add {what}s.",
         )
     part: dict[str, int] = {}
     for stratum, middle in strata:
@@ -175,7 +177,7 @@ def few(dataset: Dataset, per_class: int, *, seed: int = 0) -> np.ndarray:
         The positions of the chosen images, ascending, int64.
     """
     if per_class < 1:
-        problem = f"{per_class} {dataset.modality}s a class were asked for."
+        problem = f"{per_class} {modality(dataset.modality).NOUN}s a class were asked for."
         raise UsageError(problem, remedy="Give a positive number.")
     chosen = np.asarray(dataset.splits) != "train"
     for label in range(len(dataset.class_names)):
@@ -229,7 +231,7 @@ def apply(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Dataset, np.n
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         listed = ", ".join(absent[:3]) + more
-        problems = [f"{path} names {dataset.modality}s that {name} lacks: {listed}."]
+        problems = [f"{path} names {modality(dataset.modality).NOUN}s that {name} lacks: {listed}."]
     if problems:
         remedy = "Give the data that the splits were made from, or other splits."
         raise DataError(problems[0], remedy=remedy)

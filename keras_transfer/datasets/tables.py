@@ -14,12 +14,15 @@ from keras_transfer.base.errors import DataError
 from keras_transfer.datasets.sources import MAX_FILE_BYTES
 
 COLUMNS = {
-    "path": ("path", "image", "file", "filename", "file_name", "filepath", "image_path"),
+    "path": (
+        "path", "image", "file", "filename", "file_name", "filepath", "image_path", "audio", "clip",
+        "audio_path",
+    ),
     "text": ("text", "sentence", "document", "content"),
     "label": ("label", "class", "category", "class_name", "target"),
     "split": ("split", "set", "subset", "partition"),
     "group": ("group", "group_id"),
-}
+}  # fmt: skip
 LONGEST = 131_072  # characters of a cell that is no text: one longer comes of a lost quote
 
 

@@ -20,6 +20,7 @@ from keras_transfer.base.types import SPLITS, Dataset, Split
 from keras_transfer.evaluation.comparison import compare_predictions
 from keras_transfer.evaluation.metrics import RESAMPLES, Evaluation, evaluate
 from keras_transfer.learn import calibration, heads
+from keras_transfer.modalities import modality
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -190,7 +191,7 @@ def learning_curve(
             is too small.
     """
     train, val, test = (_rows(dataset, split) for split in SPLITS)
-    random, labels, what = np.random.default_rng(seed), dataset.labels, dataset.modality
+    random, labels = np.random.default_rng(seed), dataset.labels
     hits: dict[int, list[np.ndarray]] = {}
     for fraction in fractions:
         for _ in range(1 if fraction == 1.0 else DRAWS):
@@ -198,6 +199,7 @@ def learning_curve(
             logits = _solve(dataset, features, subset, val).logits(features[test])
             hits.setdefault(len(subset), []).append(logits.argmax(axis=1) == labels[test])
     if len(hits) < 2:
+        what = modality(dataset.modality).NOUN
         raise DataError(
             f"{len(train)} training {what}s of {len(dataset.class_names)} classes are too few for "
             "a learning curve.",
@@ -389,6 +391,6 @@ def _class_cosines(
 def _rows(dataset: Dataset, split: Split) -> np.ndarray:
     rows = dataset.indices(split)
     if not len(rows):
-        problem = f"The {split} split has no {dataset.modality}s."
+        problem = f"The {split} split has no {modality(dataset.modality).NOUN}s."
         raise DataError(problem, remedy="Choose a split that leaves some in each.")
     return rows

@@ -131,7 +131,7 @@ def write_verify(
         "keras_transfer": __version__,
         "class_names": list(tests.class_names),
         form.SIZE: tests.signature.size,
-        f"{form.NAME}s": described,
+        f"{form.NOUN}s": described,
         "artefacts": artefacts,
     }
     files.write_json(folder / "expected.json", value)

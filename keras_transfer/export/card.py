@@ -27,7 +27,7 @@ def describe(run: Run, signature: Signature) -> ModelInfo:
     listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     return ModelInfo(
         name=readable(run.path.name),
-        description=f"Tells {len(names)} classes of {signature.form.NAME}s apart: {listed}. "
+        description=f"Tells {len(names)} classes of {signature.form.NOUN}s apart: {listed}. "
         f"{backbone}, trained with keras-transfer {__version__}.",
         class_names=names,
         signature=signature,
@@ -78,14 +78,14 @@ def write(
         tests: the examples of the proof.
     """
     target = run.config.get("target_precision", 0.95)
-    kind = info.signature.form.NAME
+    own = info.signature.form
     kept = {name: FORMATS[name] for name in report["artefacts"]}
     kept = {name: form for name, form in kept.items() if (folder / form.file).exists()}
     values = {
         "version": __version__,
         "info": info,
         "fed": info.signature,
-        "kind": kind,
+        "kind": own.NOUN,
         "size": info.signature.size,
         "run": run,
         "config": run.config,
@@ -98,6 +98,7 @@ def write(
         "threshold": info.threshold
         and calibration.apply_threshold(tests.probabilities, tests.labels, info.threshold, target),
     }
-    for name, template in (("README.md", f"README.{kind}.md"), ("model_card.md", "model_card.md")):
+    pages = {"README.md": f"README.{own.NAME}.md", "model_card.md": "model_card.md"}
+    for name, template in pages.items():
         text = templates.fill(Path(__file__).with_name(f"{template}.j2"), values, markup=False)
         files.write_text(folder / name, text)

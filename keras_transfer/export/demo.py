@@ -1,4 +1,4 @@
-"""A local page on which to try an export: an image, what the camera sees, or a text."""
+"""A local page on which to try an export: a file, what camera or microphone give, or a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_transfer.base.threads import cores
 from keras_transfer.export import bundle, proof
 from keras_transfer.export.prediction import best
 from keras_transfer.export.signature import signature
-from keras_transfer.modalities import modality
+from keras_transfer.modalities import MODALITIES
 
 TOP = 5
 """Classes that the page names."""
@@ -51,9 +51,9 @@ class Demo(http.server.ThreadingHTTPServer):
 
     Args:
         folder: an export folder.
-        wasm: the folder of an installed npm package ``@mediapipe/tasks-vision``, or
-            ``tasks-text`` for texts; with it the ``.tflite`` runs in the browser as WebAssembly,
-            otherwise in Python's LiteRT here.
+        wasm: the folder of an installed npm package ``@mediapipe/tasks-vision``, for texts
+            ``tasks-text`` and for sounds ``tasks-audio``; with it the ``.tflite`` runs in the
+            browser as WebAssembly, otherwise in Python's LiteRT here.
 
     Attributes:
         url: where the page is.
@@ -83,8 +83,9 @@ class Demo(http.server.ThreadingHTTPServer):
             self.runtime, self.model = chosen["runtime"], path / chosen["file"]
             self.model.resolve().relative_to(path.resolve())
             self.labels: list[str] = described["class_names"]
-            form = modality(described["kind"].removesuffix("s"))
-            self.signature, self.kind = signature(form, form.spec(described["size"])), form.NAME
+            forms = {f"{form.NOUN}s": form for form in MODALITIES.values()}
+            form = forms[described["kind"]]
+            self.signature, self.kind = signature(form, form.spec(described["size"])), form.NOUN
         bundle.check(path, expected, chosen["file"])
         tasks = self.signature.mediapipe
         if package and not (package / f"{tasks}_bundle.mjs").is_file():

@@ -92,7 +92,7 @@ def _fill(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Fills an export folder; returns what is in its ``parity.json``."""
-    dataset, what = run.dataset(), f"{inputs.form.NAME}s"
+    dataset, what = run.dataset(), f"{inputs.form.NOUN}s"
     say(f"reading the test {what}")
     tests = parity.held_out(dataset, model, inputs)
     samples = bundle.write_samples(folder / "verify" / what, tests)

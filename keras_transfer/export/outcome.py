@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_transfer.export import proof
+from keras_transfer.modalities import modality
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +33,9 @@ class ExportResult:
 
     def render(self) -> str:
         """The table of verdicts, as text."""
-        moved = self.parity["mediapipe"]
+        moved, noun = self.parity["mediapipe"], modality(self.parity["modality"]).NOUN
         heading = (
-            f"{self.parity['images']} test {self.parity['modality']}s; accuracy of the trained "
+            f"{self.parity['images']} test {noun}s; accuracy of the trained "
             f"model on them {self.parity['reference']['accuracy']:.3f}; {moved['way']} by "
             f"MediaPipe it gives the same answer on {100 * moved['agreement']:.1f} %"
         )

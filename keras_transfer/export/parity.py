@@ -68,7 +68,7 @@ def held_out(dataset: Dataset, model: keras.Model, signature: Signature) -> Held
     indices = spread(dataset.indices("test"), MAX_IMAGES)
     if not len(indices):
         raise DataError(
-            f"{dataset.name} has no test {signature.form.NAME}s to prove an export on.",
+            f"{dataset.name} has no test {signature.form.NOUN}s to prove an export on.",
             remedy="Train with a split that leaves some for testing, such as 0.7,0.15,0.15.",
         )
     encoded = tuple(dataset.read(int(i)) for i in indices)
@@ -167,7 +167,7 @@ def prove(form: Format, path: Path, tests: HeldOut, samples: Mapping[int, Path])
         row["encoded"] = {k: compared[k] for k in ("images", "agreement", "largest_difference")}
     differs = expected.argmax(1) != found.argmax(1)
     row["sample_disagreements"] = int(differs[list(samples)].sum())
-    reason = judge(row, f"{tests.signature.form.NAME}s")
+    reason = judge(row, f"{tests.signature.form.NOUN}s")
     return row | {"verdict": "failed" if reason else "passed", "reason": reason}
 
 

@@ -49,8 +49,9 @@ def predict(model: Any, items: Any, *, top: int = 3) -> list[dict[str, Any]]:
         model: a run (its folder, a ``Run``, what ``train`` returned), an export folder, or a
             ``.tflite``, ``.onnx`` or ``.keras`` file.
         items: one or several of these: a file of any kind that training reads, or a folder of them;
-            bytes of one; an array or a PIL image; of a model of texts a text, and ``-`` for the
-            lines of the standard input.
+            bytes of one; an array or a PIL image; of a model of sounds also samples and their rate,
+            as a pair in a list; of a model of texts a text, and ``-`` for the lines of the standard
+            input.
         top: how many classes to name.
 
     Returns:
@@ -66,7 +67,7 @@ def predict(model: Any, items: Any, *, top: int = 3) -> list[dict[str, Any]]:
     opened, about, form, spec = _open(model)
     rows: list[dict[str, Any]] = []
     for item, data in _data(form, items):
-        row: dict[str, Any] = {form.NAME: item}
+        row: dict[str, Any] = {form.NOUN: item}
         try:
             with warnings.catch_warnings(action="ignore"):  # decoders' remarks name no item
                 example = form.decode(read_file(item) if data is None else data, spec)
@@ -97,7 +98,7 @@ def _fitting(opened: Opened, about: About) -> tuple[Opened, About, Modality, Any
     shape = opened.shape[1:]
     fit = [(form, spec) for form in about.forms if (spec := form.spec_of(shape, opened.dtype))]
     if not fit:
-        what = " or ".join(f"{form.NAME}s" for form in about.forms)
+        what = " or ".join(f"{form.NOUN}s" for form in about.forms)
         raise ValueError(f"it takes {opened.dtype} {[*opened.shape]}, not {what}")
     if len(names) != opened.classes:
         raise ValueError(f"it tells {opened.classes} classes apart and has {len(names)} labels")
@@ -110,9 +111,9 @@ def _data(form: Modality, items: Any) -> Iterator[tuple[str, bytes | None]]:
         if isinstance(item, (str, os.PathLike)):
             yield from _named(form, os.fspath(item))
         elif isinstance(item, bytes):
-            yield f"{form.NAME} {number}", item
+            yield f"{form.NOUN} {number}", item
         else:
-            yield f"{form.NAME} {number}", form.encode(form.from_memory([item])[0])
+            yield f"{form.NOUN} {number}", form.encode(form.from_memory([item])[0])
 
 
 def _several(items: Any) -> Any:
@@ -234,6 +235,7 @@ def _open_onnx(path: Path) -> Opened:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (taken,), given = session.get_inputs(), session.get_outputs()[0]
     kind = taken.type.removeprefix("tensor(").removesuffix(")")
+    kind = {"float": "float32"}.get(kind, kind)  # which has no digits in ONNX
 
     def classify(examples: np.ndarray) -> np.ndarray:
         return np.asarray(session.run([given.name], {taken.name: examples})[0])

@@ -2,7 +2,8 @@
 
 This file is both the judge that runs while exporting and the script that travels in the export
 folder as ``verify/verify.py``. It needs Python, NumPy, the runtime of the artefact, and Pillow for
-images or ``tokenizers`` for texts: it imports nothing else, and never ``keras_transfer``.
+images, ``tokenizers`` for texts, or ``soundfile`` and ``soxr`` for sounds: it imports nothing else,
+and never ``keras_transfer``.
 
     python verify/verify.py            # repeat the proof; exit 0 passed, 1 failed, 2 no runtime
     python verify/verify.py --json
@@ -152,9 +153,34 @@ def _tokenizer(vocabulary: Path) -> Any:
     return made
 
 
+# Sounds: the same samples as in training.
+
+
+def read_samples(path: Path, size: float) -> np.ndarray:
+    """Decodes a sound file to float32 ``[samples]``, in the way the model was trained with.
+
+    The mean of all channels at 16 kHz, cut after ``size`` seconds; 0 behind the last.
+    """
+    import soundfile
+    import soxr
+
+    with soundfile.SoundFile(path) as sound:
+        rate = sound.samplerate
+        # A second more than is heard, for the filter.
+        levels = sound.read(round((size + 1) * rate), "float32", always_2d=True)
+    samples = levels.mean(axis=1)
+    if rate != 16_000:
+        samples = soxr.resample(samples, rate, 16_000, "HQ")
+    found = np.zeros(round(16_000 * size), np.float32)
+    part = np.clip(samples[: len(found)], -1, 1)
+    found[: len(part)] = part
+    return found
+
+
 READERS: dict[str, tuple[str, type, Callable[[Path, Any], np.ndarray]]] = {
     "images": ("image_size", list, read_pixels),
     "texts": ("max_length", int, read_ids),
+    "clips": ("clip_length", float, read_samples),
 }
 """Of the kinds of samples, by the name of their folder: the field of ``expected.json`` that says
 how large an example is, its type, and what reads a sample at that size."""

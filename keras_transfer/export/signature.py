@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from keras_transfer.base.errors import UsageError
+from keras_transfer.export.clips import AudioSignature
 from keras_transfer.export.images import ImageSignature
 from keras_transfer.export.texts import TextSignature
 from keras_transfer.modalities import Modality
@@ -72,6 +73,7 @@ class Signature(Protocol):
 _SIGNATURES: dict[str, Callable[[InputSpec], Signature]] = {
     "image": ImageSignature,
     "text": TextSignature,
+    "audio": AudioSignature,
 }
 
 
@@ -90,7 +92,7 @@ def signature_of(model: keras.Model, form: Modality) -> Signature:
     spec = form.spec_of(shape, kind)
     if spec is None:
         raise UsageError(
-            f"the model takes {kind} {[*shape]}, and no {form.NAME}s.",
+            f"the model takes {kind} {[*shape]}, and no {form.NOUN}s.",
             remedy="Train it with keras-transfer, or wrap it into a model that does.",
         )
     return signature(form, spec)

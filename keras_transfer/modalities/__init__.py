@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from keras_transfer.base.errors import UsageError, closest
-from keras_transfer.modalities import image, text
+from keras_transfer.modalities import audio, image, text
 from keras_transfer.modalities.protocol import Examined, InputSpec, Modality
 
-MODALITIES: dict[str, Modality] = {"image": image, "text": text}
+MODALITIES: dict[str, Modality] = {"image": image, "text": text, "audio": audio}
 """By name; the first is the one that is meant when nothing tells."""
 
 KINDS: Any = Literal[tuple(MODALITIES)]
@@ -48,5 +48,10 @@ def modality_of_files(paths: Iterable[str]) -> str:
 
 
 def modality_of_value(value: Any) -> str:
-    """The name of the modality of what a caller has in memory: a ``str`` is a text."""
-    return "text" if isinstance(value, (str, bytes)) else next(iter(MODALITIES))
+    """The name of the modality of what a caller has in memory: a ``str`` is a text, an array of one
+    axis or a pair of one and its rate a sound.
+    """
+    if isinstance(value, (str, bytes)):
+        return "text"
+    sounds = isinstance(value, tuple) or getattr(value, "ndim", 0) == 1
+    return "audio" if sounds else next(iter(MODALITIES))

@@ -54,7 +54,9 @@ class Modality(Protocol):
     """
 
     NAME: str
-    """What one example is called."""
+    """That of the folder."""
+    NOUN: str
+    """What one example is called; with an s, what several are."""
     VERSION: int
     """Raised whenever the same bytes may give other examples or fingerprints: in every key."""
     SUFFIXES: Mapping[str, str]
@@ -67,8 +69,6 @@ class Modality(Protocol):
     """What an extent counts, such as the longer side in pixels."""
     EXTENT_EDGES: Sequence[int]
     """Where the ranges of a histogram of extents begin."""
-    PREVIEW: InputSpec
-    """What pages decode to before they show an example."""
     INPUT: str
     """How an example is made of an item, in words."""
     SIZE: str
@@ -86,6 +86,12 @@ class Modality(Protocol):
     def spec_of(self, shape: Sequence[Any], dtype: str) -> InputSpec | None:
         """The input of a model that takes such arrays; None if they are no examples of ours."""
 
+    def size_of(self, shape: Sequence[int]) -> Any:
+        """The size that gives examples of such a shape."""
+
+    def preview(self, spec: InputSpec | None, /) -> InputSpec:
+        """What pages decode to before they show an example, of a model with a spec or of none."""
+
     def decode(self, data: bytes, spec: InputSpec | None = None) -> np.ndarray:
         """One item, exactly as a model of this spec takes it; without one, at its own size."""
 
@@ -99,10 +105,10 @@ class Modality(Protocol):
         by which a size is chosen where there is no spec.
         """
 
-    def peek(self, data: bytes) -> int:
+    def peek(self, data: bytes) -> float:
         """The size to give a model if nothing of the item is to be lost; from its header alone."""
 
-    def suited(self, sizes: Sequence[int], own: int) -> int:
+    def suited(self, sizes: Sequence[Any], own: Any) -> Any:
         """The size to train at, by what ``peek`` said of some items and the backbone's own."""
 
     def entrance(self, size: Any, preprocessing: str) -> tuple[Any, Any]:
@@ -144,7 +150,7 @@ class Modality(Protocol):
         """An example as HTML that needs nothing else, for pages and notebooks.
 
         Args:
-            example: as decoded to ``PREVIEW``.
+            example: as decoded to ``preview``.
             caption: what it is.
             saliency: of one that a model took, where the model looked: weights in 0..1 by place.
         """

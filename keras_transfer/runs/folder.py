@@ -106,9 +106,9 @@ class Run:
         return modality(self.config.get("modality", "image"))
 
     @property
-    def size(self) -> int:
+    def size(self) -> Any:
         """How large an example of it is, see ``Modality.spec``."""
-        return int(self.config[self.modality.SIZE])
+        return recipe.read(self.modality.SIZE, self.config[self.modality.SIZE])
 
     def model(self) -> keras.Model:
         """The deployable model: uint8 ``[batch, size, size, 3]`` in, probabilities out.
@@ -204,7 +204,7 @@ def open_run(path: Folder) -> Run:
             what = f"{folder / CONFIG}: {name} is {config[name]!r}, in {METRICS} {value!r}."
             raise UsageError(what, remedy=_REMEDY)
     run = Run(folder, config, metrics)
-    sized: dict[str, Any] = {run.modality.SIZE: Count}
+    sized: dict[str, Any] = {run.modality.SIZE: Amount}
     files.read_json(folder / CONFIG, files.table(**sized), _REMEDY)
     return run
 

@@ -68,12 +68,12 @@ def write_report(
     before = _before_temperature(run, answers)
     galleries, form = _galleries(run, metrics, answers), run.modality
     if dataset is None and (metrics.get("findings") or any(galleries.values())):
-        dataset = attempt(f"The {form.NAME}s", run.dataset)
+        dataset = attempt(f"The {form.NOUN}s", run.dataset)
     if dataset is not None:
         _keep(run, form, galleries, dataset, model, attempt)
     values = {
-        "verdict": summary.verdict(metrics, form.NAME),
-        "advice": summary.advice(metrics, form.NAME),
+        "verdict": summary.verdict(metrics, form.NOUN),
+        "advice": summary.advice(metrics, form.NOUN),
         "missing": attempt.missing,
         "config": run.config,
         "metrics": metrics,
@@ -85,7 +85,7 @@ def write_report(
         "pairs": summary.confusions(test),
         "before": before,
         "galleries": galleries,
-        "kind": form.NAME,
+        "kind": form.NOUN,
         "shown": lambda name: _kept(run.path / EXAMPLES / f"{name}.html"),
         "findings": dataset.findings if dataset is not None and metrics.get("findings") else (),
         "command": _command(run),
@@ -215,6 +215,8 @@ def _keep(
 ) -> None:
     """Leaves what the page shows of each item, of mistakes also where the model looked."""
     place = {path: i for i, path in enumerate(dataset.paths)}
+    held = dataset.examples
+    spec = None if held is None else form.spec_of(held.shape[1:], held.dtype.name)
     known = {
         f"{kind}-{i:02d}": item
         for kind, items in galleries.items()
@@ -230,13 +232,13 @@ def _keep(
     looks = {} if maps is None else dict(zip(wrong, maps, strict=True))
 
     def keep(name: str, item: Mapping[str, Any]) -> None:
-        example = form.decode(dataset.read(place[item["path"]]), form.PREVIEW)
-        caption = f"{form.NAME.capitalize()} of the class {item['label']}"
+        example = form.decode(dataset.read(place[item["path"]]), form.preview(spec))
+        caption = f"{form.NOUN.capitalize()} of the class {item['label']}"
         piece = form.show(example, caption, looks.get(name))
         files.write_text(run.path / EXAMPLES / f"{name}.html", piece)
 
     for name, item in known.items():
-        attempt(f"The {form.NAME}s", functools.partial(keep, name, item))
+        attempt(f"The {form.NOUN}s", functools.partial(keep, name, item))
 
 
 def _maps(

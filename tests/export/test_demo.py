@@ -189,11 +189,11 @@ def test_the_page_watches_the_camera(
     monkeypatch.setattr(browser, "_FLAGS", (*browser._FLAGS, *fake))
     with browser.browser() as page:
         visit(page, server.url)
-        page.run("document.querySelector('#camera').click()")
+        page.run("document.querySelector('#live').click()")
         assert answer(page)[0] in sample(exported)[1]
-        assert page.run("document.querySelector('#camera').textContent") == "Stop the camera"
-        page.run("document.querySelector('#camera').click()")
-        assert page.run("document.querySelector('#camera').textContent") == "Use the camera"
+        assert page.run("document.querySelector('#live').textContent") == "Stop the camera"
+        page.run("document.querySelector('#live').click()")
+        assert page.run("document.querySelector('#live').textContent") == "Use the camera"
 
 
 @needs_browser

@@ -292,7 +292,7 @@ def test_the_page_of_the_demo_has_a_place_to_write(
         page.run(f"document.querySelector('#words').value = {json.dumps(words)}")
         page.run("document.querySelector('#text button').click()")
         assert answer(page)[0] == expected["class_names"][int(np.argmax(sample["probabilities"]))]
-        assert page.run("document.querySelector('#image').hidden")
+        assert page.run("document.querySelector('#media').hidden")
 
 
 def test_predict_takes_the_exported_file(exported: ExportResult, texts_run: Path) -> None:

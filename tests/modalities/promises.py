@@ -40,7 +40,7 @@ def check_modality(
     check_views(modality, examples, digests)
     check_copies(modality, items)
     check_memory(modality, examples if values is None else values, examples, spec)
-    check_looks(modality, items, examples[0].shape[:2])
+    check_looks(modality, items, spec)
     check_losses(modality, spec)
     random = np.random.default_rng(0)
     mutated = [mutate(item, random) for item in items for _ in range(20)]
@@ -50,6 +50,7 @@ def check_modality(
 
 def check_names(modality: Modality) -> None:
     """What a folder of files is known by."""
+    assert f"{modality.NOUN}s".isidentifier()
     assert modality.SUFFIX in modality.SUFFIXES
     assert all(suffix == suffix.lower() for suffix in modality.SUFFIXES)
     assert modality_of_files([f"a{modality.SUFFIX}", "b"]) == modality.NAME
@@ -94,12 +95,13 @@ def check_losses(modality: Modality, spec: Any) -> None:
             assert len(found) <= (unknown + (sum(extents) > 100))
 
 
-def check_looks(modality: Modality, items: Sequence[bytes], places: tuple[int, ...]) -> None:
+def check_looks(modality: Modality, items: Sequence[bytes], spec: Any) -> None:
     """Each looks another way, and where a model looked another again; nothing is markup."""
-    random = np.random.default_rng(0)
+    random, places = np.random.default_rng(0), spec.shape[:2]
     shown = []
     for item in items:
-        example = modality.decode(item, modality.PREVIEW)
+        assert modality.decode(item, modality.preview(None)).any()
+        example = modality.decode(item, modality.preview(spec))
         for saliency in (None, np.ones(places), random.random(places, np.float32)):
             shown.append(modality.show(example, 'a<b"c', saliency))
     assert len(set(shown)) == len(shown)

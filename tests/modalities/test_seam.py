@@ -29,7 +29,7 @@ from keras_transfer.runs.report import write_report
 class Texts:
     """Words as the bytes of their letters; a view leaves out one word."""
 
-    NAME = "text"
+    NAME = NOUN = "text"
     VERSION = 1
     SUFFIXES: ClassVar = {".txt": "TEXT", ".md": ""}
     SUFFIX = ".txt"
@@ -45,8 +45,10 @@ class Texts:
             raise UsageError("no length", remedy="Give one.")
         return InputSpec("text", (size,), "int32", "letters, 0 where there are none")
 
-    PREVIEW = spec(40)
     LITERAL = True
+
+    def preview(self, spec, /):
+        return self.spec(40)
 
     @classmethod
     def spec_of(cls, shape, dtype):

@@ -209,7 +209,7 @@ def test_views_change_a_tenth_and_keep_the_frame(texts):
 
 
 def shown(said, **options):
-    return text.show(text.decode(said.encode(), text.PREVIEW), **options)
+    return text.show(text.decode(said.encode(), text.preview(None)), **options)
 
 
 def test_what_pages_show_is_escaped_and_whole():
@@ -218,7 +218,7 @@ def test_what_pages_show_is_escaped_and_whole():
     assert 'a"<b' not in page
     assert "back" in page
     long = "é" * 1000
-    preview = text.decode(("\ufeffx" + long).encode(), text.PREVIEW)
+    preview = text.decode(("\ufeffx" + long).encode(), text.preview(None))
     assert preview.tobytes() == ("x" + "é" * 299).encode() + b"\0"
     HTMLParser().feed(page)
 

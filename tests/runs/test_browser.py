@@ -1,6 +1,9 @@
 """The page in a real browser: keyboard, sorting, contrast, widths, and no request at all."""
 
+import dataclasses
+
 import pytest
+from sounding import melody, written
 
 from keras_transfer.runs.report import write_report
 
@@ -147,3 +150,28 @@ def test_the_skip_link_leads_to_the_results(page, report):
     page.press("Tab")
     page.press("Enter")
     assert page.run("location.hash") == "#main"
+
+
+LENGTHS = """
+Promise.all([...document.querySelectorAll("audio")].map((player) => new Promise((done) => {
+  player.onloadedmetadata = () => done(player.duration);
+  player.onerror = () => done(player.error.message);
+  player.load();
+})))
+"""
+
+
+def test_clips_can_be_heard(page, tmp_path):
+    """Of 0.5, 0.6 and 0.7 s."""
+    run = saved.save(tmp_path / "run", ("a", "b", "c"), 60, names=[f"{i}.wav" for i in range(60)])
+    clips = [written(melody(i, 0.5 + i % 3 / 10)) for i in range(60)]
+    data = dataclasses.replace(
+        run.data, examples=None, read=clips.__getitem__, modality="audio", findings=()
+    )
+    run = dataclasses.replace(run, config={**run.config, "modality": "audio"}, data=data)
+    page.errors.clear()
+    page.open(write_report(run))
+    assert page.errors == []
+    heard = page.run(LENGTHS)
+    assert len(heard) > 8
+    assert {round(one, 1) for one in heard} == {0.5, 0.6, 0.7}

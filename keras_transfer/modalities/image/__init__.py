@@ -14,11 +14,20 @@ from typing import Any
 from keras_transfer import recipe
 from keras_transfer.modalities.image.augmentation import mirroring_is_safe, view
 from keras_transfer.modalities.image.copies import near_copies
-from keras_transfer.modalities.image.decoding import VERSION, decode, examine, peek, spec, spec_of
+from keras_transfer.modalities.image.decoding import (
+    VERSION,
+    decode,
+    examine,
+    peek,
+    preview,
+    size_of,
+    spec,
+    spec_of,
+)
 from keras_transfer.modalities.image.encoding import encode, from_memory, overlay, show
 from keras_transfer.modalities.image.entrance import entrance, losses, suited
 
-NAME = "image"
+NAME = NOUN = "image"
 SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     **dict.fromkeys((".png", ".apng"), "PNG"),
@@ -31,7 +40,6 @@ SUFFIX = ".png"
 FINGERPRINT: tuple[int, ...] = (16, 16, 3)
 EXTENT = "longer side in pixels"
 EXTENT_EDGES: Sequence[int] = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-PREVIEW = spec(160)
 LITERAL = False
 INPUT = "uint8 RGB, 0..255, the whole image squashed to a square, bilinear"
 SIZE = "image_size"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from keras_transfer.modalities.neighbours import neighbours
+
 MARGIN = 2  # levels by which neighbouring cells must differ to set a bit
-NEIGHBOURS = 6  # how many followers in a band's order each image is compared with
 TOLERANCE = 0.15  # greatest difference of any 3x3 cells, as a share of the thumbnails' contrast
 MIN_CONTRAST = 6.0  # levels; flatter images hold too little to be recognised by
 
@@ -15,8 +16,7 @@ def near_copies(fingerprints: np.ndarray) -> np.ndarray:
 
     A difference hash of 112 bits (is a cell of an 8x8 grid darker than its neighbour to the right,
     and below; N. Krawetz, "Kind of like that", 2013) proposes pairs: images that share one of its
-    seven 16-bit bands are sorted by brightness and compared with the next few, so the work is
-    linear in the number of images and bounded even where all are alike. A pair counts when nowhere
+    seven 16-bit bands are sorted by brightness, see ``neighbours``. A pair counts when nowhere
     the mean of 3x3 cells differs by more than 15 % of the contrast: encoding again spreads its
     errors over the whole image, while another expression of the same face is one large difference
     in one place. Crops, rotations and changes of colour are not found, and images with hardly any
@@ -28,23 +28,13 @@ def near_copies(fingerprints: np.ndarray) -> np.ndarray:
     Returns:
         int64, shape ``[pairs, 2]``, each pair once.
     """
-    count = len(fingerprints)
-    if count < 2:
-        return np.empty((0, 2), np.int64)
-    cells = fingerprints.reshape(count, -1)
+    cells = fingerprints.reshape(len(fingerprints), 768)
     contrast = cells.std(axis=1, dtype=np.float32)
     brightness = cells.mean(axis=1, dtype=np.float32)
-    proposed = []
-    for band in _bands(fingerprints).T:
-        order = np.lexsort((brightness, band))
-        for step in range(1, min(NEIGHBOURS, count - 1) + 1):
-            left, right = order[:-step], order[step:]
-            same = (band[left] == band[right]) & (contrast[left] >= MIN_CONTRAST)
-            left, right = left[same], right[same]
-            proposed.append(np.minimum(left, right) * count + np.maximum(left, right))
-    # Most pairs share several bands; each is compared once.
-    pairs = np.stack(np.divmod(np.unique(np.concatenate(proposed)), count), axis=1)
-    limits = TOLERANCE * np.minimum(contrast[pairs[:, 0]], contrast[pairs[:, 1]])
+    bands = _bands(fingerprints)
+    pairs = neighbours(bands, np.broadcast_to(brightness[:, None], bands.shape))
+    least = contrast[pairs].min(axis=1)
+    pairs, limits = pairs[least >= MIN_CONTRAST], TOLERANCE * least[least >= MIN_CONTRAST]
     for step in (3, 1):  # 25 of the 196 boxes tell nearly all others apart, for a tenth of the work
         near = np.empty(len(pairs), bool)
         for start in range(0, len(pairs), 1024):  # what these need stays in a processor's cache

@@ -61,10 +61,20 @@ def spec(size: int | tuple[int, int]) -> InputSpec:
     return InputSpec("image", (height, width, 3), "uint8", content)
 
 
+def size_of(shape: Sequence[int]) -> int:
+    """The height of images of a shape, which are square where a size is asked for."""
+    return int(shape[0])
+
+
 def spec_of(shape: Sequence[Any], dtype: str) -> InputSpec | None:
     """The input that takes uint8 ``[height, width, 3]``; None for any other shape or type."""
     known = len(shape) == 3 and None not in shape and shape[2] == 3 and dtype == "uint8"
     return spec((int(shape[0]), int(shape[1]))) if known else None
+
+
+def preview(model: InputSpec | None) -> InputSpec:
+    """What pages decode to, whatever a model takes: 160 pixels a side."""
+    return spec(160)
 
 
 def decode(data: bytes, spec: InputSpec | None = None) -> np.ndarray:

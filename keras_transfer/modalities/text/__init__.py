@@ -17,17 +17,18 @@ from keras_transfer.modalities.text.remarks import losses
 from keras_transfer.modalities.text.shingles import near_copies
 from keras_transfer.modalities.text.sizes import entrance, suited
 from keras_transfer.modalities.text.tokens import (
-    PREVIEW,
     VERSION,
     decode,
     examine,
     peek,
+    preview,
+    size_of,
     spec,
     spec_of,
 )
 from keras_transfer.modalities.text.writing import encode, from_memory, show
 
-NAME = "text"
+NAME = NOUN = "text"
 SIZE = "max_length"
 LITERAL = True
 INPUT = "int32 ids of BERT's uncased WordPiece, [CLS] first, [SEP] last, 0 behind"

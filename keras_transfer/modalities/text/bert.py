@@ -10,11 +10,13 @@ import functools
 import itertools
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_transfer.base.errors import UsageError
+from keras_transfer.base.inference import openvino_core
 
 
 class Shape(NamedTuple):
@@ -94,6 +96,38 @@ def _shape_of(arrays: Mapping[str, Any]) -> Shape:
     except (KeyError, ValueError):
         return Shape()
     return Shape(blocks, width, heads, inner, words, positions)
+
+
+def published(name: str, path: Path) -> dict[str, list[np.ndarray]]:
+    """Reads a network of ``SHAPES`` from an ONNX file with kernels in int8."""
+    return hub_layers(_read_onnx(path), SHAPES[name].heads)
+
+
+def _read_onnx(path: Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a BERT whose matrices are int8 with a scale for each row or column.
+
+    Returns:
+        float32 under the hub's names, kernels ``[out, in]``. A kernel has no name of its own in
+        the file: it takes that of the bias that follows it in the order of the graph.
+    """
+    operations = openvino_core().read_model(path).get_ordered_ops()
+    constants = {
+        operation.get_friendly_name(): operation.data
+        for operation in operations
+        if operation.get_type_name() == "Constant"
+    }
+    tensors, kernel = {}, None
+    for name, value in constants.items():
+        stem = name.removeprefix("inner.").removesuffix("_q")
+        if name.endswith("_q"):
+            value = value * constants[name.removesuffix("_q") + "_scale"]
+        if name.startswith("val_") and name.endswith("_q"):
+            kernel = value.T
+        elif name.startswith("inner.") and not name.endswith("_scale"):
+            tensors[stem] = np.array(value)
+            if kernel is not None and stem.endswith(".bias"):
+                tensors[stem.removesuffix("bias") + "weight"], kernel = kernel, None
+    return tensors
 
 
 def hub_layers(tensors: Mapping[str, np.ndarray], heads: int) -> dict[str, list[np.ndarray]]:

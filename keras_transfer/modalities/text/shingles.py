@@ -6,9 +6,10 @@ import hashlib
 
 import numpy as np
 
+from keras_transfer.modalities.neighbours import neighbours
+
 HASHES = 128
 BANDS = 32  # of four hashes each; two texts that share one are compared
-NEIGHBOURS = 6  # how many followers in a band's order each text is compared with
 LIKENESS = 0.75  # least share of equal hashes: one word of thirty changed leaves 0.88
 BLOCK = 4096  # shingles hashed at once: 4 MB
 
@@ -42,8 +43,7 @@ def fingerprint(tokens: np.ndarray, words: np.ndarray) -> np.ndarray:
 def near_copies(fingerprints: np.ndarray) -> np.ndarray:
     """Finds pairs of near copies: of other case or spacing, or with a few words changed.
 
-    Texts that share a band are sorted by the next band and compared with the next few, so the work
-    is linear in the number of texts, and bounded even where all are alike.
+    Texts that share a band are sorted by the next band, see ``neighbours``.
 
     Args:
         fingerprints: uint8, shape ``[texts, 256]``.
@@ -51,19 +51,8 @@ def near_copies(fingerprints: np.ndarray) -> np.ndarray:
     Returns:
         int64, shape ``[pairs, 2]``, each pair once.
     """
-    count = len(fingerprints)
-    if count < 2:
-        return np.empty((0, 2), np.int64)
     bands = np.ascontiguousarray(fingerprints).view("<u8")
-    proposed = []
-    for band, following in zip(bands.T, np.roll(bands, -1, axis=1).T, strict=True):
-        order = np.lexsort((following, band))
-        for step in range(1, min(NEIGHBOURS, count - 1) + 1):
-            left, right = order[:-step], order[step:]
-            same = band[left] == band[right]
-            left, right = left[same], right[same]
-            proposed.append(np.minimum(left, right) * count + np.maximum(left, right))
-    pairs = np.stack(np.divmod(np.unique(np.concatenate(proposed)), count), axis=1)
+    pairs = neighbours(bands, np.roll(bands, -1, axis=1))
     hashes = bands.view("<u2")
     alike = np.empty(len(pairs))
     for start in range(0, len(pairs), BLOCK):

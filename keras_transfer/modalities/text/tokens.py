@@ -47,10 +47,20 @@ def spec(size: Any) -> InputSpec:
     return InputSpec("ids", (size,), "int32", content)
 
 
+def size_of(shape: Sequence[int]) -> int:
+    """The number of tokens of texts of a shape."""
+    return int(shape[0])
+
+
 def spec_of(shape: Sequence[Any], dtype: str) -> InputSpec | None:
     """The input that takes int32 ``[tokens]``; None for any other shape or type."""
     known = len(shape) == 1 and None not in shape and dtype == "int32"
     return spec(int(shape[0])) if known and 3 <= shape[0] <= MAX_SIZE else None
+
+
+def preview(spec: InputSpec | None) -> InputSpec:
+    """What pages decode to, whatever a model takes."""
+    return PREVIEW
 
 
 def decode(data: bytes, spec: InputSpec | None = None) -> np.ndarray:
