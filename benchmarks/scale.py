@@ -1,6 +1,7 @@
-"""Time and memory of a whole run as the data grows: synthetic JPEG files of 128 px.
+"""Time and memory of a whole run as the data grows: synthetic JPEG files of 128 px, or WAV files of
+a second.
 
-python benchmarks/scale.py [--images 5000 20000]
+python benchmarks/scale.py [--images 5000 20000 | --clips 3600 36000]
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +31,60 @@ def write_images(folder: Path, count: int, classes: int = 10) -> None:
         Image.fromarray(pixels).resize((128, 128), Image.Resampling.BICUBIC).save(path, quality=85)
 
 
+def write_clips(folder: Path, count: int, classes: int = 10) -> None:
+    """A second each at 16 kHz: a tone of the class under noise; no two files alike."""
+    draw = np.random.default_rng(0)
+    time = np.arange(16_000) / 16_000
+    for number in range(count):
+        kind = number % classes
+        tone = np.sin(2 * np.pi * (200 * 1.3**kind + draw.normal(0, 20)) * time)
+        samples = 3000 * tone * np.hanning(len(time)) + draw.normal(0, 1500, len(time))
+        path = folder / f"class-{kind}" / f"{number:06d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(path), "wb") as stream:
+            stream.setparams((1, 2, 16_000, len(time), "NONE", ""))
+            stream.writeframes(samples.astype("<i2").tobytes())
+
+
+def whole_run(folder: Path, count: int, *settings: str) -> dict[str, Any]:
+    """What training on ``folder/data`` takes with an empty cache."""
+    output = folder / "run"
+    done = python(
+        "-m", "keras_transfer", "train", str(folder / "data"), *settings, "--effort", "quick",
+        "--output", str(output), KERAS_TRANSFER_CACHE=str(folder / "cache"),
+    )  # fmt: skip
+    metrics = json.loads((output / "metrics.json").read_text())
+    return {
+        "examples": count,
+        "whole process, s": round(done["seconds"], 1),
+        "ms an example": round(1000 * done["seconds"] / count, 1),
+        "peak memory, GiB": round(done["peak_bytes"] / 2**30, 2),
+        "cache, MiB": round(metrics["cache"]["bytes"] / 2**20),
+        "stages, s": json.dumps(metrics["seconds"]),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, nargs="+", default=[5000, 20000])
+    parser.add_argument("--clips", type=int, nargs="+")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for count in options.images:
-        with tempfile.TemporaryDirectory() as folder:
-            write_images(Path(folder) / "data", count)
-            output = Path(folder) / "run"
-            done = python(
-                "-m", "keras_transfer", "train", str(Path(folder) / "data"), "--image-size", "128",
-                "--effort", "quick", "--output", str(output),
-                KERAS_TRANSFER_CACHE=str(Path(folder) / "cache"),
-            )  # fmt: skip
-            metrics = json.loads((output / "metrics.json").read_text())
-        rows.append(
-            {
-                "images": count,
-                "whole process, s": round(done["seconds"], 1),
-                "ms an image": round(1000 * done["seconds"] / count, 1),
-                "peak memory, GiB": round(done["peak_bytes"] / 2**30, 2),
-                "cache, MiB": round(metrics["cache"]["bytes"] / 2**20),
-                "stages, s": json.dumps(metrics["seconds"]),
-            }
-        )
+    for count in options.clips or options.images:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if options.clips:
+                write_clips(folder / "data", count)
+                rows.append(whole_run(folder, count))
+            else:
+                write_images(folder / "data", count)
+                rows.append(whole_run(folder, count, "--image-size", "128"))
         print(rows[-1], flush=True)
-    record("scale", "python benchmarks/scale.py", rows)
+    if options.clips:
+        counts = " ".join(map(str, options.clips))
+        record("scale_audio", f"python benchmarks/scale.py --clips {counts}", rows)
+    else:
+        record("scale", "python benchmarks/scale.py", rows)
 
 
 if __name__ == "__main__":

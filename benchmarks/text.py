@@ -10,18 +10,15 @@ from there. Settings are chosen by tuning tasks alone.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import shlex
-import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import SHARED, add_row, record, rows_of
+from beside import EFFORTS, compare, logistic_regression, ours
+from common import SHARED
 
 SPLIT = (0.6, 0.15, 0.25)
 WIDTH = 384  # of MiniLM's states
@@ -92,29 +89,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "high": {"effort": "high"},
     **{name: START | changes for name, changes in CHANGES.items()},
 }
-EFFORTS = ("quick", "default", "high")
-PENALTIES = 10.0 ** np.arange(-3, 4)
-
-
-def logistic_regression(features: Any, data: Any) -> dict[str, float]:
-    """Judges a linear model whose penalty is chosen by NLL on validation."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-
-    train, validation, test = (data.indices(name) for name in ("train", "val", "test"))
-    classes = np.arange(len(data.class_names))
-
-    def loss(model: Any, rows: np.ndarray) -> float:
-        said = model.predict_proba(features[rows])
-        return float(log_loss(data.labels[rows], said, labels=classes))
-
-    fitted = [
-        LogisticRegression(C=c, max_iter=2000).fit(features[train], data.labels[train])
-        for c in PENALTIES
-    ]
-    best = min(fitted, key=lambda model: loss(model, validation))
-    right = float(best.score(features[test], data.labels[test]))
-    return {"test": right, "nll": loss(best, test)}
 
 
 def frozen(data: Any, seed: int) -> dict[str, float]:
@@ -192,21 +166,6 @@ def _network(data: Any, levels: float = 0.0) -> Any:
     return build_classifier(backbone, len(data.class_names), levels)
 
 
-def ours(data: Any, seed: int, settings: Mapping[str, Any], store: Path) -> dict[str, Any]:
-    """Trains by settings, on what other settings have stored."""
-    import keras_transfer as kt
-
-    result = kt.train(data, seed=seed, cache=str(store), **settings)
-    head = next(one for one in result.candidates if one.name == "head")
-    return {
-        "test": result.evaluation.accuracy,
-        "nll": result.evaluation.nll,
-        "kept": result.candidates[0].name,
-        "validation": {"head": head.nll, "kept": result.candidates[0].nll},
-        "stages": {name: round(value, 1) for name, value in result.seconds.items()},
-    }
-
-
 BESIDE: dict[str, Callable[[Any, int], dict[str, Any]]] = {
     "P": frozen, "TF-IDF": tf_idf, "textbook": textbook,
     "head on the last block": head(1), "head on the last two": head(2),
@@ -253,31 +212,6 @@ def one(name: str, seed: int, methods: Sequence[str], store: Path) -> Iterator[d
         }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kind", choices=["tuning", "report"], default="tuning")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=METHODS)
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS))
-    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "text.jsonl")
-    options = parser.parse_args()
-    of_kind = [name for name, task in TASKS.items() if task.kind == options.kind]
-    tasks, rows = options.tasks or of_kind, rows_of(options.out)
-    methods = options.only or OF_KIND[options.kind]
-    done = {(row["task"], row["seed"], row["method"]) for row in rows}
-    with tempfile.TemporaryDirectory() as store:
-        for seed in options.seeds:
-            for task in tasks:
-                wanted = [name for name in methods if (task, seed, name) not in done]
-                for row in one(task, seed, wanted, Path(store)) if wanted else ():
-                    rows.append(row)
-                    add_row(options.out, row)
-    given = ["--kind", options.kind, "--seeds", *map(str, options.seeds)]
-    for option in ("tasks", "only"):
-        given += [f"--{option}", *getattr(options, option)] if getattr(options, option) else []
-    report([row for row in rows if row["seed"] in options.seeds], tasks, methods, given)
-
-
 COLUMNS = (
     "Test accuracy, mean over seeds (their number in brackets). Points over P (frozen MiniLM-L6, "
     "logistic regression on the mean of the last block) are paired by task and seed: the mean over "
@@ -311,56 +245,7 @@ SAID = {
 }
 
 
-def report(
-    rows: Sequence[Mapping[str, Any]],
-    tasks: Sequence[str],
-    methods: Sequence[str],
-    given: Sequence[str],
-) -> None:
-    """Mean over seeds of each task, and the mean over tasks of the points over P."""
-    found = {(row["task"], row["method"], row["seed"]): row for row in rows}
-
-    def beside(method: str, other: str, value: Callable[[Any, Any], float]) -> list[float]:
-        """For each task that both have, the mean over seeds of what a pair of rows gives."""
-        pairs = [
-            [(row, found[task, other, key[2]]) for key, row in found.items()
-             if key[:2] == (task, method) and (task, other, key[2]) in found]
-            for task in tasks
-        ]  # fmt: skip
-        return [statistics.mean(value(*pair) for pair in of_task) for of_task in pairs if of_task]
-
-    lines = []
-    for method in methods:
-        line: dict[str, Any] = {"method": method}
-        for task in tasks:
-            got = [row["test"] for key, row in found.items() if key[:2] == (task, method)]
-            line[task] = f"{statistics.mean(got):.3f} ({len(got)})" if got else ""
-        points = beside(method, "P", lambda a, b: 100 * (a["test"] - b["test"]))
-        if not points:
-            continue
-        low, high = _interval(points)
-        line["points over P"] = f"{statistics.mean(points):+.1f} ({low:+.1f} to {high:+.1f})"
-        line["least"] = f"{min(points):+.1f}"
-        losses = beside(method, "P", lambda a, b: a["nll"] - b["nll"])
-        line["NLL over P"] = f"{statistics.mean(losses):+.3f}"
-        if "textbook" in methods:
-            times = beside(method, "textbook", lambda a, b: a["cpu"] / b["cpu"])
-            line["of the textbook's time"] = f"{statistics.mean(times):.2f}"
-        lines.append(line)
-    kind = TASKS[tasks[0]].kind
-    record(
-        f"text_{kind}",
-        shlex.join(["python", "benchmarks/text.py", *given]),
-        lines,
-        f"{COLUMNS}\n\n{SAID[kind]}",
-    )
-
-
-def _interval(points: list[float]) -> list[float]:
-    """95 % by a bootstrap of tasks."""
-    drawn = np.random.default_rng(0).choice(points, (10_000, len(points))).mean(axis=1)
-    return [float(end) for end in np.percentile(drawn, [2.5, 97.5])]
-
-
 if __name__ == "__main__":
-    main()
+    kinds = {name: task.kind for name, task in TASKS.items()}
+    said = {kind: f"{COLUMNS}\n\n{about}" for kind, about in SAID.items()}
+    compare("text", kinds, OF_KIND, one, said, "textbook")
