@@ -18,7 +18,7 @@ from keras_transfer.base import files
 from keras_transfer.base.compute import PLAIN, Compute, accelerators
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.threads import prefetch
-from keras_transfer.base.types import POOL, Backbone, Dataset, Inputs
+from keras_transfer.base.types import LEVELS, POOL, Backbone, Dataset, Inputs
 from keras_transfer.frozen.engine import (
     BATCH,
     Engine,
@@ -355,9 +355,11 @@ class FrozenPart:
         if cut in self._digests:
             return self._digests[cut]
         below = keras.Model(self._model.input, tensors(self._model, cut))
-        # What has no weights of its own, such as a spectrogram's floor or which levels are joined.
-        names = [operation.name for operation in below.operations]
-        hashed = hashlib.sha256(" ".join(names).encode())
+        # What has no weights of its own: which levels are joined, and what is done between layers,
+        # by its kind, since the names that Keras gives it differ from one building to the next.
+        joined = [layer.name for layer in below.layers if layer.name.startswith(LEVELS)]
+        kinds = [type(operation).__name__ for operation in below.operations]
+        hashed = hashlib.sha256(" ".join(joined + kinds).encode())
         for variable in below.weights:
             value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
             hashed.update(f"{value.shape}{value.dtype}".encode())

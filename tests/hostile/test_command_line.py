@@ -44,6 +44,7 @@ WHOLE = {
     "view_seed": (0, 4294967294), "batch_size": (1, 1_000_000), "devices": (1, None),
 }  # fmt: skip
 REAL = {
+    "clip_length": (0.8, 30),
     "levels": (0, 10), "head_lr": (1e-12, 100), "fine_tune_lr": (1e-12, 100),
     "rate_decay": (1e-3, 1), "weight_decay": (0, 10), "penalty_strength": (0, 1_000_000),
     "label_smoothing": (0, 0.99), "warmup": (0, 1), "decay_from": (0, 1),
