@@ -1,5 +1,6 @@
 """What a stored row of activations depends on, and what it does not."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -40,6 +41,28 @@ def test_rows_do_not_outlive_the_rule_that_made_their_pixels(backbone, data, tmp
         assert computed(part(backbone, data), store, data) == 0
         monkeypatch.setattr(image, "VERSION", 999)
         assert computed(part(backbone, data), store, data) == 5
+
+
+def test_rows_do_not_outlive_what_is_done_between_layers(data, tmp_path):
+    """The same name and the same weights, and another network."""
+
+    def built(operation):
+        def layers(x):
+            for block in (1, 2, 3):
+                convolution = keras.layers.Conv2D(
+                    4, 3, strides=2, kernel_initializer="ones", name=f"block{block}_conv"
+                )
+                x = keras.layers.Identity(name=f"block{block}_end")(operation(convolution(x), 0.1))
+            return x
+
+        backbones.register("Between", layers, image_size=32)
+        return backbones.build("Between", weights="none")
+
+    with ActivationStore(tmp_path) as store:
+        assert computed(part(built(keras.ops.maximum), data), store, data) == 5
+        # Keras gives operations new names; that says nothing.
+        assert computed(part(built(keras.ops.maximum), data), store, data) == 0
+        assert computed(part(built(keras.ops.minimum), data), store, data) == 5
 
 
 def test_rows_of_one_engine_are_none_of_anothers(backbone, data, tmp_path):
