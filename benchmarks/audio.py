@@ -12,13 +12,12 @@ run goes on from there. Settings are chosen by tuning tasks alone.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from beside import EFFORTS, compare, logistic_regression, ours
+from beside import EFFORTS, compare, logistic_regression, measured, sizes
 from common import SHARED
 
 SPLIT = (0.6, 0.15, 0.25)
@@ -127,8 +126,6 @@ OF_KIND = {"tuning": (*BESIDE, *SETTINGS), "report": (*BESIDE, *EFFORTS)}
 
 def one(name: str, seed: int, methods: Sequence[str], store: Path) -> Iterator[dict[str, Any]]:
     """Yields a row for each method of a task and a seed."""
-    import keras
-
     import keras_transfer as kt
     from keras_transfer.datasets.loading import natural_sizes
     from keras_transfer.modalities import modality
@@ -139,18 +136,8 @@ def one(name: str, seed: int, methods: Sequence[str], store: Path) -> Iterator[d
     data = kt.load_dataset(
         source, image_size=size, seed=seed, per_class=task.per_class, split=SPLIT
     )
-    for method in methods:
-        keras.utils.clear_session()
-        wall, used = time.perf_counter(), time.process_time()
-        if method in BESIDE:
-            found: dict[str, Any] = BESIDE[method](data, seed)
-        else:
-            found = ours(data, seed, SETTINGS[method], store)
-        yield {
-            "task": name, "seed": seed, "method": method, **found, "length": size,
-            "clips": [len(data.indices(split)) for split in ("train", "val", "test")],
-            "seconds": time.perf_counter() - wall, "cpu": time.process_time() - used,
-        }  # fmt: skip
+    for row in measured(data, seed, methods, BESIDE, SETTINGS, store):
+        yield {"task": name, **row, "length": size, "clips": sizes(data)}
 
 
 COLUMNS = (

@@ -10,6 +10,7 @@ import argparse
 import shlex
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,42 @@ def ours(data: Any, seed: int, settings: Mapping[str, Any], store: Path) -> dict
         "validation": {"head": head.nll, "kept": result.candidates[0].nll},
         "stages": {name: round(value, 1) for name, value in result.seconds.items()},
     }
+
+
+def measured(
+    data: Any,
+    seed: int,
+    methods: Sequence[str],
+    beside: Mapping[str, Callable[[Any, int], dict[str, Any]]],
+    settings: Mapping[str, Mapping[str, Any]],
+    store: Path,
+) -> Iterator[dict[str, Any]]:
+    """Yields what each method finds on a data set, and its time.
+
+    Args:
+        data: in its splits.
+        seed: of the methods.
+        methods: their names.
+        beside: the methods that are not ours.
+        settings: what ours are trained with.
+        store: a folder for what ours share.
+    """
+    import keras
+
+    for method in methods:
+        keras.utils.clear_session()
+        wall, used = time.perf_counter(), time.process_time()
+        if method in beside:
+            found = beside[method](data, seed)
+        else:
+            found = ours(data, seed, settings[method], store)
+        spent = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - used}
+        yield {"seed": seed, "method": method, **found, **spent}
+
+
+def sizes(data: Any) -> list[int]:
+    """How many examples there are to train, validate and test on."""
+    return [len(data.indices(split)) for split in ("train", "val", "test")]
 
 
 def compare(

@@ -11,13 +11,12 @@ from there. Settings are chosen by tuning tasks alone.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from beside import EFFORTS, compare, logistic_regression, ours
+from beside import EFFORTS, compare, logistic_regression, measured, sizes
 from common import SHARED
 
 SPLIT = (0.6, 0.15, 0.25)
@@ -195,21 +194,9 @@ def load(task: Task, seed: int) -> Any:
 
 def one(name: str, seed: int, methods: Sequence[str], store: Path) -> Iterator[dict[str, Any]]:
     """Yields a row for each method of a task and a seed."""
-    import keras
-
     data = load(TASKS[name], seed)
-    for method in methods:
-        keras.utils.clear_session()
-        wall, used = time.perf_counter(), time.process_time()
-        if method in BESIDE:
-            found: dict[str, Any] = BESIDE[method](data, seed)
-        else:
-            found = ours(data, seed, SETTINGS[method], store)
-        yield {
-            "task": name, "seed": seed, "method": method, **found, "tokens": data.examples.shape[1],
-            "texts": [len(data.indices(split)) for split in ("train", "val", "test")],
-            "seconds": time.perf_counter() - wall, "cpu": time.process_time() - used,
-        }  # fmt: skip
+    for row in measured(data, seed, methods, BESIDE, SETTINGS, store):
+        yield {"task": name, **row, "tokens": data.examples.shape[1], "texts": sizes(data)}
 
 
 COLUMNS = (
