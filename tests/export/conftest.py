@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,3 +31,10 @@ def exported(run: runs.Run, quick: None, tmp_path_factory: pytest.TempPathFactor
     """Every format that needs no extra package."""
     formats = "saved_model,keras,tflite,tflite-float16,tflite-dynamic,tflite-int8"
     return export_run(run, formats, tmp_path_factory.mktemp("exports") / "digits")
+
+
+@pytest.fixture(scope="module")
+def expected(exported: ExportResult) -> dict[str, Any]:
+    """``expected.json`` of the export that a file of tests makes."""
+    found: dict[str, Any] = json.loads((exported.path / "verify" / "expected.json").read_text())
+    return found

@@ -68,12 +68,6 @@ def exported(
     return export_run(sounds_run, SOME, tmp_path_factory.mktemp("exports") / "sounds")
 
 
-@pytest.fixture(scope="module")
-def expected(exported: ExportResult) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((exported.path / "verify" / "expected.json").read_text())
-    return found
-
-
 def spoken(exported: ExportResult, expected: dict[str, Any], suffix: str) -> list[Path]:
     """The samples of a kind of file, of each label the first."""
     rows = {row["label"]: row for row in reversed(expected["clips"]) if suffix in row["file"]}

@@ -43,12 +43,6 @@ def exported(
     return export_run(texts_run, SOME, tmp_path_factory.mktemp("exports") / "texts")
 
 
-@pytest.fixture(scope="module")
-def expected(exported: ExportResult) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((exported.path / "verify" / "expected.json").read_text())
-    return found
-
-
 def odd_texts(count: int) -> list[str]:
     """Words of the vocabulary and what no text should hold, drawn and run together."""
     random = np.random.default_rng(0)
