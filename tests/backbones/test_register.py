@@ -16,8 +16,7 @@ def tiny(x):
 
 @pytest.fixture
 def registered():
-    yield backbones.register("Tiny", tiny, image_size=40)
-    del backbones.registry._registered["Tiny"]
+    return backbones.register("Tiny", tiny, image_size=40)
 
 
 def test_it_is_built_cut_and_listed_by_name(registered):
