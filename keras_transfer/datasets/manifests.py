@@ -1,4 +1,4 @@
-"""Manifests: a path or a text and a label a row, optionally a split and a group."""
+"""Manifests: a path or a text and a label a row, optionally a split, a group, and a segment."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from keras_transfer.base.errors import DataError
 from keras_transfer.base.types import Finding
-from keras_transfer.datasets import tables
+from keras_transfer.datasets import segments, tables
 from keras_transfer.datasets.sources import LEFT_OUT, SPLIT_NAMES, Item, Source, read_file
-from keras_transfer.modalities import modality, modality_of_files
+from keras_transfer.modalities import Modality, modality, modality_of_files
 
 JSON_LINES = (".jsonl", ".ndjson")
 SUFFIXES = (".csv", ".tsv", ".txt", *JSON_LINES)
@@ -47,24 +47,30 @@ def table_source(table: tables.Table, name: str, root: Path, identity: str | Non
     count from 1, a DataFrame counts from 0. Of a table with paths and texts the files are taken if
     any of them is there, else the texts; a finding says which. Rows without a path or a label, and
     repeated rows, are left out with a finding. Rows of one value in the column of groups are one.
+    Of what has segments a row may mean one, from its start to its end in seconds; rows of one file
+    are then one group, unless the column of groups says more.
 
     Raises:
-        DataError: the table lacks the columns, or names an unknown split.
+        DataError: the table lacks the columns, or names an unknown split or impossible segment.
     """
     columns = table.columns(("path or text", "label"))
     column = table.header[columns["group"]] if "group" in columns else None
     rows = table.cells(columns)
     findings: list[Finding] = []
     if not _is_of_texts(columns, rows, root, findings):
-        kept = _items(table.where, root, rows, findings)
+        kind = modality_of_files(segments.named(cells["path"]).file for _, cells in rows)
+        form = modality(kind)
+        if form.excerpt is not None:
+            rows = _of_segments(table.where, rows)
+            column = column or ("path" if any(cells["group"] for _, cells in rows) else None)
         return Source(
             name,
-            kept,
-            lambda file: read_file(root / file),
+            _items(table.where, root, rows, findings),
+            lambda file: _read(root, file, form),
             identity,
             findings,
             lambda file: root / file,
-            modality=modality_of_files(item.path for item in kept),
+            modality=kind,
             group=column,
         )
     texts = {f"row-{number:06d}": cells["text"] for number, cells in rows}
@@ -75,6 +81,25 @@ def table_source(table: tables.Table, name: str, root: Path, identity: str | Non
         name, kept, lambda row: encode(texts[row]), identity, findings,
         modality="text", group=column,
     )  # fmt: skip
+
+
+def _of_segments(where: str, rows: Rows) -> Rows:
+    """The rows with paths that name their segments; what is of one file is of one group."""
+    meant = []
+    for line, cells in rows:
+        said = (cells[key].strip() for key in ("path", "start", "end"))
+        meant.append(segments.in_cells(f"{where}, row {line}", *said))
+    parted, found = {one.file for one in meant if not one.whole}, []
+    for (line, cells), one in zip(rows, meant, strict=True):
+        group = cells["group"] or (one.file if one.file in parted else "")
+        found.append((line, cells | {"path": one.name, "group": group}))
+    return found
+
+
+def _read(root: Path, name: str, form: Modality) -> bytes:
+    meant = segments.Segment(name) if form.excerpt is None else segments.named(name)
+    data = read_file(root / meant.file)
+    return data if meant.whole or form.excerpt is None else form.excerpt(data, *meant[1:])
 
 
 def _is_of_texts(columns: dict[str, int], rows: Rows, root: Path, findings: list[Finding]) -> bool:

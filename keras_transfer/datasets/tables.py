@@ -22,6 +22,8 @@ COLUMNS = {
     "label": ("label", "class", "category", "class_name", "target"),
     "split": ("split", "set", "subset", "partition"),
     "group": ("group", "group_id"),
+    "start": ("start", "start_time", "begin", "onset"),
+    "end": ("end", "end_time", "stop"),
 }  # fmt: skip
 LONGEST = 131_072  # characters of a cell that is no text: one longer comes of a lost quote
 

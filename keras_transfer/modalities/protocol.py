@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -79,6 +79,12 @@ class Modality(Protocol):
     """The rows of a default search that are not those of ``Recipe``."""
     LITERAL: bool
     """Whether a word that names no file may be an item itself."""
+
+    @property
+    def excerpt(self) -> Callable[[bytes, float, float | None], bytes] | None:
+        """A segment of an item as an item itself, from a second to another or the end; may raise
+        ExampleError. None where items do not last.
+        """
 
     def spec(self, size: Any) -> InputSpec:
         """The input of a model that takes examples of some size. Raises UsageError."""

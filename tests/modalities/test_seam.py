@@ -46,6 +46,7 @@ class Texts:
         return InputSpec("text", (size,), "int32", "letters, 0 where there are none")
 
     LITERAL = True
+    excerpt = None
 
     def preview(self, spec, /):
         return self.spec(40)

@@ -24,7 +24,7 @@ from keras_transfer.modalities.audio.listening import (
     spec,
     spec_of,
 )
-from keras_transfer.modalities.audio.playing import encode, from_memory, show
+from keras_transfer.modalities.audio.playing import encode, excerpt, from_memory, show
 from keras_transfer.modalities.audio.sounds import losses
 from keras_transfer.modalities.audio.views import mirroring_is_safe, view
 

@@ -7,7 +7,7 @@ import functools
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,9 +159,16 @@ def read(data: bytes, count: int = MAX_SECONDS * RATE) -> Heard:
     Raises:
         ExampleError: it cannot be read.
     """
+    with reading(data) as sound:
+        return _heard(sound, count)
+
+
+@contextlib.contextmanager
+def reading(data: bytes) -> Iterator[Any]:
+    """An open ``soundfile.SoundFile``; whatever goes wrong with it is an ExampleError."""
     with _open(data) as sound:
         try:
-            return _heard(sound, count)
+            yield sound
         except ExampleError:
             raise
         except Exception as error:

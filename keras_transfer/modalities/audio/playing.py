@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from keras_transfer.base.errors import DataError
-from keras_transfer.modalities.audio.listening import MAX_CHANNELS, RATE, libraries
+from keras_transfer.base.errors import DataError, ExampleError
+from keras_transfer.modalities.audio.listening import MAX_CHANNELS, RATE, libraries, reading
 
 WIDTH, HEIGHT = 240, 80  # pixels of a spectrogram
 SHORTEST = 1_600  # samples
@@ -21,6 +21,8 @@ WINDOW, FOURIER = 512, 2048  # samples; the latter makes the low frequencies of 
 LOW, HIGH = 60, 7_800  # hertz, at the bottom and the top of the picture
 DEEP = 70  # decibels below the loudest that are black
 QUIETEST = 1e-12  # power
+LATE = 0.1  # seconds behind the end of a sound up to which a segment's end is one
+MOST = 2**27  # samples of a segment, of all channels: 512 MiB
 
 
 def from_memory(values: Any) -> Sequence[Any]:
@@ -75,6 +77,33 @@ def encode(value: Any) -> bytes:
     about = form, 1, rate, rate * size, size, 8 * size, b"data", len(raw)
     head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 36 + len(raw), b"WAVEfmt ", 16, *about)
     return head + raw
+
+
+def excerpt(data: bytes, start: float, end: float | None) -> bytes:
+    """A segment of a sound as a WAV file: its channels' mean, at its own rate.
+
+    Args:
+        data: a sound file.
+        start: where it begins, in seconds.
+        end: where it ends, in seconds; None where the sound does.
+
+    Raises:
+        ExampleError: the sound cannot be read or ends before that, or the segment is too large.
+    """
+    with reading(data) as sound:
+        rate, frames = sound.samplerate, sound.frames
+        first, last = round(start * rate), frames if end is None else round(end * rate)
+        if first >= frames or last > frames + LATE * rate:
+            raise ExampleError(f"the sound ends after {frames / rate:g} s", kind="truncated")
+        count = min(last, frames) - first
+        if count * sound.channels > MOST:
+            raise ExampleError(f"{count / rate:,.0f} s: too long a segment", kind="bomb")
+        sound.seek(first)
+        samples = sound.read(count, "float32", always_2d=True)
+    if len(samples) < count:
+        reason = f"it ends after {first + len(samples):,} of {frames:,} samples"
+        raise ExampleError(reason, kind="truncated")
+    return encode((samples.mean(axis=1), rate))
 
 
 def show(example: np.ndarray, caption: str = "", saliency: np.ndarray | None = None) -> str:

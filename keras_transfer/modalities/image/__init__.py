@@ -41,6 +41,7 @@ FINGERPRINT: tuple[int, ...] = (16, 16, 3)
 EXTENT = "longer side in pixels"
 EXTENT_EDGES: Sequence[int] = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 LITERAL = False
+excerpt = None
 INPUT = "uint8 RGB, 0..255, the whole image squashed to a square, bilinear"
 SIZE = "image_size"
 EFFORTS: Mapping[str, Mapping[str, Any]] = recipe.EFFORTS

@@ -31,6 +31,7 @@ from keras_transfer.modalities.text.writing import encode, from_memory, show
 NAME = NOUN = "text"
 SIZE = "max_length"
 LITERAL = True
+excerpt = None
 INPUT = "int32 ids of BERT's uncased WordPiece, [CLS] first, [SEP] last, 0 behind"
 EFFORTS: Mapping[str, Mapping[str, Any]] = {
     "quick": {"backbone": "MiniLM-L6", "levels": 5.0, "unfreeze": "none", "views": 1},
