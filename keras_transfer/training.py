@@ -650,12 +650,10 @@ def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
         return recipe.flip == "on", ""
     if recipe.views == 1 or not recipe.strength:
         return False, ""
-    train, validation = dataset.indices("train"), dataset.indices("val")
     assert dataset.examples is not None
     return modality(dataset.modality).mirroring_is_safe(
-        dataset.examples[train], dataset.labels[train],
-        dataset.examples[validation], dataset.labels[validation],
-    )  # fmt: skip
+        dataset.examples, dataset.labels, dataset.indices("train"), dataset.indices("val")
+    )
 
 
 def _solver(

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import mmap
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -65,6 +66,7 @@ class Views:
         """Examples ``[rows, ...]``: view 0 is clean, the others are augmented."""
         assert self.dataset.examples is not None
         clean = self.dataset.examples[rows]
+        _let_go(self.dataset.examples)
         if number == 0:
             return clean
         digests = [self.dataset.digests[row] for row in rows]
@@ -366,6 +368,12 @@ class FrozenPart:
             hashed.update(value.tobytes())
         self._digests[cut] = hashed.hexdigest()
         return self._digests[cut]
+
+
+def _let_go(examples: np.ndarray) -> None:
+    """Of a mapped file, what was read counts as ours no longer; it stays in the system's cache."""
+    if isinstance(examples.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        examples.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _moved(here: np.ndarray, there: np.ndarray) -> float:

@@ -133,13 +133,12 @@ class Modality(Protocol):
         """Augmented examples; number 0 is clean. Each depends on its digest, number and seed."""
 
     def mirroring_is_safe(
-        self,
-        train: np.ndarray,
-        labels: np.ndarray,
-        validation: np.ndarray,
-        validation_labels: np.ndarray,
+        self, examples: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray
     ) -> tuple[bool, str]:
-        """Whether ``view`` may flip these examples, and the reason in a sentence."""
+        """Whether ``view`` may flip these examples, and the reason in a sentence.
+
+        ``train`` and ``validation`` are positions among them.
+        """
 
     def near_copies(self, fingerprints: np.ndarray) -> np.ndarray:
         """Pairs of rows that are almost the same: int64 ``[pairs, 2]``, each pair once."""

@@ -1,5 +1,9 @@
 """What a stored row of activations depends on, and what it does not."""
 
+import dataclasses
+import re
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -63,6 +67,25 @@ def test_rows_do_not_outlive_what_is_done_between_layers(data, tmp_path):
         # Keras gives operations new names; that says nothing.
         assert computed(part(built(keras.ops.maximum), data), store, data) == 0
         assert computed(part(built(keras.ops.minimum), data), store, data) == 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no /proc/self/smaps here")
+def test_what_was_read_of_a_mapped_file_is_let_go(data, tmp_path):
+    """Or a set as large as the memory would be counted as used, and the process be ended for it."""
+    path = tmp_path / "mapped.examples"
+    np.tile(data.examples, (4000 // len(data) + 1, 1, 1, 1))[:4000].tofile(path)
+    mapped = np.memmap(path, np.uint8, "r", shape=(4000, *data.examples.shape[1:]))
+
+    def resident():
+        about = Path("/proc/self/smaps").read_text().split(str(path))[1]
+        return int(re.search(r"Rss: +(\d+) kB", about)[1])
+
+    views = Views(dataclasses.replace(data, examples=mapped))
+    drawn = [views.draw(np.arange(start, start + 100), 0) for start in range(0, 4000, 100)]
+    assert np.array_equal(np.concatenate(drawn), mapped)
+    assert resident() > mapped.nbytes / 2**11  # they were all compared
+    views.draw(np.arange(3), 0)
+    assert resident() < mapped.nbytes / 2**14
 
 
 def test_rows_of_one_engine_are_none_of_anothers(backbone, data, tmp_path):

@@ -571,11 +571,8 @@ def test_views_do_not_depend_on_the_company_they_keep(data):
 
 def test_digits_are_not_mirrored_and_photographs_are():
     digits = datasets.load_dataset("builtin:digits", image_size=32)
-    rows = {split: digits.indices(split) for split in ("train", "val")}
-    safe, said = mirroring_is_safe(
-        digits.examples[rows["train"]], digits.labels[rows["train"]],
-        digits.examples[rows["val"]], digits.labels[rows["val"]],
-    )  # fmt: skip
+    rows = (digits.indices(split) for split in ("train", "val"))
+    safe, said = mirroring_is_safe(digits.examples, digits.labels, *rows)
     assert not safe
     assert "does not mirror" in said
     from sklearn.datasets import load_sample_images
@@ -589,7 +586,7 @@ def test_digits_are_not_mirrored_and_photographs_are():
         crops.append(crop[::4, ::4] if draw.random() < 0.5 else crop[::4, ::4][:, ::-1])
         labels.append(number % 2)
     crops, labels = np.stack(crops), np.array(labels)
-    assert mirroring_is_safe(crops[:300], labels[:300], crops[300:], labels[300:])[0]
+    assert mirroring_is_safe(crops, labels, np.arange(300), np.arange(300, 400))[0]
 
 
 def test_plain_values_only_in_what_is_reported(cached):

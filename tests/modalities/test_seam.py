@@ -85,7 +85,7 @@ class Texts:
             row[int.from_bytes(key[:4], "big") % np.count_nonzero(row)] = ord(" ")
         return drawn
 
-    def mirroring_is_safe(self, train, labels, validation, validation_labels):
+    def mirroring_is_safe(self, examples, labels, train, validation):
         return False, ""
 
     def near_copies(self, fingerprints):

@@ -82,7 +82,7 @@ def _part(length: int, share: float, random: np.random.Generator) -> slice:
 
 
 def mirroring_is_safe(
-    train: np.ndarray, labels: np.ndarray, validation: np.ndarray, validation_labels: np.ndarray
+    examples: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray
 ) -> tuple[bool, str]:
     """Sounds are never mirrored, and nothing is said of it."""
     return False, ""

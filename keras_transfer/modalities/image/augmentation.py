@@ -110,7 +110,7 @@ def _colours(first: float, second: float, third: float) -> tuple[float, ...]:
 
 
 def mirroring_is_safe(
-    train: np.ndarray, labels: np.ndarray, validation: np.ndarray, validation_labels: np.ndarray
+    examples: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray
 ) -> tuple[bool, str]:
     """Whether a mirrored image still shows its class, as far as the data itself tells.
 
@@ -121,23 +121,23 @@ def mirroring_is_safe(
     mirrored images.
 
     Args:
-        train: uint8 ``[n, height, width, 3]``; at most 5,000 of them are used.
+        examples: uint8 ``[n, height, width, 3]``; they may lie on disk.
         labels: int ``[n]``.
-        validation: uint8 ``[m, height, width, 3]``; at most 1,000 of them are used.
-        validation_labels: int ``[m]``.
+        train: positions of the training images; at most 5,000 of them are looked at.
+        validation: positions of those of validation; at most 1,000 of them are looked at.
 
     Returns:
         The decision and the reason in one sentence.
     """
-    known = np.unique(np.linspace(0, len(train) - 1, 5000).astype(int))
-    asked = np.unique(np.linspace(0, len(validation) - 1, 1000).astype(int))
-    references, truth = _thumbnails(train[known]), validation_labels[asked]
+    known = train[np.unique(np.linspace(0, len(train) - 1, 5000).astype(int))]
+    asked = validation[np.unique(np.linspace(0, len(validation) - 1, 1000).astype(int))]
+    references, truth = _thumbnails(examples[known]), labels[asked]
 
     def right(images: np.ndarray) -> np.ndarray:
         nearest = (_thumbnails(images) @ references.T).argmax(axis=1)
         return labels[known][nearest] == truth
 
-    clean = validation[asked]
+    clean = examples[asked]
     before, after = right(clean), right(clean[:, :, ::-1])
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
     net = lost - gained

@@ -54,7 +54,7 @@ def _uniforms(digests: Sequence[str], number: int, seed: int, size: int) -> np.n
 
 
 def mirroring_is_safe(
-    train: np.ndarray, labels: np.ndarray, validation: np.ndarray, validation_labels: np.ndarray
+    examples: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray
 ) -> tuple[bool, str]:
     """Texts are never mirrored, and nothing is said of it."""
     return False, ""
