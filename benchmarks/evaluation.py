@@ -38,12 +38,12 @@ def measure(what: str, data: Path, output: Path, **settings: Any) -> dict[str, A
     whole = time.perf_counter() - begun
     run = runs.open_run(output)
     begun = time.perf_counter()
-    page = report.write_report(run, dataset=run.dataset(), model=result.model)
+    page = report.write_report(result)
     seconds = time.perf_counter() - begun
     spent = json.loads((output / "metrics.json").read_text())["seconds"]
     return {
         "run": what,
-        "test images": len(run.predictions()),
+        "test images": len(run.predictions),
         "classes": len(run.class_names),
         "whole run, s": round(whole, 1),
         "evaluation, s": round(spent["evaluate"], 2),

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from keras_transfer.base.types import Dataset as Dataset
     from keras_transfer.datasets import inspect as inspect
     from keras_transfer.datasets import load_dataset as load_dataset
+    from keras_transfer.estimator import TransferClassifier as TransferClassifier
     from keras_transfer.evaluation import compare as compare
     from keras_transfer.evaluation.plots import gallery as gallery
     from keras_transfer.evaluation.saliency import grad_cam as grad_cam
+    from keras_transfer.export import ExportResult as ExportResult
     from keras_transfer.export import export_run as export_run
     from keras_transfer.export import verify as verify
     from keras_transfer.export.prediction import predict as predict
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from keras_transfer.recipe import Recipe as Recipe
     from keras_transfer.runs.folder import Run as Run
     from keras_transfer.runs.folder import open_run as open_run
+    from keras_transfer.runs.report import write_report as write_report
     from keras_transfer.runs.result import TransferResult as TransferResult
     from keras_transfer.training import train as train
 
@@ -44,14 +47,16 @@ _WITHOUT_KERAS = {
 _WITH_KERAS = {
     "backbones": ["block_map", "build", "register", "split", "unfreeze"],
     "datasets": ["inspect", "load_dataset"],
+    "estimator": ["TransferClassifier"],
     "evaluation": ["compare"],
     "evaluation.plots": ["gallery"],
     "evaluation.saliency": ["grad_cam"],
-    "export": ["export_run", "verify"],
+    "export": ["ExportResult", "export_run", "verify"],
     "export.prediction": ["predict"],
     "frozen.store": ["ActivationStore"],
     "learn.model": ["build_classifier"],
     "runs.folder": ["Run", "open_run"],
+    "runs.report": ["write_report"],
     "runs.result": ["TransferResult"],
     "training": ["train"],
 }

@@ -336,7 +336,7 @@ def _predict(options: argparse.Namespace) -> int:
     load_keras()
     from keras_transfer import console
 
-    rows = keras_transfer.predict(options.model, options.images, top=options.top)
+    rows = keras_transfer.predict(options.model, options.images, top=options.top, csv=options.csv)
     show(options, lambda: rows, lambda: console.predictions(rows))
     return USAGE if any("error" in row for row in rows) else DONE
 
@@ -444,6 +444,8 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         argument("images", metavar="IMAGE", nargs="+", help="a file, or a folder of them; for a "
                  "model of texts also a text, or - for the lines of the standard input"),
         argument("--top", type=COUNT, default=3, help="classes to name (default 3)"),
+        argument("--csv", metavar="FILE", help="write a table, too: predicted, probability, "
+                 "unsure, error"),
         JSON,
     )),
     ("export", _export, "Export a run and prove what is exported.", (

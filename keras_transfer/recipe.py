@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
+
+Called = TypeVar("Called", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +173,7 @@ def setting(
     return dataclasses.field(default=default, metadata=about)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Recipe:
     """All settings of a run.
 
@@ -396,6 +399,10 @@ class Recipe:
         progress = max(0, step - level) / max(1, steps - level)
         return self.fine_tune_lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
+    def __repr__(self) -> str:
+        changed = {n: v for n, v in vars(self).items() if v != SETTINGS[n].default}
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
     def to_dict(self, names: Collection[str] | None = None) -> dict[str, Any]:
         """The settings as plain values, fit for JSON and TOML; those of this machine left out.
 
@@ -425,6 +432,20 @@ EFFORTS: Mapping[str, Mapping[str, Any]] = {
 
 RANDOM_WEIGHTS = {"unfreeze": "all", "fine_tune_lr": 1e-3, "levels": 0.0, "batch_norm": "train"}
 """What random weights change: nothing is worth keeping, so everything trains, at a higher rate."""
+
+
+def spelled_out(function: Called) -> Called:
+    """Shows, of a function that takes ``**settings``, each with its type to who asks for them."""
+    shown = inspect.signature(function)
+    own = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    given = {one.name for one in own}
+    named = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=field.type)
+        for name, field in SETTINGS.items()
+        if name not in given
+    ]
+    vars(function)["__signature__"] = shown.replace(parameters=[*own, *named])
+    return function
 
 
 def read(name: str, value: Any, where: str = "") -> Any:

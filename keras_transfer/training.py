@@ -31,7 +31,15 @@ from keras_transfer.base.compute import Compute, choose_compute
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.events import EventLog
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import LOGITS, SPLITS, Backbone, BackboneSpec, Dataset, Inputs
+from keras_transfer.base.types import (
+    LOGITS,
+    SPLITS,
+    Backbone,
+    BackboneSpec,
+    Dataset,
+    Inputs,
+    Split,
+)
 from keras_transfer.frozen.engine import (
     BATCH,
     Batch,
@@ -60,6 +68,7 @@ from keras_transfer.learn.model import (
 from keras_transfer.learn.pool import ModelPool
 from keras_transfer.learn.selection import Candidate, NewHead, choose
 from keras_transfer.learn.suffix import Suffix, assign, between, predict, values_of
+from keras_transfer.learn.watching import Watched, check_callbacks
 from keras_transfer.modalities import MODALITIES, modality
 from keras_transfer.recipe import (
     EFFORTS,
@@ -70,6 +79,7 @@ from keras_transfer.recipe import (
     read,
     read_file,
     resolve,
+    spelled_out,
 )
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
@@ -104,6 +114,7 @@ class Shared:
     state: Path | None = None
 
 
+@spelled_out
 def train(
     data: Any,
     *,
@@ -113,11 +124,12 @@ def train(
     tensorboard: bool = False,
     config: str | PathLike[str] | None = None,
     recipe: Recipe | None = None,
-    backbone: str | Backbone | None = None,
+    backbone: str | Backbone | keras.Model | None = None,
     shared: Shared | None = None,
     judge: bool = True,
     progress: Progress | None = None,
     began: float | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
 ) -> Any:
     """Trains an image classifier on a data set and, with ``output``, writes a run folder.
@@ -131,11 +143,14 @@ def train(
         tensorboard: whether event files are written to ``output/tensorboard``, an epoch at a time.
         config: a TOML file of settings, or the ``config.json`` of an earlier run.
         recipe: all settings at once, instead of ``config`` and single ones.
-        backbone: a name that ``backbones`` lists, or a built one, which stays as it is.
+        backbone: a name that ``backbones`` lists, a built one, or a functional ``keras.Model`` of
+            images, also as a ``.keras`` file; what is given stays as it is.
         shared: what this run has in common with others.
         judge: False leaves the test split closed, to choose between recipes.
         progress: where to report; silent by default.
         began: ``time.monotonic()`` at which a time budget began; this call by default.
+        callbacks: Keras's, for the second phase: they are told of its beginning, its epochs and
+            its end. Not those that set the rate, which the recipe does, nor what a step does.
         settings: any field of ``Recipe`` by name, such as ``effort="quick"`` or
             ``fine_tune_lr=1e-4``; what is given beats ``config``, which beats the effort.
 
@@ -149,12 +164,13 @@ def train(
     clock, progress = Clock(), progress or Progress()
 
     # What is asked for ------------------------------------------------------------------------
-    given = backbone if isinstance(backbone, Backbone) else None
+    given = _given(backbone, settings.get("image_size"))
     name = given.spec.name if given else backbone
     ask = functools.partial(_asked, recipe, settings | {"backbone": name}, config, given)
     recipe, asked = ask(EFFORTS)  # what is wrong with it shows before any data is read
     if output is not None:
         runs.check_output(output, resume=resume, overwrite=overwrite, data=data)
+    check_callbacks(callbacks)
     if output is None and tensorboard:
         problem = "Event files for TensorBoard go to the run folder, and none is named."
         raise UsageError(problem, remedy="Pass output.")
@@ -180,7 +196,7 @@ def train(
             planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses what there is not
         with clock.stage("decode"):
             dataset = data if isinstance(data, Dataset) else load(data, recipe)
-        _check(dataset, built)
+        _check(dataset, built, SPLITS if judge else SPLITS[:2])
         if shared is None:  # nobody else's: this run is the whole of it
             for said in (repr(dataset), *datasets.notes(dataset)):
                 progress.note(said)
@@ -201,6 +217,8 @@ def train(
         if output is not None:
             guarded = runs.begin(output, about, resume=resume, overwrite=overwrite)
             state = until_the_end.enter_context(guarded)
+            if not built.spec.constructor:  # no name by which another process could build it
+                runs.keep_backbone(output, built.model)
             if tensorboard:
                 progress = EventLog(runs.events_folder(output), progress)
         budget = math.inf if recipe.time_budget is None else recipe.time_budget
@@ -396,8 +414,10 @@ def train(
                     assign(logits_layer.variables, untrained_head)
                     if recipe.batch_norm == "train":
                         measure_statistics(suffix, _some(inputs[0], recipe, recipe.batch_size))
+                working = _working(suffix, compute)
+                of_training["progress"] = Watched(callbacks, working, progress)
                 done = fine_tune(
-                    _working(suffix, compute), recipe, examples,
+                    working, recipe, examples,
                     checkpoint=state / "fine-tune.npz" if state else None, **of_training,
                 )  # fmt: skip
                 trained.append(done)
@@ -455,11 +475,12 @@ def train(
             )  # fmt: skip
         result = TransferResult(
             **(vars(fitted) | {"seconds": clock.report()}),
-            test_probabilities=probabilities, evaluation=judged, threshold=threshold,
+            test_probabilities=probabilities, evaluation=judged, threshold=threshold, about=about,
+            path=None if output is None else Path(output),
         )  # fmt: skip
         if output is not None:
-            run = runs.finish(output, result, about)
-            report.write_report(run, dataset=dataset, model=model)
+            run = runs.finish(output, result)
+            report.write_report(result)
         if budget < math.inf:
             taken = round(time.monotonic() - deadline + budget, 2)
             verdict = "kept" if taken <= budget else "overrun"
@@ -468,6 +489,18 @@ def train(
             if output is not None:
                 runs.add_to_metrics(run, {"budget": told})
         return result
+
+
+def _given(backbone: Any, image_size: Any) -> Backbone | None:
+    """The backbone where it is no name; a model, or the file of one, becomes one."""
+    if backbone is None or isinstance(backbone, Backbone):
+        return backbone
+    if isinstance(backbone, keras.Model) or str(backbone).endswith(".keras"):
+        size = None if image_size is None else read("image_size", image_size)
+        named = backbone if isinstance(backbone, keras.Model) else str(backbone)
+        return backbones.build(named, image_size=size)
+    read("backbone", backbone)
+    return None
 
 
 def _asked(
@@ -548,14 +581,14 @@ def load(source: Any, recipe: Recipe) -> Dataset:
     )  # fmt: skip
 
 
-def _check(dataset: Dataset, backbone: Backbone) -> None:
-    """Refuses a data set that the backbone cannot take, or of which a split is empty."""
+def _check(dataset: Dataset, backbone: Backbone, needed: Sequence[Split]) -> None:
+    """Refuses a data set that the backbone cannot take, or of which a needed split is empty."""
     what, shape = modality(dataset.modality).NOUN, tuple(backbone.model.input_shape[1:])
     if dataset.examples is None or tuple(dataset.examples.shape[1:]) != shape:
         had = "none" if dataset.examples is None else f"some of shape {dataset.examples.shape[1:]}"
         problem = f"The backbone takes {what}s of shape {shape}; the data set has {had}."
         raise UsageError(problem, remedy=f"Open it with load_dataset(..., image_size={shape[0]}).")
-    for name in SPLITS:
+    for name in needed:
         if not (dataset.splits == name).any():
             problem = f"{dataset.name}: the {name} split holds no {what}s."
             raise DataError(problem, remedy=f"Add {what}s, or give other shares with --split.")

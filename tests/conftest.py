@@ -6,10 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from keras_transfer.runs.result import TransferResult
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -67,19 +71,24 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits_run(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder: EfficientNet-Lite0 with its real weights, trained briefly at 64 px.
+def digits_result(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TransferResult:
+    """EfficientNet-Lite0 with its real weights, trained briefly at 64 px.
 
     Of the seeds one with a wrong answer in validation and in test, and none that is nearly a tie.
     """
     from keras_transfer import training
 
-    output = tmp_path_factory.mktemp("runs") / "digits"
-    training.train(
+    return training.train(
         str(digits_folder), image_size=64, effort="quick", seed=6, split=(0.6, 0.2, 0.2),
-        output=output,
+        output=tmp_path_factory.mktemp("runs") / "digits",
     )  # fmt: skip
-    return output
+
+
+@pytest.fixture(scope="session")
+def digits_run(digits_result: TransferResult) -> Path:
+    """The folder of that run."""
+    assert digits_result.path is not None
+    return digits_result.path
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,14 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_transfer.backbones import registry
+from keras_transfer.backbones.adoption import adopt, inline, keras_model, opened
 from keras_transfer.backbones.blocks import block_map
-from keras_transfer.backbones.naming import canonical_names
 from keras_transfer.backbones.weights import assign, digest, resolve, unset_weights
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Backbone, BackboneSpec
@@ -24,16 +25,22 @@ if TYPE_CHECKING:
 
 
 def build(
-    name: str, *, image_size: int | tuple[int, int] | None = None, weights: str = "offline"
+    name: str | keras.Model,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    weights: str = "offline",
+    preprocessing: str | None = None,
 ) -> Backbone:
     """Builds a backbone.
 
     Args:
-        name: a name in the registry.
+        name: a name in the registry; or a model of one's own, whose weights are taken as they are,
+            see ``adoption.adopt``, or the ``.keras`` file of one.
         image_size: height and width in pixels, one number for both; default the network's own.
         weights: ``"offline"`` (from an installed package), ``"imagenet"`` (Keras's download),
             ``"none"`` (random), a file (``.keras``, ``.weights.h5``, ``_notop.h5``) or the
             folder of an earlier run, whose head is dropped.
+        preprocessing: what a model of one's own expects, see :func:`register`.
 
     Returns:
         The backbone; its model takes uint8 RGB ``[batch, height, width, 3]``, does its own
@@ -46,6 +53,10 @@ def build(
     >>> build("MobileNetV3Small", image_size=64, weights="none").model.output_shape
     (None, 2, 2, 576)
     """
+    if isinstance(name, str) and name.endswith(".keras"):
+        return opened(Path(name))
+    if not isinstance(name, str):
+        return adopt(name, size=image_size, preprocessing=preprocessing)
     row = registry.spec(name)
     size, form = row.size if image_size is None else image_size, modality(row.modality)
     form.spec(size)  # refuses what is no size at all
@@ -80,7 +91,7 @@ def register(
             puts layers on them and returns the feature map ``[batch, h, w, channels]`` or vector.
         image_size: default height and width in pixels.
         preprocessing: what becomes of pixels 0..255: ``tf`` (to -1..1), ``torch`` (ImageNet's mean
-            and deviation), ``caffe`` (BGR, mean subtracted), ``symmetric`` or ``lite``.
+            and deviation), ``caffe`` (BGR, mean subtracted), ``symmetric``, ``lite`` or ``none``.
         facts: other fields of :class:`keras_transfer.base.types.BackboneSpec`: ``min_size``
             (32 pixels), ``blocks`` (by default layers ``block1_...``, ``block2a_...`` and so on
             make blocks of these names), ``licence``, ``int8_safe``, ``advice``.
@@ -109,20 +120,19 @@ def _construct(
 
     A network that comes in more than one shape takes that of the arrays which it will be given.
     """
-    import keras
-
     examples, inputs = modality(row.modality).entrance(size, row.preprocessing)
-    model = keras.Model(examples, layers(inputs)) if layers else _published(row, inputs, arrays)
-    renamed = canonical_names(operation.name for operation in model.operations)
-    for operation in model.operations:
-        operation.name = renamed[operation.name]
-    return keras.Model(model.inputs[0], model.outputs[0], name=row.name)
+    outputs = layers(inputs) if layers else _published(row, examples, inputs, arrays)
+    return keras_model(examples, outputs, row.name)
 
 
 def _published(
-    row: BackboneSpec, inputs: keras.KerasTensor, arrays: Mapping[str, list[np.ndarray]]
-) -> keras.Model:
-    """Builds a network on preprocessed examples by its constructor, such as Keras Applications'."""
+    row: BackboneSpec, examples: Any, inputs: Any, arrays: Mapping[str, list[np.ndarray]]
+) -> Any:
+    """Builds a network on preprocessed examples by its constructor, such as Keras Applications'.
+
+    ConvNeXt nests its stem and downsampling layers; EfficientNet always brings a Rescaling and a
+    Normalization whose numbers differ between its sources of weights. Neither is wanted.
+    """
     import keras
 
     module, function = row.constructor.split(":")
@@ -132,32 +142,9 @@ def _published(
     known = inspect.signature(constructor).parameters
     arguments |= {name: value for name, value in settings.items() if name in known}
     model = constructor(**arguments)
-    if any(isinstance(layer, (keras.Model, keras.layers.Normalization)) for layer in model.layers):
-        model = _flatten(model)
-    return model
-
-
-def _flatten(model: keras.Model) -> keras.Model:
-    """Replaces nested models by their layers, and drops the constructor's own preprocessing.
-
-    ConvNeXt nests its stem and downsampling layers; EfficientNet always brings a Rescaling and a
-    Normalization whose numbers differ between its sources of weights.
-    """
-    import keras
-
     own = (keras.layers.Rescaling, keras.layers.Normalization)
-
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(layer, keras.Sequential):
-            for inner in layer.layers:
-                args = (inner(*args),)
-            return args[0]
-        if isinstance(layer, own) and layer.name != "preprocessing":
-            return args[0]
-        return layer(*args, **kwargs)
-
-    return keras.models.clone_model(
-        model,
-        clone_function=lambda layer: layer.from_config(layer.get_config()),
-        call_function=call,
+    if not any(isinstance(layer, (keras.Model, own[1])) for layer in model.layers):
+        return model.outputs[0]
+    return inline(
+        model, examples, [], lambda one: isinstance(one, own) and one.name != "preprocessing"
     )

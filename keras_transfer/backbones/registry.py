@@ -68,7 +68,10 @@ def spec(name: str) -> BackboneSpec:
     row = table("backbones").get(name)
     if row is None:
         problem = f"Backbone {name!r} is unknown.{closest(name, names())}"
-        raise UsageError(problem, remedy="List the backbones with: keras-transfer backbones")
+        remedy = "List the backbones with: keras-transfer backbones"
+        if name.startswith("own-"):
+            remedy = "It was a model of its user's own: name backbone.keras of the run's folder."
+        raise UsageError(problem, remedy=remedy)
     family = _families(row["modality"])[row["family"]]
     settled = {
         "constructor": f"{family['constructor']}:{name.replace('-', '')}",

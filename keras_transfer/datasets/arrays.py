@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,9 +15,15 @@ from typing import Any
 import numpy as np
 
 from keras_transfer.base.errors import DataError
+from keras_transfer.datasets import manifests, tables
 from keras_transfer.datasets.archives import archive_source
 from keras_transfer.datasets.sources import SPLIT_NAMES, Item, Source
-from keras_transfer.modalities import modality, modality_of_value
+from keras_transfer.modalities import (
+    MODALITIES,
+    modality,
+    modality_of_files,
+    modality_of_value,
+)
 
 SUBPACKAGES = ("linalg", "ndimage", "optimize", "signal", "special", "stats")
 
@@ -85,7 +92,8 @@ def arrays_source(
             mapping from ``train``, ``val``, ``test`` to either. Images are uint8, or floating
             point in 0..255, ``[images, height, width, 1, 3 or 4]`` or a list of single ones.
             Texts are ``str``, or ``bytes`` in UTF-8. Sounds are int16, or floating point in -1..1,
-            ``[samples]`` at 16 kHz, or pairs of one and its rate. Labels are integers or strings.
+            ``[samples]`` at 16 kHz, or pairs of one and its rate. Paths stand for files, and so do
+            strings that all end like one. Labels are integers, strings or one-hot rows.
         class_names: the names of integer labels, in order.
         name: what the set is called.
         kind: the modality of the examples; by default told by their type.
@@ -94,10 +102,16 @@ def arrays_source(
         DataError: shapes, levels or labels that are none of these.
     """
     parts = data if isinstance(data, Mapping) else {"": data}
-    kind = kind or _kind(parts.values())
+    for part in parts.values():
+        is_pair = isinstance(part, (tuple, list)) and len(part) == 2
+        if not is_pair and not hasattr(part, "element_spec"):
+            problem = f"{type(part).__name__} is no data: neither a name nor examples with labels."
+            raise DataError(problem, remedy="Give (examples, labels), a DataFrame or a path.")
+    paths = _paths(parts.values())
+    kind = kind or (modality_of_files(paths) if paths else _kind(parts.values()))
     form = modality(kind)
     values: dict[str, Any] = {}
-    items = []
+    items, rows = [], []
     for key, part in parts.items():
         split = SPLIT_NAMES.get(str(key).lower())
         if key and split is None:
@@ -108,15 +122,33 @@ def arrays_source(
             problem = f"{len(examples)} {form.NOUN}s come with {len(labels)} labels."
             raise DataError(problem, remedy=f"Give one label for each {form.NOUN}.")
         names = _as_names(labels, class_names or getattr(part, "class_names", None), form.NOUN)
+        if paths:
+            rows += [[os.fspath(e), n, split or ""] for e, n in zip(examples, names, strict=True)]
+            continue
         for i, (value, label) in enumerate(zip(form.from_memory(examples), names, strict=True)):
             path = f"{split}/{label}/{i:06d}" if split else f"{label}/{i:06d}"
             values[path + form.SUFFIX] = value
             items.append(Item(path + form.SUFFIX, label, split))
     items.sort(key=lambda item: item.path)
     known = tuple(class_names or ())
+    if paths:
+        table = tables.Table("the list", ("path", "label", "split"), list(enumerate(rows)))
+        listed = manifests.table_source(table, "paths", Path())
+        return dataclasses.replace(listed, class_names=known)
     return Source(
         name, items, lambda path: form.encode(values[path]), class_names=known, modality=kind
     )
+
+
+def _paths(parts: Iterable[Any]) -> list[str]:
+    """What is meant by names of files: paths, or words that all end like one of ours; else []."""
+    held = [one for part in parts if not hasattr(part, "element_spec") for one in part[0]]
+    if not held or not all(isinstance(one, (str, os.PathLike)) for one in held):
+        return []
+    known = {end for form in MODALITIES.values() for end, kind in form.SUFFIXES.items() if kind}
+    words = [one for one in held if isinstance(one, str)]
+    meant = all(os.path.splitext(word)[1].lower() in known for word in words)
+    return [os.fspath(one) for one in held] if meant else []
 
 
 def _kind(parts: Iterable[Any]) -> str:
@@ -133,19 +165,30 @@ def _from_tf_data(dataset: Any, rank: int) -> tuple[list[np.ndarray], list[Any]]
     except (TypeError, ValueError, AttributeError):
         problem = f"the tf.data set yields {dataset.element_spec}."
         raise DataError(problem, remedy="Make it yield pairs of an example and a label.") from None
+    if int(dataset.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
+        problem = "the tf.data set has no end."
+        raise DataError(problem, remedy="Give it without repeat(), or with take(N).")
     pairs = list((dataset.unbatch() if batched else dataset).as_numpy_iterator())
     return [example for example, _ in pairs], [label for _, label in pairs]
 
 
 def _as_names(labels: Any, class_names: Sequence[str] | None, what: str) -> list[str]:
     """Labels as class names. Integers without names are padded, so that they sort as numbers."""
-    values = np.asarray(labels).ravel()
+    values = np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] > 1 and ((values == 1).sum(1) == 1).all():
+        values = values.argmax(axis=1) if np.isin(values, (0, 1)).all() else values  # one-hot
+    values = values.ravel()
     if values.dtype.kind in "SO":  # bytes, or what pandas makes of strings
+        for i, value in enumerate(values):
+            if not isinstance(value, (str, bytes, int, np.integer)):
+                problem = f"label {i} is {value!r}, a {type(value).__name__}."
+                raise DataError(problem, remedy=f"Give one integer or one string for each {what}.")
         values = np.array([v.decode() if isinstance(v, bytes) else v for v in values.tolist()])
     if len(values) != len(labels) or (values.dtype.kind not in "biuU" and len(values)):
         shape = np.shape(labels[0]) if len(labels) else ()
         problem = f"labels are {values.dtype} of shape {shape} each."
-        raise DataError(problem, remedy=f"Give one integer or one string for each {what}.")
+        remedy = f"Give one integer, one string or one one-hot row for each {what}."
+        raise DataError(problem, remedy=remedy)
     if values.dtype.kind == "U" or not len(values):
         return values.tolist()
     if class_names is None:

@@ -179,9 +179,9 @@ def load_dataset(
         data: a folder (``DATA/CLASS/*``, or ``DATA/{train,val,test}/CLASS/*``); a ``.csv``,
             ``.jsonl`` or pandas DataFrame (path or text, label, and optionally split and group; of
             recordings start and end, too); a ``.zip`` or ``.tar`` of class folders;
-            ``tfds:NAME[:CONFIG]`` or a folder prepared by TFDS; one of ``arrays.BUILTIN``; arrays
-            or texts, see ``arrays.arrays_source``; or an object with ``items`` and ``read`` of a
-            ``sources.Source`` at least.
+            ``tfds:NAME[:CONFIG]`` or a folder prepared by TFDS; one of ``arrays.BUILTIN``; arrays,
+            texts, paths or a ``tf.data.Dataset``, see ``arrays.arrays_source``; or an object with
+            ``items`` and ``read`` of a ``sources.Source`` at least.
         image_size: what to decode to, see ``Modality.spec``; None keeps no examples.
         split: shares of train, validation and test, where the source gives none.
         splits_file: a ``splits.csv`` as ``write_splits`` makes it, to repeat a split exactly;

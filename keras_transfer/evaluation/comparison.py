@@ -152,7 +152,7 @@ def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
         problem = f"A comparison takes at least two runs. Received: {len(runs)}."
         raise UsageError(problem, remedy="Name two or more run folders.")
     names = _names([Path(run.path) for run in runs])
-    tables = [{row["path"]: row for row in run.predictions()} for run in runs]
+    tables = [{row["path"]: row for row in run.predictions} for run in runs]
     for name, table in zip(names[1:], tables[1:], strict=True):
         _check_same_images(names[0], tables[0], name, table, Path(runs[0].path) / "splits.csv")
     paths = sorted(tables[0])

@@ -57,7 +57,7 @@ class ClassResult:
     confused_with: str
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """The metrics of one set of predictions. Rates lie in 0..1; NLL is in nats.
 
@@ -126,6 +126,10 @@ class Evaluation:
         from keras_transfer.evaluation import plots
 
         return plots.reliability(dataclasses.asdict(self.reliability))
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {getattr(self, name):.3f}" for name in METRICS)
+        return f"Evaluation({self.images} examples: {metrics})"
 
     def _repr_html_(self) -> str:
         rows = []

@@ -17,8 +17,8 @@ from keras_transfer.export.metadata import ModelInfo
 from keras_transfer.export.parity import HeldOut
 from keras_transfer.export.signature import Signature
 from keras_transfer.learn import calibration
-from keras_transfer.runs.folder import VALIDATION_LABELS, VALIDATION_LOGITS, Run
-from keras_transfer.runs.result import TransferResult
+from keras_transfer.runs.finished import Finished
+from keras_transfer.runs.folder import Run
 
 
 def describe(run: Run, signature: Signature) -> ModelInfo:
@@ -37,18 +37,10 @@ def describe(run: Run, signature: Signature) -> ModelInfo:
     )
 
 
-def threshold(run: Run) -> float:
+def threshold(run: Finished) -> float:
     """As :func:`trusted`, by a run's validation split."""
-    logits, labels = run.array(VALIDATION_LOGITS), run.array(VALIDATION_LABELS)
-    target = run.config.get("target_precision", 0.95)
-    return trusted(logits / float(run.config["temperature"]), labels, target)
-
-
-def threshold_of(result: TransferResult) -> float:
-    """The same of a run in memory."""
-    labels = result.dataset.labels[result.dataset.indices("val")]
-    logits = result.validation_logits / result.temperature
-    return trusted(logits, labels, result.recipe.target_precision)
+    logits = run.validation_logits / run.temperature
+    return trusted(logits, run.validation_labels, run.recipe.target_precision)
 
 
 def trusted(logits: np.ndarray, labels: np.ndarray, target: float) -> float:
@@ -77,7 +69,7 @@ def write(
         report: the contents of ``parity.json``.
         tests: the examples of the proof.
     """
-    target = run.config.get("target_precision", 0.95)
+    target = run.recipe.target_precision
     own = info.signature.form
     kept = {name: FORMATS[name] for name in report["artefacts"]}
     kept = {name: form for name, form in kept.items() if (folder / form.file).exists()}

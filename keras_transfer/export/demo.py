@@ -16,7 +16,7 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.threads import cores
 from keras_transfer.export import bundle, proof
-from keras_transfer.export.prediction import best
+from keras_transfer.export.prediction import best, shipped_threshold
 from keras_transfer.export.signature import signature
 from keras_transfer.modalities import MODALITIES
 
@@ -86,7 +86,7 @@ class Demo(http.server.ThreadingHTTPServer):
             forms = {f"{form.NOUN}s": form for form in MODALITIES.values()}
             form = forms[described["kind"]]
             self.signature, self.kind = signature(form, form.spec(described["size"])), form.NOUN
-        bundle.check(path, expected, chosen["file"])
+        bundle.check(path, expected, chosen["file"], "parity.json")
         tasks = self.signature.mediapipe
         if package and not (package / f"{tasks}_bundle.mjs").is_file():
             raise UsageError(
@@ -100,6 +100,7 @@ class Demo(http.server.ThreadingHTTPServer):
             "engine": "in this browser" if package else "on this computer",
             "wasm": package is not None,
             "top": TOP,
+            "threshold": shipped_threshold(path),
             "size": self.signature.size,
             "kind": self.kind,
             "bundle": f"{tasks}_bundle.mjs",

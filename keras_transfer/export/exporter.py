@@ -21,14 +21,15 @@ from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
 from keras_transfer.export.outcome import ExportResult, VerifyResult
 from keras_transfer.export.quantise import CALIBRATION_IMAGES
 from keras_transfer.export.signature import Signature, signature_of
-from keras_transfer.runs.folder import Run, open_run
+from keras_transfer.runs.finished import Finished
+from keras_transfer.runs.folder import Run, on_disk
 
 if TYPE_CHECKING:
     import keras
 
 
 def export_run(
-    run: Run | str | os.PathLike[str],
+    run: Finished | str | os.PathLike[str],
     formats: str | Sequence[str] = DEFAULT_FORMATS,
     output: str | os.PathLike[str] | None = None,
     *,
@@ -40,7 +41,7 @@ def export_run(
     """Exports a run and proves each artefact on its own runtime, in a fresh process.
 
     Args:
-        run: a finished run, or its folder.
+        run: what ``train`` or ``open_run`` returned, or a run's folder.
         formats: names out of ``FORMATS``, or one string of them with commas between.
         output: the folder to write; default ``saved_models/NAME``, by the name of the run.
         overwrite: whether an export already there is replaced, once the new one is whole.
@@ -57,14 +58,14 @@ def export_run(
             TensorFlow.
         DataError: the run has no test images.
     """
-    run = open_run(run) if isinstance(run, (str, os.PathLike)) else run
+    run = on_disk(run)
     chosen = parse_formats(formats)
     target = Path(output) if output is not None else Path("saved_models") / run.path.name
     check_outside(target, run.data)
     bundle.check_target(target, overwrite=overwrite)
     _check_backend()
     key = signing.read_private_key(sign) if sign is not None else None
-    model = run.model()
+    model = run.model
     inputs = signature_of(model, run.modality)
     _check_layers(model)
     # Float32 weights an artefact, and as much again for the converter's scratch files.
@@ -92,7 +93,7 @@ def _fill(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Fills an export folder; returns what is in its ``parity.json``."""
-    dataset, what = run.dataset(), f"{inputs.form.NOUN}s"
+    dataset, what = run.dataset, f"{inputs.form.NOUN}s"
     say(f"reading the test {what}")
     tests = parity.held_out(dataset, model, inputs)
     samples = bundle.write_samples(folder / "verify" / what, tests)

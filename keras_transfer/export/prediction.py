@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 
@@ -16,12 +15,20 @@ from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
+from keras_transfer.datasets.items import named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.export import bundle, card, metadata, proof
 from keras_transfer.export.metadata import LABELS_FILE
-from keras_transfer.modalities import MODALITIES, Modality, modality
+from keras_transfer.modalities import MODALITIES, InputSpec, Modality
 from keras_transfer.runs import folder as runs
-from keras_transfer.runs.result import TransferResult
+from keras_transfer.runs.finished import Finished
+
+if TYPE_CHECKING:
+    import keras
+
+Model = Union[str, os.PathLike[str], Finished, "keras.Model"]
+_INTACT = "Give an intact file."
+_REMEDY = "Give a run or its folder, an export folder, a .tflite, .onnx or .keras file, or a model."
 
 
 class Opened(NamedTuple):
@@ -42,17 +49,22 @@ class About(NamedTuple):
     threshold: float
 
 
-def predict(model: Any, items: Any, *, top: int = 3) -> list[dict[str, Any]]:
+def predict(
+    model: Model, items: Any, *, top: int = 3, csv: str | os.PathLike[str] | None = None
+) -> list[dict[str, Any]]:
     """Classifies files, or what else the model's modality takes.
 
     Args:
-        model: a run (its folder, a ``Run``, what ``train`` returned), an export folder, or a
-            ``.tflite``, ``.onnx`` or ``.keras`` file.
+        model: a run (its folder, what ``open_run`` or ``train`` returned), an export folder, a
+            ``.tflite``, ``.onnx`` or ``.keras`` file, or a ``keras.Model`` with preprocessing
+            inside, whose classes are then called by their numbers.
         items: one or several of these: a file of any kind that training reads, or a folder of them;
             bytes of one; an array or a PIL image; of a model of sounds also samples and their rate,
-            as a pair in a list; of a model of texts a text, and ``-`` for the lines of the standard
-            input.
+            as a pair; of a model of texts a text, and ``-`` for the lines of the standard input.
+            One array may hold a batch.
         top: how many classes to name.
+        csv: a file to write as well, a row an item: the item, ``predicted``, ``probability``,
+            ``unsure`` (empty where the model has no threshold) and ``error``.
 
     Returns:
         One row an item: ``image``, or what its modality calls it, and ``classes``, a list of
@@ -66,7 +78,7 @@ def predict(model: Any, items: Any, *, top: int = 3) -> list[dict[str, Any]]:
     """
     opened, about, form, spec = _open(model)
     rows: list[dict[str, Any]] = []
-    for item, data in _data(form, items):
+    for item, data in named_items(form, spec, items):
         row: dict[str, Any] = {form.NOUN: item}
         try:
             with warnings.catch_warnings(action="ignore"):  # decoders' remarks name no item
@@ -77,78 +89,60 @@ def predict(model: Any, items: Any, *, top: int = 3) -> list[dict[str, Any]]:
         except ExampleError as error:
             row["error"] = error.message
         rows.append(row)
+    if csv is not None:
+        columns = (form.NOUN, "predicted", "probability", "unsure", "error")
+        files.write_csv(csv, columns, map(_cells, rows))
     return rows
 
 
-def _open(model: Any) -> tuple[Opened, About, Modality, Any]:
+def _cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A row of ``predict`` as one of a table."""
+    first = next(iter(row.get("classes", ())), {"label": "", "probability": ""})
+    unsure = str(row.get("unsure", "")).lower()
+    return next(iter(row.values())), *first.values(), unsure, row.get("error", "")
+
+
+def _open(model: Model) -> tuple[Opened, About, Modality, InputSpec]:
     """The model, what is known of it, and how it is fed."""
-    if isinstance(model, TransferResult):
-        form = modality(model.dataset.modality)
-        about = About(model.class_names, [form], card.threshold_of(model))
-        return _fitting(_of_keras(model.model), about)
-    path = _file(model.path if isinstance(model, runs.Run) else Path(model))
-    about = _about(path)
-    with files.reading(path, "Give an intact file."), quiet_stdio():
-        return _fitting(_OPENERS[path.suffix](path), about)
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        if (run := _run(path)) is None:
+            path = _file(path)
+            about = _about(path)
+            with files.reading(path, _INTACT), quiet_stdio():
+                opened = _OPENERS[path.suffix](path)
+            return _fitting(path, opened, about)
+        model = run
+    if isinstance(model, Finished):
+        about = About(model.class_names, [model.modality], card.threshold(model))
+        file = (model.path or Path()) / runs.MODEL
+        return _fitting(file, _of_keras(model.model), about)
+    if hasattr(model, "input_shape"):
+        return _fitting(model.name, _of_keras(model), About([], list(MODALITIES.values()), 0.0))
+    raise UsageError(f"{model!r:.60} is no model.", remedy=_REMEDY)
 
 
-def _fitting(opened: Opened, about: About) -> tuple[Opened, About, Modality, Any]:
-    """As :func:`_open`, by what the model takes and gives. Raises ValueError where that is odd."""
+def _run(path: Path) -> runs.Run | None:
+    """The run whose folder this is, or whose model."""
+    files.settle(path)
+    folder = path.parent if path.name == runs.MODEL else path
+    known = (folder / runs.CONFIG).is_file() or (folder / runs.NEW).exists()
+    return runs.open_run(folder) if known else None
+
+
+def _fitting(name: Any, opened: Opened, about: About) -> tuple[Opened, About, Modality, InputSpec]:
+    """As :func:`_open`, by what the model of a name takes and gives."""
     names = about.names or [str(number) for number in range(opened.classes)]
     shape = opened.shape[1:]
     fit = [(form, spec) for form in about.forms if (spec := form.spec_of(shape, opened.dtype))]
     if not fit:
         what = " or ".join(f"{form.NOUN}s" for form in about.forms)
-        raise ValueError(f"it takes {opened.dtype} {[*opened.shape]}, not {what}")
+        problem = f"Cannot read {name}: it takes {opened.dtype} {[*opened.shape]}, not {what}."
+        raise UsageError(problem, remedy=_INTACT)
     if len(names) != opened.classes:
-        raise ValueError(f"it tells {opened.classes} classes apart and has {len(names)} labels")
+        problem = f"it tells {opened.classes} classes apart and has {len(names)} labels."
+        raise UsageError(f"Cannot read {name}: {problem}", remedy=_INTACT)
     return opened, about._replace(names=names), *fit[0]
-
-
-def _data(form: Modality, items: Any) -> Iterator[tuple[str, bytes | None]]:
-    """What each item is called, and its bytes unless it is a file."""
-    for number, item in enumerate(_several(items)):
-        if isinstance(item, (str, os.PathLike)):
-            yield from _named(form, os.fspath(item))
-        elif isinstance(item, bytes):
-            yield f"{form.NOUN} {number}", item
-        else:
-            yield f"{form.NOUN} {number}", form.encode(form.from_memory([item])[0])
-
-
-def _several(items: Any) -> Any:
-    """Items one by one; a name, a picture or the array of one example is one."""
-    one = isinstance(items, (str, bytes, os.PathLike)) or hasattr(items, "convert")
-    if isinstance(items, np.ndarray):
-        one = items.dtype.kind in "uif" and items.ndim < 4
-    return [items] if one else items
-
-
-def _named(form: Modality, word: str) -> Iterator[tuple[str, bytes | None]]:
-    """A file, the files in a folder, or what a word stands for.
-
-    Where the modality takes words, ``-`` stands for the lines of the standard input, and a word
-    that neither names a file nor ends like one for itself.
-    """
-    if os.path.isdir(word):
-        found = [(place, name) for place, _, names in os.walk(word) for name in names]
-        paths = sorted(os.path.join(place, name) for place, name in found if name[0] != ".")
-        inside = [path for path in paths if form.SUFFIXES.get(_suffix(path))]
-        yield from ((path, None) for path in inside or [word])
-    elif not form.LITERAL or os.path.lexists(word) or form.SUFFIXES.get(_suffix(word)):
-        yield word, None
-    elif word != "-":
-        yield word, word.encode("utf-8", "surrogatepass")
-    elif sys.stdin is None:
-        raise UsageError("standard input is closed.", remedy="Give what to classify as words.")
-    else:
-        for line in sys.stdin.buffer:
-            told = line.rstrip(b"\r\n")
-            yield told.decode("utf-8", "backslashreplace"), told
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
 
 
 def best(scores: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
@@ -158,41 +152,38 @@ def best(scores: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, A
 
 
 def _file(path: Path) -> Path:
-    """The model's file: itself, a run's, or of an export the one that opens fastest."""
-    files.settle(path)
-    if (path / runs.CONFIG).exists() or (path / runs.NEW).exists():
-        return runs.open_run(path).path / runs.MODEL
+    """An exported model's file: itself, or of a folder the one that opens fastest."""
     inside = [*sorted(path.glob("*.tflite")), path / "model.onnx", path / "model.keras"]
     for file in (path, path / "model.tflite", *inside):
         if file.suffix in _OPENERS and file.is_file():
             return file
-    if (path / "saved_model" / "1").is_dir():
-        return path / "saved_model"
-    raise UsageError(
-        f"{path} is neither a run folder nor an exported model.",
-        remedy="Give a run folder, an export folder, or a .tflite, .onnx or .keras file.",
-    )
+    for folder in (path, path / "saved_model"):
+        if (folder / "1" / "saved_model.pb").is_file():
+            return folder
+    raise UsageError(f"{path} is neither a run folder nor an exported model.", remedy=_REMEDY)
 
 
 def _about(path: Path) -> About:
-    """What is known of a model: it says itself, or the run or the export that it is of.
+    """What is known of an exported model: it says itself, or the export that it is of.
 
     Raises:
-        UsageError: it is not the file that the run or the export is known to have had.
+        UsageError: it is not the file that the export is known to have had.
     """
-    if (path.parent / runs.CONFIG).is_file():
-        run = runs.open_run(path.parent)
-        run.file(path.name)
-        return About(run.class_names, [run.modality], card.threshold(run))
     bundle.check(path.parent, path.name, LABELS_FILE, "parity.json")
-    beside, parity = path.with_name(LABELS_FILE), path.with_name("parity.json")
+    beside = path.with_name(LABELS_FILE)
     with files.reading(beside):
         listed = beside.read_text(encoding="utf-8").split("\n")[:-1] if beside.exists() else []
-    with files.reading(parity):
-        ours = path.with_name(proof.MANIFEST).exists()
-        held = json.loads(parity.read_text(encoding="utf-8")).get("threshold") if ours else None
     names = (path.is_file() and metadata.read_labels(path)) or listed
-    return About(names, list(MODALITIES.values()), float(held or 0.0))
+    return About(names, list(MODALITIES.values()), shipped_threshold(path.parent))
+
+
+def shipped_threshold(folder: Path) -> float:
+    """The probability from which on an export's answers are trusted, 0 for none or no export."""
+    parity = folder / "parity.json"
+    with files.reading(parity):
+        ours = (folder / proof.MANIFEST).exists()
+        held = json.loads(parity.read_text(encoding="utf-8")).get("threshold") if ours else None
+    return float(held or 0.0)
 
 
 def _open_keras(path: Path) -> Opened:

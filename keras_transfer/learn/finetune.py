@@ -108,7 +108,7 @@ def fine_tune(
         optimizer, done = _begin(suffix, make, parts, compute, checkpoint)
         before = values_of(_changing(suffix))
         advance(first := done.epoch)
-        while done.epoch < epochs:
+        while done.epoch < epochs and not suffix.stop_training:
             start, view = time.monotonic(), views[(done.epoch + 1) % len(views)]
             try:
                 row = _epoch(suffix, recipe, view, examples, done, parts, compute)

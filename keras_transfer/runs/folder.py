@@ -4,39 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
-import platform
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_transfer import datasets, recipe
-from keras_transfer._version import __version__
+from keras_transfer.backbones import adoption
 from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files, types
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.files import Amount, Count, Number, Rate, Text
 from keras_transfer.datasets.sources import check_outside
-from keras_transfer.modalities import KINDS, Modality, modality
+from keras_transfer.evaluation.metrics import Evaluation, evaluate
+from keras_transfer.modalities import KINDS
+from keras_transfer.recipe import SETTINGS, Recipe
+from keras_transfer.runs.finished import Finished, Folder
+from keras_transfer.runs.result import TransferResult
 
 if TYPE_CHECKING:
     import keras
-
-    from keras_transfer.runs.result import TransferResult
 
 CONFIG, METRICS, MODEL, SPLITS = "config.json", "metrics.json", "model.keras", "splits.csv"
 PREDICTIONS, HISTORY, STATE = "predictions.csv", "history.csv", "state"
 PROBABILITIES = "test_probabilities.npy"
 VALIDATION_LOGITS, VALIDATION_LABELS = "validation_logits.npy", "validation_labels.npy"
 PAGE, LOCK = "report.html", f"{STATE}/lock"
+BACKBONE = adoption.FILE
 NEW = f"{STATE}/new"
 """Where a run is written until it is whole: a run that it replaces stays until then."""
 
 _RUN = (
-    CONFIG, MODEL, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES, VALIDATION_LOGITS,
+    CONFIG, MODEL, BACKBONE, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES, VALIDATION_LOGITS,
     VALIDATION_LABELS, PAGE, "plots/history.svg", "plots/learning_curve.svg",
     "plots/confusion.svg", "plots/reliability.svg", "plots/examples/mistakes-[0-9][0-9].html",
     "plots/examples/doubts-[0-9][0-9].html", "plots/examples/suspects-[0-9][0-9].html",
@@ -53,9 +57,6 @@ _UNFINISHED = (
 """What a run that has not finished may leave; nothing else than these and _RUN is removed."""
 
 _REMEDY = "Restore the file, or train the run again into another folder."
-
-Folder = str | os.PathLike[str]
-
 
 _CONFIG = files.table(
     {"data_path": Text, "author": Text, "weights_licence": Text, "modality": KINDS},
@@ -81,52 +82,64 @@ _METRICS = files.table(
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A finished run on disk.
+def _model(run: Run) -> keras.Model:
+    with files.reading(path := run.file(MODEL), _REMEDY):
+        return load_model(path)
 
-    Attributes:
-        path: its folder.
-        config: everything needed to repeat it, as in ``config.json``.
-        metrics: what came of it, as in ``metrics.json``.
+
+def _dataset(run: Run) -> types.Dataset:
+    how: dict[str, Any] = {"splits_file": run.file(SPLITS), "group": run.config.get("group")}
+    return datasets.load_dataset(run.data, image_size=run.size, **how)
+
+
+def _recipe(run: Run) -> Recipe:
+    return Recipe(**{name: run.config[name] for name in SETTINGS if name in run.config})
+
+
+def _predictions(run: Run) -> list[dict[str, Any]]:
+    rows = files.read_csv(run.file(PREDICTIONS), _PREDICTION, _REMEDY)
+    return [row | {"probability": float(row["probability"])} for row in rows]
+
+
+def _history(run: Run) -> list[dict[str, Any]]:
+    rows, whole = files.read_csv(run.file(HISTORY), _EPOCH, _REMEDY), ("epoch", "step")
+    kinds: dict[str, Any] = {"phase": str, **dict.fromkeys(whole, int)}
+    return [{key: kinds.get(key, float)(v) for key, v in row.items() if v} for row in rows]
+
+
+def _array(run: Run, name: str) -> np.ndarray:
+    with files.reading(path := run.file(name), _REMEDY):
+        return np.load(path, allow_pickle=False)
+
+
+def _evaluation(run: Run) -> Evaluation:
+    labels = [run.class_names.index(row["label"]) for row in run.predictions]
+    return evaluate(run.test_probabilities, np.array(labels), run.class_names)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Run(Finished):
+    """A finished run on disk; what is asked of it is read once, when it is asked.
+
+    Raises:
+        UsageError: a file is missing or damaged.
+        DataError: the data is gone, or differs from what the run saw.
     """
 
     path: Path
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes in the order of the model's outputs."""
-        return tuple(self.config["class_names"])
-
-    @property
-    def modality(self) -> Modality:
-        """What its examples are."""
-        return modality(self.config.get("modality", "image"))
-
-    @property
-    def size(self) -> Any:
-        """How large an example of it is, see ``Modality.spec``."""
-        return recipe.read(self.modality.SIZE, self.config[self.modality.SIZE])
-
-    def model(self) -> keras.Model:
-        """The deployable model: uint8 ``[batch, size, size, 3]`` in, probabilities out.
-
-        Raises:
-            UsageError: the file is missing or damaged.
-        """
-        with files.reading(path := self.file(MODEL), _REMEDY):
-            return load_model(path)
-
-    def dataset(self) -> types.Dataset:
-        """The run's data set with its own splits, pixels decoded.
-
-        Raises:
-            DataError: the data is gone, or differs from what the run saw.
-        """
-        how: dict[str, Any] = {"splits_file": self.file(SPLITS), "group": self.config.get("group")}
-        return datasets.load_dataset(self.data, image_size=self.size, **how)
+    model = functools.cached_property(_model)
+    dataset = functools.cached_property(_dataset)
+    recipe = functools.cached_property(_recipe)
+    history = functools.cached_property(_history)
+    predictions = functools.cached_property(_predictions)
+    validation_logits = functools.cached_property(lambda run: _array(run, VALIDATION_LOGITS))
+    validation_labels = functools.cached_property(lambda run: _array(run, VALIDATION_LABELS))
+    test_probabilities = functools.cached_property(lambda run: _array(run, PROBABILITIES))
+    evaluation = functools.cached_property(_evaluation)
+    temperature = functools.cached_property(lambda run: float(run.config["temperature"]))
 
     @property
     def data(self) -> str:
@@ -134,20 +147,6 @@ class Run:
         named = str(self.config["data"])
         full = str(self.config.get("data_path", named))
         return named if ":" in named or Path(named).exists() else full
-
-    def predictions(self) -> list[dict[str, Any]]:
-        """One row a test image: path, label, predicted, probability, digest of its bytes."""
-        rows = files.read_csv(self.file(PREDICTIONS), _PREDICTION, _REMEDY)
-        return [row | {"probability": float(row["probability"])} for row in rows]
-
-    def history(self) -> list[dict[str, str]]:
-        """One row an epoch, as in ``history.csv``."""
-        return files.read_csv(self.file(HISTORY), _EPOCH, _REMEDY)
-
-    def array(self, name: str) -> np.ndarray:
-        """An array that the run left, such as ``test_probabilities.npy``."""
-        with files.reading(path := self.file(name), _REMEDY):
-            return np.load(path, allow_pickle=False)
 
     def file(self, name: str) -> Path:
         """A file of the run, which must be as the run wrote it.
@@ -159,11 +158,6 @@ class Run:
             if self.metrics.get("files", {}).get(name) not in (None, files.file_sha256(path)):
                 raise ValueError("it was changed after the run had written it")
         return path
-
-    def __repr__(self) -> str:
-        about = f"{self.config['backbone']} on {self.config['data']!r}"
-        accuracy = self.metrics["test"]["accuracy"]
-        return f"Run({str(self.path)!r}: {about}, test accuracy {accuracy:.3f})"
 
 
 def open_run(path: Folder) -> Run:
@@ -209,6 +203,37 @@ def open_run(path: Folder) -> Run:
     return run
 
 
+_written: weakref.WeakKeyDictionary[Finished, tempfile.TemporaryDirectory[str]]
+_written = weakref.WeakKeyDictionary()
+
+
+def on_disk(run: Finished | Folder) -> Run:
+    """A run as a folder has it: a temporary one, where it was trained without any.
+
+    Args:
+        run: what ``train`` or ``open_run`` returned, or a run's folder.
+    """
+    if not isinstance(run, Finished):
+        return open_run(run)
+    if isinstance(run, Run):
+        return run
+    assert isinstance(run, TransferResult)
+    place = run.path
+    if place is None or files.read_json(place / CONFIG) != files.plain(run.config):
+        if run not in _written:  # or it was replaced by another
+            _written[run] = tempfile.TemporaryDirectory(prefix="keras-transfer-")
+            with begin(place := _place(run), run.config):
+                finish(place, run)
+        place = _place(run)
+    opened = open_run(place)
+    vars(opened).update(model=run.model, dataset=run.dataset)
+    return opened
+
+
+def _place(run: TransferResult) -> Path:
+    return Path(_written[run].name) / (Path(str(run.config["data"])).stem or "run")
+
+
 def settle(folder: Path) -> None:
     """Lets a run that is whole take its place where a kill in the last moment kept it from that."""
     if (folder / NEW / METRICS).exists():
@@ -252,6 +277,12 @@ def begin(
         _remove(folder, [str(files.temporary(name)) for name in (*_RUN, *_UNFINISHED)])
         files.write_json(folder / NEW / CONFIG, dict(config))
         yield folder / STATE
+
+
+def keep_backbone(path: Folder, model: keras.Model) -> None:
+    """Leaves a backbone of the user's own, as it was before the run, in a folder that begins."""
+    with files.atomic_path(Path(path) / NEW / BACKBONE) as temporary:
+        model.save(temporary)
 
 
 def begun(path: Folder) -> bool:
@@ -378,101 +409,36 @@ def _remove(folder: Path, patterns: Sequence[str]) -> None:
             (folder / parent).rmdir()
 
 
-def finish(path: Folder, result: TransferResult, config: Mapping[str, Any]) -> Run:
+def finish(path: Folder, result: TransferResult) -> Run:
     """Writes what came of a run, and lets it take the place of what was there.
 
     Args:
         path: the run folder, kept by :func:`begin`.
         result: from ``training.train``.
-        config: what the run did, completed with what it learnt.
     """
     folder = Path(path)
     new = folder / NEW
     with files.atomic_path(new / MODEL) as temporary:
         result.model.save(temporary)
     datasets.write_splits(result.dataset, new / SPLITS)
-    files.write_csv(new / PREDICTIONS, _PREDICTION.__struct_fields__, _predictions(result))
-    columns = _EPOCH.__struct_fields__
-    epochs = [[row.get(name, "") for name in columns] for row in result.history]
-    files.write_csv(new / HISTORY, columns, epochs)
+    rows = [row | {"probability": f"{row['probability']:.6f}"} for row in result.predictions]
+    for name, table, kind in ((PREDICTIONS, rows, _PREDICTION), (HISTORY, result.history, _EPOCH)):
+        columns = kind.__struct_fields__
+        cells = [[row.get(column, "") for column in columns] for row in table]
+        files.write_csv(new / name, columns, cells)
     for name, array in (
         (PROBABILITIES, result.test_probabilities),
         (VALIDATION_LOGITS, result.validation_logits),
-        (VALIDATION_LABELS, result.dataset.labels[result.dataset.indices("val")]),
+        (VALIDATION_LABELS, result.validation_labels),
     ):
         with files.atomic_path(new / name) as temporary, open(temporary, "wb") as stream:
             np.save(stream, array)
-    complete = dict(config) | {
-        **result.recipe.to_dict(),
-        "temperature": result.temperature,
-        "class_names": list(result.class_names),
-    }
-    files.write_json(new / CONFIG, complete)
+    files.write_json(new / CONFIG, result.config)
     # Of what nobody has a reason to edit: what has changed is never taken for the run's own.
     digests = {file.name: files.file_sha256(file) for file in new.glob("*.[!j]*")}
-    files.write_json(new / METRICS, files.sealed({**metrics_of(result), "files": digests}))
+    files.write_json(new / METRICS, files.sealed({**result.metrics, "files": digests}))
     _put_in_place(folder)
     return open_run(folder)
-
-
-def metrics_of(result: TransferResult) -> dict[str, Any]:
-    """What ``metrics.json`` holds."""
-    validation = result.candidates[0]
-    return {
-        "test": result.evaluation.to_json(),
-        "validation": {
-            "accuracy": validation.accuracy,
-            "nll": validation.nll,
-            "images": len(result.validation_logits),
-        },
-        "kept": validation.name,
-        "candidates": [dataclasses.asdict(candidate) for candidate in result.candidates],
-        "temperature": result.temperature,
-        "threshold": dataclasses.asdict(result.threshold),
-        "phases": [dataclasses.asdict(phase) for phase in result.phases],
-        "seconds": dict(result.seconds),
-        "cache": dataclasses.asdict(result.cache),
-        "plan": dataclasses.asdict(result.plan),
-        "images": {split: len(result.dataset.indices(split)) for split in types.SPLITS},
-        "findings": len(result.dataset.findings),
-        "compute": result.compute,
-        "environment": environment(),
-    }
-
-
-VERSIONED = (
-    "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow",
-    "cykooz-resizer",
-)  # fmt: skip
-"""Packages whose version may move a run's figures."""
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, as far as they matter for repeating a run."""
-    import keras
-
-    from keras_transfer.base.compute import accelerators
-
-    versions = {}
-    for package in VERSIONED:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "keras_transfer": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "accelerators": accelerators(),
-        "backend": keras.backend.backend(),
-        "versions": versions,
-    }
-
-
-def _predictions(result: TransferResult) -> Iterator[tuple[str, ...]]:
-    data, names = result.dataset, result.class_names
-    for i, row in zip(data.indices("test"), result.test_probabilities, strict=True):
-        best, label = int(row.argmax()), names[data.labels[i]]
-        yield data.paths[i], label, names[best], f"{row[best]:.6f}", data.digests[i]
 
 
 def _config(path: Path) -> dict[str, Any] | None:

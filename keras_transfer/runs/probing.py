@@ -32,9 +32,9 @@ def pretrained_features(
     Returns:
         float32 ``[images, features]``.
     """
-    built = backbones.build(
-        run.config["backbone"], image_size=run.size, weights=run.config["weights"]
-    )
+    kept = run.path / runs.BACKBONE
+    name, weights = (str(kept) if kept.exists() else run.config["backbone"]), run.config["weights"]
+    built = backbones.build(name, image_size=run.size, weights=weights)
     model = build_classifier(built, 2)
     assert dataset.examples is not None
     frozen = FrozenPart(model, built, (), examples_count=len(dataset), sample=dataset.examples[:32])
@@ -49,9 +49,9 @@ def curve(run: runs.Run, progress: Progress | None = None) -> evaluation.Learnin
 
     Written to the run's ``metrics.json`` under ``curve``, and to its page.
     """
-    data = run.dataset()
+    data = run.dataset
     found = evaluation.learning_curve(data, pretrained_features(run, data, progress))
-    _add(run, {"curve": found.to_json()}, data)
+    _add(run, {"curve": found.to_json()})
     return found
 
 
@@ -71,7 +71,7 @@ def compare_with_baselines(
     Returns:
         One row a baseline, with the paired test against the run.
     """
-    data = run.dataset()
+    data = run.dataset
     features = pretrained_features(run, data, progress)
     budget = scratch_seconds or float(run.metrics["seconds"]["total"])
     (progress or Progress()).note(f"Training from scratch for {budget:.0f} s.")
@@ -79,12 +79,12 @@ def compare_with_baselines(
         *evaluation.baselines(data, features),
         train_from_scratch(data, run.config["backbone"], seconds=budget),
     ]
-    by_path = {row["path"]: run.class_names.index(row["predicted"]) for row in run.predictions()}
+    by_path = {row["path"]: run.class_names.index(row["predicted"]) for row in run.predictions}
     test = data.indices("test")
     predicted = np.array([by_path[data.paths[i]] for i in test])
     rows = [method.to_json(data.labels[test], predicted) for method in methods]
     suspects = map(dataclasses.asdict, evaluation.suspected_label_errors(data, features))
-    _add(run, {"baselines": rows, "suspects": list(suspects)}, data)
+    _add(run, {"baselines": rows, "suspects": list(suspects)})
     return rows
 
 
@@ -94,9 +94,9 @@ def evaluate_run(run: runs.Run) -> evaluation.Evaluation:
     Raises:
         DataError: the data is gone or has changed.
     """
-    data = run.dataset()
+    data = run.dataset
     test = data.indices("test")
-    probabilities = predict_probabilities(run.model(), _examples(data)[test])
+    probabilities = predict_probabilities(run.model, _examples(data)[test])
     return evaluation.evaluate(probabilities, data.labels[test], run.class_names)
 
 
@@ -111,7 +111,7 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
     Raises:
         DataError: no class in common.
     """
-    home, model = run.dataset(), run.model()
+    home, model = run.dataset, run.model
     other = datasets.load_dataset(data, image_size=run.size, for_training=False)
     train, test, examples = home.indices("train"), home.indices("test"), _examples(home)
     # One engine for all three sets, so that their features are of one kind.
@@ -131,6 +131,7 @@ def _examples(dataset: Dataset) -> np.ndarray:
     return dataset.examples
 
 
-def _add(run: runs.Run, found: Mapping[str, Any], data: Dataset) -> None:
+def _add(run: runs.Run, found: Mapping[str, Any]) -> None:
     runs.add_to_metrics(run, found)
-    report.write_report(runs.open_run(run.path), dataset=data)
+    vars(written := runs.open_run(run.path)).update(dataset=run.dataset)
+    report.write_report(written)

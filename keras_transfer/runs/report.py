@@ -20,7 +20,8 @@ from keras_transfer.evaluation.metrics import METRICS, ranked
 from keras_transfer.learn import calibration
 from keras_transfer.modalities import Modality
 from keras_transfer.runs import page, summary
-from keras_transfer.runs.folder import HISTORY, MODEL, PAGE, PREDICTIONS, PROBABILITIES, SPLITS, Run
+from keras_transfer.runs.finished import Finished, Folder
+from keras_transfer.runs.folder import HISTORY, MODEL, PAGE, PREDICTIONS, SPLITS, Run, on_disk
 
 if TYPE_CHECKING:
     import keras
@@ -44,33 +45,31 @@ _TOOLS = {
 _Value = TypeVar("_Value")
 
 
-def write_report(
-    run: Run, *, dataset: Dataset | None = None, model: keras.Model | None = None
-) -> Path:
+def write_report(run: Finished | Folder) -> Path:
     """Writes a run's page, and its figures under ``plots/``.
 
     The page is one HTML file without scripts from elsewhere, fonts or requests. What cannot be
     read, such as data that has moved, is left out and named on the page.
 
     Args:
-        run: a finished run.
-        dataset: its data with examples, where at hand; otherwise the run opens it.
-        model: its classifier, where at hand; otherwise the run loads it.
+        run: what ``train`` or ``open_run`` returned, or a run's folder.
 
     Returns:
-        The path of ``report.html``.
+        The path of ``report.html``; in a temporary folder of a run that has none.
     """
+    run = on_disk(run)
     attempt = _Attempts()
     answers = attempt(PREDICTIONS, lambda: _answers(run))
-    history = plots.with_head(attempt(HISTORY, run.history) or [], run.metrics["phases"])
+    history = plots.with_head(attempt(HISTORY, lambda: run.history) or [], run.metrics["phases"])
     metrics, test = run.metrics, run.metrics["test"]
     matrix = _matrix(test["confusion"], run.class_names)
     before = _before_temperature(run, answers)
     galleries, form = _galleries(run, metrics, answers), run.modality
-    if dataset is None and (metrics.get("findings") or any(galleries.values())):
-        dataset = attempt(f"The {form.NOUN}s", run.dataset)
+    dataset = None
+    if metrics.get("findings") or any(galleries.values()):
+        dataset = attempt(f"The {form.NOUN}s", lambda: run.dataset)
     if dataset is not None:
-        _keep(run, form, galleries, dataset, model, attempt)
+        _keep(run, form, galleries, dataset, attempt)
     values = {
         "verdict": summary.verdict(metrics, form.NOUN),
         "advice": summary.advice(metrics, form.NOUN),
@@ -123,9 +122,9 @@ class Answers(NamedTuple):
 
 
 def _answers(run: Run) -> Answers:
-    rows, names = run.predictions(), run.class_names
+    rows, names = run.predictions, run.class_names
     labels = np.array([names.index(row["label"]) for row in rows], np.int64)
-    return Answers(run.array(PROBABILITIES), labels, tuple(row["path"] for row in rows))
+    return Answers(run.test_probabilities, labels, tuple(row["path"] for row in rows))
 
 
 def _matrix(cells: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> np.ndarray:
@@ -152,7 +151,7 @@ def _confused_most(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, 
 
 def _before_temperature(run: Run, answers: Answers | None) -> dict[str, Any] | None:
     """What calibration did: temperature, NLL and reliability diagram of the answers without it."""
-    temperature = float(run.config["temperature"])
+    temperature = run.temperature
     if answers is None or abs(temperature - 1.0) <= 1e-6:
         return None
     logits = temperature * np.log(np.maximum(answers.probabilities.astype(np.float64), 1e-38))
@@ -210,7 +209,6 @@ def _keep(
     form: Modality,
     galleries: Mapping[str, Sequence[Mapping[str, Any]]],
     dataset: Dataset,
-    model: keras.Model | None,
     attempt: _Attempts,
 ) -> None:
     """Leaves what the page shows of each item, of mistakes also where the model looked."""
@@ -226,9 +224,8 @@ def _keep(
     wrong = {name: item for name, item in known.items() if name.startswith("mistakes")}
     rows = [place[item["path"]] for item in wrong.values()]
     classes = [run.class_names.index(item["suggested"]) for item in wrong.values()]
-    if wrong and model is None:
-        model = attempt(MODEL, run.model)
-    maps = _maps(model, dataset, rows, classes, attempt) if wrong and model is not None else None
+    model = attempt(MODEL, lambda: run.model) if wrong else None
+    maps = _maps(model, dataset, rows, classes, attempt) if model is not None else None
     looks = {} if maps is None else dict(zip(wrong, maps, strict=True))
 
     def keep(name: str, item: Mapping[str, Any]) -> None:

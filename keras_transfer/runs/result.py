@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import html
-from typing import TYPE_CHECKING, Any
+import functools
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_transfer import evaluation
-from keras_transfer.base.types import Dataset
-from keras_transfer.evaluation import plots
+from keras_transfer._version import __version__
+from keras_transfer.base.types import SPLITS, Dataset
 from keras_transfer.frozen.store import StoreCounts
 from keras_transfer.learn import calibration, planner
 from keras_transfer.learn.selection import Candidate
 from keras_transfer.recipe import Recipe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from keras_transfer.runs.finished import Finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,7 @@ class PhaseReport:
     details: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Fitted:
     """A trained classifier of which the test split knows nothing yet.
 
@@ -73,18 +77,84 @@ class Fitted:
         """The classes in the order of the model's outputs."""
         return self.dataset.class_names
 
+    def __repr__(self) -> str:
+        kept = self.candidates[0]
+        about = f"{self.recipe.backbone} on {self.dataset.name!r}"
+        return f"Fitted({about}: {kept.name} kept, validation accuracy {kept.accuracy:.3f})"
+
     @property
     def compilations(self) -> int:
         """Training steps that were traced and compiled."""
         return int(self.compute["jit"]["compilations"])
 
-    def plot_history(self) -> Figure:
-        """Accuracy and loss over both phases, the unfreezing marked."""
-        return plots.history(plots.with_head(self.history, [*map(vars, self.phases)]))
+
+VERSIONED = (
+    "keras", "tensorflow", "tensorflow-cpu", "jax", "openvino", "numpy", "pillow",
+    "cykooz-resizer",
+)  # fmt: skip
+"""Packages whose version may move a run's figures."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TransferResult(Fitted):
+def environment() -> dict[str, Any]:
+    """Versions and machine, as far as they matter for repeating a run."""
+    from keras_transfer.base.compute import accelerators
+
+    versions = {}
+    for package in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "keras_transfer": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "accelerators": accelerators(),
+        "backend": keras.backend.backend(),
+        "versions": versions,
+    }
+
+
+def _config_of(result: TransferResult) -> dict[str, Any]:
+    learnt = {"temperature": result.temperature, "class_names": list(result.dataset.class_names)}
+    return {**result.about, **result.recipe.to_dict(), **learnt}
+
+
+def _metrics_of(result: TransferResult) -> dict[str, Any]:
+    kept, images = result.candidates[0], len(result.validation_logits)
+    return {
+        "test": result.evaluation.to_json(),
+        "validation": {"accuracy": kept.accuracy, "nll": kept.nll, "images": images},
+        "kept": kept.name,
+        "candidates": [dataclasses.asdict(candidate) for candidate in result.candidates],
+        "temperature": result.temperature,
+        "threshold": dataclasses.asdict(result.threshold),
+        "phases": [dataclasses.asdict(phase) for phase in result.phases],
+        "seconds": dict(result.seconds),
+        "cache": dataclasses.asdict(result.cache),
+        "plan": dataclasses.asdict(result.plan),
+        "images": {split: len(result.dataset.indices(split)) for split in SPLITS},
+        "findings": len(result.dataset.findings),
+        "compute": result.compute,
+        "environment": environment(),
+    }
+
+
+def _predictions_of(result: TransferResult) -> list[dict[str, Any]]:
+    data, names = result.dataset, result.class_names
+    return [
+        {
+            "path": data.paths[i],
+            "label": names[data.labels[i]],
+            "predicted": names[row.argmax()],
+            "probability": float(row.max()),
+            "digest": data.digests[i],
+        }
+        for i, row in zip(data.indices("test"), result.test_probabilities, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TransferResult(Finished, Fitted):
     """A trained classifier with everything that was learnt on the way.
 
     Attributes:
@@ -92,26 +162,19 @@ class TransferResult(Fitted):
         evaluation: on the test split.
         threshold: the confidence from which on validation shows answers to be right as often as
             wanted, and what it comes to on the test split.
+        about: what was known before it began, see :attr:`config`.
+        path: the run folder, None without one.
     """
 
     test_probabilities: np.ndarray
     evaluation: evaluation.Evaluation
     threshold: calibration.Threshold
+    about: Mapping[str, Any]
+    path: Path | None
 
-    def plot_confusion(self) -> Figure:
-        """Which class is taken for which on the test split."""
-        return self.evaluation.plot_confusion()
-
-    def plot_reliability(self) -> Figure:
-        """How often the model was right on the test split, by how sure it said it was."""
-        return self.evaluation.plot_reliability()
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>{self.evaluation._repr_html_()}"
-
-    def __repr__(self) -> str:
-        return (
-            f"TransferResult({self.recipe.backbone} on {self.dataset.name!r}: test accuracy "
-            f"{self.evaluation.accuracy:.3f}, {self.candidates[0].name} kept, "
-            f"{self.seconds['total']:.0f} s)"
-        )
+    config = functools.cached_property(_config_of)
+    metrics = functools.cached_property(_metrics_of)
+    predictions = functools.cached_property(_predictions_of)
+    validation_labels = functools.cached_property(
+        lambda result: result.dataset.labels[result.dataset.indices("val")]
+    )

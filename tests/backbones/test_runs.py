@@ -28,10 +28,10 @@ def test_a_backbone_trains_from_end_to_end(name, digits_folder, tmp_path):
         image_size=max(32, backbones.spec(name).min_size), per_class=4, effort="quick",
         fine_tune_epochs=1, output=tmp_path / "run",
     )  # fmt: skip
-    cached = runs.metrics_of(result)["cache"]
+    cached = result.metrics["cache"]
     assert cached["misses"] > 0
     run = runs.open_run(tmp_path / "run")
-    data = run.dataset()
-    found = predict_probabilities(run.model(), data.examples[data.indices("test")])
-    np.testing.assert_allclose(found, run.array(runs.PROBABILITIES), atol=1e-4)
+    data = run.dataset
+    found = predict_probabilities(run.model, data.examples[data.indices("test")])
+    np.testing.assert_allclose(found, run.test_probabilities, atol=1e-4)
     keras.utils.clear_session()

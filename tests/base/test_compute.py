@@ -21,7 +21,6 @@ from keras_transfer.learn import finetune
 from keras_transfer.learn.finetune import fine_tune
 from keras_transfer.learn.optimizers import build_optimizer
 from keras_transfer.learn.suffix import values_of
-from keras_transfer.runs import folder as runs
 
 
 def train(recipe=distributed.RECIPE, precision="float32", spoil=None, xla=False, **options):
@@ -241,7 +240,7 @@ def test_a_run_in_bfloat16_leaves_a_float32_model(digits_folder, bfloat16):
         split=(0.4, 0.3, 0.3),
     )  # fmt: skip
     assert {layer.dtype_policy.name for layer in result.model.layers} == {"float32"}
-    computed = runs.metrics_of(result)["compute"]
+    computed = result.metrics["compute"]
     assert computed["precision"] == {"name": "mixed_bfloat16", "reason": "asked for"}
     assert computed["jit"]["compilations"] == 1
     assert not computed["jit"]["compile"]

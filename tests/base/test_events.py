@@ -75,7 +75,7 @@ def test_the_command_logs_both_phases_and_can_leave_probabilities_as_they_are(
     assert cli.main([str(argument) for argument in arguments]) == 0
     run = runs.open_run(output)
     tuned = read(output / "tensorboard" / "fine_tune")
-    for row in run.history():
+    for row in run.history:
         assert tuned["loss/train"][int(row["epoch"])] == pytest.approx(float(row["train_loss"]))
     assert len(tuned["accuracy/validation"]) == 2
     path = run.metrics["phases"][0]["details"]["path"]
@@ -84,10 +84,10 @@ def test_the_command_logs_both_phases_and_can_leave_probabilities_as_they_are(
     # Without calibration the probabilities are the softmax of the logits themselves.
     assert run.config["calibration"] == "none"
     assert run.config["temperature"] == 1.0
-    data = run.dataset()
+    data = run.dataset
     pixels = data.examples[data.indices("val")]
-    logits = run.array("validation_logits.npy")
+    logits = run.validation_logits
     expected = np.exp(logits - logits.max(1, keepdims=True))
     expected /= expected.sum(1, keepdims=True)
-    found = run.model().predict(pixels, verbose=0)
+    found = run.model.predict(pixels, verbose=0)
     np.testing.assert_allclose(found, expected, atol=2e-3)

@@ -57,7 +57,13 @@ def test_given_splits_of_arrays_are_kept():
         ((noise(4) / 255.0, [0, 1] * 2), "levels from 0 to 1"),
         ((noise(4).astype(int) * 3, [0, 1] * 2), "int64 with levels"),
         ((noise(4)[..., :2], [0, 1] * 2), r"shape \(16, 16, 2\)"),
-        ((noise(4), np.eye(4)), "labels are float64 of shape"),
+        ((noise(4), np.ones((4, 2))), "labels are float64 of shape"),
+        ((noise(4), ["a", None, "b", "a"]), "label 1 is None, a NoneType"),
+        ((noise(4), np.array(["a", "b", np.nan, "a"], object)), "label 2 is nan, a float"),
+        ((noise(4) * np.nan, [0, 1] * 2), "levels from nan to nan"),
+        (([None] * 4, [0, 1] * 2), "image 0 is None, a NoneType"),
+        (noise(4), "ndarray is no data"),
+        (5, "int is no data"),
         ((noise(4), [0.5] * 4), "labels are float64"),
         ({"train": (noise(4), [0] * 4), "more": (noise(4), [0] * 4)}, "no split 'more'"),
         ((noise(1)[:0], []), "no labelled images"),
@@ -84,6 +90,41 @@ def test_tf_data_is_taken_as_it_is(batched):
     expected = load_dataset((images, labels), image_size=16)
     assert data.digests == expected.digests
     assert np.array_equal(data.examples, expected.examples)
+
+
+def test_tf_data_of_one_hot_labels_and_of_unknown_length():
+    tensorflow = pytest.importorskip("tensorflow")
+    images, labels = noise(24), [0, 1, 2] * 8
+    pairs = tensorflow.data.Dataset.from_tensor_slices((images, np.eye(3)[labels]))
+    data = load_dataset(pairs.filter(lambda image, label: True).batch(5), image_size=16)
+    assert data.digests == load_dataset((images, labels), image_size=16).digests
+    assert np.array_equal(data.labels, np.sort(labels))
+    with pytest.raises(DataError, match="has no end"):
+        load_dataset(pairs.repeat())
+
+
+def test_paths_and_their_labels(tmp_path):
+    paths = []
+    for i, image in enumerate(noise(24)):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(paths[-1])
+    names = [("ant", "bee")[i % 2] for i in range(24)]
+    rows = "".join(f"{path},{name}\n" for path, name in zip(paths, names, strict=True))
+    (tmp_path / "table.csv").write_text(f"path,label\n{rows}")
+    expected = load_dataset(tmp_path / "table.csv")
+    for given in (paths, list(map(str, paths)), np.array(list(map(str, paths)))):
+        data = load_dataset((given, names))
+        assert data.paths == expected.paths
+        assert np.array_equal(data.labels, expected.labels)
+        assert (data.modality, data.class_names) == ("image", ("ant", "bee"))
+    split = {"train": (paths[:16], names[:16]), "test": (paths[16:], names[16:])}
+    assert len(load_dataset(split).indices("test")) == 8
+    numbers = load_dataset((paths, [i % 2 for i in range(24)]), class_names=["bee", "ant"])
+    assert numbers.class_names == ("bee", "ant")
+    with pytest.raises(DataError, match="24 images come with 25 labels"):
+        load_dataset((paths, [*names, "ant"]))
+    absent = load_dataset(([*paths, "gone.png"], [*names, "ant"]))
+    assert [one.path for one in absent.findings if one.kind == "unreadable"] == ["gone.png"]
 
 
 def test_tf_data_must_yield_pairs():

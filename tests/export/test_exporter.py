@@ -45,7 +45,7 @@ def test_every_artefact_is_proven_and_the_folder_is_whole(
         "tflite-dynamic",
         "tflite-int8",
     ]
-    predictions = run.predictions()
+    predictions = run.predictions
     right = np.mean([row["label"] == row["predicted"] for row in predictions])
     assert report["images"] == len(predictions)
     assert report["reference"]["accuracy"] == pytest.approx(right)
@@ -497,7 +497,7 @@ def test_a_custom_layer_is_named(
 def test_without_test_images_there_is_no_proof(
     run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = run.dataset()
+    dataset = run.dataset
     empty = dataclasses.replace(
         dataset, splits=np.where(dataset.splits == "test", "val", dataset.splits)
     )
@@ -537,10 +537,10 @@ def test_readme_and_card_say_what_was_measured(exported: ExportResult, run: runs
 
 
 def test_the_threshold_is_that_of_the_precision_asked_for(run: runs.Run) -> None:
-    scaled = run.array("validation_logits.npy").astype(float) / run.config["temperature"]
+    scaled = run.validation_logits.astype(float) / run.config["temperature"]
     odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     confidence = (odds / odds.sum(axis=1, keepdims=True)).max(axis=1)
-    right = scaled.argmax(axis=1) == run.array("validation_labels.npy")
+    right = scaled.argmax(axis=1) == run.validation_labels
     assert right.mean() < 1
     found_for = {}
     for target in (0.5, 0.9, 0.95, 1.0):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import importlib.util
 import json
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_transfer import cli, training
+from keras_transfer import cli
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.export import ExportResult, card, export_run
 from keras_transfer.export.prediction import predict
 from keras_transfer.runs import folder as runs
+from keras_transfer.runs.result import TransferResult
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +92,48 @@ def test_a_picture_is_taken_as_its_file_would_be(digits_run: Path, tmp_path: Pat
         assert close(held[0], read[0]["classes"], 1e-3 if name == "turned.png" else 1e-9), name
 
 
-def test_models_in_memory(digits_run: Path, digits_folder: Path, sample: Path, said: list) -> None:
-    assert predict(runs.open_run(digits_run), sample)[0]["classes"] == said
-    result = training.train(
-        str(digits_folder), image_size=64, effort="quick", seed=6, split=(0.6, 0.2, 0.2)
-    )
-    row = predict(result, sample)[0]
-    assert close(row, said)
-    threshold = card.threshold(runs.open_run(digits_run))
-    assert row.get("unsure") == predict(digits_run, sample)[0].get("unsure")
-    assert ("unsure" in row) == (threshold > 0)
+def test_models_in_memory(
+    digits_run: Path, digits_result: TransferResult, sample: Path, said: list
+) -> None:
+    run = runs.open_run(digits_run)
+    for held in (run, digits_result, dataclasses.replace(digits_result, path=None)):
+        row = predict(held, sample)[0]
+        assert close(row, said)
+        assert row.get("unsure") == predict(digits_run, sample)[0].get("unsure")
+        assert ("unsure" in row) == (card.threshold(run) > 0)
+    classes = predict(run.model, sample)[0]["classes"]
+    assert [row["label"] for row in classes] == [row["label"][-1] for row in said]  # digit-3
+    with pytest.raises(UsageError, match="None is no model"):
+        predict(None, sample)
+
+
+def test_what_one_holds(digits_run: Path, sample: Path, said: list) -> None:
+    pixels = np.asarray(Image.open(sample).convert("RGB"))
+    run = runs.open_run(digits_run)
+    for one in (keras.ops.convert_to_tensor(pixels), [str(sample)]):
+        assert [row["classes"] for row in predict(run, one)] == [said]
+    assert len(predict(run, np.zeros((2, 64, 64, 3), np.uint8))) == 2
+    for wrong in (5, None):
+        with pytest.raises(DataError, match=f"{wrong} is a {type(wrong).__name__}, and no image"):
+            predict(run, wrong)
+
+
+def test_a_table_of_answers(digits_run: Path, sample: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(card, "threshold", lambda run: 0.97)
+    (bad := tmp_path / "bad.png").write_bytes(b"no image")
+    rows = predict(digits_run, [sample, bad], csv=tmp_path / "python.csv")
+    words = [str(sample), str(bad), "--csv", str(tmp_path / "shell.csv")]
+    assert cli.main(["predict", str(digits_run), *words]) == 2
+    text = (tmp_path / "python.csv").read_text()
+    assert (tmp_path / "shell.csv").read_text() == text
+    table = list(csv.DictReader(text.splitlines()))
+    first = rows[0]["classes"][0]
+    assert table[0] == {
+        "image": str(sample), "predicted": first["label"], "probability": str(first["probability"]),
+        "unsure": str(rows[0]["unsure"]).lower(), "error": "",
+    }  # fmt: skip
+    assert table[1]["error"] == rows[1]["error"]
+    assert not table[1]["predicted"]
 
 
 def test_unsure_is_what_the_threshold_says(
@@ -133,6 +169,8 @@ def test_an_export_of_any_format(
         shutil.copytree(exported.path, folder, ignore=shutil.ignore_patterns("*model*"))
         copy = shutil.copytree if name == "saved_model" else shutil.copyfile
         copy(exported.path / file, folder / file)
+    if name == "saved_model":
+        assert close(predict(folder / file, sample)[0], said, 1e-3)
     row = predict(folder, sample)[0]
     assert close(row, said, 0.1 if name == "tflite-int8" else 1e-3)
     target = folder / file if name != "saved_model" else folder / file / "1" / "saved_model.pb"

@@ -140,9 +140,9 @@ FILES: dict[str, tuple[str, str, Callable[[Path], Any], Callable[[Path], Any] | 
         "digits_run", "json", lambda folder: unsealed(runs.open_run(folder).metrics), None,
     ),
     "predictions.csv": (
-        "digits_run", "csv", lambda folder: runs.open_run(folder).predictions(), None,
+        "digits_run", "csv", lambda folder: runs.open_run(folder).predictions, None,
     ),
-    "history.csv": ("digits_run", "csv", lambda folder: runs.open_run(folder).history(), None),
+    "history.csv": ("digits_run", "csv", lambda folder: runs.open_run(folder).history, None),
     "splits.csv": (
         "digits_run", "csv", lambda folder: read_splits(folder / "splits.csv"),
         lambda folder: table(folder / "splits.csv"),

@@ -92,7 +92,7 @@ def test_one_seed_gives_one_result_whatever_is_stored_and_whoever_computes_besid
 
 def test_the_model_loads_where_this_package_was_never_imported(digits_run, tmp_path):
     run = runs.open_run(digits_run)
-    data = run.dataset()
+    data = run.dataset
     pixels = data.examples[data.indices("test")][:8]
     np.save(tmp_path / "pixels.npy", pixels)
     script = (
@@ -106,7 +106,7 @@ def test_the_model_loads_where_this_package_was_never_imported(digits_run, tmp_p
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     found = np.array(json.loads(done.stdout.splitlines()[-1]))
-    np.testing.assert_allclose(found, run.array("test_probabilities.npy")[:8], atol=1e-4)
+    np.testing.assert_allclose(found, run.test_probabilities[:8], atol=1e-4)
 
 
 def test_from_a_run_to_artefacts_that_are_proven(digits_run, digits_folder, tmp_path, capsys):
@@ -135,7 +135,7 @@ def test_settings_of_a_run_repeat_it(digits_run, digits_folder, tmp_path):
     )  # fmt: skip
     assert code == 0
     before, after = (runs.open_run(path) for path in (digits_run, output))
-    assert [r["path"] for r in before.predictions()] == [r["path"] for r in after.predictions()]
+    assert [r["path"] for r in before.predictions] == [r["path"] for r in after.predictions]
     assert after.metrics["test"]["accuracy"] == before.metrics["test"]["accuracy"]
 
 

@@ -57,7 +57,7 @@ def test_no_speaker_is_on_two_sides(spoken_run: Path) -> None:
 
 
 def test_the_model_takes_samples_and_its_spectrogram_is_as_it_was(spoken_run: Path) -> None:
-    model = runs.open_run(spoken_run).model()
+    model = runs.open_run(spoken_run).model
     assert (model.input_shape, model.input.dtype) == ((None, 20_000), "float32")
     fresh = kt.build("SpeechEmbedding", image_size=1.25).model
     for name in ("preprocessing_fourier", "preprocessing_mel", "block1_conv0"):
@@ -98,7 +98,7 @@ def test_its_page_plays_what_it_shows(spoken_run: Path) -> None:
 def test_a_recording_is_classified(spoken_run: Path, tmp_path: Path) -> None:
     """And with silence behind it, which changes nothing."""
     made = runs.open_run(spoken_run)
-    data = made.dataset()
+    data = made.dataset
     row = int(data.indices("train")[0])
     samples = np.rint(2**15 * data.examples[row]).clip(-(2**15), 2**15 - 1)
     heard = samples[: int(np.flatnonzero(samples)[-1]) + 1]

@@ -22,7 +22,7 @@ def test_a_table_of_texts_becomes_a_run(texts_run):
     assert (config["max_length"], config["image_size"]) == (24, None)
     assert made.metrics["test"]["accuracy"] > 0.6
     assert [phase["name"] for phase in made.metrics["phases"]] == ["head", "fine_tune"]
-    assert all(row["path"].startswith("row-") for row in made.predictions())
+    assert all(row["path"].startswith("row-") for row in made.predictions)
 
 
 def test_the_pages_of_a_run_stay_in_one_split(texts_run, texts_table):
@@ -31,7 +31,7 @@ def test_the_pages_of_a_run_stay_in_one_split(texts_run, texts_table):
     with open(texts_run / "splits.csv", newline="") as stream:
         splits = [(int(row["path"][4:]), row["split"]) for row in csv.DictReader(stream)]
     assert len({((number - 1) // 3, split) for number, split in splits}) == 24
-    data = made.dataset()
+    data = made.dataset
     assert data.splits.tolist() == [split for _, split in splits]
     assert [one.reason for one in data.findings if one.kind == "grouped"] == [
         "24 groups by the column 'page', 22 where copies join some"
@@ -77,7 +77,7 @@ def test_what_was_stored_is_not_computed_again(texts_run, texts_table, texts_set
 def test_its_page_shows_texts_as_text(texts_run, texts_table):
     page = (texts_run / "report.html").read_text()
     assert "test texts" in page
-    row = next(r for r in runs.open_run(texts_run).predictions() if r["label"] != r["predicted"])
+    row = next(r for r in runs.open_run(texts_run).predictions if r["label"] != r["predicted"])
     number = int(row["path"].removeprefix("row-"))
     text = json.loads(texts_table.read_text().splitlines()[number - 1])["text"]
     shown = (texts_run / "plots" / "examples" / "mistakes-00.html").read_text()

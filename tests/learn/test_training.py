@@ -592,9 +592,8 @@ def test_digits_are_not_mirrored_and_photographs_are():
 def test_plain_values_only_in_what_is_reported(cached):
     result, *_ = cached
     from keras_transfer.base import files
-    from keras_transfer.runs import folder as runs
 
-    json.dumps(files.plain(runs.metrics_of(result)))
+    json.dumps(files.plain(result.metrics))
     assert isinstance(result.evaluation, evaluation.Evaluation)
     assert "EfficientNetLite0" in repr(result)
 

@@ -196,10 +196,10 @@ def run_on_texts(folder, texts, names=NAMES):
     run = saved.save(folder, names, 60, names=[f"{i}.txt" for i in range(60)])
     examples = np.stack([texts.decode(letters(i), texts.spec(16)) for i in range(60)])
     data = dataclasses.replace(
-        run.data, examples=examples, read=letters, modality="text", findings=()
+        run.pictures, examples=examples, read=letters, modality="text", findings=()
     )
     config = {**run.config, "modality": "text"}
-    return dataclasses.replace(run, config=config, data=data, classifier=reader)
+    return dataclasses.replace(run, config=config, pictures=data, classifier=reader)
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_texts_are_data_and_not_markup(texts, tmp_path):
 
 def test_texts_survive_the_loss_of_data_and_model(run):
     page = write_report(run).read_text()
-    run.data = run.classifier = None
+    run = dataclasses.replace(run, pictures=None, classifier=None)
     again = write_report(run).read_text()
     assert "The texts: The folder digits is gone" in again
     for part in ("mistakes", "repeat"):
@@ -252,7 +252,7 @@ def test_a_text_that_is_gone_is_named_and_the_others_are_there(run):
             raise DataError(f"{i}.txt has changed since the set was opened.", remedy="-")
         return letters(i)
 
-    run.data = dataclasses.replace(run.data, read=read)
+    run = dataclasses.replace(run, pictures=dataclasses.replace(run.pictures, read=read))
     page = write_report(run).read_text()
     missing = page.split("Parts of this page are missing")[1].split("<nav")[0]
     gone = sum(int(i) % 2 for i in re.findall(r">(\d+)\.txt</bdi>", page))

@@ -65,7 +65,7 @@ def other(jax_run, digits_folder, tmp_path_factory):
 
 
 def pixels(run):
-    data = run.dataset()
+    data = run.dataset
     return data.examples[data.indices("test")]
 
 
@@ -81,8 +81,8 @@ def test_a_run_needs_no_tensorflow(jax_run):
 
 
 def test_a_saved_run_answers_as_it_did(jax_run):
-    found = predict_probabilities(jax_run.model(), pixels(jax_run))
-    np.testing.assert_allclose(found, jax_run.array(runs.PROBABILITIES), atol=1e-4)
+    found = predict_probabilities(jax_run.model, pixels(jax_run))
+    np.testing.assert_allclose(found, jax_run.test_probabilities, atol=1e-4)
 
 
 def test_openvino_without_tensorflow_is_refused_and_auto_goes_on(jax_run):
@@ -91,7 +91,7 @@ def test_openvino_without_tensorflow_is_refused_and_auto_goes_on(jax_run):
 
     if importlib.util.find_spec("tensorflow") is not None:
         pytest.skip("TensorFlow is installed")
-    model = jax_run.model()
+    model = jax_run.model
     with pytest.raises(UsageError, match="tensorflow"):
         build_engine(model, "openvino")
     chosen = build_engine(model, "auto", images=10**9)
@@ -117,10 +117,10 @@ def test_features_are_those_of_tensorflow(other, jax_run):
 
 def test_runs_load_on_the_other_backend(other, jax_run):
     elsewhere = np.load(other / "jax-run.npy")
-    np.testing.assert_allclose(elsewhere, jax_run.array(runs.PROBABILITIES), atol=1e-4)
+    np.testing.assert_allclose(elsewhere, jax_run.test_probabilities, atol=1e-4)
     trained = runs.open_run(other / "run")
-    here = predict_probabilities(trained.model(), pixels(trained))
-    np.testing.assert_allclose(here, trained.array(runs.PROBABILITIES), atol=1e-4)
+    here = predict_probabilities(trained.model, pixels(trained))
+    np.testing.assert_allclose(here, trained.test_probabilities, atol=1e-4)
 
 
 def test_accuracy_is_that_of_tensorflow(other, jax_run):

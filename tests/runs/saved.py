@@ -28,35 +28,24 @@ ODD_NAMES = (
 )
 
 
-@dataclasses.dataclass
-class Saved:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Saved(Run):
     """What the page reads of a run, with data and model that can be taken away."""
 
-    path: Path
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    data: Dataset | None
+    pictures: Dataset | None
     classifier: Any
 
     @property
-    def class_names(self):
-        return tuple(self.config["class_names"])
-
     def model(self):
         if self.classifier is None:
             raise errors.UsageError("Cannot load model.keras: no such file", remedy="-")
         return self.classifier()
 
+    @property
     def dataset(self):
-        if self.data is None:
+        if self.pictures is None:
             raise errors.DataError("The folder digits is gone", remedy="-")
-        return self.data
-
-    file = Run.file
-    modality = Run.modality
-    predictions = Run.predictions
-    history = Run.history
-    array = Run.array
+        return self.pictures
 
 
 def classifier(classes: int):

@@ -166,9 +166,9 @@ def test_clips_can_be_heard(page, tmp_path):
     run = saved.save(tmp_path / "run", ("a", "b", "c"), 60, names=[f"{i}.wav" for i in range(60)])
     clips = [written(melody(i, 0.5 + i % 3 / 10)) for i in range(60)]
     data = dataclasses.replace(
-        run.data, examples=None, read=clips.__getitem__, modality="audio", findings=()
+        run.pictures, examples=None, read=clips.__getitem__, modality="audio", findings=()
     )
-    run = dataclasses.replace(run, config={**run.config, "modality": "audio"}, data=data)
+    run = dataclasses.replace(run, config={**run.config, "modality": "audio"}, pictures=data)
     page.errors.clear()
     page.open(write_report(run))
     assert page.errors == []

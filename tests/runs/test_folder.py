@@ -39,10 +39,10 @@ def test_a_run_folder_holds_what_scripts_rely_on(digits_run):
 
 def test_predictions_agree_with_metrics_and_probabilities(digits_run):
     run = runs.open_run(digits_run)
-    rows = run.predictions()
+    rows = run.predictions
     right = np.mean([row["label"] == row["predicted"] for row in rows])
     assert right == pytest.approx(run.metrics["test"]["accuracy"])
-    probabilities = run.array("test_probabilities.npy")
+    probabilities = run.test_probabilities
     assert [run.class_names[i] for i in probabilities.argmax(1)] == [r["predicted"] for r in rows]
     assert [row["probability"] for row in rows] == pytest.approx(
         probabilities.max(1).tolist(), abs=1e-5
@@ -51,10 +51,10 @@ def test_predictions_agree_with_metrics_and_probabilities(digits_run):
 
 def test_the_saved_model_gives_the_saved_probabilities(digits_run):
     run = runs.open_run(digits_run)
-    data = run.dataset()
+    data = run.dataset
     pixels = data.examples[data.indices("test")]
-    probabilities = np.asarray(run.model()(pixels, training=False))
-    np.testing.assert_allclose(probabilities, run.array("test_probabilities.npy"), atol=1e-4)
+    probabilities = np.asarray(run.model(pixels, training=False))
+    np.testing.assert_allclose(probabilities, run.test_probabilities, atol=1e-4)
 
 
 def test_splits_reproduce_the_data_set(digits_run, digits_folder):
@@ -66,13 +66,13 @@ def test_splits_reproduce_the_data_set(digits_run, digits_folder):
         path: (data.class_names[label], split)
         for path, label, split in zip(data.paths, data.labels, data.splits, strict=True)
     }
-    assert (run.dataset().splits == data.splits).all()
+    assert (run.dataset.splits == data.splits).all()
 
 
 def test_history_has_a_row_an_epoch(digits_run):
-    rows = runs.open_run(digits_run).history()
-    assert [row["epoch"] for row in rows if row["phase"] == "fine_tune"] == ["1", "2"]
-    assert all(float(row["train_loss"]) > 0 for row in rows)
+    rows = runs.open_run(digits_run).history
+    assert [row["epoch"] for row in rows if row["phase"] == "fine_tune"] == [1, 2]
+    assert all(row["train_loss"] > 0 for row in rows)
 
 
 def test_what_is_no_run_or_half_a_run_is_named(copy, tmp_path):
@@ -90,7 +90,7 @@ def test_what_is_no_run_or_half_a_run_is_named(copy, tmp_path):
 def test_a_damaged_model_is_named(copy):
     (copy / "model.keras").write_bytes(b"not a zip")
     with pytest.raises(UsageError, match=r"model\.keras"):
-        runs.open_run(copy).model()
+        runs.open_run(copy).model
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,9 @@ def test_a_damaged_model_is_named(copy):
         ("config.json", '{"keras_transfer": "0", ', runs.open_run, "config.json: Input data"),
         ("metrics.json", "{}", runs.open_run, "metrics.json: Object missing required field `test`"),
         ("config.json", '{"keras_transfer": "0"}', runs.open_run, "config.json: .* field `data`"),
-        ("predictions.csv", "path,label\na,b\n", runs.Run.predictions, "csv: it was changed"),
-        ("validation_logits.npy", "no array", lambda run: run.array("validation_logits.npy"),
+        ("predictions.csv", "path,label\na,b\n", lambda run: run.predictions,
+         "csv: it was changed"),
+        ("validation_logits.npy", "no array", lambda run: run.validation_logits,
          "Cannot read .*validation_logits.npy: it was changed"),
     ],
 )  # fmt: skip

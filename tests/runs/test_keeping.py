@@ -59,13 +59,13 @@ def test_what_is_told_of_a_head_is_kept_when_a_run_goes_on(
     assert cli.main([*command, "--resume"]) == 0
     assert cli.main([*command, "--output", str(tmp_path / "whole")]) == 0
     resumed, whole = (runs.open_run(tmp_path / name) for name in ("run", "whole"))
-    assert [row["epoch"] for row in resumed.history()] == (["1", "2", "3"] if head else [])
+    assert [row["epoch"] for row in resumed.history] == ([1, 2, 3] if head else [])
     ours, theirs = resumed.metrics["phases"][0], whole.metrics["phases"][0]
     assert (ours["epochs"], ours["details"]) == (theirs["epochs"], theirs["details"])
-    for ours, theirs in zip(resumed.history(), whole.history(), strict=True):
+    for ours, theirs in zip(resumed.history, whole.history, strict=True):
         for name in ("phase", "train_loss", "validation_loss", "validation_accuracy"):
             assert ours[name] == theirs[name]
-    assert (resumed.array(runs.PROBABILITIES) == whole.array(runs.PROBABILITIES)).all()
+    assert (resumed.test_probabilities == whole.test_probabilities).all()
 
 
 def test_an_interrupted_overwrite_keeps_the_old_run_and_goes_on(

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import re
 import time
 
@@ -114,7 +115,7 @@ def test_names_are_data_and_not_markup(tmp_path):
 
 def test_what_is_missing_is_named_and_the_rest_is_there(run, tmp_path):
     bare = saved.save(tmp_path / "bare", NAMES)
-    bare.data = bare.classifier = None
+    bare = dataclasses.replace(bare, pictures=None, classifier=None)
     for name in ("history.csv", "predictions.csv"):
         (bare.path / name).unlink()
     text = write_report(bare).read_text()
@@ -127,7 +128,7 @@ def test_what_is_missing_is_named_and_the_rest_is_there(run, tmp_path):
 
 def test_pictures_survive_the_loss_of_data_and_model(run, text):
     later = copy.copy(run)
-    later.data = later.classifier = None
+    later = dataclasses.replace(later, pictures=None, classifier=None)
     again = write_report(later).read_text()
     assert "The folder digits is gone" in again
     assert again.count("data:image/webp") == text.count("data:image/webp")

@@ -29,7 +29,7 @@ def test_nothing_is_missing_from_the_page_of_a_fresh_run(run):
     answers = np.load(run.path / "test_probabilities.npy")
     again = evaluation.evaluate(
         answers,
-        np.array([run.class_names.index(row["label"]) for row in run.predictions()]),
+        np.array([run.class_names.index(row["label"]) for row in run.predictions]),
         run.class_names,
     )
     assert again.nll == pytest.approx(test["nll"], rel=1e-4)

@@ -27,15 +27,19 @@ def from_memory(values: Any) -> Sequence[np.ndarray]:
         uint8 arrays of the same shapes.
     """
     images = [np.asarray(_upright(image)) for image in values]
-    low = min((float(image.min()) for image in images if image.size), default=0.0)
-    high = max((float(image.max()) for image in images if image.size), default=0.0)
+    for i, image in enumerate(images):
+        if image.dtype.kind not in "buif":
+            problem = f"image {i} is {values[i]!r:.40}, a {type(values[i]).__name__}."
+            raise DataError(problem, remedy="Give arrays of pixels, PIL images or paths.")
+    low = float(np.min([image.min() for image in images if image.size] or [0]))
+    high = float(np.max([image.max() for image in images if image.size] or [0]))
     for image in images:
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
             raise DataError(
                 f"an image has the shape {image.shape}.",
                 remedy="Give [height, width], or [height, width, 1, 3 or 4 channels].",
             )
-        if image.dtype != np.uint8 and (low < 0 or high > 255 or 0 < high <= 1):
+        if image.dtype != np.uint8 and (not (low >= 0 and high <= 255) or 0 < high <= 1):
             problem = f"images are {image.dtype} with levels from {low:g} to {high:g}."
             raise DataError(problem, remedy="Give uint8, or levels from 0 to 255.")
     return [i if i.dtype == np.uint8 else np.rint(i).astype(np.uint8) for i in images]

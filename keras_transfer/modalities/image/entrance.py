@@ -20,6 +20,7 @@ MODES: dict[str, tuple[bool, float | list[float], float | list[float]]] = {
     "symmetric": (False, 1 / 128, -1.0),
     "lite": (False, 1 / 128, -127 / 128),
     "torch": (False, (1 / (255 * _DEVIATION)).tolist(), (-_MEAN / _DEVIATION).tolist()),
+    "none": (False, 1.0, 0.0),
     "caffe": (True, 1.0, [-103.939, -116.779, -123.68]),
 }
 
