@@ -6,12 +6,14 @@ textbook.
 
 Within a task and a seed all methods hear the same clips in the same split; groups, the speakers of
 digits and the kits of drums, are never parted. Rows are appended to a file as they come; a stopped
-run goes on from there. Settings are chosen by tuning tasks alone.
+run goes on from there. Settings are chosen by tuning tasks alone. WHISPER=FOLDER in the environment
+names Whisper base's weights, and adds it.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +69,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "strength 0.5": {"strength": 0.5},
     "strength 2": {"strength": 2.0},
 }
+WHISPER = "Whisper base, quick"
+if folder := os.environ.get("WHISPER"):
+    SETTINGS[WHISPER] = {
+        "effort": "quick", "backbone": "Whisper", "weights": folder, "levels": 5.0,
+    }  # fmt: skip
 
 
 def network(data: Any, levels: float = 0.0) -> Any:
@@ -102,6 +109,35 @@ def mel(data: Any, seed: int) -> dict[str, float]:
     return logistic_regression(np.concatenate([levels.mean(1), levels.std(1)], axis=1), data)
 
 
+def picture(data: Any, seed: int) -> dict[str, float]:
+    """Logistic regression on what EfficientNet-Lite0, trained on ImageNet, sees in the spectrogram:
+    128 bands up to 7.8 kHz and 80 dB, as a grey picture of 128 px; means of every other of its top
+    eight blocks.
+    """
+    import keras
+    from PIL import Image
+
+    import keras_transfer as kt
+    from keras_transfer.frozen.engine import build_engine
+    from keras_transfer.modalities.audio.filterbank import Filterbank, _mels, _waves
+
+    bank = Filterbank(bands=128, low=20, high=7800, window=800, points=1024)
+    drawn = []
+    for samples in data.examples:
+        padded = np.pad(samples, bank.points // 2)
+        frames = np.lib.stride_tricks.sliding_window_view(padded, bank.points)[:: bank.hop]
+        power = (frames @ _waves(bank)[:, 0]) ** 2 @ _mels(bank)
+        level = 10 * np.log10(np.maximum(power, 1e-10))
+        shade = 255 * np.clip((level - level.max()) / 80 + 1, 0, 1)
+        whole = Image.fromarray(shade.T[::-1].astype(np.uint8)).convert("RGB")
+        drawn.append(np.asarray(whole.resize((128, 128), Image.Resampling.BILINEAR)))
+    backbone = kt.build("EfficientNetLite0", image_size=128)
+    ends = [backbone.model.get_layer(block.cut[0]).output for block in backbone.blocks[:-9:-2]]
+    means = [keras.layers.GlobalAveragePooling2D()(end) for end in ends]
+    engine = build_engine(keras.Model(backbone.model.input, means), images=len(data))
+    return logistic_regression(np.concatenate(engine.predict(np.stack(drawn)), axis=1), data)
+
+
 def textbook(data: Any, seed: int) -> dict[str, float]:
     """Keras's ``fit`` of the whole network below a new head: 20 epochs at 1e-3, batches of 32."""
     import keras
@@ -119,9 +155,12 @@ def textbook(data: Any, seed: int) -> dict[str, float]:
 
 
 BESIDE: dict[str, Callable[[Any, int], dict[str, Any]]] = {
-    "P": frozen, "spectrogram": mel, "textbook": textbook,
+    "P": frozen, "spectrogram": mel, "picture": picture, "textbook": textbook,
 }  # fmt: skip
-OF_KIND = {"tuning": (*BESIDE, *SETTINGS), "report": (*BESIDE, *EFFORTS)}
+OF_KIND = {
+    "tuning": (*BESIDE, *SETTINGS),
+    "report": (*BESIDE, *EFFORTS, *(name for name in [WHISPER] if name in SETTINGS)),
+}
 
 
 def one(name: str, seed: int, methods: Sequence[str], store: Path) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer.backbones.hub import read_folder
+from keras_transfer.backbones.hub import is_of_hub, read_folder
 from keras_transfer.backbones.naming import canonical_names, constant, is_automatic, label
 from keras_transfer.backbones.offline import offline_weights
 from keras_transfer.backbones.online import imagenet_weights
@@ -52,15 +52,15 @@ def resolve(row: BackboneSpec, weights: str) -> Weights | None:
     if weights == "imagenet":
         return imagenet_weights(row)
     path = Path(weights)
-    if (path / "model.safetensors").is_file():
-        return read_folder(path)
+    if is_of_hub(path):
+        return read_folder(row, path)
     if path.is_dir():
         return read_weights(_model_of_run(row, path))
     if path.is_file():
         return read_weights(path)
     if weights == row.weights[0]:  # no source, but the word for a path
         problem = f"{row.name} stands for many networks, and none was named by its weights."
-        remedy = "Give --weights FOLDER: one with model.safetensors, config.json and vocab.txt."
+        remedy = "Give --weights FOLDER, as the hub has it: model.safetensors and config.json."
         raise WeightsError(problem, remedy=remedy)
     raise WeightsError(
         f"Weights {weights!r} are neither a known source nor a file or folder that exists.",
@@ -75,7 +75,7 @@ def _model_of_run(row: BackboneSpec, folder: Path) -> Path:
         raise WeightsError(
             f"{folder} is not the folder of a finished run: it has no model.keras.",
             remedy="Give the folder that train --output wrote, a weights file, or a folder with "
-            "model.safetensors, config.json and vocab.txt.",
+            "model.safetensors and config.json.",
         )
     trained = files.read_json(folder / "config.json").get("backbone", row.name)
     if trained != row.name:

@@ -327,4 +327,4 @@ def test_the_weights_of_an_image_network_are_refused(tmp_path: Path) -> None:
 def test_the_vocabulary_of_the_folder_is_that_of_the_texts() -> None:
     if not VOCABULARY.is_file():
         pytest.skip("the vocabulary is not here")
-    hub._check_vocabulary(VOCABULARY)
+    hub.check_vocabulary(VOCABULARY, bert.VOCABULARY)

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 class Filterbank(NamedTuple):
     """A log-mel spectrogram of samples at 16 kHz, by default that of Google's speech embedding.
 
+    A level is ``scale * log10(power) + offset``.
+
     Attributes:
         bands: of the mel scale.
         low, high: where the lowest begins and the highest ends, in Hz.
         window: the length of the periodic Hann window, in samples.
         points: of the Fourier transform; the window stands in their middle.
         hop: from one frame to the next, in samples.
+        full: what a sample of full scale becomes first; the embedding was trained on 16 bits.
+        mirrored: how many samples are mirrored at both ends, one ``hop`` less behind.
     """
 
     bands: int = 32
@@ -35,13 +39,18 @@ class Filterbank(NamedTuple):
     window: int = 400
     points: int = 512
     hop: int = 160
+    full: float = 32768.0
+    mirrored: int = 0
+    scale: float = 1.0
+    offset: float = 2.0
 
 
-MODES = {"speech": Filterbank()}
+MODES = {
+    "speech": Filterbank(),
+    "whisper": Filterbank(80, 0.0, 8000.0, 400, 400, 160, 1.0, 200, 0.25, 1.0),
+}
 """What a network's ``preprocessing`` may be."""
 
-LEVEL = 32768.0
-"""Of a full scale in 16 bits, which is what the speech embedding was trained on."""
 QUIETEST = 1e-10
 RANGE = 8.0
 """In powers of ten: what is further below the loudest place of a clip is raised to it."""
@@ -66,7 +75,10 @@ def entrance(size: float, preprocessing: str) -> tuple[keras.KerasTensor, keras.
     bank = MODES[preprocessing]
     waves, mels = _waves(bank), _mels(bank)
     samples = keras.Input(spec(size).shape, name="samples")
-    x = layers.Rescaling(LEVEL, dtype="float32", name="preprocessing")(samples)
+    x = layers.Rescaling(bank.full, dtype="float32", name="preprocessing")(samples)
+    if bank.mirrored:
+        ends = bank.mirrored, bank.mirrored - bank.hop
+        x = ops.pad(x, ((0, 0), ends), mode="reflect")
     x = layers.Reshape((-1, 1), dtype="float32", name="preprocessing_signal")(x)
     fourier = layers.Conv1D(
         waves.shape[2], bank.points, bank.hop, use_bias=False, dtype="float32",
@@ -75,8 +87,9 @@ def entrance(size: float, preprocessing: str) -> tuple[keras.KerasTensor, keras.
     x = ops.square(fourier(x))
     banded = layers.Dense(bank.bands, use_bias=False, dtype="float32", name="preprocessing_mel")
     x = ops.log(ops.maximum(banded(x), QUIETEST))
-    x = layers.Rescaling(1 / np.log(10.0), 2.0, dtype="float32", name="preprocessing_log")(x)
-    x = _centred(x, ops.max(x, axis=(1, 2), keepdims=True) - RANGE)
+    tens = bank.scale / np.log(10.0)
+    x = layers.Rescaling(tens, bank.offset, dtype="float32", name="preprocessing_log")(x)
+    x = _centred(x, ops.max(x, axis=(1, 2), keepdims=True) - RANGE * bank.scale)
     for layer, weights in ((fourier, waves), (banded, mels)):
         layer.set_weights([weights])
         layer.trainable = False

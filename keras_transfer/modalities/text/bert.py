@@ -17,6 +17,18 @@ import numpy as np
 
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.inference import openvino_core
+from keras_transfer.modalities import hub_tensors
+
+CONFIGURATION = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+}
+"""What the network is built with, and the configuration of one on the hub may say otherwise."""
+HEADS = "num_attention_heads"
+VOCABULARY = "0f052197aac305fe42f378b5c61554b7bacb34b8be4af83fec2cfdcdffbc9973"
+"""SHA-256 of the words of BERT-uncased, one a line."""
 
 
 class Shape(NamedTuple):
@@ -148,9 +160,7 @@ def hub_layers(tensors: Mapping[str, np.ndarray], heads: int) -> dict[str, list[
         stem, _, part = name.removeprefix("bert.").rpartition(".")
         named[f"{stem}.{renamed.get(part, part)}"] = tensor.astype(np.float32)
 
-    def pair(name: str) -> list[np.ndarray]:
-        return [named[f"{name}.weight"].T, named[f"{name}.bias"]]
-
+    pair = functools.partial(hub_tensors.pair, named)
     # A single text is all of segment 0.
     positions = named["embeddings.position_embeddings.weight"]
     found = {
@@ -162,13 +172,9 @@ def hub_layers(tensors: Mapping[str, np.ndarray], heads: int) -> dict[str, list[
         theirs, ours = f"encoder.layer.{number}", f"layer_{number}"
         if f"{theirs}.output.dense.weight" not in named:
             break
-        inner = [pair(f"{theirs}.attention.self.{part}") for part in ("query", "key", "value")]
-        outer, bias = pair(f"{theirs}.attention.output.dense")
-        found[f"{ours}_attention"] = [
-            *(part.reshape(*part.shape[:-1], heads, -1) for parts in inner for part in parts),
-            outer.reshape(heads, -1, outer.shape[-1]),
-            bias,
-        ]
+        inner = (f"{theirs}.attention.self.{part}" for part in ("query", "key", "value"))
+        outer = f"{theirs}.attention.output.dense"
+        found[f"{ours}_attention"] = hub_tensors.attention(named, inner, outer, heads)
         found[f"{ours}_attention_norm"] = pair(f"{theirs}.attention.output.LayerNorm")
         found[f"{ours}_intermediate"] = pair(f"{theirs}.intermediate.dense")
         found[f"{ours}_output"] = pair(f"{theirs}.output.dense")
