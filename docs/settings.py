@@ -1,13 +1,18 @@
-"""Writes docs/settings.md, the reference of all settings, from the fields of ``Recipe``.
+"""Writes what is said of all settings from the fields of ``Recipe``: docs/settings.md, their
+reference, and keras_transfer/__init__.pyi, by which editors and type checkers know them.
 
 python docs/settings.py
 """
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Any
 
-from keras_transfer.recipe import EFFORTS, RANDOM_WEIGHTS, SETTINGS
+import keras_transfer
+from keras_transfer import training
+from keras_transfer.recipe import BYTES, DURATION, EFFORTS, FOLD, RANDOM_WEIGHTS, SETTINGS, SHARES
 
 HEADING = """\
 # Settings
@@ -45,5 +50,80 @@ def text() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+STUB = """\
+# Written by `python docs/settings.py`: the public names, and what they take.
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, Literal, overload
+
+import keras
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from keras_transfer._version import __version__ as __version__
+{imports}
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.types import Backbone
+from keras_transfer.runs.result import Fitted
+from keras_transfer.training import Shared
+
+@overload
+def train(
+{judged}
+) -> TransferResult: ...
+@overload
+def train(
+{unjudged}
+) -> Fitted: ...
+
+class TransferClassifier(ClassifierMixin, BaseEstimator):
+    classes_: Any
+    model_: keras.Model
+    modality_: str
+    def __init__(
+        self,
+        *,
+{settings}
+    ) -> None: ...
+    def fit(self, X: Any, y: Any) -> TransferClassifier: ...
+    def predict(self, X: Any) -> Any: ...
+    def predict_proba(self, X: Any) -> Any: ...
+"""
+
+
+def stub() -> str:
+    """The types of the public names."""
+    imports = "\n".join(
+        f"from keras_transfer.{home} import {name} as {name}"
+        for name, home in sorted(keras_transfer._HOMES.items(), key=lambda pair: pair[::-1])
+        if name not in ("train", "TransferClassifier")
+    )
+    own = [one for one in inspect.signature(training.train).parameters.values()
+           if one.name not in SETTINGS or one.name == "backbone"]  # fmt: skip
+    given = {one.name: f"{one.name}: {one.annotation} = ..." for one in own}
+    given["data"] = "data: Any,\n    *"
+    spelt = {name: f"{name}: {kind_of(name)} | None = ..." for name in SETTINGS}
+    every = given | spelt | given
+    judged, unjudged = (
+        ",\n".join(f"    {line}" for line in (every | {"judge": judge}).values()) + ","
+        for judge in ("judge: Literal[True] = ...", "judge: Literal[False]")
+    )
+    settings = "\n".join(f"        {line}," for line in spelt.values())
+    return STUB.format(imports=imports, judged=judged, unjudged=unjudged, settings=settings)
+
+
+def kind_of(name: str) -> str:
+    """What a setting may be, as a type."""
+    field = SETTINGS[name]
+    kind: Any = field.metadata["kind"]
+    if kind.words:
+        return f"Literal[{', '.join(map(repr, kind.words))}]".replace("'", '"')
+    other = " | str" if kind in (BYTES, DURATION, FOLD, SHARES) else ""
+    path = " | PathLike[str]" if field.metadata["metavar"] in ("FILE", "DIR|off") else ""
+    return str(field.type).removesuffix(" | None") + other + path
+
+
 if __name__ == "__main__":
     Path(__file__).with_suffix(".md").write_text(text(), encoding="utf-8")
+    place = Path(keras_transfer.__file__).with_suffix(".pyi")
+    place.write_text(stub(), encoding="utf-8")

@@ -39,6 +39,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         UsageError: there is no such setting.
     """
 
+    classes_: np.ndarray
+    model_: Any
+    modality_: str
+
     @spelled_out
     def __init__(self, **settings: Any) -> None:
         check_names(settings, "TransferClassifier")
@@ -62,9 +66,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         data = training.load(source, dataclasses.replace(recipe, **{form.SIZE: size}))
         splits = np.where(data.splits == "test", "train", data.splits)
         data = dataclasses.replace(data, splits=splits)
-        self.model_ = training.train(data, judge=False, **asked).model
-        self.modality_ = source.modality
-        self.classes_ = classes[[names.index(name) for name in data.class_names]]
+        model = training.train(data, judge=False, **asked).model
+        kept = classes[[names.index(name) for name in data.class_names]]
+        # As scikit-learn has it: what ends with _ is there once it is fitted.
+        self.__dict__.update(model_=model, modality_=source.modality, classes_=kept)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
@@ -419,6 +420,13 @@ class Recipe:
 SETTINGS = {field.name: field for field in dataclasses.fields(Recipe)}
 """The field of each setting, by name; its metadata is what ``setting`` was given."""
 
+_ARGUMENTS = {
+    **{name: SETTINGS[name].metadata["kind"] for name in ("split", "fold", "seed", "per_class")},
+    **dict.fromkeys(("path", "folder", "output", "config", "csv", "key", "sign", "group"), TEXT),
+    **{"splits_file": TEXT, "weights": TEXT, "top": whole(1)},
+}
+"""What public functions take beside settings, or as well, by the name of the argument."""
+
 LOCAL = ("cache", "cache_limit", "splits", "time_budget")
 """Settings of a machine or a moment: repeating a run elsewhere needs none of them."""
 
@@ -448,13 +456,40 @@ def spelled_out(function: Called) -> Called:
     return function
 
 
+def reads_arguments(function: Called) -> Called:
+    """Reads the arguments of a public function as the command line reads its words.
+
+    What is wrong is then said in its terms, whatever the function would have done with it.
+    """
+    shown = inspect.signature(function)
+    kinds = {name: kind for name, kind in _ARGUMENTS.items() if name in shown.parameters}
+
+    @functools.wraps(function)
+    def called(*args: Any, **named: Any) -> Any:
+        try:
+            given = shown.bind(*args, **named)
+        except TypeError as error:
+            remedy = f"It takes {', '.join(shown.parameters)}."
+            raise UsageError(f"{function.__name__}: {error}.", remedy=remedy) from None
+        for name in kinds.keys() & given.arguments.keys():
+            value = given.arguments[name]
+            if value is not None or shown.parameters[name].default is not None:
+                given.arguments[name] = _read(name, kinds[name], value)
+        return function(*given.args, **given.kwargs)
+
+    return cast(Called, called)
+
+
 def read(name: str, value: Any, where: str = "") -> Any:
     """A setting's value, from a word of the command line or from a value of Python or TOML.
 
     Raises:
         UsageError: the value is not allowed; ``where`` stands before the message.
     """
-    kind = SETTINGS[name].metadata["kind"]
+    return _read(name, SETTINGS[name].metadata["kind"], value, where)
+
+
+def _read(name: str, kind: Kind, value: Any, where: str = "") -> Any:
     try:
         return kind.take(value)
     except argparse.ArgumentTypeError as error:

@@ -78,6 +78,7 @@ from keras_transfer.recipe import (
     check_names,
     read,
     read_file,
+    reads_arguments,
     resolve,
     spelled_out,
 )
@@ -115,6 +116,7 @@ class Shared:
 
 
 @spelled_out
+@reads_arguments
 def train(
     data: Any,
     *,
@@ -131,7 +133,7 @@ def train(
     began: float | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
-) -> Any:
+) -> Fitted:
     """Trains an image classifier on a data set and, with ``output``, writes a run folder.
 
     Args:
@@ -514,6 +516,9 @@ def _asked(
     typed = {name: value for name, value in settings.items() if value is not None}
     check_names(typed, "the call")
     if recipe is not None:
+        if not isinstance(recipe, Recipe):
+            problem = f"recipe is a {type(recipe).__name__}."
+            raise UsageError(problem, remedy="Give a Recipe, or single settings.")
         if config is not None or set(typed) - {"backbone"}:
             raise UsageError(
                 "A recipe was given, and settings beside it.", remedy="Put them into the recipe."

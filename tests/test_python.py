@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 import keras_transfer as kt
+from keras_transfer.base.errors import UsageError
 from keras_transfer.export import parity
+from keras_transfer.recipe import SETTINGS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
 
@@ -40,3 +45,50 @@ def test_the_code_of_the_page_runs(digits_folder: Path, tmp_path: Path, monkeypa
     assert len(held["by_path"]) == len(held["in_memory"]) == len(held["split"]) == 60
     assert held["again"].config["backbone"] == "own-mine"
     assert held["page"].exists()
+
+
+WRONG: list[tuple[str, dict, str]] = [
+    ("train", {"data": 5}, "int is no data"),
+    ("train", {"data": "d", "output": 5}, "output must be a name or a path"),
+    ("train", {"data": "d", "recipe": 5}, "recipe is a int"),
+    ("train", {"data": "d", "backbone": 5}, "backbone must be a name"),
+    ("train", {"data": "d", "time_budget": "soon"}, "time_budget must be a duration"),
+    ("train", {"data": "d", "epochs": 5}, "Did you mean head_epochs, fine_tune_epochs"),
+    ("load_dataset", {"data": "d", "split": 5}, "split must be three shares"),
+    ("load_dataset", {"data": "d", "fold": "5"}, "fold must be a fold such as 1/5"),
+    ("load_dataset", {"data": "d", "seed": None}, "seed must be a whole number"),
+    ("load_dataset", {"data": "d", "splits": "s"}, "unexpected keyword argument 'splits'"),
+    (
+        "load_dataset",
+        {"data": "builtin:digits", "image_size": "big"},
+        "image size must be positive",
+    ),
+    ("inspect", {"data": "d", "splits_file": 5}, "splits_file must be a name or a path"),
+    ("build", {"name": 5}, "backbone must be a name or a path"),
+    ("build", {"name": "MobileNetV3Small", "weights": 5}, "weights must be a name or a path"),
+    ("open_run", {"path": 5}, "path must be a name or a path"),
+    ("write_report", {"run": 5}, "path must be a name or a path"),
+    ("compare", {"runs": 5}, "5 are no runs"),
+    ("compare", {"runs": ["a", "b"]}, r"\['a', 'b'\] are no runs"),
+    ("export_run", {"run": 5}, "path must be a name or a path"),
+    ("verify", {"folder": 5}, "folder must be a name or a path"),
+    ("predict", {"model": "m", "items": [], "top": "a"}, "top must be a whole number"),
+    ("predict", {"model": 5, "items": []}, "5 is no model"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "said"), WRONG)
+def test_a_value_of_a_wrong_type_is_said_in_our_words(name, arguments, said) -> None:
+    with pytest.raises(UsageError, match=said):
+        getattr(kt, name)(**arguments)
+
+
+def test_spellings_of_the_command_line_are_values() -> None:
+    data = kt.load_dataset("builtin:digits", split="0.5,0.25,0.25", per_class="3")
+    assert len(data.indices("train")) == 30
+    assert len(data.indices("test")) in range(445, 454)
+    recipe = kt.Recipe(time_budget="10m", cache_limit="20G", fold="2/5")
+    assert (recipe.time_budget, recipe.cache_limit, recipe.fold) == (600, 20 * 2**30, (2, 5))
+    shown = inspect.signature(kt.train).parameters
+    assert shown.keys() >= SETTINGS.keys()
+    assert "settings" not in shown

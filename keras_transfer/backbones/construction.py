@@ -19,11 +19,13 @@ from keras_transfer.backbones.weights import assign, digest, resolve, unset_weig
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Backbone, BackboneSpec
 from keras_transfer.modalities import modality
+from keras_transfer.recipe import read, reads_arguments
 
 if TYPE_CHECKING:
     import keras
 
 
+@reads_arguments
 def build(
     name: str | keras.Model,
     *,
@@ -53,11 +55,13 @@ def build(
     >>> build("MobileNetV3Small", image_size=64, weights="none").model.output_shape
     (None, 2, 2, 576)
     """
+    import keras
+
     if isinstance(name, str) and name.endswith(".keras"):
         return opened(Path(name))
-    if not isinstance(name, str):
+    if isinstance(name, keras.Model):
         return adopt(name, size=image_size, preprocessing=preprocessing)
-    row = registry.spec(name)
+    row = registry.spec(read("backbone", name))
     size, form = row.size if image_size is None else image_size, modality(row.modality)
     form.spec(size)  # refuses what is no size at all
     sides = size if isinstance(size, tuple) else (size,)

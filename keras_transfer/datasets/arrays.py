@@ -101,12 +101,9 @@ def arrays_source(
     Raises:
         DataError: shapes, levels or labels that are none of these.
     """
-    parts = data if isinstance(data, Mapping) else {"": data}
-    for part in parts.values():
-        is_pair = isinstance(part, (tuple, list)) and len(part) == 2
-        if not is_pair and not hasattr(part, "element_spec"):
-            problem = f"{type(part).__name__} is no data: neither a name nor examples with labels."
-            raise DataError(problem, remedy="Give (examples, labels), a DataFrame or a path.")
+    parts = _parts(data)
+    if not isinstance(class_names, (Sequence, np.ndarray, type(None))):
+        raise DataError(f"class_names are {class_names!r:.40}.", remedy="Give a list of str.")
     paths = _paths(parts.values())
     kind = kind or (modality_of_files(paths) if paths else _kind(parts.values()))
     form = modality(kind)
@@ -138,6 +135,17 @@ def arrays_source(
     return Source(
         name, items, lambda path: form.encode(values[path]), class_names=known, modality=kind
     )
+
+
+def _parts(data: Any) -> Mapping[str, Any]:
+    """Pairs of examples and labels, or ``tf.data`` sets, by the name of their split, if any."""
+    parts = data if isinstance(data, Mapping) else {"": data}
+    for part in parts.values():
+        is_pair = isinstance(part, (tuple, list)) and len(part) == 2
+        if not is_pair and not hasattr(part, "element_spec"):
+            problem = f"{type(part).__name__} is no data: neither a name nor examples with labels."
+            raise DataError(problem, remedy="Give (examples, labels), a DataFrame or a path.")
+    return parts
 
 
 def _paths(parts: Iterable[Any]) -> list[str]:

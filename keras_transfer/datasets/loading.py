@@ -23,6 +23,7 @@ from keras_transfer.datasets.inspection import Inspection, untrainable
 from keras_transfer.datasets.scan import scan
 from keras_transfer.datasets.sources import Item, Source, folder_source, reason_of
 from keras_transfer.modalities import modality
+from keras_transfer.recipe import reads_arguments
 
 NO_LABEL = re.compile("[\0\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
 """What a file of one label a line cannot hold: all that ends a line, NUL, and what is no UTF-8."""
@@ -97,6 +98,7 @@ def _open_named(name: str, group: str | None) -> Source:
     )
 
 
+@reads_arguments
 def inspect(
     data: Any,
     *,
@@ -159,6 +161,7 @@ def inspect(
     return Inspection(dataset, source, records, kept, untrainable(dataset))
 
 
+@reads_arguments
 def load_dataset(
     data: Any,
     *,

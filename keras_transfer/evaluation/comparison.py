@@ -148,13 +148,18 @@ def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
     Raises:
         UsageError: fewer than two runs, or runs whose test images differ.
     """
+    if not isinstance(runs, Sequence) or not all(hasattr(run, "predictions") for run in runs):
+        problem = f"{runs!r:.60} are no runs."
+        raise UsageError(problem, remedy="Give what open_run or train returned, in a list.")
     if len(runs) < 2:
         problem = f"A comparison takes at least two runs. Received: {len(runs)}."
         raise UsageError(problem, remedy="Name two or more run folders.")
-    names = _names([Path(run.path) for run in runs])
+    names = _names([Path(run.path or f"run {i}") for i, run in enumerate(runs, start=1)])
     tables = [{row["path"]: row for row in run.predictions} for run in runs]
     for name, table in zip(names[1:], tables[1:], strict=True):
-        _check_same_images(names[0], tables[0], name, table, Path(runs[0].path) / "splits.csv")
+        _check_same_images(
+            names[0], tables[0], name, table, Path(runs[0].path or "") / "splits.csv"
+        )
     paths = sorted(tables[0])
     right = {
         name: np.array([table[path]["predicted"] == table[path]["label"] for path in paths])

@@ -21,6 +21,7 @@ from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
 from keras_transfer.export.outcome import ExportResult, VerifyResult
 from keras_transfer.export.quantise import CALIBRATION_IMAGES
 from keras_transfer.export.signature import Signature, signature_of
+from keras_transfer.recipe import reads_arguments
 from keras_transfer.runs.finished import Finished
 from keras_transfer.runs.folder import Run, on_disk
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import keras
 
 
+@reads_arguments
 def export_run(
     run: Finished | str | os.PathLike[str],
     formats: str | Sequence[str] = DEFAULT_FORMATS,
@@ -188,6 +190,7 @@ def _check_layers(model: keras.Model) -> None:
             )
 
 
+@reads_arguments
 def verify(
     folder: str | os.PathLike[str], key: str | os.PathLike[str] | None = None
 ) -> VerifyResult:

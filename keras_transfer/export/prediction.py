@@ -20,6 +20,7 @@ from keras_transfer.datasets.sources import read_file
 from keras_transfer.export import bundle, card, metadata, proof
 from keras_transfer.export.metadata import LABELS_FILE
 from keras_transfer.modalities import MODALITIES, InputSpec, Modality
+from keras_transfer.recipe import reads_arguments
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs.finished import Finished
 
@@ -49,6 +50,7 @@ class About(NamedTuple):
     threshold: float
 
 
+@reads_arguments
 def predict(
     model: Model, items: Any, *, top: int = 3, csv: str | os.PathLike[str] | None = None
 ) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from keras_transfer.base.files import Amount, Count, Number, Rate, Text
 from keras_transfer.datasets.sources import check_outside
 from keras_transfer.evaluation.metrics import Evaluation, evaluate
 from keras_transfer.modalities import KINDS
-from keras_transfer.recipe import SETTINGS, Recipe
+from keras_transfer.recipe import SETTINGS, Recipe, reads_arguments
 from keras_transfer.runs.finished import Finished, Folder
 from keras_transfer.runs.result import TransferResult
 
@@ -160,6 +160,7 @@ class Run(Finished):
         return path
 
 
+@reads_arguments
 def open_run(path: Folder) -> Run:
     """Opens a finished run.
 

@@ -53,10 +53,12 @@ def spec(size: int | tuple[int, int]) -> InputSpec:
     Raises:
         UsageError: it is under one pixel.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
+    sides = size if isinstance(size, (tuple, list)) else (size, size)
+    whole = all(isinstance(side, (int, np.integer)) for side in sides)
+    if len(sides) != 2 or not whole or min(sides) < 1:
         problem = f"image size must be positive. Received: {size!r}"
-        raise UsageError(problem, remedy="Give a size in pixels.")
+        raise UsageError(problem, remedy="Give a size in pixels, or height and width.")
+    height, width = sides
     content = f"RGB image of {width}x{height} pixels, 0 to 255"
     return InputSpec("image", (height, width, 3), "uint8", content)
 
