@@ -482,7 +482,7 @@ def train(
         )  # fmt: skip
         if output is not None:
             run = runs.finish(output, result)
-            report.write_report(result)
+            report.write_report(run)
         if budget < math.inf:
             taken = round(time.monotonic() - deadline + budget, 2)
             verdict = "kept" if taken <= budget else "overrun"

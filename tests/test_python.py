@@ -27,7 +27,13 @@ def test_the_code_of_the_page_runs(digits_folder: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(parity, "TIMING_SECONDS", 0.05)
     monkeypatch.setattr(parity, "most_threads", lambda: 1)
-    smaller = {"image_size": 32, "views": 1, "unfreeze": 1}
+    smaller = {
+        "image_size": 32,
+        "views": 1,
+        "unfreeze": "none",
+        "weights": "none",
+        "backbone": "MobileNetV3Small",
+    }
 
     @functools.wraps(kt.train)
     def train(*arguments, **settings):

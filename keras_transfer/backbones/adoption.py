@@ -63,10 +63,15 @@ def adopt(model: keras.Model, *, size: Any = None, preprocessing: str | None = N
     size = size or (form.size_of(shape) if None not in shape else 224)
     examples, x = form.entrance(size, preprocessing or _preprocessing(model))
     pairs: list[tuple[Any, Any]] = []
-    with unset_weights():
-        built = keras_model(examples, inline(model, x, pairs), f"{OWN}-{name}")
-    for old, new in pairs:
-        new.set_weights(old.get_weights())
+    try:
+        with unset_weights():
+            built = keras_model(examples, inline(model, x, pairs), f"{OWN}-{name}")
+        for old, new in pairs:
+            new.set_weights(old.get_weights())
+    except (TypeError, ValueError) as error:  # of Keras, or of a layer of somebody's own
+        problem = f"{name} cannot be built again for {size} pixels: {str(error).splitlines()[0]}"
+        remedy = "Give it at its own size, of layers that their get_config() describes."
+        raise UsageError(problem, remedy=remedy) from None
     return _described(built, built.name)
 
 

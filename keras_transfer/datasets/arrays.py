@@ -142,7 +142,7 @@ def _parts(data: Any) -> Mapping[str, Any]:
     parts = data if isinstance(data, Mapping) else {"": data}
     for part in parts.values():
         is_pair = isinstance(part, (tuple, list)) and len(part) == 2
-        if not is_pair and not hasattr(part, "element_spec"):
+        if not (is_pair and all(map(np.iterable, part))) and not hasattr(part, "element_spec"):
             problem = f"{type(part).__name__} is no data: neither a name nor examples with labels."
             raise DataError(problem, remedy="Give (examples, labels), a DataFrame or a path.")
     return parts
@@ -151,12 +151,15 @@ def _parts(data: Any) -> Mapping[str, Any]:
 def _paths(parts: Iterable[Any]) -> list[str]:
     """What is meant by names of files: paths, or words that all end like one of ours; else []."""
     held = [one for part in parts if not hasattr(part, "element_spec") for one in part[0]]
-    if not held or not all(isinstance(one, (str, os.PathLike)) for one in held):
-        return []
     known = {end for form in MODALITIES.values() for end, kind in form.SUFFIXES.items() if kind}
-    words = [one for one in held if isinstance(one, str)]
-    meant = all(os.path.splitext(word)[1].lower() in known for word in words)
-    return [os.fspath(one) for one in held] if meant else []
+    named = [one for one in held if isinstance(one, (str, os.PathLike))]
+    words = [one for one in named if isinstance(one, str)]
+    if not named or not all(os.path.splitext(word)[1].lower() in known for word in words):
+        return []
+    for i, one in enumerate(held):
+        if not isinstance(one, (str, os.PathLike)):
+            raise DataError(f"path {i} is {one!r:.40}.", remedy="Give the name of a file for each.")
+    return [os.fspath(one) for one in named]
 
 
 def _kind(parts: Iterable[Any]) -> str:

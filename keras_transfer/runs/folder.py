@@ -219,20 +219,29 @@ def on_disk(run: Finished | Folder) -> Run:
     if isinstance(run, Run):
         return run
     assert isinstance(run, TransferResult)
-    place = run.path
-    if place is None or files.read_json(place / CONFIG) != files.plain(run.config):
-        if run not in _written:  # or it was replaced by another
-            _written[run] = tempfile.TemporaryDirectory(prefix="keras-transfer-")
-            with begin(place := _place(run), run.config):
-                finish(place, run)
-        place = _place(run)
-    opened = open_run(place)
-    vars(opened).update(model=run.model, dataset=run.dataset)
-    return opened
+    if run.path and (run.path / CONFIG).is_file() and _holds(run.path, run):
+        return _as_held(run.path, run)
+    if run not in _written:
+        _written[run] = tempfile.TemporaryDirectory(prefix="keras-transfer-")
+        with begin(_place(run), run.config):
+            return finish(_place(run), run)
+    return _as_held(_place(run), run)
+
+
+def _holds(folder: Path, result: TransferResult) -> bool:
+    """Whether a folder has this run, and not another by now."""
+    return bool(files.read_json(folder / CONFIG) == files.plain(result.config))
+
+
+def _as_held(folder: Path, result: TransferResult) -> Run:
+    """A run's folder, with what of it is in memory already."""
+    run = open_run(folder)
+    vars(run).update(model=result.model, dataset=result.dataset)
+    return run
 
 
 def _place(run: TransferResult) -> Path:
-    return Path(_written[run].name) / (Path(str(run.config["data"])).stem or "run")
+    return Path(_written[run].name) / (Path(str(run.config["data"])).stem.strip(".") or "run")
 
 
 def settle(folder: Path) -> None:
@@ -439,7 +448,7 @@ def finish(path: Folder, result: TransferResult) -> Run:
     digests = {file.name: files.file_sha256(file) for file in new.glob("*.[!j]*")}
     files.write_json(new / METRICS, files.sealed({**result.metrics, "files": digests}))
     _put_in_place(folder)
-    return open_run(folder)
+    return _as_held(folder, result)
 
 
 def _config(path: Path) -> dict[str, Any] | None:

@@ -86,6 +86,21 @@ def test_what_is_no_backbone_is_refused(network: keras.Model) -> None:
     grey = keras.Model(one := keras.Input((32, 32, 1)), keras.layers.Flatten()(one))
     twice = keras.Model(images, network(keras.layers.Conv2D(3, 1)(network(images)[..., :3])))
 
+    class Forgetful(keras.layers.Layer):
+        def __init__(self, factor, **named):
+            super().__init__(**named)
+
+        def call(self, images):
+            return images
+
+        def get_config(self):
+            return super().get_config()
+
+    dense = keras.layers.Dense(4)(flat)
+    with pytest.raises(UsageError, match="cannot be built again for 64 pixels"):
+        kt.build(keras.Model(images, dense), preprocessing="tf", image_size=64)
+    moved = keras.Model(images, keras.layers.RandomFlip()(images))
+
     class Subclassed(keras.Model):
         def call(self, images):
             return images
@@ -96,6 +111,8 @@ def test_what_is_no_backbone_is_refused(network: keras.Model) -> None:
         (keras.Model(text, keras.layers.Dense(2)(text)), "shapes"),
         (twice, "more than once"),
         (Subclassed(name="mine"), "has no graph"),
+        (keras.Model(images, Forgetful(2)(images)), "cannot be built again for 32 pixels"),
+        (moved, "has a RandomFlip, which would never change anything"),
     ):
         with pytest.raises(UsageError, match=said):
             kt.build(model, preprocessing="tf")

@@ -182,6 +182,21 @@ def test_the_page_names_a_chosen_image(exported: ExportResult, server: Demo) -> 
 
 
 @needs_browser
+def test_the_page_says_when_it_is_unsure(
+    server: Demo, exported: ExportResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.facts["threshold"] == (exported.parity["threshold"] or 0.0)
+    for threshold, unsure in ((1.01, True), (0.0, False)):
+        monkeypatch.setitem(server.facts, "threshold", threshold)
+        with browser.browser() as page:
+            visit(page, server.url)
+            choose(page, sample(exported)[0])
+            answer(page)
+            said = page.run("document.querySelector('#answer .note').textContent")
+            assert ("Unsure" in said) == unsure
+
+
+@needs_browser
 def test_the_page_watches_the_camera(
     server: Demo, exported: ExportResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
