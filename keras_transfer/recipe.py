@@ -213,8 +213,13 @@ class Recipe:
         "data", None, whole(1), "train on at most N examples of each class"
     )
     seed: int = setting(
-        "data", 0, whole(0, 2**32 - 2), "of the split, the order of examples and random weights"
-    )
+        "data", 0, whole(0, 2**32 - 2), "of the order of examples and random weights, and of the "
+        "split unless split_seed is given",
+    )  # fmt: skip
+    split_seed: int | None = setting(
+        "data", None, whole(0, 2**32 - 2), "of the split, the folds and per_class alone (default: "
+        "the same number as seed)",
+    )  # fmt: skip
     class_weights: str = setting(
         "data", "none", words("none", "balanced"),
         "weigh each class by the inverse of its size",

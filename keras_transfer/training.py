@@ -579,9 +579,10 @@ def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | Non
 def load(source: Any, recipe: Recipe) -> Dataset:
     """The data set of a recipe, at its size and in its splits."""
     source = datasets.open_source(source, group=recipe.group)
+    seed = recipe.seed if recipe.split_seed is None else recipe.split_seed
     return datasets.load_dataset(
         source, image_size=getattr(recipe, modality(source.modality).SIZE), split=recipe.split,
-        splits_file=recipe.splits, fold=recipe.fold, per_class=recipe.per_class, seed=recipe.seed,
+        splits_file=recipe.splits, fold=recipe.fold, per_class=recipe.per_class, seed=seed,
         cache=recipe.cache != "off",
     )  # fmt: skip
 

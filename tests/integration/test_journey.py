@@ -42,6 +42,27 @@ def test_one_seed_gives_one_result(digits_folder, tmp_path):
     assert predictions[0] == predictions[1]
 
 
+@pytest.mark.slow
+def test_runs_of_other_seeds_are_compared_on_one_split_that_has_a_seed_of_its_own(
+    digits_folder, tmp_path, capsys
+):
+    for seed in ("1", "2"):
+        words = [
+            "train", str(digits_folder), "--image-size", "32", "--seed", seed, "--split-seed", "6",
+            "--unfreeze", "1", "--fine-tune-epochs", "1", "--views", "1", "--quiet",
+            "--output", str(tmp_path / seed),
+        ]  # fmt: skip
+        assert cli.main(words) == 0
+    one, two = (runs.open_run(tmp_path / seed) for seed in ("1", "2"))
+    assert one.file("splits.csv").read_bytes() == two.file("splits.csv").read_bytes()
+    assert (one.config["seed"], two.config["seed"]) == (1, 2)
+    assert one.config["split_seed"] == two.config["split_seed"] == 6
+    assert one.history()[-1]["train_loss"] != two.history()[-1]["train_loss"]  # trained otherwise
+    capsys.readouterr()
+    assert cli.main(["compare", str(tmp_path / "1"), str(tmp_path / "2"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == len(one.predictions())
+
+
 BUSY = "import numpy\nones = numpy.ones((800, 800))\nwhile True:\n    ones @ ones\n"
 
 

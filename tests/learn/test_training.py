@@ -645,3 +645,14 @@ def test_random_weights_come_back_with_the_seed(data):
         ).test_probabilities  # fmt: skip
 
     np.testing.assert_array_equal(answers(), answers())
+
+
+@pytest.mark.parametrize("how", [{}, {"fold": (2, 4)}, {"per_class": 5}])
+def test_the_split_has_a_seed_of_its_own_which_is_that_of_the_run_by_default(digits_folder, how):
+    def placed(**seeds):
+        data = training.load(str(digits_folder), Recipe(image_size=8, **seeds, **how))
+        return dict(zip(data.paths, data.splits, strict=True))
+
+    assert placed(seed=1, split_seed=3) == placed(seed=2, split_seed=3) == placed(seed=3)
+    assert placed(seed=1) != placed(seed=3)
+    assert placed(seed=1, split_seed=0) == placed(seed=0)
