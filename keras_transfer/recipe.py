@@ -220,6 +220,10 @@ class Recipe:
         "data", None, whole(0, 2**32 - 2), "of the split, the folds and per_class alone (default: "
         "the same number as seed)",
     )  # fmt: skip
+    fit: str | None = setting(
+        "data", None, words("squash", "crop", "pad"), "how an image that is no square becomes one: "
+        "squashed, cut to its middle, or with grey beside it (default: squash)",
+    )  # fmt: skip
     class_weights: str = setting(
         "data", "none", words("none", "balanced"),
         "weigh each class by the inverse of its size",
@@ -378,6 +382,11 @@ class Recipe:
     def head_is_solved(self) -> bool:
         """Whether L-BFGS solves the head, rather than gradient steps training it."""
         return self.head_epochs is None and self.head_lr is None
+
+    @property
+    def drawn_by(self) -> int:
+        """The seed of the split."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     def for_head(self) -> Recipe:
         """The numbers of a head that trains by gradient, where those of the second phase stand."""

@@ -187,7 +187,9 @@ def train(
         recipe, asked = ask(form.EFFORTS)
         spec = given.spec if given else backbones.spec(recipe.backbone)
         size = size_of(recipe, data, spec, given)
+        held = data.fit if isinstance(data, Dataset) else ""
         sized: dict[str, Any] = {form.SIZE: size}
+        sized["fit"] = form.spec(size).fitted(recipe.fit or held).fit or None
         recipe = dataclasses.replace(recipe, **sized)
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
@@ -198,7 +200,7 @@ def train(
             planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses what there is not
         with clock.stage("decode"):
             dataset = data if isinstance(data, Dataset) else load(data, recipe)
-        _check(dataset, built, SPLITS if judge else SPLITS[:2])
+        _check(dataset, built, recipe.fit, SPLITS if judge else SPLITS[:2])
         if shared is None:  # nobody else's: this run is the whole of it
             for said in (repr(dataset), *datasets.notes(dataset)):
                 progress.note(said)
@@ -579,21 +581,27 @@ def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | Non
 def load(source: Any, recipe: Recipe) -> Dataset:
     """The data set of a recipe, at its size and in its splits."""
     source = datasets.open_source(source, group=recipe.group)
-    seed = recipe.seed if recipe.split_seed is None else recipe.split_seed
     return datasets.load_dataset(
         source, image_size=getattr(recipe, modality(source.modality).SIZE), split=recipe.split,
-        splits_file=recipe.splits, fold=recipe.fold, per_class=recipe.per_class, seed=seed,
-        cache=recipe.cache != "off",
+        splits_file=recipe.splits, fold=recipe.fold, per_class=recipe.per_class,
+        seed=recipe.drawn_by, cache=recipe.cache != "off", fit=recipe.fit,
     )  # fmt: skip
 
 
-def _check(dataset: Dataset, backbone: Backbone, needed: Sequence[Split]) -> None:
-    """Refuses a data set that the backbone cannot take, or of which a needed split is empty."""
+def _check(
+    dataset: Dataset, backbone: Backbone, fit: str | None, needed: Sequence[Split]
+) -> None:
+    """Refuses a data set that the backbone cannot take, that was fitted otherwise, or of which a
+    needed split is empty.
+    """
     what, shape = modality(dataset.modality).NOUN, tuple(backbone.model.input_shape[1:])
     if dataset.examples is None or tuple(dataset.examples.shape[1:]) != shape:
         had = "none" if dataset.examples is None else f"some of shape {dataset.examples.shape[1:]}"
         problem = f"The backbone takes {what}s of shape {shape}; the data set has {had}."
         raise UsageError(problem, remedy=f"Open it with load_dataset(..., image_size={shape[0]}).")
+    if dataset.fit not in ("", fit):
+        problem = f"fit is {fit!r}, and the data set was opened with {dataset.fit!r}."
+        raise UsageError(problem, remedy=f"Open it with load_dataset(..., fit={fit!r}).")
     for name in needed:
         if not (dataset.splits == name).any():
             problem = f"{dataset.name}: the {name} split holds no {what}s."

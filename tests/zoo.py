@@ -7,6 +7,7 @@ zoo strewn among them, and says of each odd file what must become of it.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import os
 import socket
@@ -19,6 +20,8 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 IMAGE = frozenset({"image"})
 DAMAGED = frozenset({"truncated", "unreadable", "not_an_image", "bomb"})
+HEIC = "truncated" if importlib.util.find_spec("pillow_heif") else "needs_package"
+"""What half a HEIC photo is found to be."""
 
 
 def photo(name: str = "flower.jpg", side: int = 128, seed: int = 0) -> Image.Image:
@@ -144,7 +147,8 @@ def bad_files() -> dict[str, tuple[bytes, frozenset[str]]]:
         "text.png": (b"To be done: scan the picture.\n" * 20, frozenset({"not_an_image"})),
         "login.jpg": (b"<!DOCTYPE html><html>Please log in", frozenset({"not_an_image"})),
         "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", frozenset({"not_an_image"})),
-        "photo.heic": (b"\0\0\0\x18ftypheic" + bytes(200), frozenset({"not_an_image"})),
+        "photo.heic": (b"\0\0\0\x18ftypheic" + bytes(200), frozenset({HEIC})),
+        "half.avif": (encode(photo(seed=207), "AVIF")[:300], frozenset({"truncated"})),
         "paper.jpg": (b"%PDF-1.7\n" + bytes(300), frozenset({"not_an_image"})),
         "script.jpg": (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\nquit\n",

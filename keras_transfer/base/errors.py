@@ -32,6 +32,10 @@ class DataError(UsageError):
     """Images or labels that cannot be trained on or evaluated."""
 
 
+NEEDS_PACKAGE = "needs_package"
+"""The kind of an item that could be read if a package were installed."""
+
+
 class ExampleError(DataError):
     """One item that cannot be read or decoded. Its message is the reason alone.
 

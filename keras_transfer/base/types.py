@@ -61,6 +61,7 @@ class Dataset:
         groups: the name of each image's group: images of one group (copies, near copies, or what
             the source calls a group) are never in different splits. None where not known.
         modality: what kind of example these are, see ``modalities``.
+        fit: how ``examples`` were brought to their shape, see ``InputSpec``.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Dataset:
     examples: np.ndarray | None = None
     groups: tuple[str, ...] | None = None
     modality: str = "image"
+    fit: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)

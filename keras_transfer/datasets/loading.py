@@ -109,6 +109,7 @@ def inspect(
     cache: bool = True,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
+    fit: str | None = None,
 ) -> Inspection:
     """Reads and checks every item of a set, and reports.
 
@@ -116,6 +117,7 @@ def inspect(
         data: as for ``load_dataset``; so are ``split``, ``splits_file``, ``seed``, ``cache``,
             ``class_names`` and ``group``.
         image_size: None, unless the examples are wanted afterwards.
+        fit: how images are brought to that size, see the setting of that name.
 
     Returns:
         The set as training would see it, and everything that was noticed.
@@ -126,13 +128,14 @@ def inspect(
     """
     splits.check_shares(split)
     source = open_source(data, class_names=class_names, group=group)
-    spec = None if image_size is None else modality(source.modality).spec(image_size)
+    form = modality(source.modality)
+    spec = None if image_size is None else form.spec(image_size).fitted(fit)
     records, verdict, examples = scan(source, spec, cache=cache)
     kept = verdict.kept
     items = [source.items[i] for i in kept.tolist()]
     labels, given = [item.label for item in items], [item.split for item in items]
     findings = [*source.findings, *_notes(source, items, verdict.groups)]
-    findings += modality(source.modality).losses(
+    findings += form.losses(
         [records[i].extent for i in kept], sum(records[i].unknown for i in kept), spec,
         [records[i].extent for i in _spread(len(records)) if records[i].fault is None],
     )  # fmt: skip
@@ -148,13 +151,10 @@ def inspect(
         labels=np.array([index[label] for label in labels], np.int64),
         class_names=tuple(known),
         splits=splits.complete(labels, verdict.groups, given, split=split, seed=seed),
-        digests=digests,
-        findings=tuple(findings),
-        read=_reader(source, paths, digests),
-        examples=examples,
-        groups=verdict.groups,
-        modality=source.modality,
-    )
+        digests=digests, findings=tuple(findings), read=_reader(source, paths, digests),
+        examples=examples, groups=verdict.groups, modality=source.modality,
+        fit="" if spec is None else spec.fit,
+    )  # fmt: skip
     if splits_file is not None:
         dataset, rows = splits.apply(dataset, splits_file)
         kept = kept[rows]
@@ -174,6 +174,7 @@ def load_dataset(
     per_class: int | None = None,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
+    fit: str | None = None,
     for_training: bool = True,
 ) -> Dataset:
     """Reads, checks, decodes and splits a labelled set.
@@ -196,6 +197,7 @@ def load_dataset(
         class_names: the names of integer labels in arrays.
         group: the column of a table whose equal values stay in one split, such as a film or a
             speaker; by default ``group`` or ``group_id``, where there is one.
+        fit: ``squash``, ``crop`` or ``pad`` of images, see the setting of that name.
         for_training: whether to insist on what training needs, or accept any example at all.
 
     Returns:
@@ -207,7 +209,7 @@ def load_dataset(
     """
     inspection = inspect(
         data, split=split, splits_file=splits_file, seed=seed, image_size=image_size, cache=cache,
-        class_names=class_names, group=group,
+        class_names=class_names, group=group, fit=fit,
     )  # fmt: skip
     dataset = inspection.dataset
     if inspection.problem and (for_training or not len(dataset)):

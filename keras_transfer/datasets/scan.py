@@ -24,7 +24,7 @@ from typing import IO
 import numpy as np
 
 from keras_transfer.base import files
-from keras_transfer.base.errors import DataError, ExampleError
+from keras_transfer.base.errors import NEEDS_PACKAGE, DataError, ExampleError
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.threads import in_threads
 from keras_transfer.datasets.checks import Record, Verdict, judge
@@ -155,6 +155,8 @@ def _load(index: Path, source: Source) -> Found | None:
     except Exception:  # one that is damaged may raise nearly anything
         warnings.warn(f"{index} is damaged; the examples are decoded again.", stacklevel=6)
         return None
+    if any(record.fault and record.fault[0] == NEEDS_PACKAGE for record in records):
+        return None  # it may be there now
     digests = [""] * len(source.items)
 
     def digest(i: int) -> None:

@@ -131,6 +131,7 @@ def write_verify(
         "keras_transfer": __version__,
         "class_names": list(tests.class_names),
         form.SIZE: tests.signature.size,
+        "fit": tests.signature.spec.fit,
         f"{form.NOUN}s": described,
         "artefacts": artefacts,
     }

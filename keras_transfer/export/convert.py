@@ -133,7 +133,7 @@ def write_onnx(source: Source, path: Path) -> None:
     """Writes an ONNX file with an input of the signature's name (any batch) and output ``scores``.
 
     Its metadata properties ``labels`` (one a line), ``description``, ``licence`` and ``author`` say
-    what it is.
+    what it is, and ``fit`` how images are brought to its size.
     """
     import onnx
     import tensorflow as tf
@@ -162,6 +162,7 @@ def write_onnx(source: Source, path: Path) -> None:
         tensors_to_rename={entry: info.signature.spec.name, scores: "scores"},
     )
     said = {key: getattr(info, key) for key in ("description", "licence", "author")}
+    said["fit"] = info.signature.spec.fit
     onnx.helper.set_model_props(proto, {"labels": "\n".join(info.class_names), **said})
     path.write_bytes(proto.SerializeToString())
 

@@ -85,7 +85,8 @@ class Demo(http.server.ThreadingHTTPServer):
             self.labels: list[str] = described["class_names"]
             forms = {f"{form.NOUN}s": form for form in MODALITIES.values()}
             form = forms[described["kind"]]
-            self.signature, self.kind = signature(form, form.spec(described["size"])), form.NOUN
+            spec = form.spec(described["size"]).fitted(described["fit"])
+            self.signature, self.kind = signature(form, spec), form.NOUN
         bundle.check(path, expected, chosen["file"], "parity.json")
         tasks = self.signature.mediapipe
         if package and not (package / f"{tasks}_bundle.mjs").is_file():
@@ -102,6 +103,7 @@ class Demo(http.server.ThreadingHTTPServer):
             "top": TOP,
             "threshold": shipped_threshold(path),
             "size": self.signature.size,
+            "fit": spec.fit,
             "kind": self.kind,
             "bundle": f"{tasks}_bundle.mjs",
         }

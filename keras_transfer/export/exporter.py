@@ -68,7 +68,7 @@ def export_run(
     _check_backend()
     key = signing.read_private_key(sign) if sign is not None else None
     model = run.model
-    inputs = signature_of(model, run.modality)
+    inputs = signature_of(model, run.modality, run.fit)
     _check_layers(model)
     # Float32 weights an artefact, and as much again for the converter's scratch files.
     needed = 8 * model.count_params() * len(chosen)

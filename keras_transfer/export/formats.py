@@ -9,7 +9,7 @@ from pathlib import Path
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.export import proof, quantise
 from keras_transfer.export.convert import Source, write_onnx, write_saved_model
-from keras_transfer.export.metadata import add_metadata
+from keras_transfer.export.metadata import add_metadata, carry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +57,16 @@ def _lite(content: Callable[[Source], bytes]) -> Callable[[Source, Path], None]:
     return write
 
 
+def _keras(source: Source, path: Path) -> None:
+    source.model.save(path)
+    carry(path, source.info)
+
+
 FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
         Format("saved_model", "TensorFlow Serving, any server", write_saved_model),
-        Format(
-            "keras",
-            "Keras, to train or evaluate further",
-            lambda source, path: source.model.save(path),
-        ),
+        Format("keras", "Keras, to train or evaluate further", _keras),
         Format("tflite", "phones and boards, float32", _lite(lambda source: source.lite)),
         Format(
             "tflite-float16",

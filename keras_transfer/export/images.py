@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from keras_transfer.modalities import Modality, image
+from keras_transfer.modalities.image.decoding import FITS, PADDING
 from keras_transfer.modalities.protocol import InputSpec
 
 
@@ -39,6 +40,11 @@ class ImageSignature:
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.spec.shape[0], self.spec.shape[1]
+
+    @property
+    def fitting(self) -> str:
+        """What becomes of an image of other proportions, in words."""
+        return FITS[self.spec.fit]
 
     def for_mediapipe(self, data: bytes) -> np.ndarray:
         """As MediaPipe's image tasks resize it."""
@@ -82,10 +88,30 @@ class ImageSignature:
             start = tf.strings.substr(data, 0, 3)
             cases = [(start == b"\xff\xd8\xff", jpeg), (start == b"\x89PN", png)]
             levels = tf.ensure_shape(tf.case(cases, default=other), (None, None, 3))
-            resized = tf.image.resize(levels, self.size, method="bilinear", antialias=True)
-            return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
+            found = tf.round(tf.clip_by_value(self._fitted(levels), 0.0, 255.0))
+            return tf.ensure_shape(tf.cast(found, tf.uint8), self.spec.shape)
 
         return decode
+
+    def _fitted(self, levels: Any) -> Any:
+        """Float levels ``[height, width, 3]`` of any size, brought to the model's."""
+        import tensorflow as tf
+
+        size, wanted = tf.shape(levels)[:2], tf.constant(self.size)
+        shares = tf.cast(wanted, tf.float32) / tf.cast(size, tf.float32)
+        if self.spec.fit == "crop":
+            kept = tf.cast(tf.cast(wanted, tf.float32) / tf.reduce_max(shares) + 0.5, tf.int32)
+            kept = tf.minimum(kept, size)
+            begin = (size - kept) // 2
+            levels = tf.slice(levels, [*tf.unstack(begin), 0], [*tf.unstack(kept), 3])
+        if self.spec.fit == "pad":
+            exact = tf.cast(size, tf.float32) * tf.reduce_min(shares)
+            wanted = tf.maximum(tf.cast(exact + 0.5, tf.int32), 1)
+        resized = tf.image.resize(levels, wanted, method="bilinear", antialias=True)
+        before = (tf.constant(self.size) - wanted) // 2
+        behind = tf.constant(self.size) - wanted - before
+        beside = tf.concat([tf.stack([before, behind], axis=1), [[0, 0]]], axis=0)
+        return tf.pad(resized, beside, constant_values=float(PADDING))
 
     def metadata(self) -> dict[int, Any]:
         """The input's ``TensorMetadata``, as ``metadata.pack`` takes it."""
@@ -95,7 +121,7 @@ class ImageSignature:
         identity = {0: (0.0,), 1: (1.0,)}
         return {
             0: self.spec.name,
-            1: self.spec.content,
+            1: f"{self.spec.content}, {self.fitting}",
             3: {0: np.uint8(2), 1: {0: np.int8(1), 1: size}},  # ImageProperties: RGB
             4: [{0: np.uint8(1), 1: identity}],  # NormalizationOptions
             5: {0: (255.0,), 1: (0.0,)},  # largest and smallest value

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -19,7 +19,7 @@ import numpy as np
 from keras_transfer.export.flatbuffer import LiteModel
 from keras_transfer.export.signature import Signature
 
-LABELS_FILE = "labels.txt"
+LABELS_FILE, FIT_FILE = "labels.txt", "fit.txt"
 THRESHOLD = "CALIBRATED_THRESHOLD"
 """Name of the custom metadata that holds the threshold, as decimal text."""
 
@@ -70,22 +70,34 @@ def add_metadata(model: bytes, info: ModelInfo) -> bytes:
     lite.tree.metadata = [*(lite.tree.metadata or []), entry]
     lite.tree.description = info.description
     archive = io.BytesIO(lite.content())
-    labels = "\n".join(info.class_names) + "\n"
-    carried = {LABELS_FILE: labels.encode(), **info.signature.files}
-    with zipfile.ZipFile(archive, "a") as appended:
-        for name, data in carried.items():
-            # A fixed date, so that the same model gives the same bytes.
-            appended.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    carry(archive, info, info.signature.files)
     return archive.getvalue()
 
 
-def read_labels(path: str | os.PathLike[str]) -> list[str]:
-    """The labels that a TensorFlow Lite file carries, in the order of its scores; [] if none."""
+def carry(archive: Any, info: ModelInfo, more: Mapping[str, bytes] | None = None) -> None:
+    """Adds labels, the fit and more files to an archive, or behind what is no archive yet.
+
+    Args:
+        archive: a path or a stream.
+        info: what the model says of itself.
+        more: contents by name.
+    """
+    labels, fit = "\n".join(info.class_names) + "\n", info.signature.spec.fit
+    said = {LABELS_FILE: labels, **({FIT_FILE: fit} if fit else {})}
+    said_bytes = {name: text.encode() for name, text in said.items()}
+    with zipfile.ZipFile(archive, "a") as appended:
+        for name, data in {**said_bytes, **(more or {})}.items():
+            # A fixed date, so that the same model gives the same bytes.
+            appended.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+
+
+def carried(path: str | os.PathLike[str], name: str) -> str:
+    """The text of a file that a model's file carries in itself; empty if it carries none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(LABELS_FILE).decode("utf-8").split("\n")[:-1]
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError):
-        return []
+            return archive.read(name).decode("utf-8")
+    except (zipfile.BadZipFile, IsADirectoryError, KeyError, UnicodeDecodeError):
+        return ""
 
 
 def _describe(info: ModelInfo) -> dict[int, Any]:

@@ -97,6 +97,7 @@ def report(
     return {
         "passed": all(row["verdict"] == "passed" for row in rows.values()),
         "modality": tests.signature.form.NAME,
+        "fit": tests.signature.spec.fit,
         "images": len(tests.labels),
         "reference": {key: own[key] for key in ("accuracy", "accuracy_interval", "nll")},
         "artefacts": rows,

@@ -18,7 +18,7 @@ from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.datasets.items import named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.export import bundle, card, metadata, proof
-from keras_transfer.export.metadata import LABELS_FILE
+from keras_transfer.export.metadata import FIT_FILE, LABELS_FILE
 from keras_transfer.modalities import MODALITIES, InputSpec, Modality
 from keras_transfer.recipe import reads_arguments
 from keras_transfer.runs import folder as runs
@@ -33,21 +33,25 @@ _REMEDY = "Give a run or its folder, an export folder, a .tflite, .onnx or .kera
 
 
 class Opened(NamedTuple):
-    """A function from examples to probabilities, shape and type of its input, its classes."""
+    """A function from examples to probabilities, shape and type of its input, its classes; and how
+    examples are fitted, where it says so itself."""
 
     classify: Callable[[np.ndarray], np.ndarray]
     shape: Sequence[Any]
     dtype: str
     classes: int
+    fit: str | None = None
 
 
 class About(NamedTuple):
-    """What is known of a model: its labels, [] if none; the modalities that it may be of; and the
-    probability from which on its answers are trusted, 0 for none."""
+    """What is known of a model: its labels, [] if none; the modalities that it may be of; the
+    probability from which on its answers are trusted, 0 for none; how examples are fitted, if
+    known."""
 
     names: Sequence[str]
     forms: Sequence[Modality]
     threshold: float
+    fit: str | None
 
 
 @reads_arguments
@@ -116,11 +120,12 @@ def _open(model: Model) -> tuple[Opened, About, Modality, InputSpec]:
             return _fitting(path, opened, about)
         model = run
     if isinstance(model, Finished):
-        about = About(model.class_names, [model.modality], card.threshold(model))
+        about = About(model.class_names, [model.modality], card.threshold(model), model.fit)
         file = (model.path or Path()) / runs.MODEL
         return _fitting(file, _of_keras(model.model), about)
     if hasattr(model, "input_shape"):
-        return _fitting(model.name, _of_keras(model), About([], list(MODALITIES.values()), 0.0))
+        about = About([], list(MODALITIES.values()), 0.0, None)
+        return _fitting(model.name, _of_keras(model), about)
     raise UsageError(f"{model!r:.60} is no model.", remedy=_REMEDY)
 
 
@@ -144,7 +149,8 @@ def _fitting(name: Any, opened: Opened, about: About) -> tuple[Opened, About, Mo
     if len(names) != opened.classes:
         problem = f"it tells {opened.classes} classes apart and has {len(names)} labels."
         raise UsageError(f"Cannot read {name}: {problem}", remedy=_INTACT)
-    return opened, about._replace(names=names), *fit[0]
+    form, spec = fit[0]
+    return opened, about._replace(names=names), form, spec.fitted(about.fit or opened.fit)
 
 
 def best(scores: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
@@ -175,17 +181,23 @@ def _about(path: Path) -> About:
     beside = path.with_name(LABELS_FILE)
     with files.reading(beside):
         listed = beside.read_text(encoding="utf-8").split("\n")[:-1] if beside.exists() else []
-    names = (path.is_file() and metadata.read_labels(path)) or listed
-    return About(names, list(MODALITIES.values()), shipped_threshold(path.parent))
+    held = described(path.parent)
+    fit = held.get("fit") or metadata.carried(path, FIT_FILE)
+    names = metadata.carried(path, LABELS_FILE).split("\n")[:-1] or listed
+    return About(names, list(MODALITIES.values()), shipped_threshold(path.parent), fit)
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What an export's ``parity.json`` says; nothing where there is no export."""
+    parity = folder / "parity.json"
+    with files.reading(parity):
+        ours = (folder / proof.MANIFEST).exists()
+        return dict(json.loads(parity.read_text(encoding="utf-8"))) if ours else {}
 
 
 def shipped_threshold(folder: Path) -> float:
     """The probability from which on an export's answers are trusted, 0 for none or no export."""
-    parity = folder / "parity.json"
-    with files.reading(parity):
-        ours = (folder / proof.MANIFEST).exists()
-        held = json.loads(parity.read_text(encoding="utf-8")).get("threshold") if ours else None
-    return float(held or 0.0)
+    return float(described(folder).get("threshold") or 0.0)
 
 
 def _open_keras(path: Path) -> Opened:
@@ -233,7 +245,8 @@ def _open_onnx(path: Path) -> Opened:
     def classify(examples: np.ndarray) -> np.ndarray:
         return np.asarray(session.run([given.name], {taken.name: examples})[0])
 
-    return Opened(classify, taken.shape, kind, given.shape[-1])
+    fit = session.get_modelmeta().custom_metadata_map.get("fit")
+    return Opened(classify, taken.shape, kind, given.shape[-1], fit)
 
 
 def _open_saved_model(path: Path) -> Opened:

@@ -2,8 +2,8 @@
 
 This file is both the judge that runs while exporting and the script that travels in the export
 folder as ``verify/verify.py``. It needs Python, NumPy, the runtime of the artefact, and Pillow for
-images, ``tokenizers`` for texts, or ``soundfile`` and ``soxr`` for sounds: it imports nothing else,
-and never ``keras_transfer``.
+images (with ``pillow-heif`` where samples are HEIC), ``tokenizers`` for texts, or ``soundfile`` and
+``soxr`` for sounds: it imports nothing else, and never ``keras_transfer``.
 
     python verify/verify.py            # repeat the proof; exit 0 passed, 1 failed, 2 no runtime
     python verify/verify.py --json
@@ -16,6 +16,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -46,19 +47,25 @@ REQUIRED = ("labels.txt", "parity.json", "verify/expected.json", "verify/verify.
 # Images: the same pixels as in training.
 
 
-def read_pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_pixels(path: Path, size: tuple[int, int], fit: str = "squash") -> np.ndarray:
     """Decodes an image file to uint8 ``[height, width, 3]``, in the way the model was trained with.
 
     First frame, transparency on white, RGB, the whole image squashed to ``size`` (height, width)
-    by an antialiased bilinear filter, then turned as EXIF asks. A JPEG of which 1/2, 1/4 or 1/8
-    leaves 0.8 of the size (and of 224 px) is decoded so; of other formats the means of as many
-    pixels as leave four times the size are filtered.
+    by an antialiased bilinear filter, then turned as EXIF asks. By the ``fit`` ``crop`` only its
+    middle of the proportions of ``size``; by ``pad`` in its own, within grey of the level 127.
+
+    A JPEG of which 1/2, 1/4 or 1/8 leaves 0.8 of the size (and of 224 px) is decoded so; of other
+    formats the means of as many pixels as leave four times the size are filtered.
     """
     from PIL import Image
 
     flip = Image.Transpose
     turns = [flip.FLIP_LEFT_RIGHT, flip.ROTATE_180, flip.FLIP_TOP_BOTTOM, flip.TRANSPOSE]
     turns += [flip.ROTATE_270, flip.TRANSVERSE, flip.ROTATE_90]
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
     with Image.open(path) as image:
         (width, height), scale = image.size, 1
         jpeg = image.format in ("JPEG", "MPO")
@@ -71,14 +78,28 @@ def read_pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
         rgb = _rgb(image)
         width, height = image.size if scale == 1 else (width, height)  # which decoding may turn
     rows, columns = size[::-1] if 5 <= orientation <= 8 else size
-    x, y = max(1, int(width / columns / 4)), max(1, int(height / rows / 4))
+    high, wide = height / scale, width / scale
+    if fit == "crop":
+        middle = min(high, wide * rows / columns), min(wide, high * columns / rows)
+        top, left = int((high - middle[0]) / 2), int((wide - middle[1]) / 2)
+        high, wide = middle
+        rgb = rgb.crop((left, top, math.ceil(left + wide), math.ceil(top + high)))
+    elif fit == "pad":
+        share = min(rows / high, columns / wide)
+        rows, columns = max(1, int(high * share + 0.5)), max(1, int(wide * share + 0.5))
+    elif fit != "squash":
+        raise ValueError(f"nothing is fitted by {fit!r}")
+    x, y = max(1, int(wide / columns / 4)), max(1, int(high / rows / 4))
     x, y = (1, 1) if jpeg else (x, y)
     pixels = np.asarray(rgb.reduce((x, y)))
-    pixels = _filtered(pixels, rows, height / scale / y)
-    pixels = _filtered(pixels.swapaxes(0, 1), columns, width / scale / x).swapaxes(0, 1)
+    pixels = _filtered(pixels, rows, high / y)
+    pixels = _filtered(pixels.swapaxes(0, 1), columns, wide / x).swapaxes(0, 1)
     if 2 <= orientation <= 8:
-        return np.asarray(Image.fromarray(pixels).transpose(turns[orientation - 2]))
-    return pixels
+        pixels = np.asarray(Image.fromarray(pixels).transpose(turns[orientation - 2]))
+    found, own = np.full((*size, 3), 127, np.uint8), pixels.shape[:2]
+    top, left = (size[0] - own[0]) // 2, (size[1] - own[1]) // 2
+    found[top : top + own[0], left : left + own[1]] = pixels
+    return found
 
 
 def _filtered(pixels: np.ndarray, count: int, end: float) -> np.ndarray:
@@ -177,13 +198,13 @@ def read_samples(path: Path, size: float) -> np.ndarray:
     return found
 
 
-READERS: dict[str, tuple[str, type, Callable[[Path, Any], np.ndarray]]] = {
+READERS: dict[str, tuple[str, type, Callable[..., np.ndarray]]] = {
     "images": ("image_size", list, read_pixels),
     "texts": ("max_length", int, read_ids),
     "clips": ("clip_length", float, read_samples),
 }
 """Of the kinds of samples, by the name of their folder: the field of ``expected.json`` that says
-how large an example is, its type, and what reads a sample at that size."""
+how large an example is, its type, and what reads a sample at that size (and ``fit``, if any)."""
 
 
 # Runtimes: each opens an artefact and returns a function from examples to probabilities.
@@ -531,26 +552,29 @@ def check_proof(folder: Path, proof: Row) -> list[str]:
 
 def expected_of(folder: Path) -> Row:
     """What ``verify/expected.json`` holds: ``class_names``, ``artefacts``, and of the ``kind`` in
-    ``READERS`` the ``samples`` and their ``size``; errors as of :func:`read`."""
+    ``READERS`` the ``samples``, their ``size`` and ``fit``; errors as of :func:`read`."""
     name = "verify/expected.json"
     kind = next((kind for kind in READERS if (folder / "verify" / kind).is_dir()), "images")
     size, type_, _ = READERS[kind]
     found = {field: read(folder, name, field, list) for field in ("class_names", "artefacts")}
     samples = {"kind": kind, "samples": read(folder, name, kind, list)}
+    samples["fit"] = read(folder, name, "fit", str, "")
     return found | samples | {"size": read(folder, name, size, type_)}
 
 
-def read(folder: Path, name: str, field: str, kind: type) -> Any:
+def read(folder: Path, name: str, field: str, kind: type, default: Any = None) -> Any:
     """A field of one of an export's JSON files.
 
     Raises:
-        ValueError: the file is damaged or has no such field, of that type; the message names both.
+        ValueError: the file is damaged, or has no such field, of that type and without a default;
+            the message names both.
     """
     try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))[field]
+        held = json.loads((folder / name).read_text(encoding="utf-8"))
+        found = held[field] if default is None else held.get(field, default)
         if not isinstance(found, kind):
             raise TypeError(f"not a {kind.__name__}")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{name}: {field}: {type(error).__name__}: {error}") from None
     return found
 
@@ -562,7 +586,8 @@ def _repeat(folder: Path, proof: Row, changed: set[str]) -> list[Row]:
     expected = np.array([sample["probabilities"] for sample in samples])
     labels = np.array([names.index(sample["label"]) for sample in samples])
     paths = [folder / "verify" / kind / sample["file"] for sample in samples]
-    examples = np.stack([reader(path, proof["size"]) for path in paths])
+    how = {"fit": proof["fit"]} if proof["fit"] else {}
+    examples = np.stack([reader(path, proof["size"], **how) for path in paths])
     rows = []
     for artefact in proof["artefacts"]:
         bad = sorted(n for n in changed if f"{n}/".startswith(f"{artefact['file']}/"))

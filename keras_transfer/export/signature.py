@@ -82,8 +82,8 @@ def signature(form: Modality, spec: InputSpec) -> Signature:
     return _SIGNATURES[form.NAME](spec)
 
 
-def signature_of(model: keras.Model, form: Modality) -> Signature:
-    """How a classifier is fed.
+def signature_of(model: keras.Model, form: Modality, fit: str | None = None) -> Signature:
+    """How a classifier is fed, its examples fitted as in training.
 
     Raises:
         UsageError: it takes something else than examples of its modality.
@@ -95,4 +95,4 @@ def signature_of(model: keras.Model, form: Modality) -> Signature:
             f"the model takes {kind} {[*shape]}, and no {form.NOUN}s.",
             remedy="Train it with keras-transfer, or wrap it into a model that does.",
         )
-    return signature(form, spec)
+    return signature(form, spec.fitted(fit))

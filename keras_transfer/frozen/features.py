@@ -59,8 +59,8 @@ class Views:
     @property
     def rule(self) -> str:
         """Name and version of what makes examples of bytes, and views of examples."""
-        name = self.dataset.modality
-        return f"{name} {modality(name).VERSION}"
+        name, fit = self.dataset.modality, self.dataset.fit
+        return f"{name} {modality(name).VERSION} {fit}".rstrip()
 
     def draw(self, rows: np.ndarray, number: int) -> np.ndarray:
         """Examples ``[rows, ...]``: view 0 is clean, the others are augmented."""

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from keras_transfer import recipe
+from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Finding
 
 
@@ -18,12 +20,28 @@ class InputSpec(NamedTuple):
         shape: of one example, without the batch axis.
         dtype: NumPy's name of its type.
         content: what its values are, in words.
+        fit: how an example of other proportions is brought to the shape, as the setting of that
+            name says; empty where none has proportions.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     content: str
+    fit: str = ""
+
+    def fitted(self, fit: str | None) -> InputSpec:
+        """The same with examples that are fitted in a way of one's own; as it is for None or "".
+
+        Raises:
+            UsageError: there is no such way, or none at all for such examples.
+        """
+        if not fit:
+            return self
+        if not self.fit:
+            problem = f"fit was given, and there is nothing to fit in {self.content}."
+            raise UsageError(problem, remedy="Leave fit out: it is for images.")
+        return self._replace(fit=recipe.read("fit", fit))
 
 
 class Examined(NamedTuple):

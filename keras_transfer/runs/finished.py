@@ -77,6 +77,11 @@ class Finished:
         """How large an example of it is, see ``Modality.spec``."""
         return getattr(self.recipe, self.modality.SIZE)
 
+    @property
+    def fit(self) -> str | None:
+        """How its examples were brought to that size, see ``InputSpec``; None for the usual way."""
+        return self.config.get("fit")
+
     def predict(
         self, items: Any, *, top: int = 3, csv: Folder | None = None
     ) -> list[dict[str, Any]]:
@@ -137,7 +142,7 @@ class Finished:
         from keras_transfer.evaluation.saliency import explain
 
         form, names = self.modality, self.class_names
-        spec: InputSpec = form.spec(self.size)
+        spec: InputSpec = form.spec(self.size).fitted(self.fit)
         if items is None:
             labels, test = self.dataset.labels, self.dataset.indices("test")
             items = self._told(test[np.unique(labels[test], return_index=True)[1]])

@@ -89,7 +89,7 @@ def _model(run: Run) -> keras.Model:
 
 def _dataset(run: Run) -> types.Dataset:
     how: dict[str, Any] = {"splits_file": run.file(SPLITS), "group": run.config.get("group")}
-    return datasets.load_dataset(run.data, image_size=run.size, **how)
+    return datasets.load_dataset(run.data, image_size=run.size, fit=run.fit, **how)
 
 
 def _recipe(run: Run) -> Recipe:

@@ -215,6 +215,7 @@ def _keep(
     place = {path: i for i, path in enumerate(dataset.paths)}
     held = dataset.examples
     spec = None if held is None else form.spec_of(held.shape[1:], held.dtype.name)
+    spec = spec and spec.fitted(dataset.fit)
     known = {
         f"{kind}-{i:02d}": item
         for kind, items in galleries.items()

@@ -110,11 +110,12 @@ def test_the_fields_are_where_the_schema_has_them(described: bytes) -> None:
 def test_labels_are_read_back(described: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(described)
-    assert metadata.read_labels(path) == ["cat", "dög"]
+    assert metadata.carried(path, "labels.txt") == "cat\ndög\n"
+    assert metadata.carried(path, "fit.txt") == "squash"
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
     path.write_bytes(b"no archive at all")
-    assert metadata.read_labels(path) == []
+    assert metadata.carried(path, "labels.txt") == ""
 
 
 def test_the_same_model_gives_the_same_bytes(exported: ExportResult, described: bytes) -> None:

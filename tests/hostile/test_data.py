@@ -705,7 +705,8 @@ ODD_IMAGES = (
 )  # fmt: skip
 NO_IMAGES = {
     "text.png": "not_an_image", "login.jpg": "not_an_image", "drawing.svg": "not_an_image",
-    "photo.heic": "not_an_image", "paper.jpg": "not_an_image", "script.jpg": "not_an_image",
+    "photo.heic": zoo.HEIC, "half.avif": "truncated",
+    "paper.jpg": "not_an_image", "script.jpg": "not_an_image",
     "zeros.png": "not_an_image", "half.tif": "not_an_image", "magic.bmp": "not_an_image",
     "bomb.png": "bomb", "small-bomb.png": "bomb", "scan-bomb.jpg": "bomb", "huge.jpg": "bomb",
     "wrong-crc.png": "unreadable", "half.webp": "unreadable", "text-bomb.png": "unreadable",

@@ -140,6 +140,8 @@ FORGED = {
     "the proof is nested beyond reason": (EXPECTED, b"[" * 200_000, "expected.json"),
     "the proof has no classes": (EXPECTED, drop("class_names"), "expected.json: class_names"),
     "the classes are a word": (EXPECTED, put("class_names", "abc"), "expected.json: class_names"),
+    "the fit is a number": (EXPECTED, put("fit", 1), "expected.json: fit"),
+    "the fit is another word": (EXPECTED, put("fit", "stretch"), "no proof"),
     "the size is gone": (EXPECTED, drop("image_size"), "expected.json: image_size"),
     "the size is a word": (EXPECTED, put("image_size", "big"), "expected.json: image_size"),
     "the size has three sides": (EXPECTED, put("image_size", [64, 64, 3]), "no proof"),

@@ -78,6 +78,16 @@ def check_decoding(modality: Modality, items: Sequence[bytes], size: Any) -> Non
         assert found.format in modality.SUFFIXES.values()
         assert 0 < modality.peek(item) <= found.extent
         assert modality.decode(item).dtype.name == spec.dtype
+        for fit in ("squash", "crop", "pad") if spec.fit else ():
+            way = spec.fitted(fit)
+            assert np.array_equal(modality.decode(item, way), modality.examine(item, way).example)
+            assert modality.decode(item, way).shape == spec.shape
+    for fit in [] if spec.fit else ["crop"]:
+        with pytest.raises(UsageError, match="nothing to fit"):
+            spec.fitted(fit)
+    assert spec.fitted(None) == spec
+    with pytest.raises(UsageError, match="fit"):
+        spec.fitted("stretch")
     assert modality.spec_of(spec.shape, spec.dtype) == spec
     for shape, dtype in (
         ((*spec.shape, 1), spec.dtype), (spec.shape, "complex64"), ((), spec.dtype),

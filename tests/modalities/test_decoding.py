@@ -123,16 +123,62 @@ def test_scaled_jpeg_is_close_to_the_whole_one():
     assert 10 * np.log10(255**2 / error.mean()) > 38
 
 
+def turned(photo, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return zoo.encode(photo, "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("size", [(96, 96), (224, 224), (300, 64)])
-def test_the_decoder_that_travels_with_an_export_agrees(odd, size, tmp_path):
+def test_the_decoder_that_travels_with_an_export_agrees(odd, size, fit, tmp_path):
     from keras_transfer.export import proof
 
     photos = [zoo.encode(zoo.photo(side=side), "JPEG") for side in (190, 358, 359, 717, 1800)]
     photos.append(zoo.encode(zoo.photo(side=1200), "BMP"))  # of which means are filtered
+    photos += [turned(zoo.photo(side=903).resize((903, 601)), way) for way in range(1, 9)]
+    photos += [zoo.encode(zoo.photo().resize(sides), "PNG") for sides in ((9, 2000), (1301, 97))]
     for data in [*odd.values(), *photos]:
         (tmp_path / "image").write_bytes(data)
-        theirs = proof.read_pixels(tmp_path / "image", size)
-        assert np.array_equal(theirs, image.decode(data, image.spec(size)))
+        theirs = proof.read_pixels(tmp_path / "image", size, fit)
+        assert np.array_equal(theirs, image.decode(data, image.spec(size).fitted(fit)))
+
+
+@pytest.mark.parametrize("sides", [(640, 480), (427, 640), (900, 310), (64, 200)])
+def test_an_image_is_cut_or_padded_as_pillow_does_it(sides):
+    """Real photographs; Pillow's own functions are written by others."""
+    from PIL import ImageOps
+
+    photo = zoo.photo(side=900).resize(sides, Image.Resampling.LANCZOS)
+    data = zoo.encode(photo, "PNG")
+    cut = ImageOps.fit(photo, (64, 64), Image.Resampling.BILINEAR)
+    padded = ImageOps.pad(photo, (64, 64), Image.Resampling.BILINEAR, color=(127, 127, 127))
+    for fit, theirs in (("crop", cut), ("pad", padded)):
+        ours = image.decode(data, image.spec(64).fitted(fit))
+        assert difference(ours, np.asarray(theirs)) < 1.5, fit
+
+
+def test_padding_is_grey_whichever_way_the_camera_was_held():
+    wide = zoo.photo().resize((200, 100))
+    upright = image.decode(turned(wide, 1), image.spec(64).fitted("pad"))
+    assert (upright[:16] == 127).all()
+    assert (upright[-16:] == 127).all()
+    assert not (upright[16:-16] == 127).all(axis=(1, 2)).any()
+    for orientation, turn in ((3, 2), (6, 3), (8, 1)):  # np.rot90 turns to the left
+        data = turned(wide, orientation)
+        found = image.decode(data, image.spec(64).fitted("pad"))
+        assert np.array_equal(found, np.rot90(upright, turn))
+        middle = image.decode(data, image.spec(64).fitted("crop"))
+        assert np.array_equal(
+            middle, np.rot90(image.decode(turned(wide, 1), image.spec(64).fitted("crop")), turn)
+        )
+
+
+def test_squares_are_what_they_were_in_every_way():
+    data = zoo.encode(zoo.photo(side=500), "JPEG")
+    ways = [image.decode(data, image.spec(96).fitted(fit)) for fit in ("squash", "crop", "pad")]
+    assert np.array_equal(ways[0], ways[1])
+    assert np.array_equal(ways[0], ways[2])
 
 
 @pytest.mark.parametrize("size", [0, (8, 0)])

@@ -345,7 +345,7 @@ def of_run(digits_run, folder, **config):
 
 
 def test_a_run_says_of_which_modality_it_is(digits_run, texts, tmp_path):
-    told = of_run(digits_run, tmp_path / "told", modality="text", max_length=16)
+    told = of_run(digits_run, tmp_path / "told", modality="text", max_length=16, fit=None)
     said = say("predict", told, "some words", "--json")
     assert said.code == 0, said
     assert labels(json.loads(said.out)[0]) == expected(texts, b"some words", NAMES[:5])

@@ -1,9 +1,9 @@
-"""Images: uint8 RGB of one size, squashed rather than cropped.
+"""Images: uint8 RGB of one size, squashed unless the setting ``fit`` says to crop or to pad.
 
 One policy everywhere (training, evaluation, prediction, the export proof): the first frame, EXIF
-rotation applied, alpha composited on white, RGB, and the whole image squashed to the model's size
-with an antialiased bilinear filter (see ``resampling``). Colour profiles are not applied: pixels
-are taken as sRGB. Pillow decodes; reading images needs no TensorFlow.
+rotation applied, alpha composited on white, RGB, and the image fitted to the model's size with an
+antialiased bilinear filter (see ``resampling``). Colour profiles are not applied: pixels are taken
+as sRGB. Pillow decodes; reading images needs no TensorFlow.
 """
 
 # ruff: noqa: F401
@@ -34,7 +34,8 @@ SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     **dict.fromkeys((".ppm", ".pgm", ".pbm"), "PPM"),
     **{".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF", ".avif": "AVIF"},
-    **dict.fromkeys((".heic", ".heif", ".svg", ".ico", ".jp2", ""), ""),
+    **dict.fromkeys((".heic", ".heif"), "HEIF"),
+    **dict.fromkeys((".svg", ".ico", ".jp2", ""), ""),
 }
 SUFFIX = ".png"
 FINGERPRINT: tuple[int, ...] = (16, 16, 3)
@@ -42,7 +43,7 @@ EXTENT = "longer side in pixels"
 EXTENT_EDGES: Sequence[int] = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 LITERAL = False
 excerpt = None
-INPUT = "uint8 RGB, 0..255, the whole image squashed to a square, bilinear"
+INPUT = "uint8 RGB, 0..255, fitted to a square as fit says, bilinear"
 SIZE = "image_size"
 EFFORTS: Mapping[str, Mapping[str, Any]] = recipe.EFFORTS
 SEARCH: Mapping[str, Mapping[str, Any]] = {}

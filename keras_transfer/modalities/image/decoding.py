@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 from PIL.Image import Transpose
 
-from keras_transfer.base.errors import ExampleError, UsageError
+from keras_transfer.base.errors import NEEDS_PACKAGE, ExampleError, UsageError
 from keras_transfer.modalities.image.resampling import squash
 from keras_transfer.modalities.protocol import Examined, InputSpec
 
 VERSION = 5
+
+FITS = {
+    "squash": "the whole of it squashed",
+    "crop": "cut to its middle",
+    "pad": "the whole of it, with grey (127) on two sides",
+}
+"""How an image of other proportions is brought to a model's; the first where nothing is said."""
+
+PADDING = 127
+"""The level beside an image that is padded: what most networks scale to 0."""
 
 MAX_PIXELS = 89_478_485  # width times height: 256 MiB of RGB, Pillow's own warning level
 MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over the whole image
@@ -24,6 +36,9 @@ MIN_SIDE = 8  # pixels; an image with a shorter side is not for training
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
 """The decoders that may run. None of them starts another program or reads another file."""
+
+HEIC = rb"(?s)....ftyp(hei|hev|mif|msf)"
+AVIF = rb"(?s)....ftypavi"
 
 SCALED_SIDE = 224
 """Sizes below this do not make the DCT scale a JPEG down further, so that up to this size one
@@ -39,7 +54,6 @@ TURNS = {
 LOOKALIKES = {
     rb"(?i)\s*(<!doctype html|<html)": "an HTML page, not an image",
     rb"(?is)\s*(<\?xml.*)?<svg": "an SVG drawing; convert it to PNG",
-    rb"(?s)....ftyp(hei|hev|mif|msf)": "a HEIC photo; convert it to JPEG",
 }
 """What no decoder knows may yet be known by its beginning."""
 
@@ -60,7 +74,7 @@ def spec(size: int | tuple[int, int]) -> InputSpec:
         raise UsageError(problem, remedy="Give a size in pixels, or height and width.")
     height, width = sides
     content = f"RGB image of {width}x{height} pixels, 0 to 255"
-    return InputSpec("image", (height, width, 3), "uint8", content)
+    return InputSpec("image", (height, width, 3), "uint8", content, "squash")
 
 
 def size_of(shape: Sequence[int]) -> int:
@@ -75,18 +89,18 @@ def spec_of(shape: Sequence[Any], dtype: str) -> InputSpec | None:
 
 
 def preview(model: InputSpec | None) -> InputSpec:
-    """What pages decode to, whatever a model takes: 160 pixels a side."""
-    return spec(160)
+    """What pages decode to: 160 pixels a side, fitted as for the model."""
+    return spec(160).fitted(model and model.fit)
 
 
 def decode(data: bytes, spec: InputSpec | None = None) -> np.ndarray:
     """Decodes one image file.
 
     Args:
-        data: the encoded bytes of a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or PPM file.
-        spec: whose height and width the whole image is squashed to; None keeps its own. JPEGs of
-            which the DCT can give 1/2, 1/4 or 1/8 and leave 0.8 of that size, and of 224 px, are
-            decoded so.
+        data: the encoded bytes of a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, HEIC or PPM file.
+        spec: whose height and width the image is fitted to, see ``FITS``; None keeps its own.
+            JPEGs of which the DCT can give 1/2, 1/4 or 1/8 and leave 0.8 of that size, and of
+            224 px, are decoded so.
 
     Returns:
         uint8 RGB, shape ``[height, width, 3]``.
@@ -94,8 +108,9 @@ def decode(data: bytes, spec: InputSpec | None = None) -> np.ndarray:
     Raises:
         ExampleError: the bytes are no image, a damaged one, or one of more than ``MAX_PIXELS``.
     """
-    size = None if spec is None else spec.shape[:2]
-    return _load(_open(data), None if size is None else max(size)).upright(size)
+    if spec is None:
+        return _load(_open(data), None).upright(None)
+    return _load(_open(data), max(spec.shape[:2])).upright(spec.shape[:2], spec.fit)
 
 
 def examine(data: bytes, spec: InputSpec | None = None) -> Examined:
@@ -110,7 +125,7 @@ def examine(data: bytes, spec: InputSpec | None = None) -> Examined:
     size = width, height = image.size
     side = SCALED_SIDE if spec is None else max(spec.shape[:2])
     decoded = _load(image, side)
-    example = None if spec is None else decoded.upright(spec.shape[:2])
+    example = None if spec is None else decoded.upright(spec.shape[:2], spec.fit)
     if decoded.scale != _dct_scale(image, size, SCALED_SIDE):
         decoded = _load(_open(data), SCALED_SIDE)
     if min(size) < MIN_SIDE:
@@ -139,22 +154,56 @@ class _Decoded(NamedTuple):
     height: float
     jpeg: bool
 
-    def upright(self, size: tuple[int, ...] | None) -> np.ndarray:
-        """The pixels turned, and squashed to (height, width) where that is asked for."""
-        pixels = np.asarray(self.rgb) if size is None else self._squashed(*size)
-        if self.orientation not in TURNS:
+    def upright(self, size: tuple[int, ...] | None, fit: str = "squash") -> np.ndarray:
+        """The pixels turned, and fitted to (height, width) where that is asked for."""
+        pixels = np.asarray(self.rgb)
+        if size is not None:
+            height, width = size[::-1] if 5 <= self.orientation <= 8 else size
+            pixels = self._fitted(height, width, fit)
+        if self.orientation in TURNS:
+            pixels = np.asarray(Image.fromarray(pixels).transpose(TURNS[self.orientation]))
+        if size is None or pixels.shape[:2] == size:
             return pixels
-        return np.asarray(Image.fromarray(pixels).transpose(TURNS[self.orientation]))
+        canvas = np.full((*size, 3), PADDING, np.uint8)
+        (height, width), (top, left) = pixels.shape[:2], placed(pixels.shape[:2], size)
+        canvas[top : top + height, left : left + width] = pixels
+        return canvas
+
+    def _fitted(self, height: int, width: int, fit: str) -> np.ndarray:
+        """Of the size asked for, or within it where it is to be padded."""
+        if fit == "crop":
+            return self._middle(height, width)._squashed(height, width)
+        if fit == "pad":
+            height, width = within((self.height, self.width), (height, width))
+        return self._squashed(height, width)
+
+    def _middle(self, height: int, width: int) -> _Decoded:
+        """The middle of the image, as large as can be, in the proportions of a size."""
+        high = min(self.height, self.width * height / width)
+        wide = min(self.width, self.height * width / height)
+        left, top = int((self.width - wide) / 2), int((self.height - high) / 2)
+        # Whole pixels, so that nothing beside it has a share in it.
+        rgb = self.rgb.crop((left, top, math.ceil(left + wide), math.ceil(top + high)))
+        return self._replace(rgb=rgb, width=wide, height=high)
 
     def _squashed(self, height: int, width: int) -> np.ndarray:
-        if 5 <= self.orientation <= 8:
-            height, width = width, height
         # What no DCT scales down becomes means of as many pixels as leave four times the size.
         x = 1 if self.jpeg else max(1, int(self.width / width / 4))
         y = 1 if self.jpeg else max(1, int(self.height / height / 4))
         rgb = self.rgb if x == y == 1 else self.rgb.reduce((x, y))
         box = (0.0, 0.0, self.width / x, self.height / y)
         return squash(np.asarray(rgb), (height, width), box)
+
+
+def within(own: tuple[float, float], size: tuple[int, int]) -> tuple[int, int]:
+    """The largest height and width within a size in an image's own proportions, in whole pixels."""
+    scale = min(size[0] / own[0], size[1] / own[1])
+    return max(1, int(own[0] * scale + 0.5)), max(1, int(own[1] * scale + 0.5))
+
+
+def placed(own: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, int]:
+    """Top and left of an image in the middle of a larger one."""
+    return (size[0] - own[0]) // 2, (size[1] - own[1]) // 2
 
 
 def _is_jpeg(image: Image.Image) -> bool:
@@ -178,14 +227,13 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise ExampleError("empty file", kind="empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        heic = re.match(HEIC, data[:16]) and reads_heic()
+        image = Image.open(io.BytesIO(data), formats=(*FORMATS, "HEIF") if heic else FORMATS)
         width, height = image.size
     except Image.DecompressionBombError:
         raise ExampleError(f"over {MAX_PIXELS:,} pixels", kind="bomb") from None
     except Image.UnidentifiedImageError:
-        known = (said for start, said in LOOKALIKES.items() if re.match(start, data[:512]))
-        reason = next(known, "no image format that is known")
-        raise ExampleError(reason, kind="not_an_image") from None
+        raise _unknown(data[:512]) from None
     except Exception as error:
         raise _damaged(error) from None
     if "progressive" in image.info and data.count(b"\xff\xda") > MAX_SCANS:
@@ -196,6 +244,32 @@ def _open(data: bytes) -> Image.Image:
         # The bytes are in memory: to hand them over in pieces of 64 KiB would only copy them.
         image.decodermaxblock = max(len(data), ImageFile.MAXBLOCK)
     return image
+
+
+@functools.cache
+def reads_heic() -> bool:
+    """Whether the package is there that reads HEIC, which Pillow is taught to use."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
+def _unknown(start: bytes) -> ExampleError:
+    """Why no decoder takes what begins so."""
+    heic, avif = re.match(HEIC, start), re.match(AVIF, start)
+    if heic and not reads_heic():
+        reason = "a HEIC photo; pip install 'keras-transfer[heic]', or convert it to JPEG"
+        return ExampleError(reason, kind=NEEDS_PACKAGE)
+    if avif and not features.check("avif"):
+        reason = "an AVIF image, which this Pillow does not read; pip install --upgrade pillow"
+        return ExampleError(reason, kind=NEEDS_PACKAGE)
+    if heic or avif:
+        return ExampleError("a truncated or damaged HEIC or AVIF image", kind="truncated")
+    known = (said for lookalike, said in LOOKALIKES.items() if re.match(lookalike, start))
+    return ExampleError(next(known, "no image format that is known"), kind="not_an_image")
 
 
 def _load(image: Image.Image, side: int | None) -> _Decoded:

@@ -57,5 +57,5 @@ def suited(sizes: Sequence[int], own: int) -> int:
 def losses(
     extents: Sequence[int], unknown: int, spec: InputSpec | None, some: Sequence[int]
 ) -> list[Finding]:
-    """Nothing to say: images are squashed, and nothing of them is cut off."""
+    """Nothing to say: nothing is cut off of an image unless ``fit`` asks for it."""
     return []
