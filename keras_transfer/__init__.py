@@ -32,6 +32,7 @@ _WITH_KERAS = {
     "runs.report": ["write_report"],
     "runs.result": ["TransferResult"],
     "training": ["train"],
+    "updating": ["update"],
 }
 _HOMES = {name: home for home, names in {**_WITHOUT_KERAS, **_WITH_KERAS}.items() for name in names}
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604

@@ -32,6 +32,7 @@ from keras_transfer.runs.folder import Run as Run
 from keras_transfer.runs.folder import open_run as open_run
 from keras_transfer.runs.report import write_report as write_report
 from keras_transfer.runs.result import TransferResult as TransferResult
+from keras_transfer.updating import update as update
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import Backbone
 from keras_transfer.runs.result import Fitted

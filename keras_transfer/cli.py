@@ -332,6 +332,17 @@ def _compare(options: argparse.Namespace) -> int:
     return show(options, found.to_json, lambda: console.comparison(found))
 
 
+def _update(options: argparse.Namespace) -> int:
+    run = _opened(options)
+    from keras_transfer import console
+
+    found = keras_transfer.update(
+        run, options.data, output=options.output, overwrite=options.overwrite,
+        cache=options.cache, progress=progress_for(options.quiet or options.json),
+    )  # fmt: skip
+    return show(options, found.to_json, lambda: console.updated(found))
+
+
 def _predict(options: argparse.Namespace) -> int:
     load_keras()
     from keras_transfer import console
@@ -438,6 +449,14 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     )),
     ("compare", _compare, "Compare runs on the same test split.", (
         argument("runs", metavar="RUN", nargs="+"), JSON,
+    )),
+    ("update", _update, "Train a run again with more data, and compare both.", (
+        RUN,
+        argument("data", metavar="DATA", help="new examples, of known classes or of new ones"),
+        argument("--output", metavar="RUN2", help="the new run folder (default RUN-updated)"),
+        flag("overwrite", "replace a run in RUN2"),
+        argument("--cache", metavar="DIR|off", help=SETTINGS["cache"].metadata["help"]),
+        JSON, QUIET,
     )),
     ("predict", _predict, "Classify images, texts or sounds with a run or an exported model.", (
         argument("model", metavar="RUN|MODEL"),

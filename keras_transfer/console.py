@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from keras_transfer.export import ExportResult
     from keras_transfer.runs.folder import Run
     from keras_transfer.runs.result import TransferResult
+    from keras_transfer.updating import Update
 
 _STAGES = {
     "decode": "read and decode",
@@ -104,6 +105,17 @@ def shift(found: Shift, what: str) -> Group:
 def comparison(found: Comparison) -> str:
     """One sentence for each pair of runs."""
     return "\n".join(pair.verdict for pair in found.pairs)
+
+
+def updated(found: Update) -> Group:
+    """What more data brought to a run."""
+    pairs = (("Old test split", found.old_test), ("New test examples", found.new_test))
+    lines = [f"{found.added:,} new examples; left out: {found.left_out:,}."]
+    lines += [f"{where} ({pair.images:,}): {pair.verdict}" for where, pair in pairs if pair]
+    for row in found.new_classes:
+        recall = "" if row["recall"] is None else f", {row['recall']:.0%} of them found"
+        lines.append(f"New class {printable(row['name'])}: {row['images']} test examples{recall}.")
+    return Group(*map(Text, [*lines, f"Run folder: {found.run.path}"]))
 
 
 def curve(found: LearningCurve, what: str) -> str:

@@ -80,7 +80,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         form = modality(self.modality_)
-        spec: Any = form.spec_of(self.model_.input_shape[1:], self.model_.input.dtype)
+        found: Any = form.spec_of(self.model_.input_shape[1:], self.model_.input.dtype)
+        spec = found.fitted(self.get_params()["fit"])
         examples = []
         for name, data in named_items(form, spec, X):
             try:

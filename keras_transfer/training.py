@@ -40,6 +40,7 @@ from keras_transfer.base.types import (
     Inputs,
     Split,
 )
+from keras_transfer.datasets.sources import JOINT, parts_of
 from keras_transfer.frozen.engine import (
     BATCH,
     Batch,
@@ -588,9 +589,7 @@ def load(source: Any, recipe: Recipe) -> Dataset:
     )  # fmt: skip
 
 
-def _check(
-    dataset: Dataset, backbone: Backbone, fit: str | None, needed: Sequence[Split]
-) -> None:
+def _check(dataset: Dataset, backbone: Backbone, fit: str | None, needed: Sequence[Split]) -> None:
     """Refuses a data set that the backbone cannot take, that was fitted otherwise, or of which a
     needed split is empty.
     """
@@ -612,12 +611,13 @@ def _about(
     dataset: Dataset, backbone: Backbone, recipe: Recipe, asked: Sequence[str]
 ) -> dict[str, Any]:
     """What ``config.json`` holds before a run begins."""
-    path = Path(dataset.name).expanduser()
+    parts = [(part, Path(part).expanduser()) for part in parts_of(dataset.name)]
+    places = (str(path.resolve()) if path.exists() else part for part, path in parts)
     return {
         "keras_transfer": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": dataset.name,
-        "data_path": str(path.resolve()) if path.exists() else dataset.name,
+        "data_path": JOINT.join(places),
         "data_digest": files.sha256("".join(sorted(dataset.digests)).encode()),
         "class_names": list(dataset.class_names),
         "weights_digest": backbone.weights_digest,

@@ -21,7 +21,14 @@ from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import archives, arrays, manifests, splits, tfds
 from keras_transfer.datasets.inspection import Inspection, untrainable
 from keras_transfer.datasets.scan import scan
-from keras_transfer.datasets.sources import Item, Source, folder_source, reason_of
+from keras_transfer.datasets.sources import (
+    Item,
+    Source,
+    folder_source,
+    joined,
+    parts_of,
+    reason_of,
+)
 from keras_transfer.modalities import modality
 from keras_transfer.recipe import reads_arguments
 
@@ -70,6 +77,8 @@ def open_source(
 
 def _open_named(name: str, group: str | None) -> Source:
     path = Path(os.path.expanduser(name))
+    if len(parts := parts_of(name)) > 1:
+        return joined([_open_named(part, group) for part in parts], name)
     if name in arrays.BUILTIN:
         return arrays.BUILTIN[name]()
     if name.startswith("tfds:"):

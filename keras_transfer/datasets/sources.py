@@ -18,6 +18,7 @@ from keras_transfer.base.types import Dataset, Finding, Split
 from keras_transfer.modalities import MODALITIES, modality_of_files
 
 LEFT_OUT = "left out"
+JOINT = " + "
 MAX_FILE_BYTES = 256 * 2**20  # a larger file is no example
 
 SPLIT_NAMES: dict[str, Split] = {
@@ -35,12 +36,22 @@ def check_outside(place: str | os.PathLike[str], data: Any) -> None:
         UsageError: that is where ``place`` leads.
     """
     named = data.name if isinstance(data, Dataset) else data
-    if not isinstance(named, (str, os.PathLike)) or not os.path.isdir(os.path.expanduser(named)):
-        return
-    source = os.path.realpath(os.path.expanduser(named))
-    if Path(source) in Path(os.path.realpath(place)).parents:
-        problem = f"{place} lies inside the data folder {source}, of which it would become a class."
-        raise UsageError(problem, remedy="Name a folder outside the data.")
+    for part in parts_of(os.fspath(named)) if isinstance(named, (str, os.PathLike)) else ():
+        source = os.path.realpath(os.path.expanduser(part))
+        if os.path.isdir(source) and Path(source) in Path(os.path.realpath(place)).parents:
+            said = f"{place} lies inside the data folder {source}"
+            problem = f"{said}, of which it would become a class."
+            raise UsageError(problem, remedy="Name a folder outside the data.")
+
+
+def parts_of(name: str) -> list[str]:
+    """The names that ``JOINT`` joins to one of several sets of data."""
+    return [name] if os.path.exists(os.path.expanduser(name)) else name.split(JOINT)
+
+
+def prefix(part: int) -> str:
+    """What stands before the paths of a later part of data that was joined."""
+    return f"+{part}/" if part else ""
 
 
 class Item(NamedTuple):
@@ -170,6 +181,50 @@ def folder_source(root: Path, name: str) -> Source:
         findings,
         lambda path: Path(files[path]),
         modality=modality,
+    )
+
+
+def joined(parts: Sequence[Source], name: str) -> Source:
+    """Several sources as one. Items of later ones lie in folders of their own, ``+1`` and so on.
+
+    Raises:
+        DataError: they hold different kinds of examples.
+    """
+    first, homes = parts[0], [prefix(number) for number in range(len(parts))]
+    for part in parts:
+        if part.modality != first.modality:
+            kinds = [f"{MODALITIES[one.modality].NOUN}s" for one in (first, part)]
+            problem = f"{first.name} holds {kinds[0]}, and {part.name} {kinds[1]}."
+            raise DataError(problem, remedy="Join data of one kind.")
+
+    def of(path: str) -> tuple[Source, str]:
+        number = max(i for i, home in enumerate(homes) if path.startswith(home))
+        return parts[number], path.removeprefix(homes[number])
+
+    def read(path: str) -> bytes:
+        part, inside = of(path)
+        return part.read(inside)
+
+    names = dict.fromkeys(name for part in parts for name in part.class_names)
+    return Source(
+        name,
+        [
+            i._replace(path=home + i.path)
+            for home, p in zip(homes, parts, strict=True)
+            for i in p.items
+        ],
+        read,
+        "\n".join(map(str, (part.identity for part in parts)))
+        if all(p.identity for p in parts)
+        else None,
+        [
+            dataclasses.replace(f, path=f.path and home + f.path)
+            for home, p in zip(homes, parts, strict=True)
+            for f in p.findings
+        ],
+        class_names=list(names) if all(part.class_names for part in parts) else (),
+        modality=first.modality,
+        group=next((part.group for part in parts if part.group), None),
     )
 
 

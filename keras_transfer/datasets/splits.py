@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, UsageError
-from keras_transfer.base.types import SPLITS, Dataset, Finding
+from keras_transfer.base.types import SPLITS, Dataset, Finding, Split
 from keras_transfer.datasets.sources import LEFT_OUT
 from keras_transfer.datasets.tables import read_csv
 from keras_transfer.modalities import modality
@@ -194,15 +194,16 @@ def write_splits(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     files.write_csv(path, COLUMNS, rows)
 
 
-def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
+def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, Split]]:
     """Reads what ``write_splits`` wrote: from each item's path to its (label, split)."""
-    given: dict[str, tuple[str, str]] = {}
+    given: dict[str, tuple[str, Split]] = {}
     table = read_csv(Path(path))
     for row, cells in table.cells(table.columns(COLUMNS)):
-        placed = cells["label"], cells["split"] + cells["beyond"]
-        if placed[1] not in SPLITS:
-            problem = f"{path}, row {row}: the split is {placed[1]!r}."
+        split = cells["split"] + cells["beyond"]
+        if split not in SPLITS:
+            problem = f"{path}, row {row}: the split is {split!r}."
             raise DataError(problem, remedy="Use train, val or test.")
+        placed = cells["label"], SPLITS[SPLITS.index(split)]
         if given.setdefault(cells["path"], placed) != placed:
             problem = f"{path}, row {row}: {cells['path']} had another label or split before."
             raise DataError(problem, remedy="Give the splits.csv of a run.")

@@ -82,6 +82,11 @@ class Finished:
         """How its examples were brought to that size, see ``InputSpec``; None for the usual way."""
         return self.config.get("fit")
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """How data is opened for its model, as keywords of ``load_dataset`` and ``inspect``."""
+        return {"image_size": self.size, "fit": self.fit}
+
     def predict(
         self, items: Any, *, top: int = 3, csv: Folder | None = None
     ) -> list[dict[str, Any]]:

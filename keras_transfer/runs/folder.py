@@ -20,7 +20,7 @@ from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files, types
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.files import Amount, Count, Number, Rate, Text
-from keras_transfer.datasets.sources import check_outside
+from keras_transfer.datasets.sources import check_outside, parts_of
 from keras_transfer.evaluation.metrics import Evaluation, evaluate
 from keras_transfer.modalities import KINDS
 from keras_transfer.recipe import SETTINGS, Recipe, reads_arguments
@@ -88,8 +88,8 @@ def _model(run: Run) -> keras.Model:
 
 
 def _dataset(run: Run) -> types.Dataset:
-    how: dict[str, Any] = {"splits_file": run.file(SPLITS), "group": run.config.get("group")}
-    return datasets.load_dataset(run.data, image_size=run.size, fit=run.fit, **how)
+    how = run.how | {"splits_file": run.file(SPLITS), "group": run.config.get("group")}
+    return datasets.load_dataset(run.data, **how)
 
 
 def _recipe(run: Run) -> Recipe:
@@ -146,7 +146,8 @@ class Run(Finished):
         """Where the data is: as the user named it if that exists from here, else in full."""
         named = str(self.config["data"])
         full = str(self.config.get("data_path", named))
-        return named if ":" in named or Path(named).exists() else full
+        here = all(":" in part or Path(part).exists() for part in parts_of(named))
+        return named if here else full
 
     def file(self, name: str) -> Path:
         """A file of the run, which must be as the run wrote it.

@@ -112,8 +112,7 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
         DataError: no class in common.
     """
     home, model = run.dataset, run.model
-    how: dict[str, Any] = {"image_size": run.size, "fit": run.fit, "for_training": False}
-    other = datasets.load_dataset(data, **how)
+    other = datasets.load_dataset(data, for_training=False, **run.how)
     train, test, examples = home.indices("train"), home.indices("test"), _examples(home)
     # One engine for all three sets, so that their features are of one kind.
     engine = build_engine(keras.Model(model.input, model.get_layer(POOL).output), "keras")

@@ -1,0 +1,222 @@
+"""Next week's examples: a finished run's recipe on more data, held against the run itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_transfer import datasets
+from keras_transfer.base import files
+from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.types import Dataset, Split
+from keras_transfer.datasets import splits
+from keras_transfer.datasets.sources import JOINT, Source, parts_of, prefix
+from keras_transfer.evaluation.comparison import Pair, compare_predictions
+from keras_transfer.frozen.engine import predict_probabilities
+from keras_transfer.recipe import Recipe, read_file
+from keras_transfer.runs import folder as runs
+from keras_transfer.training import train
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """A run that was trained again with more data, beside the run that it began with.
+
+    Attributes:
+        run: the new run.
+        added: new examples that it has, in all its splits.
+        left_out: new files that it has not: unreadable, copies of what was there, or near copies of
+            validation or test examples.
+        old_test: the old model and the new one on the old test split.
+        new_test: the same on new test examples of classes that the old model knows; None if none.
+        new_classes: of each class that it did not know: name, test ``images`` and ``recall`` of the
+            new model.
+    """
+
+    run: runs.Run
+    added: int
+    left_out: int
+    old_test: Pair
+    new_test: Pair | None
+    new_classes: Sequence[Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the verdicts."""
+        held = {name: getattr(self, name) for name in ("added", "left_out", "new_classes")}
+        pairs = {"old_test": self.old_test, "new_test": self.new_test}
+        told = {n: p and dataclasses.asdict(p) | {"verdict": p.verdict} for n, p in pairs.items()}
+        return {"run": str(self.run.path), **held, **told}
+
+
+def update(
+    run: runs.Run | str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Update:
+    """Trains a run's recipe again on its data and more, into another run folder.
+
+    Each old example stays in its split. New ones are split by the run's shares and seed among
+    themselves, copies and groups staying with what they belong to; what is a near copy of an old
+    validation or test example is left out. Activations of old examples come from the store, unless
+    the larger set is one for which another engine is chosen.
+
+    Args:
+        run: a finished run, or its folder; it stays as it is.
+        data: more examples, as DATA of the command line: new ones of known classes, or new classes.
+        output: the new run folder; by default that of the run with ``-updated`` behind it.
+        overwrite: replace a run in ``output``.
+        cache: where frozen work is kept, as the setting of that name.
+        progress: where to report.
+
+    Returns:
+        The new run, and how it stands beside the old one.
+
+    Raises:
+        DataError: the run's data is gone or has changed, ``data`` is of another modality, holds
+            nothing new, or labels an old example otherwise.
+        UsageError: the run cannot be opened, or ``output`` be written to.
+    """
+    run, progress = run if isinstance(run, runs.Run) else runs.open_run(run), progress or Progress()
+    target = Path(output) if output is not None else run.path.with_name(f"{run.path.name}-updated")
+    if target.resolve() == run.path.resolve():
+        raise UsageError(f"{target} is the run itself.", remedy="Name another folder.")
+    more = os.fspath(data)
+    for part in (run.data, more):
+        if JOINT in part and os.path.exists(part):
+            problem = f"{part!r} has {JOINT!r} in its name, which joins the names of data."
+            raise UsageError(problem, remedy="Rename it.")
+    runs.check_output(target, resume=False, overwrite=overwrite, data=more)
+    dataset, fresh, left_out = _merged(run, more)
+    progress.note(
+        f"{len(fresh)} new examples, {left_out} left out; each old one stays in its split."
+    )
+    settings = read_file(run.path / runs.CONFIG) | ({} if cache is None else {"cache": cache})
+    train(dataset, recipe=Recipe(**settings), output=target, overwrite=overwrite, progress=progress)
+    found = _judged(run, runs.open_run(target), dataset, fresh, left_out)
+    runs.add_to_metrics(found.run, {"update": {"of": str(run.path)} | found.to_json()})
+    return dataclasses.replace(found, run=runs.open_run(target))
+
+
+def _merged(run: runs.Run, more: str) -> tuple[Dataset, np.ndarray, int]:
+    """The old examples in their splits and the new ones, the rows of these, and how many were left
+    out."""
+    name, group = f"{run.data}{JOINT}{more}", run.config.get("group")
+    source = datasets.open_source(name, group=group)
+    mine, placed = prefix(len(parts_of(name)) - 1), splits.read_splits(run.file(runs.SPLITS))
+    inspected = datasets.inspect(_with_splits(source, mine, placed), **run.how)
+    dataset = inspected.dataset
+    _check_old(run, dataset, placed, more)
+    old = np.array([path in placed for path in dataset.paths])
+    known = {digest for digest, is_old in zip(dataset.digests, old, strict=True) if is_old}
+    kept = old | np.array([digest not in known for digest in dataset.digests])
+    offered = sum(item.path.startswith(mine) for item in source.items)
+    left_out = offered - int((kept & ~old).sum())
+    if left_out == offered:
+        problem = f"{more} holds nothing new that can be used: {offered} of {offered} left out."
+        remedy = "Give examples that the run has not; keras-transfer inspect says what is wrong."
+        raise DataError(problem, remedy=remedy)
+    given = {item.path: item.split for item in source.items}
+    dataset = splits.take(dataset, np.flatnonzero(kept))
+    fresh = np.flatnonzero(~old[kept])
+    return _placed(run, dataset, fresh, given), fresh, left_out
+
+
+def _with_splits(source: Source, mine: str, placed: Mapping[str, tuple[str, Split]]) -> Source:
+    """A source whose old items are those of the run, in its splits, and groups with them."""
+    together = {i.group: placed[i.path][1] for i in source.items if i.group and i.path in placed}
+    items = [
+        item._replace(split=placed[item.path][1])
+        if item.path in placed
+        else item._replace(split=item.split or together.get(item.group or ""))
+        for item in source.items
+        if item.path in placed or item.path.startswith(mine)
+    ]
+    identity = source.identity and f"{source.identity}\nupdate"
+    return dataclasses.replace(source, items=items, identity=identity)
+
+
+def _check_old(
+    run: runs.Run, dataset: Dataset, placed: Mapping[str, tuple[str, Split]], more: str
+) -> None:
+    """Refuses data of which old examples are missing, have changed, or are labelled twice."""
+    digests = dict(zip(dataset.paths, dataset.digests, strict=True))
+    lost = sorted(placed.keys() - digests.keys())
+    reasons = {one.path: one.reason for one in dataset.findings}
+    if lost:
+        reason = reasons.get(lost[0], "it is not there")
+        problem = f"{len(lost)} examples of {run.path} cannot be used, such as {lost[0]}: {reason}."
+        remedy = f"Bring {run.data} back to what it was, and correct labels in {more}."
+        raise DataError(problem, remedy=remedy)
+    held = files.sha256("".join(sorted(digests[path] for path in placed)).encode())
+    if held != run.config.get("data_digest", held):
+        problem = f"{run.data} has changed since {run.path} was trained on it."
+        raise DataError(problem, remedy="Bring it back to what it was, or train anew.")
+
+
+def _placed(
+    run: runs.Run, dataset: Dataset, fresh: np.ndarray, given: Mapping[str, str | None]
+) -> Dataset:
+    """The data with new examples in splits: given ones, those of their group, or drawn ones."""
+    assert dataset.groups is not None
+    of_old = {group for i, group in enumerate(dataset.groups) if i not in set(fresh.tolist())}
+    drawn = [
+        i for i in fresh.tolist()
+        if given[dataset.paths[i]] is None and dataset.groups[i] not in of_old
+    ]  # fmt: skip
+    recipe = Recipe(**read_file(run.path / runs.CONFIG))
+    placed = dataset.splits.copy()
+    placed[drawn] = splits.complete(
+        [dataset.class_names[dataset.labels[i]] for i in drawn],
+        [dataset.groups[i] for i in drawn], [None] * len(drawn),
+        split=recipe.split, seed=recipe.drawn_by,
+    )  # fmt: skip
+    return dataclasses.replace(dataset, splits=placed)
+
+
+def _judged(
+    old: runs.Run, new: runs.Run, dataset: Dataset, fresh: np.ndarray, left_out: int
+) -> Update:
+    """Both models on the old test split, and on new test examples of known classes."""
+    after = {row["path"]: row for row in new.predictions}
+    before = {row["path"]: row["predicted"] for row in old.predictions}
+    tested = [i for i in fresh.tolist() if dataset.splits[i] == "test"]
+    known = [i for i in tested if after[dataset.paths[i]]["label"] in old.class_names]
+    if known:
+        assert dataset.examples is not None
+        scores = predict_probabilities(old.model, dataset.examples[known])
+        names = [old.class_names[best] for best in scores.argmax(axis=1)]
+        on_new = {dataset.paths[i]: name for i, name in zip(known, names, strict=True)}
+
+    def pair(answers: Mapping[str, str]) -> Pair:
+        truth, then, now = (
+            np.array(column)
+            for column in zip(
+                *((after[p]["label"], said, after[p]["predicted"]) for p, said in answers.items()),
+                strict=True,
+            )
+        )
+        return compare_predictions(truth, then, now, names=("the old model", "the new model"))
+
+    rows = [after[dataset.paths[i]] for i in tested]
+    unknown = [name for name in new.class_names if name not in old.class_names]
+    of_class = {name: [r for r in rows if r["label"] == name] for name in unknown}
+    return Update(
+        new, len(fresh), left_out, pair(before), pair(on_new) if known else None,
+        [
+            {
+                "name": name, "images": len(own),
+                "recall": sum(r["predicted"] == name for r in own) / len(own) if own else None,
+            }
+            for name, own in of_class.items()
+        ],
+    )  # fmt: skip
