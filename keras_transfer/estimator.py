@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from typing import Any
 
@@ -28,7 +29,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     recipe chooses (``split``); the test is left to whoever cross-validates.
 
     Args:
-        settings: any field of ``Recipe`` by name, as for ``train``.
+        image_fit: the setting ``fit``, whose name is that of a method here.
+        settings: any other field of ``Recipe`` by name, as for ``train``.
 
     Attributes:
         classes_: the classes in the order of the columns of ``predict_proba``.
@@ -43,10 +45,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     model_: Any
     modality_: str
 
-    @spelled_out
-    def __init__(self, **settings: Any) -> None:
+    @functools.partial(spelled_out, without={"fit"})
+    def __init__(self, *, image_fit: str | None = None, **settings: Any) -> None:
         check_names(settings, "TransferClassifier")
-        for name in SETTINGS:
+        self.image_fit = image_fit
+        for name in SETTINGS.keys() - {"fit"}:
             setattr(self, name, settings.get(name))
 
     def fit(self, X: Any, y: Any) -> TransferClassifier:
@@ -60,7 +63,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         names = [str(one) for one in classes]
         source = datasets.open_source((X, numbers), class_names=names)
         form = modality(source.modality)
-        asked = {name: value for name, value in self.get_params().items() if value is not None}
+        asked = self._settings()
         recipe = resolve(asked, efforts=form.EFFORTS)
         size = training.size_of(recipe, source, backbones.spec(recipe.backbone))
         data = training.load(source, dataclasses.replace(recipe, **{form.SIZE: size}))
@@ -72,6 +75,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.__dict__.update(model_=model, modality_=source.modality, classes_=kept)
         return self
 
+    def _settings(self) -> dict[str, Any]:
+        """What was given, by the names of settings."""
+        given = self.get_params()
+        given["fit"] = given.pop("image_fit")
+        return {name: value for name, value in given.items() if value is not None}
+
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities float32 ``[examples, classes]``.
 
@@ -81,7 +90,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         form = modality(self.modality_)
         found: Any = form.spec_of(self.model_.input_shape[1:], self.model_.input.dtype)
-        spec = found.fitted(self.get_params()["fit"])
+        spec = found.fitted(self.image_fit)
         examples = []
         for name, data in named_items(form, spec, X):
             try:

@@ -456,11 +456,16 @@ RANDOM_WEIGHTS = {"unfreeze": "all", "fine_tune_lr": 1e-3, "levels": 0.0, "batch
 """What random weights change: nothing is worth keeping, so everything trains, at a higher rate."""
 
 
-def spelled_out(function: Called) -> Called:
-    """Shows, of a function that takes ``**settings``, each with its type to who asks for them."""
+def spelled_out(function: Called, without: Collection[str] = ()) -> Called:
+    """Shows, of a function that takes ``**settings``, each with its type to who asks for them.
+
+    Args:
+        function: takes them.
+        without: those that it does not take.
+    """
     shown = inspect.signature(function)
     own = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    given = {one.name for one in own}
+    given = {one.name for one in own}.union(without)
     named = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=field.type)
         for name, field in SETTINGS.items()

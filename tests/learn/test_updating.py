@@ -77,24 +77,24 @@ def test_both_models_are_compared_on_the_old_test_split(updated, copy):
     old, new = (runs.open_run(copy / name) for name in ("run", "updated"))
     right = {}
     for run in (old, new):
-        rows = {row["path"]: row["predicted"] == row["label"] for row in run.predictions()}
-        right[run.path.name] = np.array([rows[row["path"]] for row in old.predictions()])
+        rows = {row["path"]: row["predicted"] == row["label"] for row in run.predictions}
+        right[run.path.name] = np.array([rows[row["path"]] for row in old.predictions])
     pair = found.old_test
-    assert pair.images == len(old.predictions())
+    assert pair.images == len(old.predictions)
     assert pair.difference == pytest.approx(right["updated"].mean() - right["run"].mean())
     assert pair.only_first == (right["run"] & ~right["updated"]).sum()
     ((name, tested, recall),) = [tuple(row.values()) for row in found.new_classes]
-    rows = [row for row in new.predictions() if row["label"] == "digit-7"]
+    rows = [row for row in new.predictions if row["label"] == "digit-7"]
     assert (name, tested) == ("digit-7", len(rows))
     assert recall == np.mean([row["predicted"] == "digit-7" for row in rows])
-    assert found.new_test.images + tested + pair.images == len(new.predictions())
+    assert found.new_test.images + tested + pair.images == len(new.predictions)
     assert new.metrics["update"]["of"] == str(old.path)
     assert new.config["fine_tune_lr"] == old.config["fine_tune_lr"]
 
 
 def test_an_updated_run_is_a_run_like_any_other(updated, more, tmp_path, capsys):
     found, _ = updated
-    assert len(found.run.dataset()) == sum(found.run.metrics["images"].values())
+    assert len(found.run.dataset) == sum(found.run.metrics["images"].values())
     assert cli.main(["evaluate", str(found.run.path), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["accuracy"] == pytest.approx(found.run.metrics["test"]["accuracy"])
@@ -119,7 +119,7 @@ def test_a_near_copy_of_an_old_test_example_is_kept_out(copy, few):
     from keras_transfer.updating import _merged
 
     run = runs.open_run(copy / "run")
-    tested = next(row for row in run.predictions())
+    tested = next(row for row in run.predictions)
     picture = Image.open(copy / "digits" / tested["path"])
     levels = np.asarray(picture).astype(int)
     near = np.clip(levels + (levels < 250), 0, 255).astype(np.uint8)
@@ -202,7 +202,7 @@ def test_texts_are_updated_as_pictures_are(texts_run, texts_table, tmp_path):
     assert {path: placed[path] for path in old} == old
     assert placed["+1/row-000001"][1] == old["row-000001"][1]
     assert (found.added, [row["name"] for row in found.new_classes]) == (18, [new])
-    assert found.old_test.images == len(runs.open_run(texts_run).predictions())
+    assert found.old_test.images == len(runs.open_run(texts_run).predictions)
 
 
 @pytest.mark.slow
@@ -219,4 +219,4 @@ def test_sounds_are_updated_as_pictures_are(tmp_path):
     assert (found.added, found.new_classes[0]["name"]) == (12, "noise")
     assert found.new_classes[0]["recall"] == 1
     assert found.run.config["data"] == f"builtin:spoken + {tmp_path / 'more'}"
-    assert len(found.run.dataset()) == 312
+    assert len(found.run.dataset) == 312
