@@ -204,7 +204,11 @@ SAID = {
     "that were not trained on, 66 to 121 test clips. Short of the aim of 5 points on the whole "
     "set; the network hears speech, up to 3.8 kHz, and beside it a linear model on the plain "
     "spectrogram is not far. Seeds differ by up to 20 points, as kits do. No other set of sounds "
-    "was at hand to report, speech among them.",
+    "was at hand to report, speech among them. The picture: EfficientNet-Lite0 of ImageNet over "
+    "128 bands up to 7.8 kHz; it knows no more of drums than the others, and nothing of digits "
+    "(audio_tuning). Whisper base: the head alone on means of its blocks (levels 5, chosen on "
+    "digits at 20 a class, seed 0: 0.986 beside 0.970 on the last block); its weights of 40 MB in "
+    "float16 are given by a path.",
 }
 
 
