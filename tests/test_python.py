@@ -18,22 +18,40 @@ from keras_transfer.recipe import SETTINGS
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
 
 
-def test_the_code_of_the_page_runs(digits_folder: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def blocks(digits_folder: Path, tmp_path: Path, monkeypatch) -> list[str]:
+    """The code of the page, with ``photos`` in the working folder."""
     for folder in sorted(digits_folder.iterdir()):
         for path in sorted(folder.iterdir())[:12]:
             target = tmp_path / "photos" / folder.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     monkeypatch.chdir(tmp_path)
+    return re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+
+
+def run(blocks: list[str]) -> dict:
+    held: dict = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), held)
+    return held
+
+
+def test_the_code_about_data_and_errors_runs(blocks, capsys) -> None:
+    held = run(["import keras_transfer as kt; import numpy as np; from pathlib import Path\n"
+                "from PIL import Image", blocks[2], blocks[-1]])  # fmt: skip
+    assert len(held["by_path"]) == len(held["in_memory"]) == len(held["split"]) == 60
+    assert "time_budget must be a duration" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs(blocks, monkeypatch) -> None:
     monkeypatch.setattr(parity, "TIMING_SECONDS", 0.05)
     monkeypatch.setattr(parity, "most_threads", lambda: 1)
     smaller = {
-        "image_size": 32,
-        "views": 1,
-        "unfreeze": "none",
-        "weights": "none",
+        "image_size": 32, "views": 1, "unfreeze": "none", "weights": "none",
         "backbone": "MobileNetV3Small",
-    }
+    }  # fmt: skip
 
     @functools.wraps(kt.train)
     def train(*arguments, **settings):
@@ -41,14 +59,10 @@ def test_the_code_of_the_page_runs(digits_folder: Path, tmp_path: Path, monkeypa
 
     original = kt.train
     monkeypatch.setattr(kt, "train", train, raising=False)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
     assert len(blocks) == 8
-    held: dict = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), held)
+    held = run(blocks)
     assert held["done"].passed
     assert "predicted" in Path("answers.csv").read_text()
-    assert len(held["by_path"]) == len(held["in_memory"]) == len(held["split"]) == 60
     assert held["again"].config["backbone"] == "own-mine"
     assert held["page"].exists()
 

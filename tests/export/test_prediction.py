@@ -16,8 +16,10 @@ from PIL import Image
 
 from keras_transfer import cli
 from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.datasets.items import named_items
 from keras_transfer.export import ExportResult, card, export_run
 from keras_transfer.export.prediction import predict
+from keras_transfer.modalities import modality
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs.result import TransferResult
 
@@ -116,6 +118,15 @@ def test_what_one_holds(digits_run: Path, sample: Path, said: list) -> None:
     for wrong in (5, None):
         with pytest.raises(DataError, match=f"{wrong} is a {type(wrong).__name__}, and no image"):
             predict(run, wrong)
+
+
+def test_sounds_that_one_holds() -> None:
+    """A batch is told from one sound of several channels by what the model takes."""
+    form = modality("audio")
+    spec = form.spec(1.0)
+    batch = np.zeros((3, *spec.shape), np.float32)
+    for items, count in ((batch, 3), (batch[0], 1), (batch[:2].T, 1), ((batch[0], 8000), 1)):
+        assert len(list(named_items(form, spec, items))) == count
 
 
 def test_a_table_of_answers(digits_run: Path, sample: Path, tmp_path: Path, monkeypatch) -> None:
