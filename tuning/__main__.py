@@ -84,10 +84,8 @@ def _search(options: argparse.Namespace, **more: Any) -> int:
         **more,
     )
     cli.echo(results.render(study))
-    best = shlex.quote(str(study / results.BEST))
-    splits = f" --splits {shlex.quote(settings['splits'])}" if "splits" in settings else ""
     print(f"Page: {study / study_page.PAGE}")
-    print(f"Repeat it: keras-transfer train {shlex.quote(options.data)} --config {best}{splits}")
+    print(f"Train the best again: {results.command(study, results.read_study(study))}")
     return cli.DONE
 
 

@@ -8,7 +8,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,6 +23,7 @@ from keras_transfer.base.files import Amount, Count, Rate, Text
 from keras_transfer.learn import calibration
 
 STUDY, TRIALS, BEST, WINNER = "study.json", "trials.csv", "best.toml", "winner"
+SPLITS = "splits.csv"
 RECORD, LOGITS, LABELS = "record.json", "validation_logits.npy", "validation_labels.npy"
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
@@ -334,6 +336,13 @@ def to_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         "best": None if best is None else best.trial,
         "verdict": verdict(study, records, about["objective"]),
     }
+
+
+def command(study: Path, about: Mapping[str, Any]) -> str:
+    """What trains the best trial's settings again, in a folder of its own."""
+    splits = ["--splits", str(study / SPLITS)] if about["own_splits"] else []
+    words = ["keras-transfer", "train", about["data"], "--config", str(study / BEST), *splits]
+    return shlex.join([*words, "--output", f"{study}-best"])
 
 
 def words(name: str) -> str:

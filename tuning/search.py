@@ -168,7 +168,7 @@ def _begin(
     else:
         files.write_json(study / results.STUDY, files.sealed(about))
     # Of a study that was killed here there is no more than the first.
-    datasets.write_splits(data, study / "splits.csv")
+    datasets.write_splits(data, study / results.SPLITS)
     save_array(study / results.LABELS, data.labels[data.indices("val")])
     return about
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from keras_transfer.evaluation.plots import FIRST, INK, MUTED, SECOND, _figure, _styled
 from tuning import results
@@ -16,7 +16,8 @@ from tuning.importance import Importance, natural
 from tuning.results import Record
 
 AXES = {"nll": "Validation NLL", "accuracy": "Validation accuracy", "f1": "Validation macro F1"}
-_COLUMNS = 3
+# Least distance of two ticks, as a share of the axis.
+_ROOM = 0.22
 
 
 @_styled
@@ -46,49 +47,55 @@ def progress(records: Sequence[Record], objective: str) -> Figure:
 
 
 @_styled
-def slices(records: Sequence[Record], objective: str) -> Figure:
-    """The score against each setting that varies, one panel a setting.
+def score_against(records: Sequence[Record], objective: str, name: str) -> Figure:
+    """The score of trials against one setting; the default's is a line even where it lacks it.
 
     Args:
-        records: of a study, at least two that have completed.
+        records: of a study, at least one that has completed.
         objective: a key of ``results.OBJECTIVES``.
+        name: a setting that varies.
     """
     done = results.completed(records)
-    names, best = results.varied(done), results.best_of(done, objective)
-    rows = -(-len(names) // _COLUMNS)
-    figure = _figure(8.4, 0.4 + 2.1 * rows)
-    panels = figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
-        here = [record for record in done if record.values.get(name) is not None]
-        here.sort(key=lambda record, name=name: natural(str(record.values[name])))  # type: ignore[misc]
-        places, scores = _places(axes, [r.values[name] for r in here]), _values(here, objective)
-        first, ringed = [r.trial == 0 for r in here], [r is best for r in here]
-        axes.scatter(places, scores, s=16, color=FIRST, alpha=0.75, lw=0)
-        axes.scatter(places[first], scores[first], s=42, marker="D", color=SECOND, zorder=4)
-        axes.scatter(places[ringed], scores[ringed], s=70, fc="none", ec=INK, zorder=5)
-        axes.set_xlabel(results.words(name))
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
-    for axes in panels[::_COLUMNS]:
-        axes.set_ylabel(AXES[objective].removeprefix("Validation "))
+    here = [record for record in done if record.values.get(name) is not None]
+    here.sort(key=lambda record: natural(str(record.values[name])))
+    figure = _figure(3.4, 2.5)
+    axes, scores = figure.subplots(), _values(here, objective)
+    first, best = np.array([r.trial == 0 for r in here]), results.best_of(done, objective)
+    ringed = np.array([record is best for record in here])
+    places = _places(axes, [r.values[name] for r in here], np.flatnonzero(first))
+    for default in (record for record in done if record.trial == 0):
+        axes.axhline(_values([default], objective)[0], color=SECOND, lw=1, ls=":")
+    axes.scatter(places, scores, s=16, color=FIRST, alpha=0.75, lw=0)
+    axes.scatter(places[first], scores[first], s=42, marker="D", color=SECOND, zorder=4)
+    axes.scatter(places[ringed], scores[ringed], s=70, fc="none", ec=INK, zorder=5)
+    # All settings of a study by one scale.
+    axes.update_datalim([(places[0], score) for score in _values(done, objective)])
+    axes.autoscale_view(scalex=False)
+    axes.set(xlabel=results.words(name), ylabel=AXES[objective])
     return figure
 
 
-def _places(axes: Axes, given: Sequence[float | str]) -> np.ndarray:
-    """Where values stand on the axis: numbers by their size, words side by side."""
+def _places(axes: Axes, given: Sequence[float | str], first: np.ndarray) -> np.ndarray:
+    """Where values stand on the axis: numbers by their size, words side by side.
+
+    Ticks stand at values that were tried: at the default (``first``), the ends, and what has room.
+    """
     if not all(isinstance(value, (int, float)) for value in given):
         words = list(dict.fromkeys(map(str, given)))
         axes.set_xticks(range(len(words)), words)
         axes.set_xlim(-0.5, len(words) - 0.5)
         return np.array([words.index(str(value)) for value in given], float)
     places = np.array(given, float)
-    if places.min() > 0 and places.max() / places.min() >= 10:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    elif all(isinstance(value, int) for value in given):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    wide = places.min() > 0 and places.max() / places.min() >= 10
+    axes.set_xscale("log" if wide else "linear")
+    scaled = np.log(places) if wide else places
+    ticks = list[int]()
+    for i in (*first, 0, len(places) - 1, *range(len(places))):
+        if all(abs(scaled[i] - scaled[j]) > _ROOM * np.ptp(scaled) for j in ticks):
+            ticks.append(i)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(places[ticks], [f"{places[i]:.2g}" for i in ticks])
+    axes.minorticks_off()
     return places
 
 

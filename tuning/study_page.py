@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,10 @@ def write_page(study: Path) -> Path:
     found = importance.importances(done, objective)
     drawn = {
         "progress": figures.progress(done, objective) if done else None,
-        "slices": figures.slices(done, objective) if results.varied(done) else None,
         "importance": figures.importance(found) if found else None,
         "costs": figures.costs(records) if done else None,
     }
     best = results.best_of(records, objective)
-    words = ["keras-transfer", "train", about["data"], "--config", str(study / results.BEST)]
     values: dict[str, Any] = {
         "about": about,
         "records": records,
@@ -42,6 +39,10 @@ def write_page(study: Path) -> Path:
         "failed": [record for record in records if record.status == FAILED],
         "first": next((record for record in done if record.trial == 0), None),
         "verdict": results.verdict(study, records, objective),
+        "slices": {
+            name: page.svg(figures.score_against(done, objective, name))
+            for name in results.varied(done)
+        },
         "figures": {name: page.svg(one) if one else "" for name, one in drawn.items()},
         "importances": found,
         "method": importance.METHOD,
@@ -53,7 +54,7 @@ def write_page(study: Path) -> Path:
         },
         "test": results.winners_test(study),
         "winner": f"{WINNER}/report.html" if (study / WINNER / "report.html").exists() else "",
-        "command": shlex.join(words),
+        "command": results.command(study, about),
         "best": results.best_toml(best) if best else "",
         "pretty": json.dumps(about, indent=2, ensure_ascii=False),
         "inline_svg": page.inline_svg,

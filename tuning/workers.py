@@ -231,7 +231,7 @@ def work(
             f"The chief runs keras_transfer {about['keras_transfer']}, this worker {__version__}.",
             remedy="Install the same version on all machines.",
         )
-    splits = str(folder / "splits.csv") if about["own_splits"] else None
+    splits = str(folder / results.SPLITS) if about["own_splits"] else None
     recipe = Recipe(**about["setup"], splits=splits)
     name = f"worker-{uuid.uuid4().hex[:8]}"
     # KerasTuner learns from the environment that it is a worker.

@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -67,36 +68,46 @@ def _figure(width: float, height: float) -> Figure:
     return ShownFigure(figsize=(width, height), layout="constrained")
 
 
-def with_head(
-    rows: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """Puts the path of a solved head, a row a penalty, before the rows of the history.
-
-    Args:
-        rows: one an epoch; a head trained by gradient has its own.
-        phases: of ``metrics.json``.
-    """
-    solved = []
-    if not any(row.get("phase") == "head" for row in rows):
-        for phase in phases:
-            path = (phase.get("details") or {}).get("path") or []
-            solved += [{"phase": phase["name"], "validation_loss": step[1]} for step in path]
-    return [*solved, *rows]
-
-
 @_styled
-def history(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy and loss over all epochs of both phases, the unfreezing marked.
+def history(rows: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]] = ()) -> Figure:
+    """Accuracy and loss by epoch, the unfreezing marked; below, a solved head by its penalty.
 
     Args:
         rows: of ``history.csv`` in order: ``phase``, and of ``train_loss``, ``train_accuracy``,
             ``validation_loss``, ``validation_calibrated_loss`` and ``validation_accuracy`` what is
             there; an empty cell is left out.
+        phases: of ``metrics.json``, which have the path of a head that was solved.
     """
-    figure = _figure(4.8, 4.4)
-    panels = figure.subplots(2, 1, sharex=True)
+    solved = next((phase["details"] for phase in phases if phase["details"].get("path")), None)
+    parts = (["accuracy", "loss"] if rows else []) + (["head"] if solved else [])
+    figure = _figure(4.8, 0.4 + 1.9 * len(parts))
+    drawn = figure.subplots(max(1, len(parts)), 1, squeeze=False)[:, 0]
+    panels = dict(zip(parts, drawn, strict=False))
+    if solved:
+        _penalties(panels["head"], solved)
+    if rows:
+        _epochs(panels["accuracy"], panels["loss"], rows)
+    return figure
+
+
+def _penalties(axes: Axes, solved: Mapping[str, Any]) -> None:
+    """The validation loss of the head for each penalty that was tried, the chosen one ringed."""
+    penalties, losses = np.array([step[:2] for step in solved["path"]], float).T
+    axes.plot(penalties, losses, color=FIRST, marker=".", lw=1.6)
+    axes.scatter(solved["penalty"], solved["validation_nll"], s=70, fc="none", ec=INK, zorder=3)
+    axes.set(
+        xscale="log",
+        xlabel="Penalty of the head (ring: kept, solved to the end)",
+        ylabel="Validation loss",
+    )
+    axes.invert_xaxis()  # in the order in which they were tried
+
+
+def _epochs(above: Axes, below: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy and loss over all epochs that were trained by gradient."""
     epochs = np.arange(1, len(rows) + 1)
-    for axes, measure in zip(panels, ("accuracy", "loss"), strict=True):
+    below.sharex(above)
+    for axes, measure in ((above, "accuracy"), (below, "loss")):
         axes.set_ylabel(measure.capitalize())
         for key, look in _SERIES.items():
             values = _numbers(row.get(f"{key}_{measure}") for row in rows)
@@ -106,19 +117,15 @@ def history(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 look = {**look, "marker": ".", "lw": 1.6, "label": key.replace("_", ", ")}
                 axes.plot(epochs[known], values[known], **look)
     phases = [str(row["phase"]) for row in rows]
-    for i, phase in enumerate(phases):
-        title = {"head": "Head", "fine_tune": "Unfrozen"}.get(phase, phase.replace("_", " "))
-        if i == 0:
-            panels[0].annotate(title, (0, 1.02), xycoords="axes fraction")
-        elif phase != phases[i - 1]:
-            panels[0].annotate(title, (i + 0.5, 1.02), xycoords=("data", "axes fraction"))
-            for axes in panels:
+    for i in range(1, len(phases)):
+        if phases[i] != phases[i - 1]:
+            above.annotate("Unfrozen", (i + 0.5, 1.02), xycoords=("data", "axes fraction"))
+            for axes in (above, below):
                 axes.axvline(i + 0.5, color=MUTED, lw=1, ls=":")
-    _percent(panels[0].yaxis)
-    panels[1].set_xlabel("Epoch")
-    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[1].legend(frameon=False)
-    return figure
+    _percent(above.yaxis)
+    below.set_xlabel("Epoch")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    below.legend(frameon=False)
 
 
 @_styled

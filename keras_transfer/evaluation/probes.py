@@ -18,7 +18,7 @@ from keras_transfer.base.errors import DataError
 from keras_transfer.base.intervals import Interval, percentile_interval
 from keras_transfer.base.types import SPLITS, Dataset, Split
 from keras_transfer.evaluation.comparison import compare_predictions
-from keras_transfer.evaluation.metrics import RESAMPLES, Evaluation, evaluate
+from keras_transfer.evaluation.metrics import FEW_IMAGES, RESAMPLES, Evaluation, evaluate
 from keras_transfer.learn import calibration, heads
 from keras_transfer.modalities import modality
 
@@ -187,10 +187,14 @@ def learning_curve(
         seed: of the draws and of the bootstrap.
 
     Raises:
-        DataError: a split without images, or fewer than two sizes left because the training split
-            is too small.
+        DataError: a split without images, too few to test on (``FEW_IMAGES``), or fewer than two
+            sizes left because the training split is too small.
     """
     train, val, test = (_rows(dataset, split) for split in SPLITS)
+    what = modality(dataset.modality).NOUN
+    if len(test) < FEW_IMAGES:
+        problem = f"{len(test)} test {what}s are too few to see what more data brings."
+        raise DataError(problem, remedy=f"Label more {what}s: {FEW_IMAGES} to test on at least.")
     random, labels = np.random.default_rng(seed), dataset.labels
     hits: dict[int, list[np.ndarray]] = {}
     for fraction in fractions:
@@ -199,7 +203,6 @@ def learning_curve(
             logits = _solve(dataset, features, subset, val).logits(features[test])
             hits.setdefault(len(subset), []).append(logits.argmax(axis=1) == labels[test])
     if len(hits) < 2:
-        what = modality(dataset.modality).NOUN
         raise DataError(
             f"{len(train)} training {what}s of {len(dataset.class_names)} classes are too few for "
             "a learning curve.",

@@ -17,6 +17,7 @@ from keras_transfer.export.metadata import ModelInfo
 from keras_transfer.export.parity import HeldOut
 from keras_transfer.export.signature import Signature
 from keras_transfer.learn import calibration
+from keras_transfer.runs import summary
 from keras_transfer.runs.finished import Finished
 from keras_transfer.runs.folder import Run
 
@@ -87,6 +88,9 @@ def write(
         "lite": next((form.file for form in kept.values() if form.runtime == "tflite"), None),
         "table": proof.table(list(report["artefacts"].values())),
         "target": target,
+        "calibration": summary.calibration(run.metrics["test"]),
+        "percent": summary.percent,
+        "interval": summary.interval,
         "threshold": info.threshold
         and calibration.apply_threshold(tests.probabilities, tests.labels, info.threshold, target),
     }

@@ -120,7 +120,7 @@ class Finished:
         """Accuracy and loss over both phases, the unfreezing marked."""
         from keras_transfer.evaluation import plots
 
-        return plots.history(plots.with_head(self.history, self.metrics["phases"]))
+        return plots.history(self.history, self.metrics["phases"])
 
     def plot_confusion(self) -> Figure:
         """Which class is taken for which on the test split."""

@@ -60,7 +60,7 @@ def write_report(run: Finished | Folder) -> Path:
     run = on_disk(run)
     attempt = _Attempts()
     answers = attempt(PREDICTIONS, lambda: _answers(run))
-    history = plots.with_head(attempt(HISTORY, lambda: run.history) or [], run.metrics["phases"])
+    history = attempt(HISTORY, lambda: run.history) or []
     metrics, test = run.metrics, run.metrics["test"]
     matrix = _matrix(test["confusion"], run.class_names)
     before = _before_temperature(run, answers)
@@ -72,7 +72,9 @@ def write_report(run: Finished | Folder) -> Path:
         _keep(run, form, galleries, dataset, attempt)
     values = {
         "verdict": summary.verdict(metrics, form.NOUN),
-        "advice": summary.advice(metrics, form.NOUN),
+        "advice": summary.advice(metrics, form.NOUN, str(run.path)),
+        "undecided": summary.undecided(test),
+        "calibration": summary.calibration(test),
         "missing": attempt.missing,
         "config": run.config,
         "metrics": metrics,
@@ -168,12 +170,15 @@ def _figures(
     before: Mapping[str, Any] | None,
 ) -> dict[str, str]:
     """Draws what there is, and leaves each figure under ``plots/``."""
-    curve, diagram = metrics.get("curve"), metrics["test"]["reliability"]
+    curve, phases, test = metrics.get("curve"), metrics["phases"], metrics["test"]
+    solved = any(phase["details"].get("path") for phase in phases)
     drawn = {
-        "history": plots.history(history) if history else None,
+        "history": plots.history(history, phases) if history or solved else None,
         "learning_curve": plots.learning_curve(curve) if curve else None,
         "confusion": plots.confusion(matrix, run.class_names) if matrix.any() else None,
-        "reliability": plots.reliability(diagram, before),
+        "reliability": None
+        if summary.undecided(test)
+        else plots.reliability(test["reliability"], before),
     }
     texts = {name: page.svg(figure) if figure else "" for name, figure in drawn.items()}
     for name, text in texts.items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from keras_transfer.base.intervals import wilson_interval
 from keras_transfer.evaluation.metrics import FEW_IMAGES
 
 JSON = Mapping[str, Any]
@@ -22,40 +24,90 @@ def interval(ends: Any, digits: int = 1) -> str:
     return f"{100 * ends[0]:.{digits}f} to {100 * ends[1]:.{digits}f} %"
 
 
+WIDEST = 0.3
+"""An interval of the accuracy that is wider than this carries no verdict: under 40 images, say."""
+
+
 def verdict(metrics: JSON, what: str) -> tuple[str, str]:
-    """One sentence for the decision, and its kind: ``good``, ``bad`` or ``open``.
+    """Whether to ship, in one sentence with its reason; and its kind: ``good``, ``bad``, ``open``.
 
     Args:
         metrics: the run's ``metrics.json``.
         what: what an example is called.
     """
     test, sure = metrics["test"], metrics["threshold"]
-    right, images, ends = percent(test["accuracy"]), test["images"], test["intervals"]["accuracy"]
-    common = percent(test["majority"]["accuracy"])
-    if images < FEW_IMAGES:
-        few = f"{images} test {what}{'s' * (images != 1)}"
-        said = f"cannot tell; the true accuracy may be anywhere from {interval(ends, 0)}."
-        return f"Undecided: {few} {said}", "open"
+    ends = test["intervals"]["accuracy"]
+    right = f"right on {percent(test['accuracy'])} of {what}s that it has not seen"
+    right += f" ({interval(ends)})"
+    common, target = percent(test["majority"]["accuracy"]), percent(sure["target"], 0)
+    if undecided(test):
+        few = f"{test['images']} test {what}{'s' * (test['images'] != 1)}"
+        said = f"cannot show how good it is; its accuracy may be anything from {interval(ends, 0)}"
+        return f"Do not ship it yet: {few} {said}.", "open"
     if ends[0] <= test["majority"]["accuracy"]:
-        gain = f"which is no clear gain over the {common} of always giving the commonest class"
-        return f"Not ready: right on {right} of the test {what}s ({interval(ends)}), {gain}.", "bad"
-    said = f"where the commonest class alone would be right on {common}"
-    if sure["answered"]:
-        answered = f"when it answers only the {percent(sure['coverage'], 0)} that it is surest of"
-        said += f"; {percent(sure['precision'])} {answered}"
-    return f"Right on {right} of {what}s that it has not seen ({interval(ends)}), {said}.", "good"
+        gain = f"no clear gain over the {common} of always giving the commonest class"
+        return f"Do not ship it: {right}, {gain}.", "bad"
+    if ends[0] >= sure["target"]:
+        return f"Ship it: {right}, more than the {target} asked for.", "good"
+    answered = sure["answered"]
+    if answered and wilson_interval(sure["precision"] * answered, answered)[1] >= sure["target"]:
+        share = percent(sure["coverage"], 0)
+        surest = f"of the {share} that it is surest of, {percent(sure['precision'])} are right"
+        asked = f"{target} are asked for"
+        return f"Ship it if it may say “unsure”: {surest}, where {asked}; else {right}.", "good"
+    checked = f"{right}, and at no confidence surely on the {target} asked for"
+    return f"Ship it only where somebody checks its answers: {checked}.", "open"
 
 
-def advice(metrics: JSON, what: str) -> list[str]:
-    """What the evidence suggests doing next, the strongest reason first, at most five sentences."""
+def undecided(test: JSON) -> bool:
+    """Whether so few test examples carry no verdict."""
+    low, high = test["intervals"]["accuracy"]
+    return bool(test["images"] < FEW_IMAGES or high - low > WIDEST)
+
+
+def calibration(test: JSON) -> str:
+    """Whether the percentages can be taken at their word, in one sentence.
+
+    They can where the interval of the ECE reaches down to what chance alone would give.
+    """
+    if undecided(test):
+        return "Too few were tested to say whether its percentages can be taken at their word."
+    diagram, ends = test["reliability"], test["intervals"].get("ece")
+    filled = [(n, x) for n, x in zip(diagram["counts"], diagram["confidence"], strict=True) if n]
+    says = sum(n * x for n, x in filled) / test["images"]
+    both = (
+        f"on average it says it is {percent(says)} sure, and {percent(test['accuracy'])} are right"
+    )
+    if ends is None or ends[0] <= test.get("ece_floor", 0.0):
+        return f"Its percentages can be taken at their word: {both}."
+    gap = says - test["accuracy"]
+    if abs(gap) < test["ece"] / 2:
+        return f"Its percentages are off by {100 * test['ece']:.1f} points as a rule: {both}."
+    way = "high" if gap > 0 else "low"
+    return f"Its percentages are about {100 * abs(gap):.1f} points too {way}: {both}."
+
+
+def advice(metrics: JSON, what: str, run: str) -> list[tuple[str, str]]:
+    """What to do next, at most five things, the first first: each a sentence and a command or "".
+
+    Args:
+        metrics: the run's ``metrics.json``.
+        what: what an example is called.
+        run: its folder.
+    """
     test, curve, suspects = metrics["test"], metrics.get("curve"), metrics.get("suspects")
-    classes = test["per_class"]
-    found = [curve["verdict"]] if curve else []
-    found += [
-        f"{baseline['verdict']} Prefer it, or tune the run."
+    classes, kind = test["per_class"], verdict(metrics, what)[1]
+    found = [
+        (f"{baseline['verdict']} Prefer it, or tune the run.", "")
         for baseline in metrics.get("baselines") or []
         if baseline.get("verdict") and baseline.get("better")
     ]
+    if kind == "good":
+        formats = ("--formats", "saved_model,tflite")
+        found.insert(0, ("Export it:", shlex.join(["keras-transfer", "export", run, *formats])))
+    if undecided(test):
+        more = f"a hundred test {what}s tell the accuracy to ten points either way"
+        found.append((f"Label more {what}s and train again: {more}.", ""))
     measured = [row for row in classes if row["recall_interval"]]
     weak = [row for row in measured if row["recall_interval"][1] < test["accuracy"]]
     if weak:
@@ -63,15 +115,21 @@ def advice(metrics: JSON, what: str) -> list[str]:
         other = worst["confused_with"]
         taken = f", mostly taken for “{_short(other)}”" if other else ""
         share = f"{percent(worst['recall'], 0)} found ({interval(worst['recall_interval'], 0)})"
-        found.append(f"“{_short(worst['name'])}” is clearly weaker than the rest: {share}{taken}.")
-    few = sum(row["support"] < FEW_IMAGES for row in classes)
-    if few:
+        name = _short(worst["name"])
         found.append(
-            f"{few} of {len(classes)} classes have fewer than {FEW_IMAGES} test {what}s: "
-            "their rows say little."
+            (f"Look at the mistakes of “{name}” and add {what}s of it: {share}{taken}.", "")
         )
     if suspects:
-        found.append(f"The features dispute {len(suspects)} labels: look at the worst below.")
+        found.append((f"Look at the {len(suspects)} labels that the features dispute, below.", ""))
+    few = sum(row["support"] < FEW_IMAGES for row in classes)
+    if few and not undecided(test):
+        which = f"{few} of {len(classes)} classes have fewer than {FEW_IMAGES}"
+        found.append((f"Test on more {what}s: {which}, and their rows say little.", ""))
+    if curve:
+        found.append((curve["verdict"], ""))
+    elif kind != "good" and not undecided(test):
+        asked = shlex.join(["keras-transfer", "curve", run])
+        found.append((f"Ask what more {what}s would bring:", asked))
     return found[:5]
 
 

@@ -98,6 +98,10 @@ def test_labels_without_meaning_promise_no_gain(digits):
 def test_too_few_images_have_no_curve():
     features, labels = np.eye(6, dtype=np.float32), np.array([0, 1] * 3)
     splits = np.array(["train", "train", "val", "val", "test", "test"])
+    with pytest.raises(errors.DataError, match="2 test images"):
+        evaluation.learning_curve(labelled(labels, splits), features)
+    features, labels = np.eye(14, dtype=np.float32), np.array([0, 1] * 7)
+    splits = np.array(["train", "train", "val", "val", *["test"] * 10])
     with pytest.raises(errors.DataError, match="2 training images"):
         evaluation.learning_curve(labelled(labels, splits), features)
 

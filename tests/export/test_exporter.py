@@ -532,6 +532,8 @@ def test_readme_and_card_say_what_was_measured(exported: ExportResult, run: runs
     assert "{{" not in readme + card
     for name in run.class_names:
         assert f"- {name}\n" in card
+    for row in run.metrics["test"]["per_class"]:
+        assert f"| {row['name']} | {row['support']} | {100 * row['recall']:.0f} % (" in card
     assert "Apache-2.0" in card
     assert str(run.path.parent) not in readme + card
 

@@ -110,14 +110,16 @@ def save(
     metrics = {
         "test": evaluation.evaluate(probabilities, labels, class_names).to_json(),
         "kept": "average",
-        "phases": [{"name": "head", "details": {"path": [[1.0, 1.2, 9], [0.1, 0.9, 12]]}}],
+        "phases": [{"name": "head", "details": {
+            "penalty": 0.1, "validation_nll": 0.9, "path": [[1.0, 1.2, 9], [0.1, 0.9, 12]],
+        }}],
         "seconds": {"extract": 3.0, "total": 5.0},
         "plan": {"seconds": {"extract": 2.5, "total": 4.0}, "bytes": 2**20},
         "cache": {"hits": 3, "misses": 4, "bytes": 2**21},
         "findings": 1,
         "threshold": {"answered": 0, "validation_images": 0, "target": 0.95},
         "environment": {"python": "3.11"},
-    }
+    }  # fmt: skip
     config = {
         "keras_transfer": "0",
         "data": "digits",

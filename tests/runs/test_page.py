@@ -1,12 +1,14 @@
 import copy
 import dataclasses
 import re
+import shlex
 import time
 
 import numpy as np
 import pytest
 
 from keras_transfer import evaluation
+from keras_transfer.evaluation import plots
 from keras_transfer.learn import calibration
 from keras_transfer.runs import page, report, summary
 from keras_transfer.runs.report import write_report
@@ -51,11 +53,12 @@ def text(run):
 def test_the_page_opens_with_the_verdict_and_three_numbers(run, text):
     test = run.metrics["test"]
     head = text[: text.index("<main")]
-    assert f"Right on {100 * test['accuracy']:.1f} %" in head
+    assert f"right on {100 * test['accuracy']:.1f} % of images" in head
+    assert ">Ship it if it may say “unsure”: of the 60 % that it is surest of, 94.0 % are" in head
     assert head.count("<li>Accuracy<b>") == 1
     for value in (test["balanced_accuracy"], test["ece"]):
         assert f"<b>{100 * value:.1f} %</b>" in head
-    assert "94.0 % when it answers only the 60 %" in head
+    assert f"keras-transfer export {shlex.quote(str(run.path))} --formats saved_model" in head
     assert "What to do next" in head
     assert "Parts of this page are missing" not in text
 
@@ -174,7 +177,13 @@ def test_a_thousand_classes_stay_small(tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "skill", "kind", "words"),
-    [(7, 9.0, "open", "Undecided: 7 test images"), (300, 0.0, "bad", "Not ready: right on")],
+    [
+        (7, 9.0, "open", "Do not ship it yet: 7 test images cannot show"),
+        (24, 1.0, "open", "Do not ship it yet: 24 test images cannot show"),
+        (300, 0.0, "bad", "Do not ship it: right on"),
+        (300, 2.0, "open", "Ship it only where somebody checks"),
+        (300, 400.0, "good", "Ship it: right on"),
+    ],
 )
 def test_the_verdict_does_not_flatter(tmp_path, count, skill, kind, words):
     run = saved.save(tmp_path / "run", NAMES, count, skill=skill)
@@ -188,9 +197,61 @@ def test_advice_names_the_weak_class_and_the_better_method(run):
     for row in metrics["test"]["per_class"]:
         if row["name"] == "digit 4":
             row.update(recall=0.05, recall_interval=[0.0, 0.2], confused_with="digit 9")
-    sentences = summary.advice(metrics, "image")
-    assert any("“digit 4” is clearly weaker" in s and "“digit 9”" in s for s in sentences)
+    sentences = [sentence for sentence, _ in summary.advice(metrics, "image", "runs/my photos")]
+    assert any("mistakes of “digit 4” and add" in s and "“digit 9”" in s for s in sentences)
     assert any("Nearest neighbour is better. Prefer it" in s for s in sentences)
+    commands = [command for _, command in summary.advice(metrics, "image", "runs/my photos")]
+    assert "keras-transfer export 'runs/my photos' --formats saved_model,tflite" in commands
+
+
+def test_what_so_few_images_cannot_say_is_not_said(tmp_path):
+    run = saved.save(tmp_path / "run", NAMES, 8, skill=9.0)
+    text = write_report(run).read_text()
+    head = text[: text.index("<main")]
+    low, high = run.metrics["test"]["intervals"]["accuracy"]
+    assert f"<b>{100 * low:.0f} to {100 * high:.0f} %</b>" in head
+    assert "Calibration error" not in head
+    assert "Label more images" in head
+    assert "keras-transfer" not in head  # neither to export nor to extrapolate
+    assert "Too few were tested to say" in text
+    assert "Share right against" not in text
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "words"),
+    [(1.0, "at their word"), (3.0, "points too high"), (0.2, "points too low")],
+)
+def test_percentages_are_called_what_they_are(sharpness, words):
+    random = np.random.default_rng(0)
+    truth = calibration.softmax(random.normal(size=(3000, 4)) * 2)
+    labels = np.array([random.choice(4, p=row) for row in truth])
+    given = calibration.softmax(np.log(truth) * sharpness)
+    test = evaluation.evaluate(given, labels, list("abcd")).to_json()
+    assert words in summary.calibration(test)
+    if words != "at their word":
+        gap = abs(given.max(1).mean() - (given.argmax(1) == labels).mean())
+        assert f"about {100 * gap:.1f} points" in summary.calibration(test)
+
+
+def test_the_path_of_a_solved_head_stands_by_its_penalties():
+    path = [[1e-1, 0.8, 9], [1e-2, 0.5, 9], [1e-3, 0.4, 9]]
+    details = {"penalty": 1e-3, "validation_nll": 0.4, "path": path}
+    phases = [{"name": "head", "details": details}]
+    rows = [
+        {
+            "phase": "fine_tune",
+            "train_loss": 0.3,
+            "validation_loss": 0.4,
+            "validation_accuracy": 0.9,
+        }
+    ] * 5
+    accuracy, loss, head = plots.history(rows, phases).axes
+    assert accuracy.get_xlim() == loss.get_xlim()
+    assert loss.lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5]  # epochs alone
+    assert head.lines[0].get_xdata().tolist() == [1e-1, 1e-2, 1e-3]
+    assert head.get_xscale() == "log"
+    assert head.collections[0].get_offsets()[0].tolist() == [1e-3, 0.4]
+    assert len(plots.history([], phases).axes) == 1
 
 
 def test_confusions_come_commonest_first(run):

@@ -1,5 +1,6 @@
 """A study's page: its words, its figures, and what a browser makes of it."""
 
+import dataclasses
 import datetime
 import math
 import re
@@ -73,7 +74,7 @@ def test_the_page_says_what_was_found(study):
     assert "<b>été" not in text
     assert "Out of &lt;memory&gt;." in text
     assert 'href="winner/report.html"' in text
-    assert text.count('<svg role="img"') == 4
+    assert text.count('<svg role="img"') == 3 + len(results.varied(results.completed(records)))
     shared, own = (f"{value:.1f}" for value in (9.0 + 18 * 0.1, 190.0))
     assert re.search(rf"Shared.*?<td>{shared}</td>.*?own.*?<td>{own}</td>", text, re.DOTALL)
     # Nothing is fetched: the only addresses are within the page and of the winner's own.
@@ -99,6 +100,29 @@ def test_the_best_so_far_never_gets_worse(study):
     np.testing.assert_allclose(line, np.minimum.accumulate(nlls))
     rising = figures.progress(records, "accuracy").axes[0].lines[0].get_ydata()
     assert (np.diff(rising) >= 0).all()
+
+
+def test_ticks_stand_at_values_that_were_tried_and_the_default_is_always_marked(study):
+    records = results.completed(results.read_records(study))
+    default = next(record for record in records if record.trial == 0)
+    worst = max(records, key=lambda record: record.nll)
+    records.remove(worst)
+    lacking = {name: v for name, v in worst.values.items() if name != "fine_tune_lr"}
+    records.append(dataclasses.replace(worst, values=lacking))
+    names = results.varied(records)
+    assert default.values.get("penalty_strength") is None  # where it lacks the setting, a line
+    for name in names:
+        axes = figures.score_against(records, "nll", name).axes[0]
+        tried = [record.values[name] for record in records if record.values.get(name) is not None]
+        if all(isinstance(value, (int, float)) for value in tried):
+            assert set(axes.get_xticks()) <= set(map(float, tried))
+            assert float(default.values.get(name, min(tried))) in axes.get_xticks()
+        assert axes.lines[0].get_ydata()[0] == default.nll
+        low, high = axes.get_ylim()  # one scale for all
+        assert low < min(r.nll for r in records) < max(r.nll for r in records) < high
+        if name in default.values:
+            (place,) = axes.collections[1].get_offsets()
+            assert place[1] == default.nll
 
 
 def test_a_study_without_a_completed_trial_has_a_page(tmp_path):
