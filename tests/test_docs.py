@@ -11,6 +11,7 @@ import pytest
 
 from keras_transfer import cli
 from keras_transfer.recipe import SETTINGS
+from tuning import __main__ as tuning_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,6 +20,8 @@ DOCUMENTS = [
     for folder in ("", "benchmarks", "docs", "notebooks", "keras_transfer", "tuning")
     for path in (ROOT / folder).glob("**/*.md" if folder else "*.md")
 ]
+PAGES = [name for name in DOCUMENTS if name == "README.md" or name.startswith("docs/")]
+COMMAND = r"^(?:.* && )?(keras-transfer|python -m tuning) +(.+?)(?: {2,}#.*| > .*)?$"
 WITH_EXAMPLES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in sorted((ROOT / "keras_transfer").rglob("*.py"))
@@ -28,7 +31,7 @@ WITH_EXAMPLES = [
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_no_link_points_nowhere(name):
-    text = (ROOT / name).read_text()
+    text = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(), flags=re.M | re.S)
     named = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.M))
     for label in re.findall(r"\[[^\]]+\]\[([^\]]+)\]", text):
         assert label in named, label
@@ -44,21 +47,37 @@ def test_no_link_points_nowhere(name):
 
 
 def test_the_readme_is_short():
-    assert len(README.splitlines()) <= 300
+    assert len(README.splitlines()) <= 150
 
 
-def test_every_figure_of_the_readme_s_benchmarks_is_in_the_file_it_names():
-    section = README.split("\n## Measured\n")[1].split("\n## ")[0]
-    parts = re.split(r"^### ", section, flags=re.M)[1:]
-    assert parts
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def test_every_figure_of_the_benchmarks_page_is_in_the_file_it_names():
+    """Those of tables in the first file of a section, other decimals in any that it names."""
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    parts = re.split(r"^## ", page, flags=re.M)[1:-1]
+    assert len(parts) > 10
     for part in parts:
-        file = re.search(r"\]\((benchmarks/results/\w+\.md)\)", part)[1]
-        script = re.search(r"`python (benchmarks/\w+\.py)", part)[1]
+        files = re.findall(r"\]\(\.\./(benchmarks/results/\w+\.md)\)", part)
+        kept = [set(NUMBER.findall((ROOT / file).read_text())) for file in files]
+        script = re.match(r".*\n\[\w+\]\(\S+\), `python (benchmarks/\w+\.py)", part)[1]
         assert (ROOT / script).exists(), script
-        number = re.compile(r"\d+(?:\.\d+)?")
-        kept = set(number.findall((ROOT / file).read_text()))
         for row in re.findall(r"^\|.*\|$", part, re.M)[1:]:
-            assert set(number.findall(row)) <= kept, (file, row)
+            assert set(NUMBER.findall(row)) <= kept[0], (files[0], row)
+        assert set(re.findall(r"\d+\.\d+", part)) <= set().union(*kept), part
+
+
+def test_every_figure_of_the_readme_is_in_the_file_that_its_row_links_to():
+    section = README.split("\n## In figures\n")[1].split("\n## ")[0]
+    rows = re.findall(
+        r"^\| (.+) \| (.+) \| \[\w+\]\((benchmarks/results/\w+\.md)\) \|$", section, re.M
+    )
+    assert len(rows) == len(re.findall(r"^\|", section, re.M)) - 2 > 5
+    for what, figures, file in rows:
+        found = NUMBER.findall(figures)
+        assert found, what
+        assert set(found) <= set(NUMBER.findall((ROOT / file).read_text())), (file, figures)
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
@@ -73,12 +92,15 @@ def test_the_checks_run_the_readme_s_test_command():
     assert f"\n{command}\n" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_every_command_of_the_readme_is_one_that_the_command_line_takes():
-    lines = re.findall(r"^(?:pip install \. && )?keras-transfer +(.+?)(?: {2,}#.*)?$", README, re.M)
-    assert len(lines) > 8
-    for line in lines:
-        words = [re.sub(r"[\[\]]", "", word).split("|")[0] for word in shlex.split(line)]
-        options = cli._parser().parse_args(words)
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_of_a_page_is_one_that_the_command_line_takes(name):
+    """Of its blocks, README's two commands in one line included."""
+    for command, rest in re.findall(COMMAND, (ROOT / name).read_text(), re.M):
+        words = [re.sub(r"[\[\]]", "", word).split("|")[0] for word in shlex.split(rest)]
+        search = {"search": tuning_cli._parser(), "study": tuning_cli._parser()}
+        given = ["show", *words[1:]] if words[0] == "study" else words
+        parser = cli._parser() if command == "keras-transfer" else tuning_cli._parser()
+        options = search.get(words[0], parser).parse_args(given)
         assert callable(options.command)
 
 
@@ -114,10 +136,36 @@ def test_every_public_name_is_there_and_documented():
             assert "raise UsageError" not in source or "Raises:" in thing.__doc__, name
 
 
-def test_the_page_of_settings_is_what_the_recipe_says():
-    found = importlib.util.spec_from_file_location("settings", ROOT / "docs" / "settings.py")
-    settings = importlib.util.module_from_spec(found)
-    found.loader.exec_module(settings)
-    written = settings.text() + settings.stub()
-    pages = ROOT / "docs" / "settings.md", ROOT / "keras_transfer" / "__init__.pyi"
-    assert "".join(page.read_text(encoding="utf-8") for page in pages) == written
+@pytest.mark.parametrize(
+    ("written", "file"),
+    [
+        ("settings.text()", "docs/settings.md"),
+        ("settings.stub()", "keras_transfer/__init__.pyi"),
+        ("command_line.text()", "docs/command_line.md"),
+    ],
+)
+def test_what_is_written_of_recipe_and_parsers_is_what_they_say(written, file):
+    said = subprocess.run(
+        [sys.executable, "-c", f"import settings, command_line; print({written}, end='')"],
+        cwd=ROOT / "docs", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, check=True,
+    ).stdout  # fmt: skip
+    assert (ROOT / file).read_text(encoding="utf-8") == said
+
+
+def test_the_site_builds_without_a_warning_and_asks_for_nothing_elsewhere(tmp_path):
+    """Links, headings that links name, docstrings, and a place in the navigation for every page."""
+    for package in ("sphinx", "furo", "myst_parser"):
+        pytest.importorskip(package, reason='the site needs `pip install -e ".[docs]"`')
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", "docs"]
+    command += ["-d", str(tmp_path / "seen"), ".", str(tmp_path / "site")]
+    subprocess.run(command, cwd=ROOT, check=True)
+    pages = {path.stem for path in (tmp_path / "site" / "docs").glob("*.html")}
+    home = (tmp_path / "site" / "docs" / "index.html").read_text()
+    assert pages == {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert all(f'href="{page}.html"' in home for page in pages - {"index"})
+    for path in (tmp_path / "site").rglob("*.html"):
+        assert not re.search(
+            r"<(?:script|img|link)[^>]*(?:src|href)=\"(?:https?:)?//", path.read_text()
+        )
+    assert 'href="#keras_transfer.train"' in (tmp_path / "site" / "docs" / "api.html").read_text()
