@@ -2,7 +2,6 @@
 
     python notebooks/build.py                  # all of them
     python notebooks/build.py 1_quickstart     # one
-    python notebooks/build.py --repository OWNER/NAME    # where Colab finds them; runs nothing
 
 Each runs in an empty folder with a cache of its own, so that its output holds no path and owes
 nothing to earlier runs. Pictures are reduced to a palette, and what changes from one machine to
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-REPOSITORY = "keras-transfer/keras_transfer"
 LARGEST = 1_500_000
 """Bytes that a committed notebook may have."""
 
@@ -37,14 +35,6 @@ _BANNER = re.compile(
     re.M,
 )
 _TIMINGS = re.compile(r"^(.*): (\d+)/(\d+) .*$", re.M)
-
-
-def badge(name: str, repository: str = REPOSITORY) -> str:
-    """The Markdown of the link that opens a notebook in Colab."""
-    place = (
-        f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb"
-    )
-    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({place})"
 
 
 def read(name: str) -> Any:
@@ -155,10 +145,6 @@ def problems(name: str) -> list[str]:
     size = (FOLDER / f"{name}.ipynb").stat().st_size
     if size > LARGEST:
         found.append(f"{size:,} bytes are more than {LARGEST:,}")
-    if badge(name) not in notebook.cells[0].source:
-        found.append("the first cell has no link to Colab")
-    if f"github.com/{REPOSITORY}" not in notebook.cells[1].source:
-        found.append("the second cell does not install the package")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         found.append("not run from top to bottom")
@@ -180,24 +166,13 @@ def said(output: Any) -> str:
     return output.get("text", "") + data.get("text/plain", "") + data.get("text/html", "")
 
 
-def move(repository: str) -> None:
-    """Makes all notebooks point to another repository."""
-    this = Path(__file__)
-    for path in [this, *FOLDER.glob("*.ipynb"), FOLDER.parent / "README.md"]:
-        path.write_text(path.read_text("utf-8").replace(REPOSITORY, repository), "utf-8")
-
-
 def main() -> int:
     """Runs what is named, writes it back, and says what is wrong with it."""
     import nbformat
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--repository", metavar="OWNER/NAME")
     options = parser.parse_args()
-    if options.repository:
-        move(options.repository)
-        return 0
     wrong = 0
     for name in options.names or names():
         begun = time.monotonic()

@@ -40,12 +40,11 @@ def test_problems_are_seen(tmp_path, monkeypatch):
     shown = {"output_type": "stream", "name": "stderr", "text": "/home/me/x: Warning"}
     cell.outputs = [nbformat.from_dict(shown)]
     cell.execution_count = 99
-    notebook.cells[0].source = "no badge"
     _write(notebook, tmp_path / f"{NAMES[0]}.ipynb")
     monkeypatch.setattr(build, "FOLDER", tmp_path)
     monkeypatch.setattr(build, "LARGEST", 1000)
     found = "\n".join(build.problems(NAMES[0]))
-    for sign in ("more than 1,000", "no link", "top to bottom", "warning", "/home/me/x"):
+    for sign in ("more than 1,000", "top to bottom", "warning", "/home/me/x"):
         assert sign in found
 
 
@@ -60,19 +59,6 @@ def test_the_greeting_of_tensorflow_is_left_out_and_warnings_are_not():
     cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.from_dict(one) for one in streams])
     outputs = build.clean(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
     assert [output.text for output in outputs] == [greeting, "Warning: x\n"]
-
-
-def test_it_moves_to_another_repository(tmp_path, monkeypatch):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    (folder / "a.ipynb").write_text(build.badge("a"))
-    for path in (folder / "build.py", tmp_path / "README.md"):
-        path.write_text(build.REPOSITORY)
-    monkeypatch.setattr(build, "FOLDER", folder)
-    monkeypatch.setattr(build, "__file__", str(folder / "build.py"))
-    build.move("me/mine")
-    assert (folder / "a.ipynb").read_text() == build.badge("a", "me/mine")
-    assert (folder / "build.py").read_text() == (tmp_path / "README.md").read_text() == "me/mine"
 
 
 @pytest.mark.parametrize(

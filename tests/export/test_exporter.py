@@ -554,18 +554,3 @@ def test_the_threshold_is_that_of_the_precision_asked_for(run: runs.Run) -> None
     # All may be trusted; some; and so few images cannot show the rest.
     assert found_for[0.5] == 0.0 < found_for[0.9]
     assert found_for[0.95] == found_for[1.0] == 0.0
-
-
-def test_the_python_snippet_of_the_readme_runs(exported: ExportResult, tmp_path: Path) -> None:
-    readme = (exported.path / "README.md").read_text()
-    snippet = readme.split("```python\n")[1].split("```")[0]
-    proof = json.loads((exported.path / "verify" / "expected.json").read_text())
-    image = proof["images"][0]
-    folder = _copy(exported, tmp_path)
-    shutil.copy(folder / "verify" / "images" / image["file"], folder / "photo.jpg")
-    done = subprocess.run(
-        [sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True, check=True
-    )
-    label, score = done.stdout.split()
-    assert float(score) == pytest.approx(max(image["probabilities"]), abs=1e-3)
-    assert label == proof["class_names"][int(np.argmax(image["probabilities"]))]
