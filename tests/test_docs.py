@@ -1,10 +1,13 @@
 """What the documents say is so."""
 
 import doctest
-import importlib.util
+import importlib
 import inspect
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

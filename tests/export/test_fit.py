@@ -54,7 +54,7 @@ def exported(cut: runs.Run, quick: None, tmp_path_factory: pytest.TempPathFactor
 
 def expected(run: runs.Run) -> dict[str, dict[str, float]]:
     """Of each test picture the probabilities that the run left."""
-    rows = zip(run.predictions(), run.array("test_probabilities.npy"), strict=True)
+    rows = zip(run.predictions, run.test_probabilities, strict=True)
     return {row["path"]: dict(zip(run.class_names, found, strict=True)) for row, found in rows}
 
 
@@ -73,7 +73,7 @@ def test_a_run_says_and_keeps_how_its_pictures_were_fitted(
 ) -> None:
     assert cut.config["fit"] == "crop"
     assert_answers(cut, cut, photos)
-    data = cut.dataset()
+    data = cut.dataset
     for i in range(len(data)):
         wanted = image.decode(data.read(i), image.spec(48).fitted("crop"))
         assert np.array_equal(data.examples[i], wanted)
@@ -137,7 +137,8 @@ def test_the_demo_reads_pictures_as_the_run_did(
 def test_the_export_tells_people_what_to_do_before_mediapipe(exported: ExportResult) -> None:
     text = (exported.path / "README.md").read_text()
     assert "cut to its middle" in " ".join(text.split())
-    assert "ImageOps.fit(" in text
+    assert text.count('(48, 48), "crop")') == 1
+    assert "Math.max(48 / own[0]" in text
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])

@@ -236,7 +236,8 @@ def test_what_cannot_run_here_is_at_least_made_for_this_model(folder: Path, run:
     (kotlin,) = blocks(folder, "Android, Kotlin", "kotlin")
     (swift,) = blocks(folder, "iOS, Swift", "swift")
     side = run.config["image_size"]
-    assert f"createScaledBitmap(photo, {side}, {side}, true)" in kotlin
+    assert f"val (width, height) = {side} to {side}\n" in kotlin
+    assert "createScaledBitmap(photo, width, height, true)" in kotlin
     assert "Color.WHITE" in kotlin
     assert "ImageDecoder" in kotlin
     assert f"CGSize(width: {side}, height: {side})" in swift
