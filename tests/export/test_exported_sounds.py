@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 import soundfile
+from clients import logged, printed, same, served
 from runs import browser
 from test_demo import answer, ask, choose, serving, visit
 
@@ -268,6 +269,36 @@ def test_the_snippet_of_the_readme_says_what_predict_says(
     label, score = line.rsplit(None, 1)
     best = predict(exported.path / "model.tflite", [file])[0]["classes"][0]
     assert (label, float(score)) == (best["label"], pytest.approx(best["probability"], abs=1e-3))
+
+
+def of_predict(exported: ExportResult, file: Path) -> tuple[str, float]:
+    best = predict(exported.path / "model.tflite", [file])[0]["classes"][0]
+    return best["label"], best["probability"]
+
+
+def test_the_snippet_of_a_browser_says_what_predict_says(
+    exported: ExportResult, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported.path, tmp_path / "copy"))
+    files = spoken(exported, expected, ".wav")
+    for number, file in enumerate(files):
+        shutil.copy(file, folder / f"{number}.wav")
+    found = logged(folder, "audio", [{"clip.wav": f"{n}.wav"} for n in range(len(files))])
+    assert same(found, [of_predict(exported, file) for file in files], 0.02)
+
+
+@pytest.mark.slow
+def test_the_snippets_of_shell_and_onnx_runtime_say_what_predict_says(
+    sounds_run: Path, quick: None, exported: ExportResult, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("tf2onnx")
+    made = export_run(sounds_run, "saved_model,onnx", tmp_path / "made").path
+    file = spoken(exported, expected, ".wav")[0]
+    said = of_predict(exported, file)
+    shutil.copy(file, made / "clip.wav")
+    assert same(printed(made, "ONNX Runtime", ["clip.wav"]), [said], 1e-3)
+    if shutil.which("curl"):
+        assert same([served(made)], [said], 1e-3)
 
 
 MICROPHONE = """

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from clients import logged, printed, same, served
 from runs import browser
 from test_demo import answer, ask, serving, visit
 
@@ -29,6 +30,7 @@ from keras_transfer.export import (
     verify,
 )
 from keras_transfer.export.flatbuffer import LiteModel
+from keras_transfer.export.prediction import predict
 from keras_transfer.modalities import text
 from keras_transfer.runs import folder as runs
 
@@ -193,6 +195,33 @@ def test_the_snippet_of_the_readme_says_what_predict_says(
     label, score = done.stdout.rsplit(None, 1)
     assert label == expected["class_names"][int(np.argmax(sample["probabilities"]))]
     assert float(score) == pytest.approx(max(sample["probabilities"]), abs=1e-3)
+
+
+def of_predict(folder: Path, given: str) -> tuple[str, float]:
+    best = predict(folder / "model.tflite", given)[0]["classes"][0]
+    return best["label"], best["probability"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_snippet_of_a_shell_says_what_predict_says(exported: ExportResult) -> None:
+    assert same([served(exported.path)], [of_predict(exported.path, "A text.")], 1e-4)
+
+
+def test_the_snippet_of_a_browser_says_what_predict_says(
+    exported: ExportResult, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported.path, tmp_path / "copy"))
+    assert same(logged(folder, "text", [{}]), [of_predict(exported.path, "A text.")], 1e-3)
+
+
+@pytest.mark.slow
+def test_the_snippet_of_onnx_runtime_says_what_predict_says(
+    texts_run: Path, quick: None, exported: ExportResult, tmp_path: Path
+) -> None:
+    pytest.importorskip("tf2onnx")
+    made = export_run(texts_run, "onnx", tmp_path / "onnx").path
+    given = "Solve a sparse linear system."
+    assert same(printed(made, "ONNX Runtime", [given]), [of_predict(exported.path, given)], 1e-3)
 
 
 MEDIAPIPE = """
