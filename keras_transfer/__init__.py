@@ -27,6 +27,7 @@ _WITH_KERAS = {
     "export": ["ExportResult", "export_run", "verify"],
     "export.prediction": ["predict"],
     "frozen.store": ["ActivationStore"],
+    "labelling": ["inspect_labels", "label"],
     "learn.model": ["build_classifier"],
     "runs.folder": ["Run", "open_run"],
     "runs.report": ["write_report"],

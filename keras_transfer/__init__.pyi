@@ -25,6 +25,8 @@ from keras_transfer.export import export_run as export_run
 from keras_transfer.export import verify as verify
 from keras_transfer.export.prediction import predict as predict
 from keras_transfer.frozen.store import ActivationStore as ActivationStore
+from keras_transfer.labelling import inspect_labels as inspect_labels
+from keras_transfer.labelling import label as label
 from keras_transfer.learn.model import build_classifier as build_classifier
 from keras_transfer.modalities.image import overlay as overlay
 from keras_transfer.recipe import Recipe as Recipe

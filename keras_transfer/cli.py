@@ -249,7 +249,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    found = keras_transfer.inspect(options.data, group=options.group)
+    if options.labels:
+        load_keras()
+        telling = progress_for(options.json)
+        found = keras_transfer.inspect_labels(options.data, group=options.group, progress=telling)
+    else:
+        found = keras_transfer.inspect(options.data, group=options.group)
     if options.page:
         found.write_page(options.page)
     manifest = found.fix(options.fix) if options.fix else None
@@ -343,6 +348,14 @@ def _update(options: argparse.Namespace) -> int:
     return show(options, found.to_json, lambda: console.updated(found))
 
 
+def _label(options: argparse.Namespace) -> int:
+    run = _opened(options)
+    from keras_transfer import console
+
+    found = keras_transfer.label(run, options.data, count=options.count, output=options.output)
+    return show(options, found.to_json, lambda: console.to_label(found, run))
+
+
 def _predict(options: argparse.Namespace) -> int:
     load_keras()
     from keras_transfer import console
@@ -431,6 +444,8 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         JSON,
         flag("strict", "exit 2 if there are findings"),
         argument("--group", metavar="COLUMN", help=SETTINGS["group"].metadata["help"]),
+        flag("labels", "also find labels that look wrong, which takes one pass of every example "
+             "through the default backbone"),
         argument("--fix", metavar="DIR", help="write a clean manifest into DIR"),
         argument("--page", metavar="FILE", help="write an HTML page that shows it"),
     )),
@@ -457,6 +472,13 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         flag("overwrite", "replace a run in RUN2"),
         argument("--cache", metavar="DIR|off", help=SETTINGS["cache"].metadata["help"]),
         JSON, QUIET,
+    )),
+    ("label", _label, "Rank what to label next, and write a sheet to fill in.", (
+        RUN,
+        argument("data", metavar="UNLABELLED", help="a folder, or a table of paths or texts"),
+        argument("--count", type=COUNT, default=100, help="how many (default 100)"),
+        argument("--output", metavar="DIR", help="for the sheet (default RUN-to-label)"),
+        JSON,
     )),
     ("predict", _predict, "Classify images, texts or sounds with a run or an exported model.", (
         argument("model", metavar="RUN|MODEL"),

@@ -23,6 +23,7 @@ from keras_transfer.modalities import modality
 if TYPE_CHECKING:
     from keras_transfer.evaluation import Comparison, Evaluation, LearningCurve, Shift
     from keras_transfer.export import ExportResult
+    from keras_transfer.labelling import Sheet
     from keras_transfer.runs.folder import Run
     from keras_transfer.runs.result import TransferResult
     from keras_transfer.updating import Update
@@ -116,6 +117,18 @@ def updated(found: Update) -> Group:
         recall = "" if row["recall"] is None else f", {row['recall']:.0%} of them found"
         lines.append(f"New class {printable(row['name'])}: {row['images']} test examples{recall}.")
     return Group(*map(Text, [*lines, f"Run folder: {found.run.path}"]))
+
+
+def to_label(found: Sheet, run: Run) -> str:
+    """Where a sheet of what to label is, and what to do with it."""
+    names = next(iter(found.rows[0])), "guess", "confidence"
+    lines = ["  ".join(printable(row[name]) for name in names) for row in found.rows[:10]]
+    lines += [f"... and {len(found.rows) - 10:,} more"] if len(found.rows) > 10 else []
+    lines += [f"{printable(n)} cannot be read: {why}" for n, why in found.left_out.items()]
+    sheet = shlex.quote(str(found.path))
+    done = f"keras-transfer update {shlex.quote(str(run.path))} {sheet}"
+    look = f"Look at {found.path.with_name('sheet.html')}, fill the column label of {sheet}, then:"
+    return "\n".join([*lines, look, f"  {done}"])
 
 
 def curve(found: LearningCurve, what: str) -> str:

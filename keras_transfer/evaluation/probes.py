@@ -301,6 +301,12 @@ class Suspect:
     confidence: float
     given: float
 
+    @property
+    def reason(self) -> str:
+        """What looks wrong, in words."""
+        seen = f"looks like {self.suggested!r} ({self.confidence:.0%}, against {self.given:.0%})"
+        return f"labelled {self.label!r}, and {seen}"
+
 
 def suspected_label_errors(
     dataset: Dataset, features: np.ndarray, *, limit: int = 50, seed: int = 0

@@ -83,6 +83,11 @@ class Finished:
         return self.config.get("fit")
 
     @property
+    def spec(self) -> InputSpec:
+        """The input of its model."""
+        return self.modality.spec(self.size).fitted(self.fit)
+
+    @property
     def how(self) -> dict[str, Any]:
         """How data is opened for its model, as keywords of ``load_dataset`` and ``inspect``."""
         return {"image_size": self.size, "fit": self.fit}
@@ -147,7 +152,7 @@ class Finished:
         from keras_transfer.evaluation.saliency import explain
 
         form, names = self.modality, self.class_names
-        spec: InputSpec = form.spec(self.size).fitted(self.fit)
+        spec = self.spec
         if items is None:
             labels, test = self.dataset.labels, self.dataset.indices("test")
             items = self._told(test[np.unique(labels[test], return_index=True)[1]])

@@ -12,12 +12,13 @@ import numpy as np
 from keras_transfer import backbones, datasets, evaluation
 from keras_transfer.base import files
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import POOL, Dataset
+from keras_transfer.base.types import POOL, Dataset, Finding
 from keras_transfer.evaluation.scratch import train_from_scratch
 from keras_transfer.frozen.engine import build_engine, predict_probabilities
 from keras_transfer.frozen.features import FrozenPart, Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn.model import build_classifier
+from keras_transfer.modalities import modality
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
 
@@ -33,8 +34,14 @@ def pretrained_features(
         float32 ``[images, features]``.
     """
     kept = run.path / runs.BACKBONE
-    name, weights = (str(kept) if kept.exists() else run.config["backbone"]), run.config["weights"]
-    built = backbones.build(name, image_size=run.size, weights=weights)
+    name = str(kept) if kept.exists() else run.config["backbone"]
+    return _features(dataset, name, run.size, run.config["weights"], progress)
+
+
+def _features(
+    dataset: Dataset, backbone: str, size: Any, weights: str, progress: Progress | None
+) -> np.ndarray:
+    built = backbones.build(backbone, image_size=size, weights=weights)
     model = build_classifier(built, 2)
     assert dataset.examples is not None
     frozen = FrozenPart(model, built, (), examples_count=len(dataset), sample=dataset.examples[:32])
@@ -86,6 +93,32 @@ def compare_with_baselines(
     suspects = map(dataclasses.asdict, evaluation.suspected_label_errors(data, features))
     _add(run, {"baselines": rows, "suspects": list(suspects)})
     return rows
+
+
+def inspect_labels(
+    source: datasets.Source, backbone: str, size: Any, progress: Progress | None = None
+) -> datasets.Inspection:
+    """An inspection that also finds labels which look wrong.
+
+    Args:
+        source: what is inspected.
+        backbone: of whose frozen features the doubts are.
+        size: at which it sees examples.
+        progress: where to report.
+    """
+    found = datasets.inspect(source, image_size=size)
+    if found.problem:
+        return found
+    data, progress, what = found.dataset, progress or Progress(), modality(source.modality).NOUN
+    progress.note(f"Wrong labels: frozen features of {len(data):,} {what}s by {backbone}.")
+    features = _features(data, backbone, size, backbones.spec(backbone).weights[0], progress)
+    whole = dataclasses.replace(data, splits=np.full(len(data), "train"))
+    doubts = tuple(
+        Finding(one.path, "suspect_label", one.reason, "kept")
+        for one in evaluation.suspected_label_errors(whole, features)
+    )
+    with_doubts = dataclasses.replace(data, findings=data.findings + doubts)
+    return dataclasses.replace(found, dataset=with_doubts)
 
 
 def evaluate_run(run: runs.Run) -> evaluation.Evaluation:

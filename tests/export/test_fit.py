@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
+from runs import browser
 
 from keras_transfer import cli, training
 from keras_transfer.export import ExportResult, demo, export_run, prediction, proof
 from keras_transfer.export.images import ImageSignature
 from keras_transfer.frozen import features
 from keras_transfer.modalities import image
-from keras_transfer.runs import folder as runs
+from keras_transfer.runs import folder as folders
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +41,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cut(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+def cut(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> folders.Run:
     output = tmp_path_factory.mktemp("runs") / "cut"
     training.train(
         str(photos), image_size=48, fit="crop", effort="quick", unfreeze="none", views=1,
         split=(0.4, 0.2, 0.4), output=output,
     )  # fmt: skip
-    return runs.open_run(output)
+    return folders.open_run(output)
 
 
 @pytest.fixture(scope="module")
-def exported(cut: runs.Run, quick: None, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+def exported(
+    cut: folders.Run, quick: None, tmp_path_factory: pytest.TempPathFactory
+) -> ExportResult:
     return export_run(cut, "tflite", tmp_path_factory.mktemp("exports") / "cut")
 
 
-def expected(run: runs.Run) -> dict[str, dict[str, float]]:
+def expected(run: folders.Run) -> dict[str, dict[str, float]]:
     """Of each test picture the probabilities that the run left."""
     rows = zip(run.predictions, run.test_probabilities, strict=True)
     return {row["path"]: dict(zip(run.class_names, found, strict=True)) for row, found in rows}
 
 
-def assert_answers(model: Any, run: runs.Run, photos: Path, names: bool = True) -> None:
+def assert_answers(model: Any, run: folders.Run, photos: Path, names: bool = True) -> None:
     known = expected(run)
     rows = prediction.predict(model, [str(photos / path) for path in known])
     for row, wanted in zip(rows, known.values(), strict=True):
@@ -69,7 +74,7 @@ def assert_answers(model: Any, run: runs.Run, photos: Path, names: bool = True) 
 
 
 def test_a_run_says_and_keeps_how_its_pictures_were_fitted(
-    cut: runs.Run, photos: Path, capsys: pytest.CaptureFixture[str]
+    cut: folders.Run, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cut.config["fit"] == "crop"
     assert_answers(cut, cut, photos)
@@ -85,7 +90,7 @@ def test_a_run_says_and_keeps_how_its_pictures_were_fitted(
 
 
 def test_an_export_answers_as_the_run_does(
-    exported: ExportResult, cut: runs.Run, photos: Path, tmp_path: Path
+    exported: ExportResult, cut: folders.Run, photos: Path, tmp_path: Path
 ) -> None:
     assert exported.passed
     assert proof.expected_of(exported.path)["fit"] == "crop"
@@ -96,7 +101,7 @@ def test_an_export_answers_as_the_run_does(
 
 @pytest.mark.slow
 def test_every_other_format_answers_so_too(
-    cut: runs.Run, photos: Path, quick: None, tmp_path: Path
+    cut: folders.Run, photos: Path, quick: None, tmp_path: Path
 ) -> None:
     whole = export_run(cut, "saved_model,onnx,keras", tmp_path / "export")
     assert whole.passed
@@ -125,7 +130,7 @@ def test_the_proof_fails_where_pictures_are_fitted_otherwise(
 
 
 def test_the_demo_reads_pictures_as_the_run_did(
-    exported: ExportResult, cut: runs.Run, photos: Path
+    exported: ExportResult, cut: folders.Run, photos: Path
 ) -> None:
     with demo.Demo(exported.path) as server:
         assert server.facts["fit"] == "crop"
@@ -181,3 +186,30 @@ def test_what_is_stored_of_one_way_is_not_taken_for_another(photos: Path) -> Non
         assert np.array_equal(data.examples[0], wanted)
         rules.add(features.Views(data).rule)
     assert len(rules) == 3
+
+
+@pytest.mark.skipif(browser.FOUND is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+def test_the_browser_hands_mediapipe_the_same_pixels(fit: str, tmp_path: Path) -> None:
+    """By the demo page's own function, in Chromium."""
+    page = Path(demo.__file__).with_name("demo.html").read_text()
+    (scaled,) = re.findall(r"  async function scaled.*?\n  }\n", page, re.DOTALL)
+    facts = json.dumps({"size": [48, 48], "fit": fit})
+    script = f"<script>const facts = Promise.resolve({facts});{scaled}</script>"
+    (tmp_path / "page.html").write_text(script)
+    data = zoo.encode(zoo.photo(side=400).resize((300, 125)), "PNG")
+    read = f"""(async () => {{
+      const photo = new Image();
+      photo.src = "data:image/png;base64,{base64.b64encode(data).decode()}";
+      await photo.decode();
+      const found = (await scaled(photo)).getContext("2d").getImageData(0, 0, 48, 48);
+      return [...found.data]; }})()"""
+    with browser.browser() as tab:
+        tab.open(tmp_path / "page.html")
+        found = np.array(tab.run(read)).reshape(48, 48, 4)[..., :3]
+    ways = {way: image.decode(data, image.spec(48).fitted(way)) for way in image.FITS}
+    apart = {way: np.abs(found - made.astype(int)).mean() for way, made in ways.items()}
+    assert apart[fit] < 7
+    assert all(apart[fit] < apart[way] / 4 for way in apart if way != fit)
+    expected = ways[fit]
+    assert np.array_equal((found == 127).all(axis=(1, 2)), (expected == 127).all(axis=(1, 2)))

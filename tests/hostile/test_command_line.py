@@ -38,7 +38,8 @@ LABELS = ("née", "雪 ☃", "plain")
 
 # The lowest and the highest value of each number, and one beyond each.
 WHOLE = {
-    "per_class": (1, None), "seed": (0, 4294967294), "image_size": (1, 10_000),
+    "per_class": (1, None), "seed": (0, 4294967294), "split_seed": (0, 4294967294),
+    "image_size": (1, 10_000),
     "max_length": (1, 10_000),
     "head_epochs": (0, 100_000), "fine_tune_epochs": (0, 100_000), "views": (1, 1000),
     "view_seed": (0, 4294967294), "batch_size": (1, 1_000_000), "devices": (1, None),
@@ -53,7 +54,7 @@ REAL = {
 }  # fmt: skip
 NAMES = ("splits", "group", "backbone", "weights", "cache")
 CHOICES = {
-    "effort": "quick default high", "class_weights": "none balanced",
+    "effort": "quick default high", "class_weights": "none balanced", "fit": "squash crop pad",
     "penalty": "none l2 l2-sp", "decay": "cosine constant", "batch_norm": "auto frozen train",
     "flip": "auto on off", "calibration": "temperature none",
     "engine": "auto keras openvino openvino-bfloat16", "jit": "auto on off",
@@ -242,6 +243,10 @@ def test_a_name_that_no_file_can_have(line: str, word: str) -> None:
         ("export x", "x is not a run folder"),
         ("compare x y", "x is not a run folder"),
         ("curve x", "x is not a run folder"),
+        ("update x y", "x is not a run folder"),
+        ("update x", "the following arguments are required: DATA"),
+        ("label x y", "x is not a run folder"),
+        ("label x y --count=0", "--count"),
     ],
 )
 def test_a_line_that_is_wrong(line: str, needle: str) -> None:

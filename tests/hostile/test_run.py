@@ -214,6 +214,8 @@ COMMANDS = {
     "curve": lambda run: ("curve", run),
     "export": lambda run: ("export", run, "--output", run.parent / "export"),
     "predict": lambda run: ("predict", run, "picture.png"),
+    "update": lambda run: ("update", run, "more"),
+    "label": lambda run: ("label", run, "more"),
     "predict the model": lambda run: ("predict", run / "model.keras", "picture.png"),
 }
 

@@ -57,10 +57,10 @@ def test_runs_of_other_seeds_are_compared_on_one_split_that_has_a_seed_of_its_ow
     assert one.file("splits.csv").read_bytes() == two.file("splits.csv").read_bytes()
     assert (one.config["seed"], two.config["seed"]) == (1, 2)
     assert one.config["split_seed"] == two.config["split_seed"] == 6
-    assert one.history()[-1]["train_loss"] != two.history()[-1]["train_loss"]  # trained otherwise
+    assert one.history[-1]["train_loss"] != two.history[-1]["train_loss"]  # trained otherwise
     capsys.readouterr()
     assert cli.main(["compare", str(tmp_path / "1"), str(tmp_path / "2"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["images"] == len(one.predictions())
+    assert json.loads(capsys.readouterr().out)["images"] == len(one.predictions)
 
 
 BUSY = "import numpy\nones = numpy.ones((800, 800))\nwhile True:\n    ones @ ones\n"

@@ -15,6 +15,7 @@ from keras_transfer import recipe
 from keras_transfer.modalities.image.augmentation import mirroring_is_safe, view
 from keras_transfer.modalities.image.copies import near_copies
 from keras_transfer.modalities.image.decoding import (
+    FITS,
     VERSION,
     decode,
     examine,

@@ -1,0 +1,220 @@
+"""What to label next: the examples from which a run would learn most, as a sheet to fill in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_transfer import backbones, datasets
+from keras_transfer.base import files, templates
+from keras_transfer.base.errors import DataError, ExampleError, UsageError
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.quiet import quiet_stdio
+from keras_transfer.base.types import POOL
+from keras_transfer.datasets import manifests, tables
+from keras_transfer.datasets.sources import check_outside, is_hidden, read_file
+from keras_transfer.frozen.engine import Engine, build_engine
+from keras_transfer.modalities import modality
+from keras_transfer.recipe import resolve
+from keras_transfer.runs import folder as runs
+from keras_transfer.runs import probing
+from keras_transfer.training import size_of
+
+SHEET, PAGE = "sheet.csv", "sheet.html"
+_BLOCK = 256  # examples that are decoded before they are run
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """What to label next.
+
+    Attributes:
+        path: the table; its column ``label`` is empty.
+        rows: its rows, the most useful first: ``path`` (or ``text``), ``label``, ``guess`` and
+            ``confidence``.
+        left_out: what could not be read, by name, and why.
+    """
+
+    path: Path
+    rows: Sequence[dict[str, str]]
+    left_out: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"sheet": str(self.path), "rows": list(self.rows), "left_out": self.left_out}
+
+
+def label(
+    run: runs.Run | str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    count: int = 100,
+    output: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> Sheet:
+    """Ranks unlabelled examples by what a run would learn from their labels, and writes a sheet.
+
+    Once its column ``label`` is filled, as far as anybody likes, the table is data for ``train``
+    and ``update``: rows without a label are left out.
+
+    Args:
+        run: a finished run, or its folder.
+        data: a folder of files, or a ``.csv``, ``.tsv`` or ``.jsonl`` with a column ``path`` or
+            ``text``.
+        count: how many to rank.
+        output: the folder for the table and its page with previews; by default that of the run
+            with ``-to-label`` behind it.
+        seed: of the ranking, see :func:`ranking`.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        DataError: nothing in ``data`` can be read.
+        UsageError: there is a sheet already, which may hold labels; the run cannot be opened.
+    """
+    run = run if isinstance(run, runs.Run) else runs.open_run(run)
+    folder = Path(output) if output is not None else run.path.with_name(f"{run.path.name}-to-label")
+    check_outside(folder, data)
+    if (folder / SHEET).exists():
+        problem = f"{folder / SHEET} exists, and may hold labels."
+        raise UsageError(problem, remedy="Name another folder with --output.")
+    column, items = _unlabelled(run, os.fspath(data))
+    names, features, scores, left_out = _seen(run, items)
+    if not names:
+        reasons = (f": {name}: {reason}" for name, reason in left_out.items())
+        problem = f"{data} has no {run.modality.NOUN}s that can be read{next(reasons, '')}."
+        raise DataError(problem, remedy=f"Give a folder of {run.modality.NOUN}s, or a table.")
+    rows, pieces = [], []
+    for i in ranking(scores, features, count, seed).tolist():
+        guess, sure = run.class_names[scores[i].argmax()], f"{scores[i].max():.3f}"
+        named = names[i] if column == "text" else os.path.relpath(names[i], folder)
+        shown = named if column == "text" else named.replace(os.sep, "/")
+        rows.append({column: shown, "label": "", "guess": guess, "confidence": sure})
+        form = run.modality
+        example = form.decode(items[names[i]](), form.preview(run.spec))
+        pieces.append({"html": form.show(example, names[i]), "guess": guess, "confidence": sure})
+    files.write_csv(folder / SHEET, list(rows[0]), [list(row.values()) for row in rows])
+    values = {"run": str(run.path), "data": str(data), "what": run.modality.NOUN, "rows": pieces}
+    page = templates.fill(Path(__file__).with_name("labelling.html.j2"), values)
+    files.write_text(folder / PAGE, page)
+    return Sheet(folder / SHEET, rows, left_out)
+
+
+def inspect_labels(
+    data: Any, *, group: str | None = None, progress: Progress | None = None
+) -> datasets.Inspection:
+    """As ``inspect``, and finds labels that look wrong.
+
+    Confident learning (Northcutt, Jiang and Chuang 2021) on frozen features of the default
+    backbone: heads that have not seen an example give it to another class. This costs one pass of
+    every example through the network, as the frozen part of ``train`` does, and five heads.
+
+    Args:
+        data: as for ``inspect``.
+        group: as for ``inspect``.
+        progress: where to report.
+
+    Returns:
+        What ``inspect`` returns, at most 50 findings of the kind ``suspect_label`` among its own.
+
+    Raises:
+        DataError: there is nothing to inspect.
+    """
+    source = datasets.open_source(data, group=group)
+    recipe = resolve({}, efforts=modality(source.modality).EFFORTS)
+    size = size_of(recipe, source, backbones.spec(recipe.backbone))
+    return probing.inspect_labels(source, recipe.backbone, size, progress)
+
+
+def ranking(
+    probabilities: np.ndarray, features: np.ndarray, count: int, seed: int = 0
+) -> np.ndarray:
+    """An order in which to label examples: uncertain ones, each unlike those before it.
+
+    BADGE (Ash et al. 2020): the gradient that an example would give to the last layer, were its
+    most probable class the right one, is long where the model is unsure; by the seeding of
+    k-means++ each next example is drawn in proportion to its squared distance from all before.
+
+    Args:
+        probabilities: ``[examples, classes]``.
+        features: what the last layer sees, ``[examples, d]``.
+        count: how many to rank.
+        seed: of the draws.
+
+    Returns:
+        Positions, int64, at most ``count`` of them.
+    """
+    random, chosen = np.random.default_rng(seed), list[int]()
+    errors = probabilities.astype(np.float64)
+    errors[np.arange(len(errors)), errors.argmax(axis=1)] -= 1.0
+    seen = features.astype(np.float64)
+    lengths = np.square(errors).sum(axis=1) * np.square(seen).sum(axis=1)
+    distance, weight = np.full(len(errors), np.inf), lengths
+    for _ in range(min(count, len(errors))):
+        if weight.sum() > 0:
+            draw = random.choice(len(errors), p=weight / weight.sum())
+            last = int(draw if chosen else lengths.argmax())
+        else:  # copies of what is chosen
+            last = int(np.setdiff1d(np.arange(len(errors)), chosen)[0])
+        chosen.append(last)
+        # The gradients are outer products, and are never made.
+        alike = (errors @ errors[last]) * (seen @ seen[last])
+        distance = np.minimum(distance, np.maximum(lengths + lengths[last] - 2 * alike, 0.0))
+        distance[chosen] = 0.0
+        weight = distance
+    return np.array(chosen, np.int64)
+
+
+def _unlabelled(run: runs.Run, name: str) -> tuple[str, dict[str, Callable[[], bytes]]]:
+    """Whether items are paths or texts, and of each what reads its bytes."""
+    form, path = run.modality, Path(name).expanduser()
+    if path.is_dir():
+        found = [os.path.join(place, one) for place, _, inside in os.walk(path) for one in inside]
+        known = [f for f in sorted(found) if form.SUFFIXES.get(os.path.splitext(f)[1].lower())]
+        kept = [f for f in known if not is_hidden(os.path.relpath(f, path))]
+        return "path", {file: functools.partial(read_file, file) for file in kept}
+    if not (path.is_file() and name.lower().endswith(manifests.SUFFIXES)):
+        problem = f"{name} is neither a folder nor a .csv, .tsv or .jsonl."
+        raise DataError(problem, remedy="Give a folder of what to label, or a table.")
+    json_lines = name.lower().endswith(manifests.JSON_LINES)
+    table = (tables.read_jsonl if json_lines else tables.read_csv)(path)
+    columns = table.columns(("path or text",))
+    column = "text" if form is modality("text") and "text" in columns else "path"
+    cells = [row[column].strip() for _, row in table.cells(columns) if row[column].strip()]
+    if column == "text":
+        return column, {cell: cell.encode for cell in cells}
+    places = [str(path.parent / cell) for cell in cells]
+    return column, {place: functools.partial(read_file, place) for place in places}
+
+
+def _seen(
+    run: runs.Run, items: dict[str, Callable[[], bytes]]
+) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, str]]:
+    """The names of items that can be read, their features and probabilities; why others cannot."""
+    model, left_out, names = run.model, dict[str, str](), list[str]()
+    outputs = [model.get_layer(POOL).output, model.output]
+    engine: Engine = build_engine(keras.Model(model.input, outputs), images=len(items))
+    found, waiting = list[list[np.ndarray]](), list[np.ndarray]()
+    for name, read in items.items():
+        try:
+            with warnings.catch_warnings(action="ignore"), quiet_stdio():
+                waiting.append(run.modality.decode(read(), run.spec))
+            names.append(name)
+        except ExampleError as error:
+            left_out[name] = error.message
+        if len(waiting) == _BLOCK:
+            found.append(engine.predict(np.stack(waiting)))
+            waiting.clear()
+    if waiting:
+        found.append(engine.predict(np.stack(waiting)))
+    features, scores = map(np.concatenate, zip(*found, strict=True)) if found else ([], [])
+    return names, np.asarray(features), np.asarray(scores), left_out

@@ -1,0 +1,153 @@
+"""What to label next, and what was labelled wrongly."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import keras_transfer as kt
+from keras_transfer import cli, datasets
+from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.labelling import ranking
+from keras_transfer.runs import folder as runs
+from keras_transfer.updating import _merged
+
+
+def by_outer_products(probabilities, features, count, seed):
+    """BADGE with its gradients written out, by the loop of its paper."""
+    guessed = np.eye(probabilities.shape[1])[probabilities.argmax(axis=1)]
+    gradients = np.einsum("nc,nd->ncd", probabilities - guessed, features).reshape(
+        len(features), -1
+    )
+    random = np.random.default_rng(seed)
+    chosen, weight = [], np.square(gradients).sum(axis=1)
+    first = int(weight.argmax())
+    for number in range(count):
+        draw = int(random.choice(len(weight), p=weight / weight.sum()))
+        chosen.append(draw if number else first)
+        apart = np.square(gradients[:, None] - gradients[None, chosen]).sum(axis=2)
+        weight = apart.min(axis=1)
+        weight[chosen] = 0
+    return chosen
+
+
+def test_the_ranking_is_that_of_gradients_written_out():
+    random = np.random.default_rng(0)
+    scores, features = random.dirichlet(np.ones(4), 40), random.normal(size=(40, 7))
+    for seed in range(4):
+        expected = by_outer_products(scores, features, 12, seed)
+        assert ranking(scores, features, 12, seed).tolist() == expected
+
+
+def test_what_is_unsure_comes_before_what_is_sure_and_copies_come_last():
+    sure, unsure = [0.998, 0.001, 0.001], [0.4, 0.35, 0.25]
+    features = np.random.default_rng(0).normal(size=(60, 9))
+    scores = np.array([unsure] * 20 + [sure] * 40)
+    assert np.mean(ranking(scores, features, 15) < 20) > 0.9
+    features[1:10] = features[0]
+    order = ranking(scores[:20], features[:20], 20).tolist()
+    assert sorted(order) == list(range(20))
+    assert len(set(order[:11]) & set(range(10))) == 1
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory):
+    """Thirty digits without labels, one of them broken; the name of each says what it is."""
+    digits, folder = load_digits(), tmp_path_factory.mktemp("unlabelled") / "new"
+    (folder / "deeper").mkdir(parents=True)
+    for number, row in enumerate(range(1000, 1030)):
+        pixels = (digits.images[row] / 16 * 255).astype(np.uint8)
+        place = folder / ("deeper" if number % 2 else "")
+        Image.fromarray(pixels).save(place / f"{number:02d}-{digits.target[row]}.png")
+    (folder / "broken.png").write_bytes(b"no image at all")
+    (folder / "notes.txt").write_text("not to be labelled")
+    return folder
+
+
+def test_a_sheet_is_ranked_shown_and_read_back(
+    digits_run, digits_folder, unlabelled, tmp_path, capsys
+):
+    words = ["label", str(digits_run), str(unlabelled), "--count", "12"]
+    output = tmp_path / "sheet"
+    assert cli.main([*words, "--output", str(output), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [*said["left_out"]] == [str(unlabelled / "broken.png")]
+    with open(output / "sheet.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows == said["rows"]
+    assert len(rows) == len({row["path"] for row in rows}) == 12
+    assert {row["label"] for row in rows} == {""}
+    answers = kt.predict(digits_run, [output / row["path"] for row in rows])
+    for row, found in zip(rows, answers, strict=True):
+        best = found["classes"][0]
+        assert row["guess"] == best["label"]
+        assert float(row["confidence"]) == pytest.approx(best["probability"], abs=2e-3)
+    page = (output / "sheet.html").read_text()
+    assert page.count("<li>") == page.count("data:image/webp") == 12
+    assert "http" not in page
+
+    assert cli.main([*words, "--output", str(output)]) == 2
+    assert "may hold labels" in capsys.readouterr().err
+    for row in rows[:8]:
+        row["label"] = f"digit-{row['path'][-5]}"
+    with open(output / "sheet.csv", "w", newline="") as stream:
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    dataset, fresh, left_out = _merged(runs.open_run(digits_run), str(output / "sheet.csv"))
+    assert (len(fresh), left_out) == (8, 0)
+    labels = {dataset.class_names[dataset.labels[i]] for i in fresh}
+    assert labels == {row["label"] for row in rows[:8]}
+    alone = datasets.inspect(str(output / "sheet.csv"))
+    assert [one.kind for one in alone.findings].count("unlabelled") == 4
+
+
+def test_what_cannot_be_ranked_is_refused(digits_run, unlabelled, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images that can be read"):
+        kt.label(digits_run, tmp_path / "empty", output=tmp_path / "sheet")
+    (tmp_path / "bad").mkdir()
+    shutil.copy(unlabelled / "broken.png", tmp_path / "bad")
+    with pytest.raises(DataError, match=r"broken\.png: no image format"):
+        kt.label(digits_run, tmp_path / "bad", output=tmp_path / "sheet")
+    with pytest.raises(DataError, match="neither a folder nor"):
+        kt.label(digits_run, tmp_path / "gone", output=tmp_path / "sheet")
+    with pytest.raises(UsageError, match="lies inside"):
+        kt.label(digits_run, unlabelled, output=unlabelled / "sheet")
+    assert not (tmp_path / "sheet").exists()
+
+
+@pytest.mark.slow
+def test_texts_of_a_table_are_ranked(texts_run, tmp_path):
+    data = datasets.load_dataset("builtin:scipy")
+    texts = sorted({" ".join(data.read(i).decode().split()) for i in range(40)})
+    with open(tmp_path / "texts.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([["text"], *[[text] for text in texts]])
+    found = kt.label(texts_run, tmp_path / "texts.csv", count=5, output=tmp_path / "sheet")
+    assert {row["text"] for row in found.rows} <= set(texts)
+    assert len(found.rows) == 5
+    with pytest.raises(DataError, match="no labelled texts"):
+        datasets.open_source(str(found.path))
+
+
+def test_labels_that_are_wrong_are_found_by_inspect(digits_folder, tmp_path, capsys):
+    shutil.copytree(digits_folder, tmp_path / "data")
+    wrong = set()
+    for i in range(6):
+        here, there = f"digit-{i % 5}", f"digit-{(i + 2) % 5}"
+        name = f"wrong-{i}.png"
+        path = tmp_path / "data" / here / f"{10 + i:03d}.png"
+        path.rename(tmp_path / "data" / there / name)
+        wrong.add(f"{there}/{name}")
+    assert cli.main(["inspect", str(tmp_path / "data"), "--json"]) == 0
+    assert "suspect_label" not in capsys.readouterr().out
+    assert cli.main(["inspect", str(tmp_path / "data"), "--labels", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    suspects = [one for one in found if one["kind"] == "suspect_label"]
+    assert len(wrong & {one["path"] for one in suspects}) >= 4
+    assert len(suspects) <= 25  # of 180
+    assert all("looks like" in one["reason"] for one in suspects)
