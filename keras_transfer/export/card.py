@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_transfer._version import __version__
 from keras_transfer.base import files, templates
-from keras_transfer.datasets.sources import readable
+from keras_transfer.datasets.sources import JOINT, readable
 from keras_transfer.export import proof
 from keras_transfer.export.formats import FORMATS
 from keras_transfer.export.metadata import ModelInfo
@@ -74,6 +74,7 @@ def write(
     own = info.signature.form
     kept = {name: FORMATS[name] for name in report["artefacts"]}
     kept = {name: form for name, form in kept.items() if (folder / form.file).exists()}
+    named = str(run.config["data"]).split(JOINT)
     values = {
         "version": __version__,
         "info": info,
@@ -82,7 +83,7 @@ def write(
         "size": info.signature.size,
         "run": run,
         "config": run.config,
-        "data": PurePosixPath(str(run.config["data"])).name,
+        "data": JOINT.join(PurePosixPath(part).name for part in named),
         "report": report,
         "kept": kept,
         "lite": next((form.file for form in kept.values() if form.runtime == "tflite"), None),
