@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,14 +13,7 @@ from keras import ops
 from keras_transfer.backbones.blocks import topmost
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import LEVELS, LOGITS
-from keras_transfer.frozen.engine import keras_engine
-
-_STEP = 0.02
-"""Length of a finite difference relative to the feature map: far above float32's rounding, far
-below what would bend a head that is not linear."""
-
-_CHUNK = 2**24
-"""Floats of perturbed feature maps that are held at a time (64 MiB)."""
+from keras_transfer.learn.calibration import softmax
 
 
 def explain(
@@ -34,14 +28,21 @@ def explain(
 
     Returns:
         float32 weights in 0..1, of which the largest is 1: of maps ``[examples, height, width]``
-        by :func:`grad_cam`, of token ids ``[examples, tokens]`` by :func:`gradient_times_input`.
+        by :func:`contrastive_map`, of token ids ``[examples, tokens]`` by
+        :func:`gradient_times_input`.
 
     Raises:
         UsageError: the features have no places.
     """
-    if len(topmost(model).shape) != 4 and _embedding(model) is not None:
+    if len(topmost(model).shape) == 4:
+        return contrastive_map(model, examples, classes)
+    if _embedding(model) is not None:
         return gradient_times_input(model, examples, classes)
-    return grad_cam(model, examples, classes)
+    return grad_cam(model, examples, classes)  # which says what is wrong
+
+
+_SIDE = 6
+"""Rows of the map that tells places apart."""
 
 
 def grad_cam(
@@ -52,14 +53,11 @@ def grad_cam(
     layer: str | None = None,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Grad-CAM (Selvaraju et al. 2017) of each image, on any backend and without its gradients.
+    """Grad-CAM (Selvaraju et al. 2017) of each image, on any backend.
 
     With A the feature map, y the logit of a class and N the number of positions, Grad-CAM at
-    position p is ``relu(sum_k a_k A[p, k])`` with ``a_k = 1/N sum_q dy/dA[q, k]``. That sum is
-    1/N times the derivative of y in one direction: the features at p, added at every position.
-    Two evaluations of the few layers above the map measure it, so that nothing here depends on
-    how a backend differentiates; for average pooling and a linear head the result is exactly the
-    class activation map (Zhou et al. 2016).
+    position p is ``relu(sum_k a_k A[p, k])`` with ``a_k = 1/N sum_q dy/dA[q, k]``. For average
+    pooling and a linear head it is the class activation map (Zhou et al. 2016).
 
     Args:
         model: a classifier as this package builds it.
@@ -67,7 +65,7 @@ def grad_cam(
         classes: the class to explain for each image; None explains the predicted one.
         layer: the name of the layer whose output is the map; None takes the topmost map, below
             the pooling. It must be the only tensor alive at its place in the graph.
-        batch_size: images that go through the backbone at a time.
+        batch_size: images that go through the network at a time.
 
     Returns:
         float32, shape ``[images, map height, map width]``, each map scaled to a maximum of 1, or
@@ -84,18 +82,45 @@ def grad_cam(
             remedy="Pass layer= with the name of a layer that gives [batch, height, width, "
             "channels].",
         )
-    inputs, logits = _with_levels(model, feature_map)
-    below = keras_engine(keras.Model(model.input, inputs), traced=False).run
-    above = keras_engine(keras.Model(inputs, logits), traced=False).run
-    maps = []
-    for start in range(0, len(pixels), batch_size):
-        part = slice(start, start + batch_size)
-        levels = below(pixels[part])
-        chosen = above(_one_or_all(levels))[0].argmax(axis=1) if classes is None else classes[part]
-        for i, one in enumerate(chosen):
-            maps.append(_importance(above, [level[i] for level in levels], one))
-    height, width = feature_map.shape[1:3]
-    return np.stack(maps) if maps else np.zeros((0, height or 0, width or 0), np.float32)
+    if not len(pixels):
+        return np.zeros((0, *(side or 0 for side in feature_map.shape[1:3])), np.float32)
+    parts = _with_levels(model, feature_map)
+
+    def weighed(features: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        return np.einsum("nhwk,nk->nhw", features, slopes.mean(axis=(1, 2)))
+
+    return _maps(parts, pixels, classes, weighed, batch_size=batch_size)
+
+
+def contrastive_map(
+    model: keras.Model, pixels: np.ndarray, classes: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Where an image speaks for a class rather than for others, on a map of ``_SIDE`` rows or more.
+
+    The topmost map of a small image has a place or four, and what each has seen is nearly all of
+    it. On a finer map below, places are not alike, so that gradients are not averaged over
+    them: what each feature adds, where it adds anything, summed at each place (LayerCAM, Jiang et
+    al. 2021; with features that may be negative, their product with the gradient is kept where it
+    is positive). What is explained is the odds of the class, its logit against those of the others
+    by their shares (contrast, Gu et al. 2018). ``benchmarks/pointing.py`` counts how often the
+    brightest place lies on the object.
+
+    Args:
+        model: a classifier as this package builds it.
+        pixels: as for :func:`grad_cam`.
+        classes: the class to explain for each image.
+
+    Returns:
+        As :func:`grad_cam`.
+    """
+
+    def added(features: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        return np.maximum(features * slopes, 0.0).sum(axis=-1)
+
+    def odds(logits: np.ndarray, own: np.ndarray) -> np.ndarray:
+        return own - softmax(np.where(own, -np.inf, logits))
+
+    return _maps(_finer(model), pixels, classes, added, odds)
 
 
 def gradient_times_input(
@@ -103,8 +128,7 @@ def gradient_times_input(
 ) -> np.ndarray:
     """What each token adds to the logit of a class: the gradient at its embedding, times it.
 
-    After Denil et al. (2014, "Extraction of salient sentences from labelled documents"). A training
-    step differentiates, so that it runs on any backend.
+    After Denil et al. (2014, "Extraction of salient sentences from labelled documents").
 
     Args:
         model: a classifier as this package builds it, whose input goes to a layer of embeddings.
@@ -116,37 +140,86 @@ def gradient_times_input(
         speaks against the class.
     """
     layer = _embedding(model)
-    below = keras.Model(model.input, layer.output)
+    below = keras.Model(model.input, [layer.output, model.input])
     above = keras.Model([layer.output, model.input], model.get_layer(LOGITS).output)
     above.supports_masking = True
 
-    def scaled(ids: Any, factors: Any) -> Any:
-        masks = [layer.compute_mask(ids, None), None]
-        return above([below(ids, training=False) * factors, ids], training=False, mask=masks)
+    def answer(levels: Any) -> Any:
+        return above(levels, training=False, mask=[layer.compute_mask(levels[1], None), None])
 
-    probe = _Gains(scaled, ids.shape[1])
-    probe.compile(keras.optimizers.SGD(1.0), _against, run_eagerly=True)
-    slopes, targets = np.zeros(ids.shape, np.float32), np.eye(model.output_shape[-1])[classes]
-    for row, target in enumerate(targets):
-        probe.gains.assign(np.zeros(probe.gains.shape))
-        probe.train_on_batch(ids[row : row + 1], target[None])
-        slopes[row] = ops.convert_to_numpy(probe.gains)[:, 0]
-    return np.maximum(slopes, 0.0) / np.maximum(slopes.max(axis=1, keepdims=True), 1e-30)
+    def added(features: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        return (features * slopes).sum(axis=-1)
+
+    return _maps((below, answer), ids, classes, added)
 
 
-class _Gains(keras.Model):
-    """An answer to factors by place, 1 plus gains that are 0 and are all there is to train.
+Parts = tuple[Callable[..., Any], Callable[[Any], Any]]
+"""What lies below a map, which gives it and other tensors that are alive, and what lies above."""
 
-    A step of length 1 leaves in them the slopes of what it was taken along.
+
+def _maps(
+    parts: Parts,
+    examples: np.ndarray,
+    classes: Sequence[int] | np.ndarray | None,
+    reduce: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    targets: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda logits, own: own,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """Maps of evidence, each scaled to a maximum of 1.
+
+    Args:
+        parts: the network in two.
+        examples: what its lower part takes.
+        classes: of each the class; None for the one that is answered.
+        reduce: from features and gradients, ``[n, ..., channels]``, to evidence ``[n, ...]``.
+        targets: from the logits and 1 for the class, 0 for others, the weights of the logits in
+            what is explained; the logit of the class by default.
+        batch_size: examples at a time.
     """
+    below, above = parts
+    found = []
+    for start in range(0, len(examples), batch_size):
+        part = slice(start, start + batch_size)
+        alive = below(examples[part], training=False)  # Keras gives one tensor without its list
+        levels = [*map(ops.convert_to_numpy, alive if isinstance(alive, list) else [alive])]
+        logits = ops.convert_to_numpy(above([ops.convert_to_tensor(one) for one in levels]))
+        chosen = logits.argmax(axis=1) if classes is None else np.asarray(classes[part], int)
+        own = np.eye(logits.shape[1])[chosen]
+        slopes = _slopes(above, levels, targets(logits, own))
+        evidence = np.maximum(reduce(levels[0], slopes), 0.0).astype(np.float32)
+        largest = evidence.reshape(len(evidence), -1).max(axis=1, initial=0.0)
+        found.append(
+            evidence / np.where(largest, largest, 1.0).reshape(-1, *[1] * (evidence.ndim - 1))
+        )
+    return np.concatenate(found)
 
-    def __init__(self, answer: Callable[[Any, Any], Any], places: int) -> None:
+
+def _slopes(
+    above: Callable[[Any], Any], levels: list[np.ndarray], targets: np.ndarray
+) -> np.ndarray:
+    """The gradient of the logits, weighed by ``targets``, at the first of some tensors.
+
+    A training step differentiates, so that it runs on any backend: of length 1, it leaves the
+    gradients in what is added to the tensor, and is all that there is to train.
+    """
+    probe = _Probe(above, levels[0].shape)
+    probe.compile(keras.optimizers.SGD(1.0), _against, run_eagerly=True)
+    probe.train_on_batch(levels, targets)
+    return len(targets) * ops.convert_to_numpy(probe.added)
+
+
+class _Probe(keras.Model):
+    """An answer to tensors, to the first of which zeros are added."""
+
+    def __init__(self, answer: Callable[[Any], Any], shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.gains = self.add_weight(shape=(places, 1), initializer="zeros")
+        self.added = self.add_weight(shape=shape, initializer="zeros", dtype="float32")
         self.answer = answer  # a function hides its weights from Keras, which leaves them alone
 
-    def call(self, examples: Any) -> Any:
-        return self.answer(examples, 1.0 + self.gains)
+    def call(self, levels: Any) -> Any:
+        first, *held = levels
+        # A product, since the answer itself may carry a mask of places, which the loss would take.
+        return 1.0 * self.answer([first + ops.cast(self.added, first.dtype), *held])
 
 
 def _against(targets: Any, logits: Any) -> Any:
@@ -160,52 +233,29 @@ def _embedding(model: keras.Model) -> Any:
     return next((one for one in after if one.output.shape[:-1] == given), None)
 
 
-def _importance(
-    above: Callable[..., list[np.ndarray]], levels: list[np.ndarray], chosen: int
-) -> np.ndarray:
-    """The map of one image, from its features ``[height, width, channels]``.
-
-    Args:
-        above: the layers above the map.
-        levels: the features, and what lies below them and stays as it is.
-        chosen: the class.
-    """
-    features, *held = levels
-    *place, channels = features.shape
-    directions = features.reshape(-1, channels)
-    lengths = np.linalg.norm(directions, axis=1)
-    steps = _STEP * np.sqrt(np.mean(lengths**2)) / np.maximum(lengths, 1e-12)
-    slopes = np.zeros(len(directions), np.float32)
-    rows = max(1, _CHUNK // (2 * features.size))
-    for start in range(0, len(directions), rows):
-        part = slice(start, start + rows)
-        moves = (steps[part, None] * directions[part])[:, None, None, :]
-        both = np.concatenate([features + moves, features - moves]).astype(features.dtype)
-        beside = [np.repeat(level[None], len(both), axis=0) for level in held]
-        scores = above(_one_or_all([both, *beside]))[0][:, chosen]
-        ahead, behind = np.split(scores, 2)
-        # A difference that rounding alone could leave is no evidence.
-        rounding = 4.0 * np.finfo(np.float32).eps * np.abs(scores).max()
-        gain = np.where(ahead - behind > rounding, ahead - behind, 0.0)
-        slopes[part] = gain / np.maximum(2.0 * steps[part], 1e-30)
-    return (slopes / (slopes.max() or 1.0)).reshape(place)
+def _finer(model: keras.Model) -> Parts:
+    """The network parted at the topmost map that is alone at its place and has ``_SIDE`` rows."""
+    for layer in reversed(model.layers):
+        shape = [side or 0 for side in getattr(layer.output, "shape", ())]
+        padded = isinstance(layer, keras.layers.ZeroPadding2D)  # its places lie beside the image's
+        if len(shape) == 4 and min(shape[1:3]) >= _SIDE and not padded:
+            with contextlib.suppress(UsageError):
+                return _with_levels(model, layer.output)
+    return _with_levels(model, topmost(model))
 
 
-def _one_or_all(tensors: list[np.ndarray]) -> Any:
-    """What an engine takes: the tensor itself where it is the only one."""
-    return tensors if len(tensors) > 1 else tensors[0]
-
-
-def _with_levels(model: keras.Model, feature_map: Any) -> tuple[Any, Any]:
-    """The map, or a list of it and of the lower levels that the head sees; and the logits."""
+def _with_levels(model: keras.Model, feature_map: Any) -> Parts:
+    """The network parted at a map; lower levels that the head sees are held beside it."""
     levels = [layer.output for layer in model.layers if layer.name.startswith(LEVELS)]
     logits = model.get_layer(LOGITS).output
     # The lowest that will do: a higher one would hide a part of the map's own influence.
-    for inputs in (feature_map, *([feature_map, level] for level in levels)):
+    for inputs in ([feature_map], *([feature_map, level] for level in levels)):
         try:
-            keras.Model(inputs, logits)
+            above = keras.Model(inputs, logits)
         except ValueError:
             continue
-        return inputs, logits
+        return keras.Model(model.input, inputs), lambda tensors, above=above: above(
+            tensors, training=False
+        )
     problem = f"The map {feature_map.name!r} is not the only tensor alive at its place."
     raise UsageError(problem, remedy="Pass layer= with the name of a layer at which a block ends.")

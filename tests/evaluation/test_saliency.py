@@ -1,3 +1,6 @@
+import importlib
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -225,10 +228,48 @@ def test_to_explain_leaves_a_classifier_as_it_was():
     np.testing.assert_array_equal(built(ids, training=False), answers)
 
 
-def test_images_are_explained_by_grad_cam(photos, lite):
-    built = classifier(lite)
+def test_images_are_explained_on_a_finer_map_by_contrast(photos, lite):
+    import tensorflow as tf
+
+    built = classifier(lite, 1.0)
+    model.standardise(built, np.random.default_rng(0).normal(size=(9, 2024)))
     maps = explain.explain(built, photos, [1, 2, 3])
-    np.testing.assert_array_equal(maps, explain.grad_cam(built, photos, [1, 2, 3]))
+    assert maps.shape == (3, 6, 6)  # where Grad-CAM has 3 by 3
+    assert maps.max(axis=(1, 2)).tolist() == [1.0] * 3
+    below, above = explain._finer(built)
+    features, *held = below(photos, training=False)
+    features = tf.Variable(features)
+    with tf.GradientTape() as tape:
+        logits = above([features, *held])
+        own = tf.one_hot([1, 2, 3], 7)
+        others = tf.reduce_logsumexp(logits - 1e9 * own, axis=1)
+        score = tf.reduce_sum(tf.reduce_sum(own * logits, axis=1) - others)
+    product = features * tape.gradient(score, features)
+    expected = tf.reduce_sum(tf.nn.relu(product), -1).numpy()
+    np.testing.assert_allclose(maps, scaled(expected), atol=2e-3)
+
+
+def test_it_points_at_the_object_more_often_than_the_centre_is_on_it(monkeypatch):
+    """The pointing game on digits that lie anywhere, each explained as its own class."""
+    from keras_transfer import training
+
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    pointing = importlib.import_module("pointing")
+    data = pointing.digits(64, 24, np.random.default_rng(0))
+    few = pointing.Composed(*(part[:420] for part in data[:3]), data.side)
+    run = training.train(
+        (few.pictures, few.labels), image_size=64, effort="quick", seed=0, split=(0.6, 0.2, 0.2)
+    )
+    found = {one.tobytes(): i for i, one in enumerate(few.pictures)}
+    test = [found[one.tobytes()] for one in run.dataset.examples[run.dataset.indices("test")]]
+    right = np.array(test)[run.test_probabilities.argmax(1) == few.labels[test]]
+    game = pointing.Composed(*(part[right] for part in few[:3]), few.side)
+    maps = explain.explain(run.model, game.pictures, game.labels)
+    assert len(right) > 30
+    assert pointing.hits(maps, game) > pointing.centre(game) + 0.2
+    assert pointing.hits(maps, game) > pointing.hits(
+        explain.grad_cam(run.model, game.pictures, game.labels), game
+    )
 
 
 def test_a_map_made_of_samples_is_explained_by_grad_cam():
