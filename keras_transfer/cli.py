@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -14,7 +15,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,8 +23,8 @@ import keras_transfer
 from keras_transfer._version import __version__
 from keras_transfer.base import quiet
 from keras_transfer.base.backend import require_backend
-from keras_transfer.base.errors import KerasTransferError, UsageError
-from keras_transfer.base.progress import progress_for
+from keras_transfer.base.errors import KerasTransferError, UsageError, require
+from keras_transfer.base.progress import LEVELS, Progress, progress_for
 from keras_transfer.recipe import (
     BYTES,
     SETTINGS,
@@ -72,30 +73,37 @@ def run(
     _hush()
     if sys.stdout is None:
         return _fail(program, "standard output is closed.", "Send it to /dev/null.", USAGE)
+    as_json = "--json" in given
+    fail = functools.partial(_fail, program, as_json=as_json)
     options = argparse.Namespace(command=None)  # until it is parsed, which may be interrupted
     try:
         options = parser.parse_args(given)
+        # Whoever reads JSON wants to be told of nothing else, unless they say so.
+        level = getattr(options, "level", None)
+        options.level = level or ("warning" if as_json else "info")
+        if options.level == "error":
+            warnings.simplefilter("ignore")
         code = int(options.command(options))
         sys.stdout.flush()
         return code
     except KerasTransferError as error:
-        return _fail(program, error.message, error.remedy, error.exit_code)
+        return fail(error.message, error.remedy, error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has seen enough.
         return DONE
     except MemoryError:
-        return _fail(program, "out of memory.", "Use a smaller --batch-size or size of examples.")
+        return fail("out of memory.", "Use a smaller --batch-size or size of examples.")
     except OSError as error:
         # A full or read-only disk, a file where a folder is meant, a name that is too long.
         where = f" {error.filename}" if error.filename else ""
         reason = f"cannot read or write{where}: {error.strerror or error}."
-        return _fail(program, reason, "Free or choose another place, and try again.")
+        return fail(reason, "Free or choose another place, and try again.")
     except (KeyboardInterrupt, Exception) as error:
         # Closing what was cut off, NumPy raises an error of its own over the interruption.
         if KeyboardInterrupt not in (type(error), type(error.__context__)):
             raise
-        quiet.say(f"\n{program}: interrupted.{how_to_go_on(options, given)}", sys.stderr)
-        return INTERRUPTED
+        quiet.say("", sys.stderr)
+        return fail("interrupted.", how_to_go_on(options, given), INTERRUPTED)
     finally:
         try:
             sys.stdout.flush()
@@ -103,8 +111,13 @@ def run(
             quiet.give_up(sys.stdout.fileno())
 
 
-def _fail(program: str, message: str, remedy: str, code: int = FAILED) -> int:
-    quiet.say(f"{program}: {message}\n  {remedy}", sys.stderr)
+def _fail(
+    program: str, message: str, remedy: str, code: int = FAILED, *, as_json: bool = False
+) -> int:
+    quiet.say("\n  ".join(filter(None, (f"{program}: {message}", remedy))), sys.stderr)
+    if as_json:
+        told = {"message": message, "remedy": remedy, "exit_code": code}
+        quiet.say(json.dumps({"error": told}, indent=2), sys.stdout)
     return code
 
 
@@ -150,8 +163,8 @@ def _how_to_go_on(options: argparse.Namespace, given: list[str]) -> str:
 
     words = [word for word in given if word not in ("--resume", "--overwrite")]
     if not runs.begun(options.output):
-        return " Nothing was written."
-    return f" Continue with:\n  keras-transfer {shlex.join([*words, '--resume'])}"
+        return "Nothing was written."
+    return f"Continue with:\n  keras-transfer {shlex.join([*words, '--resume'])}"
 
 
 # Options ---------------------------------------------------------------------------------------
@@ -221,14 +234,26 @@ def add_commands(
     for name, command, text, arguments in table:
         made[name] = commands.add_parser(name, help=text, description=text)
         made[name].set_defaults(command=command)
+        for names, settings in _EVERYWHERE:
+            made[name].add_argument(*names, **settings)
         for names, settings in arguments:
             made[name].add_argument(*names, **settings)
     return made
 
 
-JSON = flag("json", "print JSON instead of text")
+def level(*names: str, level: str, help: str) -> Argument:
+    """A short word for a ``--log-level``."""
+    return argument(*names, action="store_const", dest="level", const=level, help=help)
+
+
+_EVERYWHERE = (
+    flag("json", "print one JSON object on standard output instead of text"),
+    argument("--log-level", dest="level", choices=LEVELS, help="how much is told meanwhile on "
+             "standard error (default info)"),
+    level("-v", "--verbose", level="debug", help="tell every decision and its reason"),
+    level("--quiet", level="warning", help="print the result alone"),
+)  # fmt: skip
 RUN = argument("run", metavar="RUN")
-QUIET = flag("quiet", "print the result alone")
 COUNT = whole(1).take
 
 
@@ -250,9 +275,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _inspect(options: argparse.Namespace) -> int:
     if options.labels:
-        load_keras()
-        telling = progress_for(options.json)
-        found = keras_transfer.inspect_labels(options.data, group=options.group, progress=telling)
+        with telling(options) as progress:
+            load_keras()
+            asked = {"group": options.group, "progress": progress}
+            found = keras_transfer.inspect_labels(options.data, **asked)
     else:
         found = keras_transfer.inspect(options.data, group=options.group)
     if options.page:
@@ -264,41 +290,60 @@ def _inspect(options: argparse.Namespace) -> int:
             echo(f"Page: {options.page}")
         if manifest:
             echo(f"Clean manifest, which can be given as DATA: {manifest}")
+    elif found.problem:  # it stands in the JSON
+        return _fail("keras-transfer", found.problem.message, found.problem.remedy, USAGE)
     if found.problem:
         raise found.problem
     return USAGE if options.strict and found.problems else DONE
+
+
+@contextlib.contextmanager
+def telling(options: argparse.Namespace, *, briefly: bool = False) -> Iterator[Progress]:
+    """Says at once that there is work, and tells of it until the block ends.
+
+    Args:
+        options: with the ``level`` of what is told.
+        briefly: of work of seconds, of which a log need not know.
+    """
+    silent = briefly and not sys.stderr.isatty()
+    with progress_for("warning" if silent else options.level) as progress:
+        yield progress
 
 
 _OF_RUN = ("output", "resume", "overwrite", "tensorboard", "config")
 
 
 def _train(options: argparse.Namespace) -> int:
-    began = time.monotonic()
+    began, compared = time.monotonic(), list[dict[str, Any]]()
     options.output = options.output or str(Path("runs") / default_name(options.data))
-    from keras_transfer.runs import folder as runs
+    with telling(options) as progress:
+        from keras_transfer.runs import folder as runs
 
-    # What is wrong is said before Keras is loaded.
-    runs.check_output(
-        options.output, resume=options.resume, overwrite=options.overwrite, data=options.data
-    )
-    settings = settings_of(options)
-    resolve(settings, read_file(options.config, settings) if options.config else None)
-    load_keras()
+        # What is wrong is said before Keras is loaded.
+        allowed = {name: getattr(options, name) for name in ("resume", "overwrite", "data")}
+        runs.check_output(options.output, **allowed)
+        settings = settings_of(options)
+        resolve(settings, read_file(options.config, settings) if options.config else None)
+        load_keras()
+        result = keras_transfer.train(
+            options.data,
+            progress=progress,
+            began=began,
+            **{name: getattr(options, name) for name in _OF_RUN},
+            **settings,
+        )
+        run = keras_transfer.open_run(options.output)
+        if options.baselines:
+            from keras_transfer.runs import probing
+
+            compared = probing.compare_with_baselines(run, progress)
+            run = keras_transfer.open_run(options.output)
     from keras_transfer import console
 
-    result = keras_transfer.train(
-        options.data,
-        progress=progress_for(options.quiet),
-        began=began,
-        **{name: getattr(options, name) for name in _OF_RUN},
-        **settings,
-    )
-    echo(console.summary(result, options.output))
-    if options.baselines:
-        from keras_transfer.runs import probing
-
-        run = keras_transfer.open_run(options.output)
-        echo(console.baselines(probing.compare_with_baselines(run, progress_for(options.quiet))))
+    detailed = options.level == "debug"
+    show(options, lambda: console.run_json(run), lambda: console.summary(result, run, detailed))
+    if compared and not options.json:
+        echo(console.baselines(compared))
     return DONE
 
 
@@ -310,23 +355,26 @@ def _opened(options: argparse.Namespace) -> keras_transfer.Run:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    run = _opened(options)
-    from keras_transfer import console
-    from keras_transfer.runs import probing
+    with telling(options, briefly=True):
+        run = _opened(options)
+        from keras_transfer import console
+        from keras_transfer.runs import probing
 
-    if options.data is None:
-        judged = probing.evaluate_run(run)
+        judged = probing.evaluate_run(run) if options.data is None else None
+        shift = probing.evaluate_elsewhere(run, options.data) if judged is None else None
+    if judged:
         return show(options, judged.to_json, lambda: console.evaluation(judged, run))
-    shift = probing.evaluate_elsewhere(run, options.data)
+    assert shift is not None
     return show(options, shift.to_json, lambda: console.shift(shift, run.modality.NOUN))
 
 
 def _curve(options: argparse.Namespace) -> int:
-    run = _opened(options)
-    from keras_transfer import console
-    from keras_transfer.runs import probing
+    with telling(options) as progress:
+        run = _opened(options)
+        from keras_transfer import console
+        from keras_transfer.runs import probing
 
-    found = probing.curve(run, progress_for(options.json))
+        found = probing.curve(run, progress)
     return show(options, found.to_json, lambda: console.curve(found, run.modality.NOUN))
 
 
@@ -338,48 +386,54 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _update(options: argparse.Namespace) -> int:
-    run = _opened(options)
-    from keras_transfer import console
+    with telling(options) as progress:
+        run = _opened(options)
+        from keras_transfer import console
 
-    found = keras_transfer.update(
-        run, options.data, output=options.output, overwrite=options.overwrite,
-        cache=options.cache, progress=progress_for(options.quiet or options.json),
-    )  # fmt: skip
+        found = keras_transfer.update(
+            run, options.data, output=options.output, overwrite=options.overwrite,
+            cache=options.cache, progress=progress,
+        )  # fmt: skip
     return show(options, found.to_json, lambda: console.updated(found))
 
 
 def _label(options: argparse.Namespace) -> int:
-    run = _opened(options)
-    from keras_transfer import console
+    with telling(options):
+        run = _opened(options)
+        from keras_transfer import console
 
-    found = keras_transfer.label(run, options.data, count=options.count, output=options.output)
+        asked = {"count": options.count, "output": options.output}
+        found = keras_transfer.label(run, options.data, **asked)
     return show(options, found.to_json, lambda: console.to_label(found, run))
 
 
 def _predict(options: argparse.Namespace) -> int:
-    load_keras()
-    from keras_transfer import console
+    with telling(options, briefly=True):
+        load_keras()
+        from keras_transfer import console
 
-    rows = keras_transfer.predict(options.model, options.images, top=options.top, csv=options.csv)
+        rows = keras_transfer.predict(
+            options.model, options.images, top=options.top, csv=options.csv
+        )
     show(options, lambda: rows, lambda: console.predictions(rows))
     return USAGE if any("error" in row for row in rows) else DONE
 
 
 def _export(options: argparse.Namespace) -> int:
-    run = _opened(options)
-    from keras_transfer import console
+    with telling(options) as progress:
+        run = _opened(options)
+        from keras_transfer import console
 
-    result = keras_transfer.export_run(
-        run,
-        options.formats,
-        options.output,
-        overwrite=options.overwrite,
-        allow_failing=options.allow_failing,
-        sign=options.sign,
-        progress=progress_for(options.quiet).note,
-    )
-    echo(result.render())
-    echo(console.exported(result))
+        result = keras_transfer.export_run(
+            run,
+            options.formats,
+            options.output,
+            overwrite=options.overwrite,
+            allow_failing=options.allow_failing,
+            sign=options.sign,
+            progress=progress.stage,
+        )
+    show(options, result.to_json, lambda: f"{result.render()}\n{console.exported(result)}")
     return DONE if result.passed or options.allow_failing else FAILED
 
 
@@ -393,18 +447,21 @@ def _demo(options: argparse.Namespace) -> int:
     from keras_transfer.export.demo import Demo
 
     with Demo(options.export, wasm=options.wasm) as server:
-        print(f"Open {server.url} in a browser; Ctrl-C ends it.", flush=True)
+        said = f"Open {server.url} in a browser; Ctrl-C ends it."
+        show(options, lambda: {"url": server.url}, lambda: said)
+        sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):  # its proper end
             server.serve_forever()
     return DONE
 
 
 def _report(options: argparse.Namespace) -> int:
-    run = _opened(options)
-    from keras_transfer.runs import report
+    with telling(options, briefly=True):
+        run = _opened(options)
+        from keras_transfer.runs import report
 
-    echo(str(report.write_report(run)))
-    return DONE
+        page = str(report.write_report(run))
+    return show(options, lambda: {"report": page}, lambda: page)
 
 
 def _cache(options: argparse.Namespace) -> int:
@@ -438,10 +495,46 @@ def _backbones(options: argparse.Namespace) -> int:
     )
 
 
+def _completion(options: argparse.Namespace) -> int:
+    require(["shtab"], "pip install 'keras-transfer[completion]'.")
+    import shtab
+
+    script = shtab.complete(_completed(shtab.FILE), options.shell)
+    return show(options, lambda: {"script": script}, lambda: script)
+
+
+def _completed(file: Any) -> argparse.ArgumentParser:
+    """The parser of all verbs, the searches' included, with the words that each option takes."""
+    from keras_transfer import backbones
+
+    parser, searches = _parser(), importlib.import_module("tuning.__main__").parser()
+    verbs, others = (_verbs(one) for one in (parser, searches))
+    for name, of_tuning in (("search", "search"), ("study", "show")):
+        other = others.choices[of_tuning]
+        verbs.add_parser(name, parents=[other], add_help=False, help=other.description)
+    names = [row["name"] for row in backbones.listing()]
+    for action in (action for verb in verbs.choices.values() for action in verb._actions):
+        setting = SETTINGS.get(action.dest)
+        words = setting.metadata["kind"].words if setting else ()
+        named = action.dest == "backbone" or action.metavar == "NAME"
+        if action.choices is None and (names if named else words):
+            action.choices = names if named else words
+        elif action.choices is None and action.metavar in _PLACES:
+            action.complete = file
+    return parser
+
+
+# What stands for a file or a folder in a usage line.
+_PLACES = ("DATA", "RUN", "RUN|MODEL", "IMAGE", "EXPORT", "STUDY", "FILE", "DIR", "KEY", "PATH")
+
+
+def _verbs(parser: argparse.ArgumentParser) -> Any:
+    return next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+
+
 _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     ("inspect", _inspect, "Look at a data set and say what is wrong with it.", (
         argument("data", metavar="DATA", help=DATA),
-        JSON,
         flag("strict", "exit 2 if there are findings"),
         argument("--group", metavar="COLUMN", help=SETTINGS["group"].metadata["help"]),
         flag("labels", "also find labels that look wrong, which takes one pass of every example "
@@ -457,13 +550,12 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         flag("overwrite", "replace a run in RUN"),
         flag("tensorboard", "write event files to RUN/tensorboard"),
         flag("baselines", "also measure nearest neighbour, logistic regression, from scratch"),
-        QUIET,
     )),
     ("evaluate", _evaluate, "Evaluate a run on its test split or on other data.", (
-        RUN, argument("data", metavar="DATA", nargs="?"), JSON,
+        RUN, argument("data", metavar="DATA", nargs="?"),
     )),
     ("compare", _compare, "Compare runs on the same test split.", (
-        argument("runs", metavar="RUN", nargs="+"), JSON,
+        argument("runs", metavar="RUN", nargs="+"),
     )),
     ("update", _update, "Train a run again with more data, and compare both.", (
         RUN,
@@ -471,14 +563,12 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         argument("--output", metavar="RUN2", help="the new run folder (default RUN-updated)"),
         flag("overwrite", "replace a run in RUN2"),
         argument("--cache", metavar="DIR|off", help=SETTINGS["cache"].metadata["help"]),
-        JSON, QUIET,
     )),
     ("label", _label, "Rank what to label next, and write a sheet to fill in.", (
         RUN,
         argument("data", metavar="UNLABELLED", help="a folder, or a table of paths or texts"),
         argument("--count", type=COUNT, default=100, help="how many (default 100)"),
         argument("--output", metavar="DIR", help="for the sheet (default RUN-to-label)"),
-        JSON,
     )),
     ("predict", _predict, "Classify images, texts or sounds with a run or an exported model.", (
         argument("model", metavar="RUN|MODEL"),
@@ -487,7 +577,6 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         argument("--top", type=COUNT, default=3, help="classes to name (default 3)"),
         argument("--csv", metavar="FILE", help="write a table, too: predicted, probability, "
                  "unsure, error"),
-        JSON,
     )),
     ("export", _export, "Export a run and prove what is exported.", (
         RUN,
@@ -496,38 +585,43 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         flag("overwrite", "replace an export in DIR"),
         flag("allow-failing", "keep artefacts that fail"),
         argument("--sign", metavar="KEY", help="an Ed25519 private key (PEM) to sign it with"),
-        QUIET,
     )),
     ("verify", _verify, "Repeat the proof of an export folder: exit 0 passed, 1 failed, 2 no "
      "runtime is installed.", (
         argument("export", metavar="EXPORT"),
         argument("--key", metavar="KEY", help="the signer's Ed25519 public key (PEM): fail what "
                  "was not signed by it"),
-        JSON,
     )),
     ("demo", _demo, "Try an export on a local page: a file, camera, microphone, or a text.", (
         argument("export", metavar="EXPORT"),
         argument("--wasm", metavar="DIR", help="node_modules/@mediapipe/tasks-vision, "
                  "tasks-audio or tasks-text: run the .tflite in the browser itself"),
     )),
-    ("curve", _curve, "Say what more data would bring to a run.", (RUN, JSON)),
+    ("curve", _curve, "Say what more data would bring to a run.", (RUN,)),
     ("report", _report, "Write a run's report.html again.", (RUN,)),
     ("cache", _cache, "List, prune or clear the cached activations.", (
         argument("action", choices=("list", "prune", "clear"), nargs="?", default="list"),
         argument("--cache", metavar="DIR", help="where the cache is"),
         argument("--cache-limit", type=BYTES.take, metavar="SIZE", help="to prune down to"),
-        JSON,
     )),
     ("backbones", _backbones, "List the backbones, or one backbone's blocks and prices.", (
         argument("name", metavar="NAME", nargs="?"),
         *(argument(f"--{name.replace('_', '-')}", type=SETTINGS[name].metadata["kind"].take,
                    metavar="N") for name in ("image_size", "max_length")),
-        JSON,
+    )),
+    ("completion", _completion, "Print what completes this command in a shell: eval \"$(keras-"
+     "transfer completion bash)\", or into a file of fish's or zsh's.", (
+        argument("shell", choices=("bash", "zsh", "fish")),
     )),
 )  # fmt: skip
 
 
-def show(options: argparse.Namespace, plain: Callable[[], Any], rendered: Callable[[], Any]) -> int:
+def show(
+    options: argparse.Namespace,
+    plain: Callable[[], Any],
+    rendered: Callable[[], Any],
+    width: int | None = None,
+) -> int:
     """Prints a result as JSON where that was asked for, else as people read it."""
     if options.json:
         from keras_transfer.base import files
@@ -535,16 +629,16 @@ def show(options: argparse.Namespace, plain: Callable[[], Any], rendered: Callab
         escaped = (sys.stdout.encoding or "utf-8").lower() != "utf-8"
         print(json.dumps(files.plain(plain()), indent=2, ensure_ascii=escaped))
     else:
-        echo(rendered())
+        echo(rendered(), width)
     return DONE
 
 
-def echo(what: Any) -> None:
-    """Prints text as it is, and what rich knows how to render as rich does."""
+def echo(what: Any, width: int | None = None) -> None:
+    """Prints text as it is, and what rich knows how to render as rich does, in so many columns."""
     if not isinstance(what, str):
         import rich.console
 
-        width = None if sys.stdout.isatty() else 100
+        width = width or (None if sys.stdout.isatty() else 100)
         console = rich.console.Console(width=width, markup=False, emoji=False)
         with console.capture() as rendered:  # it would end the process where a pipe is closed
             console.print(what)

@@ -16,9 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_transfer import datasets
+from keras_transfer.base.progress import WORDS
 from keras_transfer.datasets.inspection_page import printable
-from keras_transfer.evaluation.metrics import METRICS
-from keras_transfer.modalities import modality
+from keras_transfer.evaluation.metrics import FEW_IMAGES, METRICS
+from keras_transfer.runs import summary as words
+from keras_transfer.runs.folder import PAGE
 
 if TYPE_CHECKING:
     from keras_transfer.evaluation import Comparison, Evaluation, LearningCurve, Shift
@@ -28,51 +30,63 @@ if TYPE_CHECKING:
     from keras_transfer.runs.result import TransferResult
     from keras_transfer.updating import Update
 
-_STAGES = {
-    "decode": "read and decode",
-    "build": "build the backbone",
-    "extract": "run the frozen part",
-    "head": "solve the head",
-    "fine_tune": "fine-tune and choose",
-    "evaluate": "evaluate",
-}
+
+def run_json(run: Run) -> dict[str, Any]:
+    """A run as plain values: where it is, the verdict, and what ``metrics.json`` holds."""
+    said, kind = words.verdict(run.metrics, run.modality.NOUN)
+    places = {"run": str(run.path), "report": str(run.path / PAGE)}
+    return {**places, "decision": kind, "verdict": said, **run.metrics}
 
 
-def summary(result: TransferResult, output: str) -> Group:
-    """The end of a training run: how good, where the time went, what to type next."""
-    judged, sure, kept = result.evaluation, result.threshold, result.candidates[0]
-    what = modality(result.dataset.modality).NOUN
-    cache, seconds = result.cache, result.seconds
-    rows = [
-        ("test accuracy", _with_interval(judged, "accuracy")),
-        ("macro F1", _with_interval(judged, "macro_f1")),
-        ("NLL, ECE", f"{judged.nll:.3f}, {judged.ece:.3f}"),
-        ("always the commonest class", f"{judged.majority['accuracy']:.3f}"),
-    ]
-    if sure.answered:
+def summary(result: TransferResult, run: Run, detailed: bool = False) -> Group:
+    """The end of a training run: whether to ship, how good it is, and what to type next.
+
+    Args:
+        result: what training came to.
+        run: the same on disk.
+        detailed: whether also what is for experts, and where the time went.
+    """
+    judged, sure, what = result.evaluation, result.threshold, run.modality.NOUN
+    few, shown = words.undecided(run.metrics["test"]), words.interval
+    ends = judged.intervals["accuracy"]
+    right = f"{words.percent(judged.accuracy)} ({shown(ends)}, 95 % interval)"
+    rows = [("right on the test", f"{shown(ends, 0)} of {judged.images}" if few else right)]
+    if sure.answered and not few:
         least = f"from a confidence of {sure.threshold:.2f}"
         answers = f"{least} it answers {sure.coverage:.0%} of {what}s, {sure.precision:.1%} of them"
         rests = f"{sure.validation_images} validation {what}s"
         rows.append(("answers when sure", f"{answers} right (rests on {rests})"))
     elif math.isinf(sure.threshold):
-        few = f"none: {len(result.validation_logits)} validation {what}s"
+        too_few = f"none: {len(result.validation_logits)} validation {what}s"
         goal = f"any confidence is right {100 * sure.target:g} % of the time"
-        rows.append(("answers when sure", f"{few} cannot show that {goal}"))
-    rows.append(("kept on validation", f"{kept.name} (accuracy {kept.accuracy:.3f})"))
-    rows.append(("time", f"{seconds['total']:.1f} s"))
-    for stage, label in _STAGES.items():
-        spent = seconds.get(stage, 0.0)
-        share = spent / max(seconds["total"], 1e-9)
-        rows.append((f"  {label}", f"{spent:.1f} s, {share:.0%}"))
-    rows.append(("frozen work", f"{cache.hits:,} rows from the cache, {cache.misses:,} computed"))
-    left_out = datasets.left_out(result.dataset)
-    if left_out:
+        rows.append(("answers when sure", f"{too_few} cannot show that {goal}"))
+    if left_out := datasets.left_out(result.dataset):
         rows.append(("left out", f"{left_out} (see `keras-transfer inspect`)"))
+    rows.append(("time", f"{result.seconds['total']:.0f} s"))
+    rows += _for_experts(result) if detailed else []
+    act, command = words.advice(run.metrics, what, str(run.path))[0]
     return Group(
-        _table(rows, title=f"{result.recipe.backbone} on {result.dataset.name}"),
-        Text(f"Run folder: {output}; open {Path(output) / 'report.html'} in a browser."),
-        Text(f"Next: keras-transfer export {shlex.quote(output)} --formats saved_model,tflite"),
+        Text(words.verdict(run.metrics, what)[0]),
+        _table(rows),
+        Text(f"Report: {run.path / PAGE}"),
+        Text(" ".join(filter(None, ("Next:", command or act)))),
     )
+
+
+def _for_experts(result: TransferResult) -> list[tuple[str, str]]:
+    """Further figures, and where the time went."""
+    judged, kept, cache = result.evaluation, result.candidates[0], result.cache
+    rows = [
+        ("macro F1", _with_interval(judged, "macro_f1")),
+        ("NLL, ECE", f"{judged.nll:.3f}, {judged.ece:.3f}"),
+        ("always the commonest class", f"{judged.majority['accuracy']:.3f}"),
+        ("kept on validation", f"{kept.name} (accuracy {kept.accuracy:.3f})"),
+    ]
+    for stage in filter(result.seconds.get, WORDS):
+        share = result.seconds[stage] / max(result.seconds["total"], 1e-9)
+        rows.append((WORDS[stage].lower(), f"{result.seconds[stage]:.1f} s, {share:.0%}"))
+    rows.append(("frozen work", f"{cache.hits:,} rows from the cache, {cache.misses:,} computed"))
+    return rows
 
 
 def evaluation(judged: Evaluation, run: Run) -> Group:
@@ -161,7 +175,10 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def exported(result: ExportResult) -> str:
     """Where an export is and what to do with it."""
-    where = shlex.quote(str(result.path))
+    where, images = shlex.quote(str(result.path)), result.parity["images"]
+    if result.passed and images < FEW_IMAGES:
+        few = f"{images} test examples are all there are: that says little of others"
+        return f"Every artefact answers as the model does, but {few}."
     if result.passed:
         return f"Every artefact is proven. Repeat it with: keras-transfer verify {where}"
     return f"Not every artefact passed; see {Path(result.path) / 'parity.json'}."

@@ -28,9 +28,9 @@ from keras_transfer.backbones.graph import tensors
 from keras_transfer.base import files
 from keras_transfer.base.clock import Clock
 from keras_transfer.base.compute import Compute, choose_compute
-from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base.errors import DataError, UsageError, require
 from keras_transfer.base.events import EventLog
-from keras_transfer.base.progress import Progress
+from keras_transfer.base.progress import Progress, in_notebook, progress_for
 from keras_transfer.base.types import (
     LOGITS,
     SPLITS,
@@ -130,7 +130,7 @@ def train(
     backbone: str | Backbone | keras.Model | None = None,
     shared: Shared | None = None,
     judge: bool = True,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     began: float | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
@@ -150,7 +150,8 @@ def train(
             images, also as a ``.keras`` file; what is given stays as it is.
         shared: what this run has in common with others.
         judge: False leaves the test split closed, to choose between recipes.
-        progress: where to report; silent by default.
+        progress: whether, or where, to tell of the work. By default a notebook, where somebody
+            waits, shows a bar, and a script is silent, whose output is for whoever wrote it.
         began: ``time.monotonic()`` at which a time budget began; this call by default.
         callbacks: Keras's, for the second phase: they are told of its beginning, its epochs and
             its end. Not those that set the rate, which the recipe does, nor what a step does.
@@ -164,7 +165,15 @@ def train(
         UsageError: a setting cannot be used as given (``DataError`` for the data, ``WeightsError``
             for the weights).
     """
-    clock, progress = Clock(), progress or Progress()
+    if not isinstance(progress, Progress):
+        wanted = in_notebook() if progress is None else progress
+        with progress_for("info" if wanted else "warning") as telling:
+            return train(
+                data, output=output, resume=resume, overwrite=overwrite, tensorboard=tensorboard,
+                config=config, recipe=recipe, backbone=backbone, shared=shared, judge=judge,
+                progress=telling, began=began, callbacks=callbacks, **settings,
+            )  # fmt: skip
+    clock = Clock(progress.stage)
 
     # What is asked for ------------------------------------------------------------------------
     given = _given(backbone, settings.get("image_size"))
@@ -177,6 +186,8 @@ def train(
     if output is None and tensorboard:
         problem = "Event files for TensorBoard go to the run folder, and none is named."
         raise UsageError(problem, remedy="Pass output.")
+    if tensorboard:
+        require(["tensorboard"], "pip install tensorboard, or leave --tensorboard out.")
 
     with contextlib.ExitStack() as until_the_end:
         # The backbone and the data -------------------------------------------------------------
@@ -188,9 +199,9 @@ def train(
         recipe, asked = ask(form.EFFORTS)
         spec = given.spec if given else backbones.spec(recipe.backbone)
         size = size_of(recipe, data, spec, given)
-        held = data.fit if isinstance(data, Dataset) else ""
+        fit = recipe.fit or (data.fit if isinstance(data, Dataset) else "")
         sized: dict[str, Any] = {form.SIZE: size}
-        sized["fit"] = form.spec(size).fitted(recipe.fit or held).fit or None
+        sized["fit"] = form.spec(size).fitted(fit).fit or None
         recipe = dataclasses.replace(recipe, **sized)
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
@@ -203,14 +214,14 @@ def train(
             dataset = data if isinstance(data, Dataset) else load(data, recipe)
         _check(dataset, built, recipe.fit, SPLITS if judge else SPLITS[:2])
         if shared is None:  # nobody else's: this run is the whole of it
-            for said in (repr(dataset), *datasets.notes(dataset)):
+            for said in datasets.notes(dataset):
                 progress.note(said)
             # A race makes several classifiers of one backbone, and a given one is somebody's.
             shared = Shared(ModelPool(copies=given is not None or recipe.unfreeze == race.AUTO))
             if recipe.cache != "off":
                 folder = files.cache_folder() / "activations"
                 shared.store = ActivationStore(folder, limit=recipe.cache_limit)
-                shared.store.on_note(progress.note)
+                shared.store.on_note(progress.detail)
                 until_the_end.enter_context(shared.store)
         train_rows, validation_rows, test_rows = map(dataset.indices, SPLITS)
         labels, validation_labels = dataset.labels[train_rows], dataset.labels[validation_rows]
@@ -280,14 +291,18 @@ def train(
         if (stored_cut, recipe.views) != (frozen.cut, views_asked):
             frozen = frozen_below(stored_cut, recipe.views)
         for note in (str(plan), *compute.notes()):
-            progress.note(note)
+            progress.detail(note)
 
         # The frozen part, once: features for the head, inputs for the second phase -------------
         with clock.stage("extract"):
             mirrored, why = mirrors(recipe, dataset)
             if why:
-                progress.note(why)
+                progress.detail(why)
             views = Views(dataset, seed=recipe.view_seed, strength=recipe.strength, flip=mirrored)
+            held = store is not None and frozen.held(views, train_rows, recipe.views, store)
+            stages = {**plan.stages, "extract": 0.0} if held else plan.stages
+            units = {"extract": plan.rows, "fine_tune": plan.epochs}
+            progress.expect(clock.paced(stages), units)
             how: dict[str, Any] = {"store": store, "progress": progress}
             validation_features, validation_inputs = frozen.inputs(views, validation_rows, 0, **how)
             features, inputs = list[np.ndarray](), list[Inputs]()
@@ -315,7 +330,9 @@ def train(
                 dataclasses.replace(measured, extract=rate),
                 time_left=deadline - time.monotonic(), extracted=planned,
             )  # fmt: skip
-            progress.note(f"The frozen part is done. {plan}")
+            progress.detail(f"The frozen part is done. {plan}")
+            stages = {**plan.stages, "extract": 0.0}
+            progress.expect(clock.paced(stages), units)
             _decide(state, recipe, about, stored_cut if store else base)
             features, inputs = features[: recipe.views], inputs[: recipe.views]
         between = None
@@ -360,7 +377,7 @@ def train(
                         trace_ahead(suffix, recipe, examples, of_training["depths"])
                     head = solving.result()
                 logits_layer.set_weights([head.kernel, head.bias])
-                progress.note(f"Head: penalty {head.penalty:.2g}, {len(head.path)} tried.")
+                progress.detail(f"Head: penalty {head.penalty:.2g}, {len(head.path)} tried.")
                 for row in head.rows():
                     progress.row(row)
                 epochs, details = head.iterations, head.details()
@@ -391,7 +408,7 @@ def train(
                 whole = _on_all(model, dataset, recipe, examples, seen_views, validation_features)
             if whole is not None:
                 details["few"] = whole.why
-                progress.note(whole.why)
+                progress.detail(whole.why)
             del features, seen_views
         late = time.monotonic() + plan.epoch_seconds > deadline - plan.reserve_seconds
         if suffix and late and decided is None:
@@ -442,7 +459,7 @@ def train(
                 phases.append(PhaseReport(
                     "fine_tune", done.epoch, seconds, seen / max(seconds, 1e-9), cached, details
                 ))  # fmt: skip
-                progress.note(_verdict(candidates))
+                progress.detail(_verdict(candidates))
         temperature = candidates[0].temperature if recipe.calibration != "none" else 1.0
         set_temperature(model, temperature)
         computed = compute.to_json()
@@ -484,8 +501,11 @@ def train(
             path=None if output is None else Path(output),
         )  # fmt: skip
         if output is not None:
-            run = runs.finish(output, result)
-            report.write_report(run)
+            with clock.stage("report"):
+                run = runs.finish(output, result)
+                report.write_report(run)
+            if recipe.cache != "off":
+                clock.learn(stages)
         if budget < math.inf:
             taken = round(time.monotonic() - deadline + budget, 2)
             verdict = "kept" if taken <= budget else "overrun"

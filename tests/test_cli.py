@@ -1,5 +1,9 @@
 import argparse
+import html
 import json
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,8 +325,8 @@ def test_an_error_over_an_interruption_is_an_interruption(capsys):
 
     parser = argparse.ArgumentParser()
     parser.set_defaults(command=interrupted)
-    assert cli.run("keras-transfer", parser, [], lambda options, given: " Go on.") == 130
-    assert capsys.readouterr().err == "\nkeras-transfer: interrupted. Go on.\n"
+    assert cli.run("keras-transfer", parser, [], lambda options, given: "Go on.") == 130
+    assert capsys.readouterr().err == "\nkeras-transfer: interrupted.\n  Go on.\n"
 
 
 def test_an_interruption_of_the_parsing_is_one(monkeypatch, capsys):
@@ -347,7 +351,7 @@ def test_interrupting_says_how_to_go_on_and_leaves_no_half_files(digits_folder, 
     said = []
     for line in process.stderr:
         said.append(line)
-        if line.startswith("Head:"):
+        if line.startswith("Training the top blocks"):
             break
     assert process.poll() is None, "".join(said)
     process.send_signal(signal.SIGINT)
@@ -357,3 +361,169 @@ def test_interrupting_says_how_to_go_on_and_leaves_no_half_files(digits_folder, 
     assert "--resume" in err
     assert not list(Path(output).rglob(".*"))
     assert not (output / "metrics.json").exists()
+
+
+# For scripts -------------------------------------------------------------------------------------
+
+
+def test_every_verb_answers_in_json_and_nothing_else_stands_beside_it(
+    run_cli, digits_run, digits_folder, tmp_path
+):
+    image = next(digits_folder.glob("*/*.png"))
+    exported, other = tmp_path / "export", shutil.copytree(digits_run, tmp_path / "other")
+    keys = {
+        ("inspect", digits_folder): {"name", "classes", "problem"},
+        ("evaluate", digits_run): {"accuracy", "nll"},
+        ("compare", digits_run, other): {"pairs"},
+        ("export", digits_run, "--formats", "keras", "--output", exported): {"path", "artefacts"},
+        ("verify", exported): {"passed", "exit_code"},
+        ("report", digits_run): {"report"},
+        ("cache", "clear", "--cache", tmp_path / "cache"): {"freed"},
+        ("completion", "bash"): {"script"},
+    }
+    for words, wanted in keys.items():
+        code, out, _ = run_cli(*words, "--json")
+        assert code == 0, words
+        assert wanted <= json.loads(out).keys(), words
+    assert json.loads(run_cli("predict", digits_run, image, "--json")[1])[0]["classes"]
+
+
+def test_train_answers_in_json_and_errors_do_too(run_cli, two_classes, tmp_path):
+    options = "--image-size", "32", "--effort", "quick", "--output", tmp_path / "my run", "--json"
+    code, out, err = run_cli("train", two_classes, *options)
+    assert (code, err) == (0, "")  # whoever reads JSON is told of nothing else
+    found = json.loads(out)
+    assert found["decision"] == "open"
+    assert found["verdict"].startswith("Do not ship it yet: ")
+    assert (
+        found["test"]["images"]
+        == json.loads((tmp_path / "my run/metrics.json").read_text())["test"]["images"]
+    )
+    code, out, err = run_cli("train", two_classes, *options)
+    assert code == 2
+    told = json.loads(out)["error"]
+    assert "already holds a run" in told["message"]
+    assert told["message"] in err
+    assert told["exit_code"] == 2
+    assert "--overwrite" in told["remedy"]
+    assert json.loads(run_cli("train", "--jsn", "--json")[1])["error"]["exit_code"] == 2
+    assert json.loads(run_cli("inspect", tmp_path / "none", "--json")[1])["error"]["remedy"]
+
+
+def test_the_terminal_says_what_eight_images_cannot_say(run_cli, two_classes, tmp_path):
+    options = "--image-size", "32", "--effort", "quick", "--output", tmp_path / "my run"
+    code, out, err = run_cli("train", two_classes, *options)
+    assert code == 0
+    said = " ".join(out.split())
+    assert said.startswith("Do not ship it yet: ")
+    assert re.search(r"right on the test \d+ to \d+ % of \d", said)
+    for nonsense in ("NLL", "ECE", "F1", "accuracy 1.000", "export"):
+        assert nonsense not in said
+    assert "Next: Label more images" in said
+    assert "penalty" not in err
+    assert "Solving the head" in err
+    code, out, err = run_cli("train", two_classes, *options, "--overwrite", "-v")
+    assert "NLL, ECE" in out
+    assert "Head: penalty" in err
+    assert "Plan: " in err
+    code, out, err = run_cli("train", two_classes, *options, "--overwrite", "--log-level", "error")
+    assert (code, err) == (0, "")
+
+
+def test_a_start_that_failed_leaves_its_folder_free(run_cli, two_classes, tmp_path, monkeypatch):
+    from keras_transfer import training
+
+    def fails(*_, **__):
+        raise UsageError("That depth does not fit.", remedy="Choose another.")
+
+    run = tmp_path / "run"
+    options = "--image-size", "32", "--effort", "quick", "--output", run
+    with monkeypatch.context() as patch:
+        patch.setattr(training.planner, "make_plan", fails)
+        refused(run_cli, "train", two_classes, *options)
+        refused(run_cli, "train", two_classes, *options)  # for the same reason, and no other
+    assert not any(path.is_file() for path in run.rglob("*"))
+    assert run_cli("train", two_classes, *options)[0] == 0
+
+
+def test_a_run_whose_work_is_stored_is_kept_where_it_fails_later(
+    run_cli, two_classes, tmp_path, monkeypatch
+):
+    from keras_transfer import training
+
+    def fails(*_, **__):
+        raise UsageError("The memory is too small.", remedy="Take a smaller batch.")
+
+    run = tmp_path / "run"
+    options = "--image-size", "32", "--effort", "quick", "--output", run
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fine_tune", fails)
+        refused(run_cli, "train", two_classes, *options)
+    assert (run / "state" / "head.npz").exists()
+    assert "--resume" in refused(run_cli, "train", two_classes, *options)
+    assert run_cli("train", two_classes, *options, "--resume")[0] == 0
+
+
+def test_missing_packages_are_said_before_the_work(run_cli, two_classes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setattr(cli, "load_keras", lambda: None)
+    options = "--output", tmp_path / "run", "--tensorboard"
+    assert "pip install tensorboard" in refused(run_cli, "train", two_classes, *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_repeating_command_works_when_pasted(run_cli, two_classes, tmp_path, monkeypatch):
+    two_classes.rename(tmp_path / "my data")
+    monkeypatch.chdir(tmp_path)
+    options = "--image-size", "32", "--effort", "quick", "--split", "0.5,0.25,0.25"
+    assert run_cli("train", "my data", *options, "--output", "runs/my run")[0] == 0
+    page = Path("runs/my run/report.html").read_text()
+    command = html.unescape(re.findall(r"<pre[^>]*>(keras-transfer train .*?)</pre>", page)[0])
+    program, *words = shlex.split(command)
+    assert program == "keras-transfer"
+    assert run_cli(*words, "--quiet")[0] == 0
+    both = [Path(f"runs/my run{again}/predictions.csv").read_text() for again in ("", "-again")]
+    assert both[0] == both[1]
+
+
+def test_every_setting_is_read_back_as_it_is_spelt():
+    from keras_transfer.recipe import SETTINGS
+
+    words = {
+        "time_budget": "10m", "cache_limit": "20G", "unfreeze": "25%", "clip_length": "2",
+        "fine_tune_lr": "1e-4", "precision": "float32", "levels": "0.5",
+    }  # fmt: skip
+    for name, word in words.items():
+        take = SETTINGS[name].metadata["kind"].take
+        assert take(str(take(word))) == take(word), name
+
+
+COMPLETE = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+$(complete -p keras-transfer | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_verbs_options_and_names(run_cli, tmp_path):
+    pytest.importorskip("shtab")
+    script = tmp_path / "completion.bash"
+    script.write_text(run_cli("completion", "bash")[1])
+
+    def completed(*words):
+        command = ["bash", "-c", COMPLETE, "bash", str(script), "keras-transfer", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return set(done.stdout.split())
+
+    assert {"train", "search", "study", "completion"} <= completed("")
+    assert completed("train", "--eff") == {"--effort"}
+    assert completed("train", "--effort", "") == {"quick", "default", "high"}
+    assert "EfficientNetLite0" in completed("train", "--backbone", "EfficientNetL")
+    assert completed("search", "--tuner", "") == {"bayesian", "hyperband", "random"}
+    assert "ResNet50" in completed("backbones", "ResN")
+    for shell in ("zsh", "fish"):
+        found = run_cli("completion", shell)[1]
+        assert "EfficientNetLite0" in found
+        assert "hyperband" in found

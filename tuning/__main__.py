@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from keras_transfer import cli
-from keras_transfer.base.progress import progress_for
 from keras_transfer.recipe import BYTES, DURATION, SETTINGS
 
 _PROG = "python -m tuning"
@@ -25,74 +25,81 @@ _OF_SEARCH = ("trials", "max_time", "tuner", "objective", "resume")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status, as ``keras-transfer`` does."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.run("tuning", _parser(), given, _how_to_go_on)
+    return cli.run("tuning", parser(), given, _how_to_go_on)
 
 
 def _how_to_go_on(options: argparse.Namespace, given: list[str]) -> str:
     words = [word for word in given if word != "--resume"]
     begun = options.command in (_search, _chief) and Path(options.output, "study.json").exists()
-    return f" Continue with:\n  {_PROG} {shlex.join([*words, '--resume'])}" if begun else ""
+    return f"Continue with:\n  {_PROG} {shlex.join([*words, '--resume'])}" if begun else ""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
+def parser() -> argparse.ArgumentParser:
+    """Parses the command line of searches."""
+    made = cli.Parser(
         prog=_PROG,
         description="Search the settings of a training run that matter; trials share frozen work.",
     )
-    made = cli.add_commands(parser, _COMMANDS)
+    verbs = cli.add_commands(made, _COMMANDS)
     for name in ("search", "chief"):
-        cli.add_settings(made[name], _OF_STUDY)
-    return parser
+        cli.add_settings(verbs[name], _OF_STUDY)
+    return made
 
 
 def _chief(options: argparse.Namespace) -> int:
-    cli.load_keras()
-    from tuning import workers
+    with cli.telling(options):
+        cli.load_keras()
+        from tuning import workers
 
-    server, secret = workers.listen(options.address)
-    where = server, secret, options.address, options.lost_after, progress_for(options.quiet)
-    return _search(options, serve=lambda tuner: workers.serve(tuner, *where))
+        server, secret = workers.listen(options.address)
+    where = server, secret, options.address, options.lost_after
+    return _search(options, lambda tuner, progress: workers.serve(tuner, *where, progress))
 
 
 def _worker(options: argparse.Namespace) -> int:
-    cli.load_keras()
-    from tuning import workers
+    with cli.telling(options) as progress:
+        cli.load_keras()
+        from tuning import workers
 
-    done = workers.work(
-        options.study,
-        options.chief,
-        progress=progress_for(options.quiet),
-        **{name: getattr(options, name) for name in ("data", "cache", "cache_limit")},
-    )
-    print(f"The chief has no more trials; this worker ran {done}.")
-    return cli.DONE
+        done = workers.work(
+            options.study,
+            options.chief,
+            progress=progress,
+            **{name: getattr(options, name) for name in ("data", "cache", "cache_limit")},
+        )
+    said = f"The chief has no more trials; this worker ran {done}."
+    return cli.show(options, lambda: {"trials": done}, lambda: said)
 
 
-def _search(options: argparse.Namespace, **more: Any) -> int:
+def _search(options: argparse.Namespace, serve: Any = None) -> int:
     options.output = options.output or str(Path("studies") / cli.default_name(options.data))
-    cli.load_keras()
-    from tuning import results, search, space, study_page
-
     settings = cli.settings_of(options)
-    study = search.search(
-        options.data,
-        options.output,
-        settings=settings,
-        space=space.read_space(options.space, settings) if options.space else None,
-        progress=progress_for(options.quiet),
-        **{name: getattr(options, name) for name in _OF_SEARCH},
-        **more,
-    )
-    cli.echo(results.render(study))
-    print(f"Page: {study / study_page.PAGE}")
-    print(f"Train the best again: {results.command(study, results.read_study(study))}")
+    with cli.telling(options) as progress:
+        cli.load_keras()
+        from tuning import results, search, space
+
+        study = search.search(
+            options.data,
+            options.output,
+            settings=settings,
+            space=space.read_space(options.space, settings) if options.space else None,
+            progress=progress,
+            **{name: getattr(options, name) for name in _OF_SEARCH},
+            **({"serve": serve} if serve else {}),
+        )
+    cli.show(options, lambda: results.to_json(study), lambda: results.render(study))
+    if not options.json:
+        again = results.command(study, results.read_study(study))
+        print(f"Page: {study / results.PAGE}\nTrain the best again: {again}")
     return cli.DONE
 
 
 def _show(options: argparse.Namespace) -> int:
     from tuning import results, study_page
 
-    cli.show(options, lambda: results.to_json(options.study), lambda: results.render(options.study))
+    rendered = functools.partial(results.render, options.study, options.wide)
+    width = None if not options.wide else 10_000
+    cli.show(options, lambda: results.to_json(options.study), rendered, width=width)
     if options.json:
         return cli.DONE
     if options.tensorboard:
@@ -109,8 +116,10 @@ def _show(options: argparse.Namespace) -> int:
 def _space(options: argparse.Namespace) -> int:
     from tuning import space
 
-    print(space.default_text(options.modality), end="")
-    return cli.DONE
+    made = space.default_space(kind=options.modality)
+    return cli.show(
+        options, made.to_json, lambda: space.default_text(options.modality).rstrip("\n")
+    )
 
 
 _SEARCH = (
@@ -124,7 +133,6 @@ _SEARCH = (
     cli.argument("--space", metavar="FILE", help="what is varied, as TOML"),
     cli.argument("--output", metavar="STUDY", help="the study (default studies/NAME)"),
     cli.flag("resume", "go on with a study"),
-    cli.QUIET,
 )  # fmt: skip
 _COMMANDS: tuple[tuple[str, cli.Command, str, Sequence[cli.Argument]], ...] = (
     ("search", _search, "Run trials and train the best one as a run.", _SEARCH),
@@ -142,11 +150,10 @@ _COMMANDS: tuple[tuple[str, cli.Command, str, Sequence[cli.Argument]], ...] = (
         cli.argument("--data", metavar="DATA", help="where the data is here, if elsewhere"),
         cli.argument("--cache", metavar="DIR", help="where frozen work is kept"),
         cli.argument("--cache-limit", type=BYTES.take, metavar="SIZE", help="such as 20G"),
-        cli.QUIET,
-    )),
+        )),
     ("show", _show, "Show a study's trials, best first.", (
         cli.argument("study", metavar="STUDY"),
-        cli.JSON,
+        cli.flag("wide", "all trials, figures and settings, however wide"),
         cli.argument("--tensorboard", metavar="DIR", help="write event files for TensorBoard's "
                      "HParams plugin"),
     )),

@@ -23,7 +23,7 @@ from keras_transfer.base.files import Amount, Count, Rate, Text
 from keras_transfer.learn import calibration
 
 STUDY, TRIALS, BEST, WINNER = "study.json", "trials.csv", "best.toml", "winner"
-SPLITS = "splits.csv"
+SPLITS, PAGE = "splits.csv", "report.html"
 RECORD, LOGITS, LABELS = "record.json", "validation_logits.npy", "validation_labels.npy"
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
@@ -290,8 +290,17 @@ def _merit(study: Path, record: Record, labels: np.ndarray, objective: str) -> n
         return np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-30))
 
 
-def render(path: str | os.PathLike[str]) -> Any:
+NARROW, TOP = 4, 20
+"""How many settings and how many trials a table for the terminal has unless it is wide."""
+
+
+def render(path: str | os.PathLike[str], wide: bool = False) -> Any:
     """A study as a table for the terminal, best trials first.
+
+    Args:
+        path: the study's folder.
+        wide: whether all trials, figures and settings are shown, however wide that is; otherwise
+            the best trials, and the settings that come first in the space.
 
     Raises:
         UsageError: the folder is no study.
@@ -304,21 +313,39 @@ def render(path: str | os.PathLike[str]) -> Any:
     study = Path(path)
     about, records = read_study(study), read_records(study)
     objective, names = about["objective"], varied(records)
+    shown, best = names[: None if wide else NARROW], ranked(records, objective)
     title = f"{study}: {about['data']}, {len(records)} trials, by validation {objective}"
     table = Table(title=Text(title), box=box.SIMPLE, title_justify="left")
-    for column in ("trial", "NLL", "accuracy", "macro F1", "seconds", *map(words, names)):
-        table.add_column(column, justify="right")
-    for record in ranked(records, objective):
-        nll = "failed" if record.status == FAILED else record.nll
-        row = [record.trial, nll, record.accuracy, record.macro_f1, f"{record.seconds:.1f}"]
-        table.add_row(*map(short, [*row, *map(record.values.get, names)]))
-    lines = [f"Trial {r.trial} failed: {r.reason}" for r in records if r.status == FAILED]
+    figures = ("NLL", "right", *(["macro F1"] if wide else []), "seconds")
+    for column in ("trial", *figures, *map(words, shown)):
+        table.add_column(column, justify="right", no_wrap=wide)
+    for record in best[: None if wide else TOP]:
+        failed = record.status == FAILED
+        row = [
+            "failed" if failed else f"{record.nll:.3f}",
+            "" if failed else f"{record.accuracy:.1%}",
+        ]
+        row += [short(record.macro_f1)] if wide else []
+        values = [(short if wide else _brief)(record.values.get(name)) for name in shown]
+        table.add_row(str(record.trial), *row, f"{record.seconds:.0f}", *values)
+    left = len(names) - len(shown), max(0, len(best) - TOP)
+    more = [
+        f"{count} more {what}"
+        for count, what in zip(left, ("settings", "trials"), strict=True)
+        if count
+    ]
+    lines = [f"{' and '.join(more)}: --wide"] if more and not wide else []
+    lines += [f"Trial {r.trial} failed: {r.reason}" for r in records if r.status == FAILED]
     lines.append(verdict(study, records, objective))
     if test := winners_test(study):
-        said = f"accuracy {test['accuracy']:.3f}, NLL {test['nll']:.3f}"
-        place = study / WINNER
-        lines.append(f"The winner on the test split: {said}; its run folder is {place}.")
+        right = f"{test['accuracy']:.1%} right, NLL {test['nll']:.3f}"
+        lines.append(f"The winner on the test split: {right}; its run folder is {study / WINNER}.")
     return Group(table, *map(Text, lines))
+
+
+def _brief(value: Any) -> str:
+    """A setting in a table: two digits are enough to compare by."""
+    return f"{value:.2g}" if isinstance(value, float) else short(value)
 
 
 def to_json(path: str | os.PathLike[str]) -> dict[str, Any]:

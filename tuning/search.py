@@ -25,7 +25,7 @@ from tuning.space import Space, default_space
 from tuning.tuner import Tuner, open_tuner, save_array
 
 
-def _in_this_process(tuner: Tuner) -> None:
+def _in_this_process(tuner: Tuner, progress: Progress) -> None:
     # What workers of an earlier chief had begun is nobody's now.
     for worker in {*tuner.oracle.ongoing_trials} - {tuner.tuner_id}:
         tuner.oracle.release(worker)
@@ -44,7 +44,7 @@ def search(
     space: Space | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    serve: Callable[[Tuner], None] = _in_this_process,
+    serve: Callable[[Tuner, Progress], None] = _in_this_process,
 ) -> Path:
     """Searches a space and trains the best trial again into ``output/winner``; returns ``output``.
 
@@ -98,7 +98,7 @@ def _run(
     bench: Workbench,
     space: Space,
     progress: Progress,
-    serve: Callable[[Tuner], None],
+    serve: Callable[[Tuner, Progress], None],
     *,
     tuner: str,
     objective: str,
@@ -111,7 +111,7 @@ def _run(
         space = space.without("fine_tune_epochs")
     bench.check(space)
     for shared in bench.plan(space, trials):
-        progress.note(str(shared))
+        progress.detail(str(shared))
     about = _begin(study, bench, space, tuner, objective)
     oracle = functools.partial(
         oracles.build, tuner, objective, space,
@@ -121,7 +121,7 @@ def _run(
     if tuner != "hyperband":
         _clear(study)
     results.write_tables(study, objective)
-    serve(handing_out)
+    serve(handing_out, progress)
     _note_lost(study, handing_out.oracle)
     results.write_tables(study, objective)
     # A rung that a resumed study continues later is trained from its beginning: the same.
@@ -219,7 +219,7 @@ def _crown(study: Path, bench: Workbench, objective: str, progress: Progress) ->
     crowned = files.read_json(mark, files.table(trial=int)) if mark.exists() else {}
     if crowned.get("trial") == best.trial:
         return
-    progress.note(f"Trial {best.trial} is the best; it is trained again with its test.")
+    progress.stage("Training the best again")
     local = {name: getattr(bench.recipe, name) for name in LOCAL}
     recipe = Recipe(**best.settings, **{k: v for k, v in local.items() if v is not None})
     training.train(bench.dataset(recipe), recipe=recipe, output=run, overwrite=run.exists())

@@ -10,9 +10,8 @@ from keras_transfer.base import files
 from keras_transfer.runs import page
 from tuning import importance, results
 from tuning import study_figures as figures
-from tuning.results import FAILED, WINNER
+from tuning.results import FAILED, PAGE, WINNER
 
-PAGE = "report.html"
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 

@@ -90,6 +90,7 @@ class Tuner(keras_tuner.Tuner):
         try:
             record = results.read_record(self.study, number)
             if record is None:
+                self._foresee(number)
                 record = self._attempt(number, dict(trial.hyperparameters.values))
                 results.write_record(self.study, record)
                 # Hyperband's next rung goes on from a trial's last checkpoint.
@@ -145,6 +146,17 @@ class Tuner(keras_tuner.Tuner):
             reason=reason, worker=self.worker, answers=answers, **dataclasses.asdict(outcome),
         )  # fmt: skip
 
+    def _foresee(self, number: int) -> None:
+        """Tells which trial runs, and how long all may take: each as those before."""
+        said, count = results.read_records(self.study), self.oracle.max_trials
+        name = f"Trial {number} of {count}"
+        if said and not self.worker:
+            usual = sum(record.seconds for record in said) / len(said)
+            others = max(0, count - len(said) - 1) * usual
+            again = {"others": others, "Training the best again": said[0].seconds}
+            self.progress.expect({name: usual} | again)
+        self.progress.stage(name)
+
     def _say(self, record: Record) -> None:
         shown = (name for name in record.values if results.is_setting(name))
         values = ", ".join(f"{name} {results.short(record.values[name])}" for name in shown)
@@ -156,8 +168,9 @@ class Tuner(keras_tuner.Tuner):
             return
         leader = "the best so far" if best.trial == record.trial else f"best: trial {best.trial}"
         self.progress.note(
-            f"{head}: NLL {record.nll:.4f}, accuracy {record.accuracy:.4f} ({leader}). {values}."
+            f"{head}: {record.accuracy:.1%} right on validation, NLL {record.nll:.3f} ({leader})."
         )
+        self.progress.detail(f"  {values}.")
 
 
 def open_tuner(

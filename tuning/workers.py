@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import socket
 import threading
 import time
@@ -170,7 +171,9 @@ def serve(
         temporary.chmod(0o600)
         temporary.write_text(secret, encoding="utf-8")
     server.start()
-    progress.note(f"Waiting for workers: python -m tuning worker {tuner.study} --chief {address}")
+    where = shlex.quote(str(tuner.study))
+    progress.note(f"Waiting for workers: python -m tuning worker {where} --chief {address}")
+    progress.stage("Handing out trials")
     watch, ended = Watch(tuner.study / _BEATS, lost_after), len(oracle.end_order)
     try:
         # At the end every worker that lives asks once more, and hears that nothing is left.

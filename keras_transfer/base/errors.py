@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
+
 
 class KerasTransferError(Exception):
     """An error that a user can act on; the command line prints it without a traceback.
@@ -50,6 +53,18 @@ class ExampleError(DataError):
 
 class WeightsError(UsageError):
     """Pretrained weights that are missing, damaged or of another architecture."""
+
+
+def require(modules: Sequence[str], remedy: str) -> None:
+    """Refuses, before any work, what needs a package that is not installed.
+
+    Args:
+        modules: what would be imported.
+        remedy: what to install, or to do without.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(f"{module} is not installed.", remedy=remedy)
 
 
 def closest(name: str, known: list[str]) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
 
 _TAGS = {
@@ -29,25 +28,29 @@ class EventLog(Progress):
     Args:
         folder: where the phases' folders go.
         inner: what else is to be told.
-
-    Raises:
-        UsageError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], inner: Progress) -> None:
-        try:
-            from tensorboard.summary import Writer
-        except ImportError:
-            raise UsageError(
-                "TensorBoard, whose writer makes the files that it reads, is not installed.",
-                remedy="pip install tensorboard, or leave --tensorboard out.",
-            ) from None
+        from tensorboard.summary import Writer
+
         self._folder, self._inner, self._writer = Path(folder), inner, Writer
         self._writers: dict[str, Any] = {}
 
     def note(self, text: str) -> None:
         """As ``inner`` does."""
         self._inner.note(text)
+
+    def detail(self, text: str) -> None:
+        """As ``inner`` does."""
+        self._inner.detail(text)
+
+    def stage(self, name: str) -> None:
+        """As ``inner`` does."""
+        self._inner.stage(name)
+
+    def expect(self, seconds: Mapping[str, float], units: Mapping[str, int] | None = None) -> None:
+        """As ``inner`` does."""
+        self._inner.expect(seconds, units)
 
     @contextlib.contextmanager
     def step(self, name: str, total: int) -> Iterator[Callable[..., None]]:

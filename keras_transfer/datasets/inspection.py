@@ -182,8 +182,15 @@ def left_out(dataset: Dataset) -> int:
 
 def notes(dataset: Dataset) -> list[str]:
     """What is worth saying of a set as a whole before it is trained on, a sentence each."""
+    train, val, test = (len(dataset.indices(split)) for split in SPLITS)
+    what = (
+        f"{len(dataset):,} {modality(dataset.modality).NOUN}s of {len(dataset.class_names)} classes"
+    )
+    counts = f"{train:,} to learn from, {val:,} to choose by, {test:,} to test on"
+    lost = f"; {left_out(dataset)} files are left out, see keras-transfer inspect"
+    summary = f"{what}: {counts}{lost * bool(left_out(dataset))}."
     said = [one for one in dataset.findings if one.kind in NOTES and not one.path]
-    return [f"{one.reason[0].upper()}{one.reason[1:]}: {one.action}." for one in said]
+    return [summary, *(f"{one.reason[0].upper()}{one.reason[1:]}: {one.action}." for one in said)]
 
 
 def untrainable(dataset: Dataset) -> DataError | None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from keras_transfer.base.errors import UsageError, closest
+from keras_transfer.base.errors import UsageError, closest, require
 from keras_transfer.export import proof, quantise
 from keras_transfer.export.convert import Source, write_onnx, write_saved_model
 from keras_transfer.export.metadata import add_metadata, carry
@@ -23,6 +23,7 @@ class Format:
         write: writes a model to a path that must not exist; raises whatever its converter raises.
         eight_bits: whether weights are rounded to eight bits, which not every network bears.
         extra: the package's extra that has its converter, ``""`` if none is needed.
+        modules: what of that extra is imported.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Format:
     write: Callable[[Source, Path], None]
     eight_bits: bool = False
     extra: str = ""
+    modules: tuple[str, ...] = ()
 
     @property
     def runtime(self) -> str:
@@ -85,7 +87,13 @@ FORMATS: dict[str, Format] = {
             _lite(lambda source: quantise.full_integer(source.lite, source.activations)),
             eight_bits=True,
         ),
-        Format("onnx", "ONNX Runtime, on any platform", write_onnx, extra="onnx"),
+        Format(
+            "onnx",
+            "ONNX Runtime, on any platform",
+            write_onnx,
+            extra="onnx",
+            modules=("tf2onnx", "onnxruntime"),
+        ),
     )
 }
 
@@ -99,7 +107,7 @@ def parse_formats(names: str | Sequence[str]) -> tuple[Format, ...]:
         names: format names, or one string of them with commas between.
 
     Raises:
-        UsageError: no name, or one that is not in ``FORMATS``.
+        UsageError: no name, or one that is not in ``FORMATS``; what it needs is not installed.
     """
     words = names.split(",") if isinstance(names, str) else names
     chosen = list(dict.fromkeys(word.strip() for word in words if word.strip()))
@@ -108,6 +116,8 @@ def parse_formats(names: str | Sequence[str]) -> tuple[Format, ...]:
         if word not in FORMATS:
             near = closest(word, list(FORMATS))
             raise UsageError(f"unknown export format. Received: {word!r}.{near}", remedy=remedy)
+        extra, modules = FORMATS[word].extra, FORMATS[word].modules
+        require(modules, f"pip install 'keras-transfer[{extra}]', or leave {word} out.")
     if not chosen:
         raise UsageError("no export format given.", remedy=remedy)
     return tuple(FORMATS[word] for word in chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -185,10 +186,7 @@ def judge(row: Mapping[str, Any], what: str = "images") -> str:
     gets right (McNemar), one-sided, at ``SIGNIFICANCE``.
     """
     if row["agreement"] < row["limit"]:
-        return (
-            f"gives the trained model's answer on {100 * row['agreement']:.1f} % of "
-            f"{row['images']} test {what}; the limit is {100 * row['limit']:g} %"
-        )
+        return _too_rarely(row, what)
     lost, changed = row["lost"], row["lost"] + row["gained"]
     if changed and stats.binomtest(lost, changed, alternative="greater").pvalue < SIGNIFICANCE:
         return (
@@ -204,3 +202,20 @@ def judge(row: Mapping[str, Any], what: str = "images") -> str:
             f"{100 * ENCODED_LIMIT:g} %"
         )
     return ""
+
+
+def _too_rarely(row: Mapping[str, Any], what: str) -> str:
+    """How far an artefact is from answering often enough as the trained model, and what to do."""
+    images, limit = row["images"], row["limit"]
+    agreed = round(row["agreement"] * images)
+    short = math.ceil(limit * images - 1e-9) - agreed
+    said = (
+        f"gives the trained model's answer on {100 * row['agreement']:.1f} % of {images} test "
+        f"{what}; the limit is {100 * limit:g} %, which {short} more would reach"
+    )
+    if evaluation.wilson_interval(agreed, images)[1] < limit:
+        return said
+    return (
+        f"{said}. On so few {what} that may be chance: train with a larger test split and export "
+        "again, or look at the answers that differ and ship it with --allow-failing"
+    )

@@ -270,6 +270,17 @@ class FrozenPart:
         pooled = np.concatenate([batch[0] for batch in batches])
         return pooled, Recomputed(views, rows, number, self._at_cut if self.cut else None)
 
+    def held(self, views: Views, rows: np.ndarray, count: int, store: ActivationStore) -> bool:
+        """Whether so many views of some images are stored, of whichever engine."""
+        digests = [views.dataset.digests[row] for row in rows]
+        return any(
+            all(
+                store.holds(self.keys(views, number, engine, store), digests)
+                for number in range(count)
+            )
+            for engine in {self._chosen, f"{self._chosen}-bfloat16"}
+        )
+
     def _batches(
         self, engine: Engine, views: Views, rows: np.ndarray, number: int, progress: Progress
     ) -> Iterator[list[np.ndarray]]:
@@ -343,7 +354,7 @@ class FrozenPart:
             share = _moved(*(one.run(self._sample)[-1] for one in both))
             which = "Training images in bfloat16" if share < _AGREEMENT else "All images in float32"
             far = f"by {share:.0%} of the way to the nearest other image"
-            progress.note(f"{which}: bfloat16 moves features {far}.")
+            progress.detail(f"{which}: bfloat16 moves features {far}.")
             return share < _AGREEMENT
 
         return bool(store.remember(self._question("bfloat16", (POOL, _AGREEMENT)), decide))

@@ -125,7 +125,7 @@ def fine_tune(
             seconds = time.monotonic() - start
             done.history.append(row | {"seconds": round(seconds, 3)})
             progress.row(done.history[-1])
-            advance(1, f"validation accuracy {row['validation_accuracy']:.3f}")
+            advance(1, f"{row['validation_accuracy']:.1%} right on validation")
             late = deadline is not None and time.monotonic() + seconds > deadline
             if checkpoint and (late or done.epoch == epochs or time.monotonic() > save_at):
                 _save(checkpoint, done, suffix, optimizer)

@@ -48,8 +48,11 @@ class Plan:
         cached: whether the activations at the cut are stored.
         views: views of each training image.
         epochs: epochs of the second phase.
+        rows: examples and views of them that the frozen part is run over.
         bytes: what the store will take, at most.
         seconds: expected duration of ``extract``, ``head``, ``fine_tune`` and in ``total``.
+        stages: what a clock would show of these, and of ``evaluate`` and ``report``: with what each
+            brings along, converting a network, say.
         epoch_seconds: expected for one epoch.
         reserve_seconds: expected for what follows the last epoch: choice, test, saving, page.
         needed_seconds: expected for everything from here on, the reserve included.
@@ -64,8 +67,10 @@ class Plan:
     cached: bool
     views: int
     epochs: int
+    rows: int
     bytes: int
     seconds: dict[str, float]
+    stages: dict[str, float]
     epoch_seconds: float
     reserve_seconds: float
     needed_seconds: float
@@ -218,23 +223,31 @@ def _price(
     augment = _AUGMENT_SECONDS * measured.pixels / 128**2 * train * (views - 1)
     solve = measured.features / 1280 * _HEAD_SECONDS
     tuned = 1 if epochs else 0
+    trace = tuned * depth * _TRACE_SECONDS  # while the head is solved
     again = tuned * train * new_head_views(train, recipe.views) * (above * measured.forward + solve)
     epoch = train * step + validation * above * measured.forward
     seconds = {
         "extract": rows * measured.extract + augment,
         "head": train * recipe.views * solve,
-        "fine_tune": epochs * epoch + tuned * depth * _TRACE_SECONDS + again,
+        "fine_tune": epochs * epoch + trace + again,
     }
     choice = tuned * _CHOICES * validation * above * measured.forward
     end = choice + test * (measured.extract + share * measured.forward) + _END_SECONDS
     ahead = 0.0 if extracted else seconds["extract"] + _CONVERT_SECONDS
     needed = ahead + seconds["head"] + seconds["fine_tune"] + end
+    stages = {
+        "extract": seconds["extract"] + _CONVERT_SECONDS,
+        "head": seconds["head"] + trace,
+        "fine_tune": seconds["fine_tune"] - trace + choice,
+        "evaluate": end - choice - _END_SECONDS,
+        "report": _END_SECONDS,
+    }
     seconds["total"] = sum(seconds.values())
     return Plan(
         unfreeze=depth, blocks=tuple(block.name for block in blocks[len(blocks) - depth :]),
         cut=cut_below(blocks, depth), cached=cached, views=recipe.views, epochs=epochs,
-        bytes=rows * row_bytes if cached else 0, needed_seconds=round(needed, 2),
-        seconds={name: round(value, 2) for name, value in seconds.items()},
+        rows=rows, bytes=rows * row_bytes if cached else 0, needed_seconds=round(needed, 2),
+        seconds={name: round(value, 2) for name, value in seconds.items()}, stages=stages,
         epoch_seconds=round(epoch, 2), reserve_seconds=round(again + end, 2),
         step_ratio=round((1 + 2 * share) / (3 * share), 3) if share else 0.0,
         engine=measured.engine, notes=() if extracted else tuple(filter(None, notes)),

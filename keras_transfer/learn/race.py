@@ -81,7 +81,7 @@ def decide(
             losses[depth] = _losses(done, half, recipe.class_weights == "balanced")
         seconds = round(time.monotonic() - begun, 3)
         rows.append({"unfreeze": depth, "nll": kept.nll, "head_nll": head, "seconds": seconds})
-        progress.note(f"Race: {depth} reaches NLL {kept.nll:.4f} (its head {head:.4f}).")
+        progress.detail(f"Race: {depth} reaches NLL {kept.nll:.4f} (its head {head:.4f}).")
     for row in rows:
         row["sure"] = _ahead(losses.get(row["unfreeze"]), losses.get(DEEPEST))
     winner = _winner(rows) if len(rows) == len(DEPTHS) else DEPTHS[0]

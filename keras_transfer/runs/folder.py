@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shlex
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from keras_transfer import datasets, recipe
 from keras_transfer.backbones import adoption
 from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files, types
-from keras_transfer.base.errors import UsageError
+from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.base.files import Amount, Count, Number, Rate, Text
 from keras_transfer.datasets.sources import check_outside, parts_of
 from keras_transfer.evaluation.metrics import Evaluation, evaluate
@@ -287,7 +288,14 @@ def begin(
         # What writers that were killed had begun.
         _remove(folder, [str(files.temporary(name)) for name in (*_RUN, *_UNFINISHED)])
         files.write_json(folder / NEW / CONFIG, dict(config))
-        yield folder / STATE
+        try:
+            yield folder / STATE
+        except KerasTransferError:
+            # What failed at its start would fail again: the folder is free, unless work is in it.
+            if not any((folder / STATE).glob("*.npz")):
+                replaced = (folder / METRICS).exists()
+                _remove(folder, _UNFINISHED if replaced else (*_UNFINISHED, *_RUN))
+            raise
 
 
 def keep_backbone(path: Folder, model: keras.Model) -> None:
@@ -356,7 +364,7 @@ def _held(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
         if not (folder / PAGE).exists():
             raise UsageError(
                 f"The run in {folder} has finished; only its page is missing.",
-                remedy=f"Write the page with `keras-transfer report {folder}`.",
+                remedy=f"Write the page with `keras-transfer report {shlex.quote(str(folder))}`.",
             )
         raise UsageError(
             f"The run in {folder} has finished; there is nothing to resume.",

@@ -269,9 +269,12 @@ def _command(run: Run) -> str:
     """What repeats the run on the very same examples; settings that were all defaults stay out."""
     config = run.config
     words = ["keras-transfer", "train", str(config["data"]), "--splits", str(run.path / SPLITS)]
+    words += ["--output", f"{run.path}-again"]
     # What the file of splits stands for is no word of the command.
     for name in ("seed", *config.get("asked", ())):
         option = "--" + name.replace("_", "-")
         if name not in ("split", "fold", "group", "per_class") and option not in words:
-            words += [option, str(config[name])]
+            value = config[name]
+            spelt = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            words += [option, spelt]
     return shlex.join(words)

@@ -508,9 +508,25 @@ def _row(**changes: object) -> dict:
     return {**row, "accuracy": 0.8, "reference_accuracy": 0.82, **changes}
 
 
+def test_a_missing_converter_is_said_before_the_work(
+    run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(UsageError, match="tf2onnx is not installed") as refused:
+        export_run(run, "tflite,onnx", tmp_path / "export", progress=pytest.fail)
+    assert "keras-transfer[onnx]" in refused.value.remedy
+
+
 def test_verdicts() -> None:
     assert parity.judge(_row()) == ""
-    assert "96.5 %" in parity.judge(_row(agreement=0.965))
+    near = parity.judge(_row(agreement=0.965))
+    assert "96.5 %" in near
+    assert "which 1 more would reach" in near  # 193 of 200, of which 194 are 97 %
+    assert "larger test split" in near
+    assert "--allow-failing" in near
+    far = parity.judge(_row(agreement=0.8))
+    assert "which 34 more would reach" in far
+    assert "chance" not in far
     # Five lost and none gained happen by luck once in 32 times, four once in 16.
     assert parity.judge(_row(lost=4)) == ""
     assert "more than luck" in parity.judge(_row(lost=5))

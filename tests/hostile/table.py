@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from typing import Any, NamedTuple
 
 from keras_transfer import cli
@@ -33,9 +34,10 @@ def say(*words: Any) -> Said:
 
 
 def assert_refused(said: Said, *needles: str, code: int = 2) -> None:
-    """One message that names the thing, with a remedy; nothing on standard output."""
+    """One message that names the thing, with a remedy; on standard output its JSON at most."""
     assert said.code == code, said
-    assert said.out == "", said.out
+    if said.out:
+        assert [*json.loads(said.out)] == ["error"], said.out
     assert "Traceback" not in said.err
     for needle in needles:
         assert needle in said.err, f"{needle!r} is not in\n{said.err}"

@@ -82,6 +82,25 @@ def test_the_page_says_what_was_found(study):
     assert all(a.startswith(("#", "data:", "winner/")) for a in addresses)
 
 
+@pytest.mark.parametrize(("wide", "width"), [(False, 100), (True, 400)])
+def test_the_table_fits_the_terminal(study, wide, width):
+    import rich.console
+
+    console = rich.console.Console(width=width)
+    with console.capture() as captured:
+        console.print(results.render(study, wide))
+    text = captured.get()
+    names = results.varied(results.read_records(study))
+    assert "…" not in text
+    for number, name in enumerate(names):
+        assert (results.words(name) in text) == (wide or number < results.NARROW)
+    first = re.search(r"^ +(\d+) +(\d\.\d{3}) +90.0% +", text, re.MULTILINE)
+    best = results.ranked(results.read_records(study), "nll")[0]
+    assert (int(first[1]), first[2]) == (best.trial, f"{best.nll:.3f}")
+    assert ("more settings: --wide" in text) != wide
+    assert re.search(r" 20 ", text)  # whole seconds
+
+
 def test_importance_finds_the_setting_that_decides(study):
     found = importance.importances(results.read_records(study), "nll")
     assert found[0].name == "fine_tune_lr"

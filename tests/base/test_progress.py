@@ -1,0 +1,134 @@
+"""What people are told meanwhile: how far it is, how long it takes, in a pipe and in a notebook."""
+
+import io
+import os
+import sys
+
+import pytest
+
+from keras_transfer.base.clock import Clock
+from keras_transfer.base.progress import PlainProgress, Timeline, progress_for
+
+
+class Now:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+def test_what_is_left_is_what_was_expected_until_the_stage_shows_its_own_pace():
+    now = Now()
+    line = Timeline(now)
+    assert line.left() is None
+    assert line.share() == 0.0
+    line.begin("extract")
+    now.seconds = 10.0
+    line.expect({"extract": 20.0, "head": 5.0, "fine_tune": 15.0}, {"extract": 100})
+    line.begin("extract")
+    assert line.left() == pytest.approx(40.0)
+    line.advance(50)
+    now.seconds = 40.0  # twice as slow: half of it took 30 s
+    assert line.left() == pytest.approx(0.5 * (0.5 * 20 + 30) + 20)
+    line.begin("fine_tune")  # what was skipped is over
+    assert line.left() == pytest.approx(15.0)
+    assert line.share() == pytest.approx(40 / 55)
+    now.seconds = 45.0  # no units: by the clock
+    assert line.left() == pytest.approx(10.0)
+    now.seconds = 400.0
+    assert 0 < line.left() < 0.06 * 400
+    before = line.share()
+    line.expect({"fine_tune": 1000.0}, {})
+    assert line.share() == before  # a bar never goes back
+
+
+def test_a_kept_pace_ends_when_it_said():
+    now = Now()
+    line = Timeline(now)
+    line.expect({"extract": 10.0, "head": 5.0}, {"extract": 10})
+    line.begin("extract")
+    for second in range(10):
+        assert now.seconds + line.left() == pytest.approx(15.0)
+        now.seconds = second + 1.0
+        line.advance(1)
+
+
+def test_a_pipe_gets_a_line_a_stage_in_plain_words_and_details_where_asked():
+    for detailed in (False, True):
+        stream = io.StringIO()
+        with PlainProgress(stream, every=1e9, detailed=detailed) as progress:
+            progress.stage("extract")
+            progress.expect({"extract": 8.0, "head": 30.0})
+            progress.detail("Frozen layers run on an engine.")
+            with progress.step("extract", 3) as advance:
+                advance(2)
+            progress.stage("head")
+        lines = stream.getvalue().splitlines()
+        assert lines[0] == "Running the frozen layers"
+        assert lines[-1] == "Solving the head ... about 30 s to go"
+        assert ("Frozen layers run on an engine." in lines) == detailed
+
+
+def test_how_long_a_stage_takes_is_learnt_from_runs_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_TRANSFER_CACHE", str(tmp_path))
+    planned = {"extract": 4.0, "head": 0.1}
+    usual = Clock().paced(planned)
+    assert usual["extract"] >= 4.0
+    for _ in range(8):
+        clock = Clock()
+        clock.seconds |= {"extract": 12.0, "head": 9.0}
+        clock.learn(planned)
+    found = Clock().paced(planned)
+    assert found["extract"] == pytest.approx(12.0, rel=0.05)
+    assert found["head"] == usual["head"]  # too short to tell
+    (tmp_path / "paces.json").write_text('{"extract": "x", "head": 1e99}')
+    assert Clock().paced(planned)["extract"] == usual["extract"]
+    (tmp_path / "paces.json").write_text("[]")
+    assert Clock().paced(planned) == usual
+
+
+def test_a_script_is_silent_unless_it_asks():
+    assert type(progress_for("warning")).__name__ == "Progress"
+    assert isinstance(progress_for("info"), PlainProgress)  # no terminal here
+
+
+def test_a_notebook_shows_a_bar_by_itself():
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    cell = (
+        "from keras_transfer.base.progress import in_notebook, progress_for\n"
+        "with progress_for() as progress:\n"
+        "    progress.stage('head'); progress.expect({'head': 40.0})\n"
+        "    print(in_notebook(), type(progress).__name__)\n"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    seen = []
+    client = nbclient.NotebookClient(notebook, kernel_name="python3", timeout=120)
+    process = client.process_message
+
+    def noting(message, *rest):
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            seen.append(message["content"]["data"].get("text/html", ""))
+        return process(message, *rest)
+
+    client.process_message = noting
+    client.execute()
+    assert "True NotebookProgress" in str(notebook.cells[0].outputs)
+    assert any("<progress" in one and "Solving the head, about 40 s to go" in one for one in seen)
+    assert seen[-1] == ""  # gone when the work is done
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no pseudo-terminal")
+def test_a_terminal_shows_something_before_anything_heavy_is_imported():
+    pexpect = pytest.importorskip("pexpect")
+    script = (
+        "import sys\nfrom keras_transfer import cli\n"
+        "cli.load_keras = lambda: (print('\\nHEAVY', flush=True), sys.exit(0))\n"
+        "cli.main(['train', 'builtin:digits', '--output', '/nonexistent/run'])\n"
+    )
+    shown = pexpect.spawn(sys.executable, ["-c", script], encoding="utf-8", timeout=60)
+    shown.expect("Starting")
+    shown.expect("HEAVY")
+    shown.close()
