@@ -199,9 +199,9 @@ def train(
         recipe, asked = ask(form.EFFORTS)
         spec = given.spec if given else backbones.spec(recipe.backbone)
         size = size_of(recipe, data, spec, given)
-        fit = recipe.fit or (data.fit if isinstance(data, Dataset) else "")
+        fitting = recipe.fit or (data.fit if isinstance(data, Dataset) else "")
         sized: dict[str, Any] = {form.SIZE: size}
-        sized["fit"] = form.spec(size).fitted(fit).fit or None
+        sized["fit"] = form.spec(size).fitted(fitting).fit or None
         recipe = dataclasses.replace(recipe, **sized)
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume

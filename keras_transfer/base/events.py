@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_transfer.base.progress import Progress
+from keras_transfer.base.progress import Progress, Relay
 
 _TAGS = {
     "train_loss": "loss/train",
@@ -22,7 +21,7 @@ _TAGS = {
 """What is drawn of a row of the history, and under which name."""
 
 
-class EventLog(Progress):
+class EventLog(Relay):
     """Writes each row of the history as it comes: a TensorBoard run for each phase.
 
     Args:
@@ -33,34 +32,13 @@ class EventLog(Progress):
     def __init__(self, folder: str | os.PathLike[str], inner: Progress) -> None:
         from tensorboard.summary import Writer
 
-        self._folder, self._inner, self._writer = Path(folder), inner, Writer
+        super().__init__(inner)
+        self._folder, self._writer = Path(folder), Writer
         self._writers: dict[str, Any] = {}
-
-    def note(self, text: str) -> None:
-        """As ``inner`` does."""
-        self._inner.note(text)
-
-    def detail(self, text: str) -> None:
-        """As ``inner`` does."""
-        self._inner.detail(text)
-
-    def stage(self, name: str) -> None:
-        """As ``inner`` does."""
-        self._inner.stage(name)
-
-    def expect(self, seconds: Mapping[str, float], units: Mapping[str, int] | None = None) -> None:
-        """As ``inner`` does."""
-        self._inner.expect(seconds, units)
-
-    @contextlib.contextmanager
-    def step(self, name: str, total: int) -> Iterator[Callable[..., None]]:
-        """As ``inner`` does."""
-        with self._inner.step(name, total) as advance:
-            yield advance
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Appends the row to its phase's file, where whoever watches sees it at once."""
-        self._inner.row(row)
+        super().row(row)
         phase = str(row["phase"])
         if phase not in self._writers:
             self._writers[phase] = self._writer(str(self._folder / phase))

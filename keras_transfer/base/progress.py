@@ -65,6 +65,38 @@ class Progress:
         """Ends what is live."""
 
 
+class Relay(Progress):
+    """Tells all to another one.
+
+    Args:
+        inner: that one.
+    """
+
+    def __init__(self, inner: Progress) -> None:
+        self.inner = inner
+
+    def note(self, text: str) -> None:
+        """As ``inner`` does; so are the others."""
+        self.inner.note(text)
+
+    def detail(self, text: str) -> None:
+        self.inner.detail(text)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        self.inner.row(row)
+
+    def stage(self, name: str) -> None:
+        self.inner.stage(name)
+
+    def expect(self, seconds: Mapping[str, float], units: Mapping[str, int] | None = None) -> None:
+        self.inner.expect(seconds, units)
+
+    @contextlib.contextmanager
+    def step(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        with self.inner.step(name, total) as advance:
+            yield advance
+
+
 class Timeline:
     """How far a command is, and how long it still takes, by what was expected and what is seen.
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_transfer.base.errors import UsageError
-from keras_transfer.base.progress import Progress
+from keras_transfer.base.progress import Progress, Relay
 
 _OURS = (
     keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler,
@@ -35,7 +35,7 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
             raise UsageError(problem, remedy=f"{remedy}and decay; resume=True goes on.")
 
 
-class Watched(Progress):
+class Watched(Relay):
     """Tells callbacks of a phase: its beginning, the epochs, its end; of steps they hear nothing.
 
     Args:
@@ -48,19 +48,16 @@ class Watched(Progress):
     def __init__(
         self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, inner: Progress
     ) -> None:
+        super().__init__(inner)
         self._told = keras.callbacks.CallbackList(list(callbacks), model=model)
-        self._model, self._inner = model, inner
-
-    def note(self, text: str) -> None:
-        """As ``inner`` does."""
-        self._inner.note(text)
+        self._model = model
 
     @contextlib.contextmanager
     def step(self, name: str, total: int) -> Iterator[Callable[..., None]]:
         """As ``inner`` does; the first ``advance`` comes when the optimiser is there."""
         self._told.set_params({"epochs": total, "verbose": 0})
         done: list[int] = []
-        with self._inner.step(name, total) as inner:
+        with super().step(name, total) as inner:
 
             def advance(units: int = 1, info: str = "") -> None:
                 inner(units, info)
@@ -76,6 +73,6 @@ class Watched(Progress):
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Ends an epoch."""
-        self._inner.row(row)
+        super().row(row)
         logs = {name: row[key] for key, name in _LOGS.items()}
         self._told.on_epoch_end(int(row["epoch"]) - 1, logs)
