@@ -28,16 +28,17 @@ def explain(
 
     Returns:
         float32 weights in 0..1, of which the largest is 1: of maps ``[examples, height, width]``
-        by :func:`contrastive_map`, of token ids ``[examples, tokens]`` by
-        :func:`gradient_times_input`.
+        and sequences ``[examples, places]`` by :func:`contrastive_map`, of token ids
+        ``[examples, tokens]`` by :func:`gradient_times_input`.
 
     Raises:
         UsageError: the features have no places.
     """
-    if len(topmost(model).shape) == 4:
-        return contrastive_map(model, examples, classes)
-    if _embedding(model) is not None:
+    axes = len(topmost(model).shape)
+    if axes != 4 and _embedding(model) is not None:
         return gradient_times_input(model, examples, classes)
+    if axes > 2:
+        return contrastive_map(model, examples, classes)
     return grad_cam(model, examples, classes)  # which says what is wrong
 
 
@@ -103,7 +104,7 @@ def contrastive_map(
     al. 2021; with features that may be negative, their product with the gradient is kept where it
     is positive). What is explained is the odds of the class, its logit against those of the others
     by their shares (contrast, Gu et al. 2018). ``benchmarks/pointing.py`` counts how often the
-    brightest place lies on the object.
+    brightest place lies on the object. A sequence is explained on its topmost states.
 
     Args:
         model: a classifier as this package builds it.
@@ -234,8 +235,10 @@ def _embedding(model: keras.Model) -> Any:
 
 
 def _finer(model: keras.Model) -> Parts:
-    """The network parted at the topmost map that is alone at its place and has ``_SIDE`` rows."""
-    for layer in reversed(model.layers):
+    """The network parted at the topmost map that is alone at its place and has ``_SIDE`` rows, or
+    at the topmost states of a sequence.
+    """
+    for layer in reversed(model.layers if len(topmost(model).shape) == 4 else []):
         shape = [side or 0 for side in getattr(layer.output, "shape", ())]
         padded = isinstance(layer, keras.layers.ZeroPadding2D)  # its places lie beside the image's
         if len(shape) == 4 and min(shape[1:3]) >= _SIDE and not padded:

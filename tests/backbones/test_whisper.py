@@ -18,6 +18,7 @@ from keras_transfer import backbones
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Backbone
+from keras_transfer.evaluation.saliency import explain
 from keras_transfer.learn.model import build_classifier, cut_blocks
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -191,6 +192,20 @@ def test_every_cut_is_exact(built: Backbone, clips: np.ndarray) -> None:
         below, above = backbones.split(model, block.cut)
         parts = below(clips, training=False)
         np.testing.assert_array_equal(np.asarray(above(parts, training=False)), whole)
+
+
+def test_where_it_listened_is_told_by_place(built: Backbone, clips: np.ndarray) -> None:
+    """A head that hears one feature alone listens where that is positive, or negative."""
+    states = np.asarray(built.model(clips, training=False))
+    feature = int((states.max(axis=(0, 1)) * -states.min(axis=(0, 1))).argmax())
+    model, kernel = build_classifier(built, 2), np.zeros((WIDTH, 2), np.float32)
+    kernel[feature] = 1.0, -1.0
+    model.get_layer("logits").set_weights([kernel, np.zeros(2, np.float32)])
+    for chosen, sign in ((0, 1), (1, -1)):
+        wanted = np.maximum(sign * states[..., feature], 0)
+        assert wanted.any(axis=1).all()
+        looked = explain(model, clips, [chosen] * len(clips))
+        np.testing.assert_allclose(looked, wanted / wanted.max(axis=1, keepdims=True), atol=1e-4)
 
 
 def test_it_hears_no_more_than_it_has_positions_for(small: Tensors, tmp_path: Path) -> None:
