@@ -166,7 +166,8 @@ def train(
             for the weights).
     """
     if not isinstance(progress, Progress):
-        wanted = in_notebook() if progress is None else progress
+        # What has something in common with others is a part of theirs.
+        wanted = shared is None and in_notebook() if progress is None else progress
         with progress_for("info" if wanted else "warning") as telling:
             return train(
                 data, output=output, resume=resume, overwrite=overwrite, tensorboard=tensorboard,

@@ -222,5 +222,6 @@ def _crown(study: Path, bench: Workbench, objective: str, progress: Progress) ->
     progress.stage("Training the best again")
     local = {name: getattr(bench.recipe, name) for name in LOCAL}
     recipe = Recipe(**best.settings, **{k: v for k, v in local.items() if v is not None})
-    training.train(bench.dataset(recipe), recipe=recipe, output=run, overwrite=run.exists())
+    data, again = bench.dataset(recipe), run.exists()
+    training.train(data, recipe=recipe, output=run, overwrite=again, progress=False)
     files.write_json(mark, files.sealed({"trial": best.trial}))
