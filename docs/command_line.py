@@ -29,7 +29,7 @@ def text() -> str:
 
 def parsers() -> Iterator[argparse.ArgumentParser]:
     """Those of all commands, in the order of ``--help``."""
-    for program in (cli._parser(), tuning._parser()):
+    for program in (cli._parser(), tuning.parser()):
         yield from _commands(program)
 
 

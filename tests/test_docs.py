@@ -100,9 +100,9 @@ def test_every_command_of_a_page_is_one_that_the_command_line_takes(name):
     """Of its blocks, README's two commands in one line included."""
     for command, rest in re.findall(COMMAND, (ROOT / name).read_text(), re.M):
         words = [re.sub(r"[\[\]]", "", word).split("|")[0] for word in shlex.split(rest)]
-        search = {"search": tuning_cli._parser(), "study": tuning_cli._parser()}
+        search = {"search": tuning_cli.parser(), "study": tuning_cli.parser()}
         given = ["show", *words[1:]] if words[0] == "study" else words
-        parser = cli._parser() if command == "keras-transfer" else tuning_cli._parser()
+        parser = cli._parser() if command == "keras-transfer" else tuning_cli.parser()
         options = search.get(words[0], parser).parse_args(given)
         assert callable(options.command)
 

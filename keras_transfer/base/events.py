@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress, Relay
 
 _TAGS = {
@@ -30,8 +31,11 @@ class EventLog(Relay):
     """
 
     def __init__(self, folder: str | os.PathLike[str], inner: Progress) -> None:
-        from tensorboard.summary import Writer
-
+        try:
+            from tensorboard.summary import Writer
+        except ImportError:
+            remedy = "pip install tensorboard, or leave --tensorboard out."
+            raise UsageError("TensorBoard is not installed.", remedy=remedy) from None
         super().__init__(inner)
         self._folder, self._writer = Path(folder), Writer
         self._writers: dict[str, Any] = {}
