@@ -1,4 +1,4 @@
-"""Transfer learning for image classification: train, search, export, and prove what is exported.
+"""Transfer learning for images, texts and sounds: train, search, export, prove what is exported.
 
 Nothing heavy is imported until it is used, so that ``import keras_transfer`` takes milliseconds.
 ``__init__.pyi``, which ``python docs/settings.py`` writes, tells editors the types.

@@ -260,8 +260,8 @@ COUNT = whole(1).take
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="keras-transfer",
-        description="Transfer learning for the classification of images and texts, from a folder "
-        "or a table to a model that is proven on the device's own runtime.",
+        description="Transfer learning for the classification of images, texts and sounds, from a "
+        "folder or a table to a model that is proven on the device's own runtime.",
         epilog="keras-transfer search DATA and study STUDY are python -m tuning search and show: "
         "trials over the settings, on shared frozen work.",
     )
