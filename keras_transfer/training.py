@@ -301,7 +301,7 @@ def train(
                 progress.detail(why)
             views = Views(dataset, seed=recipe.view_seed, strength=recipe.strength, flip=mirrored)
             held = store is not None and frozen.held(views, train_rows, recipe.views, store)
-            stages = {**plan.stages, "extract": 0.0} if held else plan.stages
+            stages = {**plan.stage_seconds, "extract": 0.0} if held else plan.stage_seconds
             units = {"extract": plan.rows, "fine_tune": plan.epochs}
             progress.expect(clock.paced(stages), units)
             how: dict[str, Any] = {"store": store, "progress": progress}
@@ -332,7 +332,7 @@ def train(
                 time_left=deadline - time.monotonic(), extracted=planned,
             )  # fmt: skip
             progress.detail(f"The frozen part is done. {plan}")
-            stages = {**plan.stages, "extract": 0.0}
+            stages = {**plan.stage_seconds, "extract": 0.0}
             progress.expect(clock.paced(stages), units)
             _decide(state, recipe, about, stored_cut if store else base)
             features, inputs = features[: recipe.views], inputs[: recipe.views]

@@ -104,9 +104,11 @@ def clean(notebook: Any) -> Any:
 
 
 def _without_banner(outputs: list[Any]) -> list[Any]:
-    """The outputs less TensorFlow's greeting, and without those that were nothing else."""
+    """The outputs less TensorFlow's greeting and the bar, which is gone when the work is done."""
     kept = []
     for output in outputs:
+        if output.get("data", {}).get("text/html") == "":
+            continue
         if output.output_type == "stream" and output.name == "stderr":
             output.text = _BANNER.sub("", output.text)
             if not output.text.strip():

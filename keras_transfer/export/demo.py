@@ -9,6 +9,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from keras_transfer.base.threads import cores
 from keras_transfer.export import bundle, proof
 from keras_transfer.export.prediction import best, shipped_threshold
 from keras_transfer.export.signature import signature
-from keras_transfer.modalities import MODALITIES
+from keras_transfer.modalities import MODALITIES, InputSpec, Modality
 
 TOP = 5
 """Classes that the page names."""
@@ -44,6 +45,14 @@ _TYPES = {
     ".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm",
 }  # fmt: skip
 """What is served, by the end of its name."""
+
+
+def _spec_of(form: Modality, described: Mapping[str, Any]) -> InputSpec:
+    """What a proof says of its model's input. Raises ValueError where that is nothing."""
+    try:
+        return form.spec(described["size"]).fitted(described["fit"])
+    except UsageError as error:
+        raise ValueError(error.message) from error
 
 
 class Demo(http.server.ThreadingHTTPServer):
@@ -85,7 +94,7 @@ class Demo(http.server.ThreadingHTTPServer):
             self.labels: list[str] = described["class_names"]
             forms = {f"{form.NOUN}s": form for form in MODALITIES.values()}
             form = forms[described["kind"]]
-            spec = form.spec(described["size"]).fitted(described["fit"])
+            spec = _spec_of(form, described)
             self.signature, self.kind = signature(form, spec), form.NOUN
         bundle.check(path, expected, chosen["file"], "parity.json")
         tasks = self.signature.mediapipe

@@ -51,8 +51,8 @@ class Plan:
         rows: examples and views of them that the frozen part is run over.
         bytes: what the store will take, at most.
         seconds: expected duration of ``extract``, ``head``, ``fine_tune`` and in ``total``.
-        stages: what a clock would show of these, and of ``evaluate`` and ``report``: with what each
-            brings along, converting a network, say.
+        stage_seconds: what a clock would show of these, and of ``evaluate`` and ``report``: with
+            what each brings along, converting a network, say.
         epoch_seconds: expected for one epoch.
         reserve_seconds: expected for what follows the last epoch: choice, test, saving, page.
         needed_seconds: expected for everything from here on, the reserve included.
@@ -70,7 +70,7 @@ class Plan:
     rows: int
     bytes: int
     seconds: dict[str, float]
-    stages: dict[str, float]
+    stage_seconds: dict[str, float]
     epoch_seconds: float
     reserve_seconds: float
     needed_seconds: float
@@ -247,7 +247,8 @@ def _price(
         unfreeze=depth, blocks=tuple(block.name for block in blocks[len(blocks) - depth :]),
         cut=cut_below(blocks, depth), cached=cached, views=recipe.views, epochs=epochs,
         rows=rows, bytes=rows * row_bytes if cached else 0, needed_seconds=round(needed, 2),
-        seconds={name: round(value, 2) for name, value in seconds.items()}, stages=stages,
+        seconds={name: round(value, 2) for name, value in seconds.items()},
+        stage_seconds=stages,
         epoch_seconds=round(epoch, 2), reserve_seconds=round(again + end, 2),
         step_ratio=round((1 + 2 * share) / (3 * share), 3) if share else 0.0,
         engine=measured.engine, notes=() if extracted else tuple(filter(None, notes)),

@@ -16,10 +16,7 @@ class Finished:
     """A run as far as a comparison reads it."""
 
     path: Path
-    rows: list
-
-    def predictions(self):
-        return self.rows
+    predictions: list
 
 
 def finished(name, answers, labels):
@@ -109,12 +106,14 @@ def test_many_comparisons_are_held_to_a_stricter_test():
 def test_the_order_of_the_rows_does_not_matter():
     first = finished("one", answers(LABELS, 0.8, 1), LABELS)
     second = finished("two", answers(LABELS, 0.7, 2), LABELS)
-    shuffled = Finished(second.path, second.rows[::-1])
+    shuffled = Finished(second.path, second.predictions[::-1])
     assert evaluation.compare([first, second]) == evaluation.compare([first, shuffled])
 
 
 def test_runs_of_one_folder_name_are_told_apart():
-    runs = [Finished(Path(p), finished("x", LABELS, LABELS).rows) for p in ("a/run", "b/run")]
+    runs = [
+        Finished(Path(p), finished("x", LABELS, LABELS).predictions) for p in ("a/run", "b/run")
+    ]
     assert set(evaluation.compare(runs).accuracy) == {"a/run", "b/run"}
 
 
@@ -133,7 +132,7 @@ def test_different_test_images_are_refused():
 def test_files_of_the_same_name_from_other_data_are_not_the_same_images():
     before, after = (finished(name, LABELS, LABELS) for name in ("noto", "twemoji"))
     assert evaluation.compare([before, after]).images == 400
-    after.rows[7]["digest"] = "another"
+    after.predictions[7]["digest"] = "another"
     with pytest.raises(errors.UsageError, match=r"under the same name: '7.png'"):
         evaluation.compare([before, after])
 

@@ -87,8 +87,11 @@ def _first(page: Any, folder: Path, code: str, change: dict[str, str], address: 
     for old, new in {**change, "console.log(": "window.told = ("}.items():
         assert old in code
         code = code.replace(old, new)
-    (folder / "index.html").write_text(f"<!doctype html>{code}")
-    page.call("Page.navigate", url=f"http://{address}/index.html")
+    # A name of its own: of one that was written twice within a second the browser keeps the first.
+    name = f"page-{len(list(folder.glob('page-*')))}.html"
+    (folder / name).write_text(f"<!doctype html>{code}")
+    page.run("delete window.told")
+    page.call("Page.navigate", url=f"http://{address}/{name}")
     label, score = page.run(_TOLD)
     return label, score
 

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import time
+from pathlib import Path
 
 import distributed
 import keras
@@ -95,12 +96,13 @@ def test_too_few_validation_images_assure_no_precision_and_the_summary_says_so(c
     assert len(result.validation_logits) == 35
     assert (result.threshold.threshold, result.threshold.answered) == (math.inf, 0)
     screen = Console(width=200, record=True, file=io.StringIO())
-    screen.print(console.summary(result, "run"))
+    kept = dataclasses.replace(result, path=Path("run"))
+    screen.print(console.summary(result, kept))
     said = "none: 35 validation images cannot show that any confidence is right 95 % of the time"
     assert said in screen.export_text()
     rated = dataclasses.replace(result.threshold, threshold=0.8, answered=9, precision=1.0)
     rated = dataclasses.replace(rated, coverage=0.25, validation_images=120)
-    screen.print(console.summary(dataclasses.replace(result, threshold=rated), "run"))
+    screen.print(console.summary(dataclasses.replace(result, threshold=rated), kept))
     assert "rests on 120 validation images" in screen.export_text()
 
 
