@@ -17,7 +17,7 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.threads import cores
 from keras_transfer.export import bundle, proof
-from keras_transfer.export.prediction import best, shipped_threshold
+from keras_transfer.export.prediction import best, parity_of, shipped_threshold
 from keras_transfer.export.signature import signature
 from keras_transfer.modalities import MODALITIES, InputSpec, Modality
 
@@ -110,7 +110,7 @@ class Demo(http.server.ThreadingHTTPServer):
             "engine": "in this browser" if package else "on this computer",
             "wasm": package is not None,
             "top": TOP,
-            "threshold": shipped_threshold(path),
+            "threshold": shipped_threshold(parity_of(path)),
             "size": self.signature.size,
             "fit": spec.fit,
             "kind": self.kind,

@@ -181,13 +181,13 @@ def _about(path: Path) -> About:
     beside = path.with_name(LABELS_FILE)
     with files.reading(beside):
         listed = beside.read_text(encoding="utf-8").split("\n")[:-1] if beside.exists() else []
-    held = described(path.parent)
+    held = parity_of(path.parent)
     fit = held.get("fit") or metadata.carried(path, FIT_FILE)
     names = metadata.carried(path, LABELS_FILE).split("\n")[:-1] or listed
-    return About(names, list(MODALITIES.values()), shipped_threshold(path.parent), fit)
+    return About(names, list(MODALITIES.values()), shipped_threshold(held), fit)
 
 
-def described(folder: Path) -> dict[str, Any]:
+def parity_of(folder: Path) -> dict[str, Any]:
     """What an export's ``parity.json`` says; nothing where there is no export."""
     parity = folder / "parity.json"
     with files.reading(parity):
@@ -195,9 +195,9 @@ def described(folder: Path) -> dict[str, Any]:
         return dict(json.loads(parity.read_text(encoding="utf-8"))) if ours else {}
 
 
-def shipped_threshold(folder: Path) -> float:
-    """The probability from which on an export's answers are trusted, 0 for none or no export."""
-    return float(described(folder).get("threshold") or 0.0)
+def shipped_threshold(held: Mapping[str, Any]) -> float:
+    """The probability from which on answers are trusted, by :func:`parity_of`; 0 for none."""
+    return float(held.get("threshold") or 0.0)
 
 
 def _open_keras(path: Path) -> Opened:
