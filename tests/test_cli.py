@@ -57,6 +57,22 @@ def test_help_and_version_import_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_what_is_wrong_with_a_run_or_its_place_is_said_before_keras_is_loaded(tmp_path):
+    (tmp_path / "taken").write_text("A file.")
+    script = (
+        "import sys\nfrom keras_transfer import cli\nplace, absent = sys.argv[1:]\n"
+        "commands = ['train', 'builtin:digits', '--output', place], ['evaluate', absent], "
+        "['export', absent], ['report', absent], ['update', absent, 'builtin:digits'], "
+        "['label', absent, place], ['compare', absent, absent], ['curve', absent]\n"
+        "print([cli.main(command) for command in commands], 'keras' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "taken", tmp_path / "absent"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == f"{[2] * 8} False"
+
+
 def test_a_time_budget_counts_the_import_of_keras(run_cli, monkeypatch, tmp_path):
     from keras_transfer import training
 

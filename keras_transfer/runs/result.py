@@ -10,19 +10,23 @@ import platform
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from keras_transfer import evaluation
 from keras_transfer._version import __version__
 from keras_transfer.base.types import SPLITS, Dataset
 from keras_transfer.frozen.store import StoreCounts
-from keras_transfer.learn import calibration, planner
-from keras_transfer.learn.selection import Candidate
+from keras_transfer.learn import calibration
 from keras_transfer.recipe import Recipe
 from keras_transfer.runs.finished import Finished
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_transfer.learn import planner
+    from keras_transfer.learn.selection import Candidate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +101,8 @@ VERSIONED = (
 
 def environment() -> dict[str, Any]:
     """Versions and machine, as far as they matter for repeating a run."""
+    import keras
+
     from keras_transfer.base.compute import accelerators
 
     versions = {}
