@@ -388,23 +388,19 @@ def _compare(options: argparse.Namespace) -> int:
 def _update(options: argparse.Namespace) -> int:
     with telling(options) as progress:
         run = _opened(options)
-        from keras_transfer import console
-
         found = keras_transfer.update(
             run, options.data, output=options.output, overwrite=options.overwrite,
             cache=options.cache, progress=progress,
         )  # fmt: skip
-    return show(options, found.to_json, lambda: console.updated(found))
+    return show(options, found.to_json, found.render)
 
 
 def _label(options: argparse.Namespace) -> int:
     with telling(options):
         run = _opened(options)
-        from keras_transfer import console
-
         asked = {"count": options.count, "output": options.output}
         found = keras_transfer.label(run, options.data, **asked)
-    return show(options, found.to_json, lambda: console.to_label(found, run))
+    return show(options, found.to_json, found.render)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -446,7 +442,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from keras_transfer.export.demo import Demo
 
-    with Demo(options.export, wasm=options.wasm) as server:
+    with Demo(options.export, wasm=options.wasm, port=options.port) as server:
         said = f"Open {server.url} in a browser; Ctrl-C ends it."
         show(options, lambda: {"url": server.url}, lambda: said)
         sys.stdout.flush()
@@ -580,7 +576,9 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     )),
     ("export", _export, "Export a run and prove what is exported.", (
         RUN,
-        argument("--formats", default="saved_model,tflite", metavar="A,B,..."),
+        argument("--formats", default="saved_model,tflite", metavar="A,B,...", help="any of "
+                 "saved_model, tflite, tflite-float16, tflite-dynamic, tflite-int8, onnx, keras "
+                 "(default saved_model,tflite)"),
         argument("--output", metavar="DIR", help="default: saved_models/NAME"),
         flag("overwrite", "replace an export in DIR"),
         flag("allow-failing", "keep artefacts that fail"),
@@ -594,6 +592,8 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     )),
     ("demo", _demo, "Try an export on a local page: a file, camera, microphone, or a text.", (
         argument("export", metavar="EXPORT"),
+        argument("--port", type=whole(0, 65535).take, default=0, metavar="N",
+                 help="where it listens on this machine (default: any free port)"),
         argument("--wasm", metavar="DIR", help="node_modules/@mediapipe/tasks-vision, "
                  "tasks-audio or tasks-text: run the .tflite in the browser itself"),
     )),

@@ -25,10 +25,8 @@ from keras_transfer.runs.folder import PAGE
 if TYPE_CHECKING:
     from keras_transfer.evaluation import Comparison, Evaluation, LearningCurve, Shift
     from keras_transfer.export import ExportResult
-    from keras_transfer.labelling import Sheet
     from keras_transfer.runs.folder import Run
     from keras_transfer.runs.result import TransferResult
-    from keras_transfer.updating import Update
 
 
 def run_json(run: Run) -> dict[str, Any]:
@@ -57,9 +55,7 @@ def summary(result: TransferResult, run: Run, detailed: bool = False) -> Group:
         rests = f"{sure.validation_images} validation {what}s"
         rows.append(("answers when sure", f"{answers} right (rests on {rests})"))
     elif math.isinf(sure.threshold):
-        too_few = f"none: {len(result.validation_logits)} validation {what}s"
-        goal = f"any confidence is right {100 * sure.target:g} % of the time"
-        rows.append(("answers when sure", f"{too_few} cannot show that {goal}"))
+        rows.append(("answers when sure", f"none: {words.no_threshold(run.metrics, what)}"))
     if left_out := datasets.left_out(result.dataset):
         rows.append(("left out", f"{left_out} (see `keras-transfer inspect`)"))
     rows.append(("time", f"{result.seconds['total']:.0f} s"))
@@ -120,29 +116,6 @@ def shift(found: Shift, what: str) -> Group:
 def comparison(found: Comparison) -> str:
     """One sentence for each pair of runs."""
     return "\n".join(pair.verdict for pair in found.pairs)
-
-
-def updated(found: Update) -> Group:
-    """What more data brought to a run."""
-    pairs = (("Old test split", found.old_test), ("New test examples", found.new_test))
-    lines = [f"{found.added:,} new examples; left out: {found.left_out:,}."]
-    lines += [f"{where} ({pair.images:,}): {pair.verdict}" for where, pair in pairs if pair]
-    for row in found.new_classes:
-        recall = "" if row["recall"] is None else f", {row['recall']:.0%} of them found"
-        lines.append(f"New class {printable(row['name'])}: {row['images']} test examples{recall}.")
-    return Group(*map(Text, [*lines, f"Run folder: {found.run.path}"]))
-
-
-def to_label(found: Sheet, run: Run) -> str:
-    """Where a sheet of what to label is, and what to do with it."""
-    names = next(iter(found.rows[0])), "guess", "confidence"
-    lines = ["  ".join(printable(row[name]) for name in names) for row in found.rows[:10]]
-    lines += [f"... and {len(found.rows) - 10:,} more"] if len(found.rows) > 10 else []
-    lines += [f"{printable(n)} cannot be read: {why}" for n, why in found.left_out.items()]
-    sheet = shlex.quote(str(found.path))
-    done = f"keras-transfer update {shlex.quote(str(run.path))} {sheet}"
-    look = f"Look at {found.path.with_name('sheet.html')}, fill the column label of {sheet}, then:"
-    return "\n".join([*lines, look, f"  {done}"])
 
 
 def curve(found: LearningCurve, what: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from keras_transfer.base.progress import Progress
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.types import POOL
 from keras_transfer.datasets import manifests, tables
+from keras_transfer.datasets.inspection_page import printable
 from keras_transfer.datasets.sources import check_outside, is_hidden, read_file
 from keras_transfer.frozen.engine import Engine, build_engine
 from keras_transfer.modalities import modality
@@ -32,7 +34,7 @@ SHEET, PAGE = "sheet.csv", "sheet.html"
 _BLOCK = 256  # examples that are decoded before they are run
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Sheet:
     """What to label next.
 
@@ -41,15 +43,30 @@ class Sheet:
         rows: its rows, the most useful first: ``path`` (or ``text``), ``label``, ``guess`` and
             ``confidence``.
         left_out: what could not be read, by name, and why.
+        run: the folder of the run that asks.
     """
 
     path: Path
     rows: Sequence[dict[str, str]]
     left_out: dict[str, str]
+    run: Path
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"sheet": str(self.path), "rows": list(self.rows), "left_out": self.left_out}
+
+    def render(self) -> str:
+        """Its first rows, where it is and what to do with it, for a terminal."""
+        names = next(iter(self.rows[0])), "guess", "confidence"
+        lines = ["  ".join(printable(row[name]) for name in names) for row in self.rows[:10]]
+        lines += [f"... and {len(self.rows) - 10:,} more"] if len(self.rows) > 10 else []
+        lines += [f"{printable(n)} cannot be read: {why}" for n, why in self.left_out.items()]
+        sheet, page = shlex.quote(str(self.path)), self.path.with_name(PAGE)
+        lines += [f"Look at {page}, fill the column label of {sheet}, then:"]
+        return "\n".join([*lines, f"  keras-transfer update {shlex.quote(str(self.run))} {sheet}"])
+
+    def __repr__(self) -> str:
+        return f"Sheet({len(self.rows)} examples to label, in {str(self.path)!r})"
 
 
 def label(
@@ -106,7 +123,7 @@ def label(
     values = {"run": str(run.path), "data": str(data), "what": run.modality.NOUN, "rows": pieces}
     page = templates.fill(Path(__file__).with_name("labelling.html.j2"), values)
     files.write_text(folder / PAGE, page)
-    return Sheet(folder / SHEET, rows, left_out)
+    return Sheet(folder / SHEET, rows, left_out, run.path)
 
 
 def inspect_labels(

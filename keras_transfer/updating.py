@@ -16,6 +16,7 @@ from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import Dataset, Split
 from keras_transfer.datasets import splits
+from keras_transfer.datasets.inspection_page import printable
 from keras_transfer.datasets.sources import JOINT, Source, parts_of, prefix
 from keras_transfer.evaluation.comparison import Pair, compare_predictions
 from keras_transfer.frozen.engine import predict_probabilities
@@ -24,7 +25,7 @@ from keras_transfer.runs import folder as runs
 from keras_transfer.training import train
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Update:
     """A run that was trained again with more data, beside the run that it began with.
 
@@ -52,6 +53,22 @@ class Update:
         pairs = {"old_test": self.old_test, "new_test": self.new_test}
         told = {n: p and dataclasses.asdict(p) | {"verdict": p.verdict} for n, p in pairs.items()}
         return {"run": str(self.run.path), **held, **told}
+
+    def render(self) -> str:
+        """What it brought, for a terminal."""
+        pairs = (("Old test split", self.old_test), ("New test examples", self.new_test))
+        lines = [f"{self.added:,} new examples; left out: {self.left_out:,}."]
+        lines += [f"{where} ({pair.images:,}): {pair.verdict}" for where, pair in pairs if pair]
+        for row in self.new_classes:
+            found = "" if row["recall"] is None else f", {row['recall']:.0%} of them found"
+            lines.append(
+                f"New class {printable(row['name'])}: {row['images']} test examples{found}."
+            )
+        return "\n".join([*lines, f"Run folder: {self.run.path}"])
+
+    def __repr__(self) -> str:
+        verdict = self.old_test.verdict
+        return f"Update({self.added:,} new examples, in {str(self.run.path)!r}: {verdict})"
 
 
 def update(

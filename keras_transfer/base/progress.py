@@ -116,6 +116,11 @@ class Timeline:
             "share": 0.0,
         }
 
+    @property
+    def starting(self) -> bool:
+        """Whether no stage has begun."""
+        return bool(self._present["name"] == "Starting")
+
     def begin(self, name: str) -> None:
         """A stage begins, and those before it are over."""
         for earlier in list(self._expected) if name in self._expected else ():
@@ -163,17 +168,18 @@ class Timeline:
 def about(seconds: float | None) -> str:
     """A duration in a few words, or nothing where it is unknown.
 
-    >>> about(4.2), about(47), about(400), about(9000)
-    ('a few seconds to go', 'about 45 s to go', 'about 7 min to go', 'about 2.5 h to go')
+    >>> about(4.2), about(47), about(400), about(9000)  # doctest: +NORMALIZE_WHITESPACE
+    ('a few seconds to go', 'about 45 s to go in all', 'about 7 min to go in all',
+     'about 2.5 h to go in all')
     """
     if seconds is None:
         return ""
     if seconds < 7.5:
         return "a few seconds to go"
     if seconds < 90:
-        return f"about {5 * round(seconds / 5)} s to go"
+        return f"about {5 * round(seconds / 5)} s to go in all"
     long = f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
-    return f"about {long} to go"
+    return f"about {long} to go in all"
 
 
 class _Shown(Progress):
@@ -204,11 +210,14 @@ class _Shown(Progress):
 
     @contextlib.contextmanager
     def step(self, name: str, total: int) -> Iterator[Callable[..., None]]:
-        done = [0]
+        done, (kind, _, part) = [0], name.partition(" ")
+        if self.timeline.starting:
+            self.stage(kind)
 
         def advance(units: int = 1, info: str = "") -> None:
             done[0] += units
-            self.said["info"] = f"{done[0]:,} of {total:,}{info and f', {info}'}"
+            count = f"{part and f'{part}: '}{done[0]:,} of {total:,}"
+            self.said["info"] = ", ".join(filter(None, (count, info)))
             self.timeline.advance(units)
             self.draw()
 

@@ -24,6 +24,7 @@ KINDS = list(csv.DictReader(io.StringIO(Path(__file__).with_name("findings.csv")
 # Every kind of finding, the gravest first, as a heading; and those that ask for nothing, which are
 # no problem under --strict.
 TITLES = {row["kind"]: row["title"] for row in KINDS}
+RANKED = "suspect_label"  # the kind whose findings come in an order of their own
 NOTES = frozenset(row["kind"] for row in KINDS if row["problem"] == "no")
 
 

@@ -16,7 +16,7 @@ from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.intervals import wilson_interval
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import inspection_page as page
-from keras_transfer.datasets.checks import NOTES, TITLES, Record
+from keras_transfer.datasets.checks import NOTES, RANKED, TITLES, Record
 from keras_transfer.datasets.sources import LEFT_OUT, Source, check_outside, readable
 from keras_transfer.modalities import modality
 
@@ -44,11 +44,13 @@ class Inspection:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Everything noticed, the gravest kinds first."""
+        """Everything noticed, the gravest kinds first, doubts of labels from the surest down."""
         order = {kind: i for i, kind in enumerate(TITLES)}
-        return tuple(
-            sorted(self.dataset.findings, key=lambda one: (order.get(one.kind, 0), one.path))
-        )
+
+        def place(one: Finding) -> tuple[int, str]:
+            return order.get(one.kind, 0), "" if one.kind == RANKED else one.path
+
+        return tuple(sorted(self.dataset.findings, key=place))
 
     @property
     def problems(self) -> tuple[Finding, ...]:

@@ -97,7 +97,7 @@ def _penalties(axes: Axes, solved: Mapping[str, Any]) -> None:
     axes.scatter(solved["penalty"], solved["validation_nll"], s=70, fc="none", ec=INK, zorder=3)
     axes.set(
         xscale="log",
-        xlabel="Penalty of the head (ring: kept, solved to the end)",
+        xlabel="Penalty of the head (ring: kept)",
         ylabel="Validation loss",
     )
     axes.invert_xaxis()  # in the order in which they were tried

@@ -143,8 +143,8 @@ class LearningCurve:
         """One sentence on what twice the data would bring."""
         low, high = (100 * value for value in self.gain_interval)
         start = (
-            f"Twice the training data ({2 * self.sizes[-1]:,}) would bring about "
-            f"{100 * self.gain:+.1f} points of accuracy ({low:+.1f} to {high:+.1f})"
+            f"Twice the training data ({2 * self.sizes[-1]:,}) would bring the head alone about "
+            f"{100 * self.gain:+.1f} points of test accuracy ({low:+.1f} to {high:+.1f})"
         )
         return f"{start}." if low > 0 else f"{start}: no clear gain."
 
@@ -210,7 +210,8 @@ def learning_curve(
         )
     sizes, drawn = np.array(sorted(hits), float), [np.stack(hits[size]) for size in sorted(hits)]
     accuracy = np.array([right.mean() for right in drawn])
-    gain = float(_gain(sizes, accuracy[None]).mean())
+    room = 1.0 - float(accuracy[-1])  # nobody is right more often than always
+    gain = min(float(_gain(sizes, accuracy[None]).mean()), room)
     curves = _resampled(drawn, random)
     today, later = _scatter(sizes, drawn, random)
     refits = curves.copy()
@@ -219,7 +220,7 @@ def learning_curve(
         tuple(sorted(hits)), tuple(accuracy.tolist()),
         intervals=tuple(map(percentile_interval, curves.T)),
         twice=float(accuracy[-1]) + gain, gain=gain,
-        gain_interval=percentile_interval(_gain(sizes, refits) - today + later),
+        gain_interval=percentile_interval(np.minimum(_gain(sizes, refits) - today + later, room)),
     )  # fmt: skip
 
 

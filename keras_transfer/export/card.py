@@ -89,6 +89,7 @@ def write(
         "lite": next((form.file for form in kept.values() if form.runtime == "tflite"), None),
         "table": proof.table(list(report["artefacts"].values())),
         "target": target,
+        "no_threshold": summary.no_threshold(run.metrics, own.NOUN),
         "calibration": summary.calibration(run.metrics["test"]),
         "percent": summary.percent,
         "interval": summary.interval,

@@ -56,26 +56,31 @@ def _spec_of(form: Modality, described: Mapping[str, Any]) -> InputSpec:
 
 
 class Demo(http.server.ThreadingHTTPServer):
-    """The page's server, on the loopback interface and a free port.
+    """The page's server, on the loopback interface.
 
     Args:
         folder: an export folder.
         wasm: the folder of an installed npm package ``@mediapipe/tasks-vision``, for texts
             ``tasks-text`` and for sounds ``tasks-audio``; with it the ``.tflite`` runs in the
             browser as WebAssembly, otherwise in Python's LiteRT here.
+        port: where it listens; by default any that is free.
 
     Attributes:
         url: where the page is.
 
     Raises:
-        UsageError: the folder is no export, or holds nothing that can be run.
+        UsageError: the folder is no export, or holds nothing that can be run; the port is taken.
     """
 
     daemon_threads = True
     request_queue_size = 128  # with Python's five a client of many connections waits for seconds
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, wasm: str | os.PathLike[str] | None = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        wasm: str | os.PathLike[str] | None = None,
+        port: int = 0,
     ) -> None:
         path = Path(folder)
         files.settle(path)
@@ -123,7 +128,11 @@ class Demo(http.server.ThreadingHTTPServer):
                 if file.is_file() and package in file.resolve().parents:
                     self.files[f"/wasm/{file.relative_to(package).as_posix()}"] = file
         self.lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            problem = f"Cannot listen on port {port}: {error.strerror}."
+            raise UsageError(problem, remedy="Choose another --port, or leave it out.") from error
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
 
     @functools.cached_property

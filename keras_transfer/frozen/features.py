@@ -287,7 +287,8 @@ class FrozenPart:
         """Yields batch by batch the pooled features and then the cuts' tensors."""
         parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
         batches = prefetch(views.draw(part, number) for part in parts)
-        with progress.step(f"extract view {number}" if number else "extract", len(rows)) as advance:
+        named = f"extract view {number + 1}" if number else "extract"
+        with progress.step(named, len(rows)) as advance:
             for batch in batches:
                 # In Keras the last digits of a row depend on how many come with it.
                 whole = filled([batch], BATCH)[0] if engine.name == "keras" else batch

@@ -13,6 +13,7 @@ from keras_transfer import backbones, datasets, evaluation
 from keras_transfer.base import files
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import POOL, Dataset, Finding
+from keras_transfer.datasets.checks import RANKED
 from keras_transfer.evaluation.scratch import train_from_scratch
 from keras_transfer.frozen.engine import build_engine, predict_probabilities
 from keras_transfer.frozen.features import FrozenPart, Views
@@ -114,7 +115,7 @@ def inspect_labels(
     features = _features(data, backbone, size, backbones.spec(backbone).weights[0], progress)
     whole = dataclasses.replace(data, splits=np.full(len(data), "train"))
     doubts = tuple(
-        Finding(one.path, "suspect_label", one.reason, "kept")
+        Finding(one.path, RANKED, one.reason, "kept")
         for one in evaluation.suspected_label_errors(whole, features)
     )
     with_doubts = dataclasses.replace(data, findings=data.findings + doubts)

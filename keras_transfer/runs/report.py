@@ -74,6 +74,7 @@ def write_report(run: Finished | Folder) -> Path:
         "verdict": summary.verdict(metrics, form.NOUN),
         "advice": summary.advice(metrics, form.NOUN, str(run.path)),
         "undecided": summary.undecided(test),
+        "no_threshold": summary.no_threshold(metrics, form.NOUN),
         "calibration": summary.calibration(test),
         "missing": attempt.missing,
         "config": run.config,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from keras_transfer.base.intervals import wilson_interval
 from keras_transfer.evaluation.metrics import FEW_IMAGES
+from keras_transfer.learn.calibration import RISK
 
 JSON = Mapping[str, Any]
 
@@ -55,8 +57,34 @@ def verdict(metrics: JSON, what: str) -> tuple[str, str]:
         surest = f"of the {share} that it is surest of, {percent(sure['precision'])} are right"
         asked = f"{target} are asked for"
         return f"Ship it if it may say “unsure”: {surest}, where {asked}; else {right}.", "good"
-    checked = f"{right}, and at no confidence surely on the {target} asked for"
-    return f"Ship it only where somebody checks its answers: {checked}.", "open"
+    wanted = f"the {target} that are asked for (--target-precision)"
+    if ends[1] >= sure["target"]:
+        why = f"{test['images']:,} test {what}s are too few to promise {wanted}"
+    else:
+        why = f"it cannot tell which of its answers would be right in {wanted}"
+    return f"Ship it only where somebody checks its answers: {right}, and {why}.", "open"
+
+
+def no_threshold(metrics: JSON, what: str) -> str:
+    """Why no confidence is one from which answers are surely right often enough; "" if one is."""
+    sure = metrics.get("threshold") or {}
+    images = (metrics.get("validation") or {}).get("images", 0)
+    if not sure or sure.get("validation_images"):
+        return ""
+    target = percent(sure["target"], 0)
+    if sure["target"] == 1.0:
+        return f"nothing shows that every answer is right ({images:,} validation {what}s)"
+    # As many as must all be right for the lower bound of the precision to reach the target.
+    least = math.ceil(math.log(RISK) / math.log(sure["target"]))
+    if images < least:
+        return (
+            f"at least {least} validation {what}s, all answered right, are needed to show that "
+            f"{target} of some answers are right; there are {images:,}"
+        )
+    return (
+        f"at no confidence do the {images:,} validation {what}s show that {target} of the answers "
+        "are right"
+    )
 
 
 def undecided(test: JSON) -> bool:
@@ -68,7 +96,8 @@ def undecided(test: JSON) -> bool:
 def calibration(test: JSON) -> str:
     """Whether the percentages can be taken at their word, in one sentence.
 
-    They can where the interval of the ECE reaches down to what chance alone would give.
+    They can where their mean lies in the interval of the accuracy, and the interval of the ECE
+    reaches down to what chance alone would give.
     """
     if undecided(test):
         return "Too few were tested to say whether its percentages can be taken at their word."
@@ -78,10 +107,12 @@ def calibration(test: JSON) -> str:
     both = (
         f"on average it says it is {percent(says)} sure, and {percent(test['accuracy'])} are right"
     )
-    if ends is None or ends[0] <= test.get("ece_floor", 0.0):
+    low, high = test["intervals"]["accuracy"]
+    by_chance = low <= says <= high
+    if by_chance and (ends is None or ends[0] <= test.get("ece_floor", 0.0)):
         return f"Its percentages can be taken at their word: {both}."
     gap = says - test["accuracy"]
-    if abs(gap) < test["ece"] / 2:
+    if by_chance and abs(gap) < test["ece"] / 2:
         return f"Its percentages are off by {100 * test['ece']:.1f} points as a rule: {both}."
     way = "high" if gap > 0 else "low"
     return f"Its percentages are about {100 * abs(gap):.1f} points too {way}: {both}."
@@ -124,7 +155,9 @@ def advice(metrics: JSON, what: str, run: str) -> list[tuple[str, str]]:
     few = sum(row["support"] < FEW_IMAGES for row in classes)
     if few and not undecided(test):
         which = f"{few} of {len(classes)} classes have fewer than {FEW_IMAGES}"
-        found.append((f"Test on more {what}s: {which}, and their rows say little.", ""))
+        more = f"--fold 1/5 to --fold 5/5, five runs, test on each {what} once"
+        said = f"Test on more {what}s: {which} test {what}s, which say little of a class; {more}."
+        found.append((said, ""))
     if curve:
         found.append((curve["verdict"], ""))
     elif kind != "good" and not undecided(test):

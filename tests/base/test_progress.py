@@ -68,8 +68,22 @@ def test_a_pipe_gets_a_line_a_stage_in_plain_words_and_details_where_asked():
             progress.stage("head")
         lines = stream.getvalue().splitlines()
         assert lines[0] == "Running the frozen layers"
-        assert lines[-1] == "Solving the head ... about 30 s to go"
+        assert lines[-1] == "Solving the head ... about 30 s to go in all"
         assert ("Frozen layers run on an engine." in lines) == detailed
+
+
+def test_a_step_outside_of_any_stage_is_one_and_later_passes_are_told_apart():
+    stream = io.StringIO()
+    with PlainProgress(stream, every=0.0) as progress:
+        with progress.step("extract", 3) as advance:
+            advance(2)
+        with progress.step("extract view 2", 3) as advance:
+            advance(1)
+    assert stream.getvalue().splitlines() == [
+        "Running the frozen layers",
+        "Running the frozen layers, 2 of 3",
+        "Running the frozen layers, view 2: 1 of 3",
+    ]
 
 
 def test_how_long_a_stage_takes_is_learnt_from_runs_on_this_machine(tmp_path, monkeypatch):
@@ -116,7 +130,9 @@ def test_a_notebook_shows_a_bar_by_itself():
     client.process_message = noting
     client.execute()
     assert "True NotebookProgress" in str(notebook.cells[0].outputs)
-    assert any("<progress" in one and "Solving the head, about 40 s to go" in one for one in seen)
+    assert any(
+        "<progress" in one and "Solving the head, about 40 s to go in all" in one for one in seen
+    )
     assert seen[-1] == ""  # gone when the work is done
 
 

@@ -1,7 +1,9 @@
 """What to label next, and what was labelled wrongly."""
 
 import csv
+import itertools
 import json
+import re
 import shutil
 
 import numpy as np
@@ -150,4 +152,7 @@ def test_labels_that_are_wrong_are_found_by_inspect(digits_folder, tmp_path, cap
     suspects = [one for one in found if one["kind"] == "suspect_label"]
     assert len(wrong & {one["path"] for one in suspects}) >= 4
     assert len(suspects) <= 25  # of 180
+    margins = [[int(x) for x in re.findall(r"(\d+)%", one["reason"])] for one in suspects]
+    gaps = [sure - given for sure, given in margins]
+    assert all(first >= second - 1 for first, second in itertools.pairwise(gaps))  # rounded
     assert all("looks like" in one["reason"] for one in suspects)

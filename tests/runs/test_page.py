@@ -233,6 +233,43 @@ def test_percentages_are_called_what_they_are(sharpness, words):
         assert f"about {100 * gap:.1f} points" in summary.calibration(test)
 
 
+def test_a_mean_far_from_the_accuracy_is_said_though_the_calibration_error_may_be_chance():
+    random = np.random.default_rng(0)
+    right = np.arange(220) < 156
+    given = random.uniform(0.62, 0.98, 220)
+    given = np.stack([given, 1 - given], axis=1)
+    test = evaluation.evaluate(given, np.where(right, 0, 1), ["fresh", "rotten"]).to_json()
+    test["intervals"]["ece"], test["ece_floor"] = (0.05, 0.15), 0.06
+    said = summary.calibration(test)
+    assert "points too high" in said
+    assert f"{100 * given.max(axis=1).mean():.1f} % sure, and 70.9 % are right" in said
+
+
+@pytest.mark.parametrize(
+    ("target", "images", "words"),
+    [
+        (0.95, 30, "at least 59 validation images, all answered right"),
+        (0.95, 58, "there are 58"),
+        (0.95, 59, "at no confidence do the 59 validation images show that 95 %"),
+        (0.99, 200, "at least 299 validation images"),
+        (1.0, 500, "nothing shows that every answer is right"),
+    ],
+)
+def test_why_there_is_no_threshold_is_said(target, images, words):
+    sure = {"target": target, "validation_images": 0}
+    metrics = {"threshold": sure, "validation": {"images": images}}
+    assert words in summary.no_threshold(metrics, "image")
+    sure["validation_images"] = 9
+    assert summary.no_threshold(metrics, "image") == ""
+    # As many as it says reach the target if all are right, and one less does not.
+    if target < 1 and "at least" in words:
+        least = int(words.split()[2])
+        for count in (least - 1, least):
+            perfect = np.tile([[0.9, 0.1]], (count, 1))
+            found = calibration.precision_threshold(perfect, np.zeros(count, int), target)
+            assert bool(found.answered) == (count == least)
+
+
 def test_the_path_of_a_solved_head_stands_by_its_penalties():
     path = [[1e-1, 0.8, 9], [1e-2, 0.5, 9], [1e-3, 0.4, 9]]
     details = {"penalty": 1e-3, "validation_nll": 0.4, "path": path}
