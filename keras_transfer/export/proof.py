@@ -460,7 +460,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "agree": lambda row: f"{100 * row['agreement']:.1f} %",
     "accuracy": lambda row: f"{row['accuracy']:.3f}",
     "max diff": lambda row: f"{row['largest_difference']:.4f}",
-    "NLL change": lambda row: f"{row['nll_change']:+.4f}",
+    "NLL change": lambda row: f"{round(row['nll_change'], 4) + 0.0:+.4f}",  # never -0.0000
     "1 thread": lambda row: f"{row['latency_ms']['1']['median']:.1f} ms",
     "threads": lambda row: _several_threads(row["latency_ms"]),
     "size": lambda row: f"{1e-6 * row['bytes']:.1f} MB",
@@ -638,7 +638,9 @@ def report(result: Row) -> str:
     """``verify``'s result as text."""
     words = ("passed", "FAILED", "not proven: no runtime of these artefacts is installed")
     tables = [table(result["artefacts"])] if result["artefacts"] else []
-    return "\n".join([*result["files"], *tables, words[result["exit_code"]]])
+    counts = {row["images"] for row in result["artefacts"] if "images" in row}
+    which = [f"On the {count} test samples that travel with the export:" for count in counts]
+    return "\n".join([*result["files"], *which, *tables, words[result["exit_code"]]])
 
 
 def main(arguments: list[str] | None = None) -> int:
