@@ -280,7 +280,8 @@ def _inspect(options: argparse.Namespace) -> int:
             asked = {"group": options.group, "progress": progress}
             found = keras_transfer.inspect_labels(options.data, **asked)
     else:
-        found = keras_transfer.inspect(options.data, group=options.group)
+        how = {"group": options.group, "multi_label": options.multi_label}
+        found = keras_transfer.inspect(options.data, **how)
     if options.page:
         found.write_page(options.page)
     manifest = found.fix(options.fix) if options.fix else None
@@ -533,6 +534,9 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         argument("data", metavar="DATA", help=DATA),
         flag("strict", "exit 2 if there are findings"),
         argument("--group", metavar="COLUMN", help=SETTINGS["group"].metadata["help"]),
+        argument("--multi-label", default="auto", metavar="auto|on|off",
+                 type=SETTINGS["multi_label"].metadata["kind"].take,
+                 help=SETTINGS["multi_label"].metadata["help"]),
         flag("labels", "also find labels that look wrong, which takes one pass of every example "
              "through the default backbone"),
         argument("--fix", metavar="DIR", help="write a clean manifest into DIR"),

@@ -18,7 +18,7 @@ from rich.text import Text
 from keras_transfer import datasets
 from keras_transfer.base.progress import WORDS
 from keras_transfer.datasets.inspection_page import printable
-from keras_transfer.evaluation.metrics import FEW_IMAGES, METRICS
+from keras_transfer.evaluation.metrics import FEW_IMAGES
 from keras_transfer.runs import summary as words
 from keras_transfer.runs.folder import PAGE
 
@@ -75,7 +75,7 @@ def _for_experts(result: TransferResult) -> list[tuple[str, str]]:
     rows = [
         ("macro F1", _with_interval(judged, "macro_f1")),
         ("NLL, ECE", f"{judged.nll:.3f}, {judged.ece:.3f}"),
-        ("always the commonest class", f"{judged.majority['accuracy']:.3f}"),
+        _commonest(judged),
         ("kept on validation", f"{kept.name} (accuracy {kept.accuracy:.3f})"),
     ]
     for stage in filter(result.seconds.get, WORDS):
@@ -87,8 +87,8 @@ def _for_experts(result: TransferResult) -> list[tuple[str, str]]:
 
 def evaluation(judged: Evaluation, run: Run) -> Group:
     """Metrics with their intervals."""
-    rows = [(name.replace("_", " "), _with_interval(judged, name)) for name in METRICS]
-    rows.append(("always the commonest class", f"{judged.majority['accuracy']:.3f}"))
+    rows = [(name.replace("_", " "), _with_interval(judged, name)) for name in judged.shown]
+    rows.append(_commonest(judged))
     notes = [Text(judged.note)] if judged.note else []
     return Group(_table(rows, title=f"{run.path}: {judged.images} {run.modality.NOUN}s"), *notes)
 
@@ -139,6 +139,8 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         said = [f"{one['label']} {one['probability']:.3f}" for one in row.get("classes", ())]
+        if "labels" in row:
+            said = [f"[{' '.join(row['labels'])}]", *said]
         said += ["unsure"] * row.get("unsure", False)
         if "error" in row:
             said = [f"cannot be read: {row['error']}"]
@@ -180,6 +182,12 @@ def cache(rows: Sequence[Mapping[str, Any]], folder: str | os.PathLike[str]) -> 
     total = sum(row["bytes"] for row in rows)
     title = f"{folder}: {total / 2**20:.1f} MiB"
     return _table(cells, ["backbone", "cut"], ["size", "view", "MiB"], ["used"], title=title)
+
+
+def _commonest(judged: Evaluation) -> tuple[str, str]:
+    """How often what is commonest would be right."""
+    always = words.words(judged.to_json()).commonest
+    return f"always the {always}", f"{judged.majority['accuracy']:.3f}"
 
 
 def _with_interval(judged: Evaluation, name: str) -> str:

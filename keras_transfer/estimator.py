@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from keras_transfer import backbones, datasets, training
 from keras_transfer.base.errors import DataError, ExampleError
+from keras_transfer.base.task import ONE, SEVERAL, one_label_alone
 from keras_transfer.datasets.items import named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.frozen.engine import predict_probabilities
@@ -58,12 +59,14 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             DataError: they are no examples, or do not fit each other.
         """
+        several = np.ndim(y) == 2 and np.shape(y)[1] > 1
+        one_label_alone(SEVERAL if several or self._several() else ONE, "TransferClassifier")
         check_classification_targets(y)
         classes, numbers = np.unique(np.asarray(y), return_inverse=True)
         names = [str(one) for one in classes]
-        source = datasets.open_source((X, numbers), class_names=names)
+        source = datasets.open_source((X, numbers), class_names=names, multi_label="off")
         form = modality(source.modality)
-        asked = self._settings()
+        asked = self._settings() | {"multi_label": "off"}
         recipe = resolve(asked, efforts=form.EFFORTS)
         size = training.size_of(recipe, source, backbones.spec(recipe.backbone))
         data = training.load(source, dataclasses.replace(recipe, **{form.SIZE: size}))
@@ -74,6 +77,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         # As scikit-learn has it: what ends with _ is there once it is fitted.
         self.__dict__.update(model_=model, modality_=source.modality, classes_=kept)
         return self
+
+    def _several(self) -> bool:
+        return self._settings().get("multi_label") == "on"
 
     def _settings(self) -> dict[str, Any]:
         """What was given, by the names of settings."""

@@ -19,6 +19,7 @@ from keras_transfer.base import files, templates
 from keras_transfer.base.errors import DataError, ExampleError, UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.quiet import quiet_stdio
+from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import POOL
 from keras_transfer.datasets import manifests, tables
 from keras_transfer.datasets.inspection_page import printable
@@ -110,9 +111,12 @@ def label(
         reasons = (f": {name}: {reason}" for name, reason in left_out.items())
         problem = f"{data} has no {run.modality.NOUN}s that can be read{next(reasons, '')}."
         raise DataError(problem, remedy=f"Give a folder of {run.modality.NOUN}s, or a table.")
+    answers = run.task.answers(scores, run.thresholds)
+    guesses = run.task.decode(answers, run.class_names)
+    sureness = run.task.sureness(scores, answers)
     rows, pieces = [], []
-    for i in ranking(scores, features, count, seed).tolist():
-        guess, sure = run.class_names[scores[i].argmax()], f"{scores[i].max():.3f}"
+    for i in ranking(scores, features, count, seed, run.task).tolist():
+        guess, sure = guesses[i], f"{sureness[i]:.3f}"
         named = names[i] if column == "text" else os.path.relpath(names[i], folder)
         shown = named if column == "text" else named.replace(os.sep, "/")
         rows.append({column: shown, "label": "", "guess": guess, "confidence": sure})
@@ -153,12 +157,12 @@ def inspect_labels(
 
 
 def ranking(
-    probabilities: np.ndarray, features: np.ndarray, count: int, seed: int = 0
+    probabilities: np.ndarray, features: np.ndarray, count: int, seed: int = 0, task: Task = ONE
 ) -> np.ndarray:
     """An order in which to label examples: uncertain ones, each unlike those before it.
 
     BADGE (Ash et al. 2020): the gradient that an example would give to the last layer, were its
-    most probable class the right one, is long where the model is unsure; by the seeding of
+    answer the right one, is long where the model is unsure; by the seeding of
     k-means++ each next example is drawn in proportion to its squared distance from all before.
 
     Args:
@@ -166,13 +170,14 @@ def ranking(
         features: what the last layer sees, ``[examples, d]``.
         count: how many to rank.
         seed: of the draws.
+        task: what the labels are.
 
     Returns:
         Positions, int64, at most ``count`` of them.
     """
     random, chosen = np.random.default_rng(seed), list[int]()
-    errors = probabilities.astype(np.float64)
-    errors[np.arange(len(errors)), errors.argmax(axis=1)] -= 1.0
+    answers = task.answers(probabilities)
+    errors = probabilities.astype(np.float64) - task.targets(answers, probabilities.shape[1])
     seen = features.astype(np.float64)
     lengths = np.square(errors).sum(axis=1) * np.square(seen).sum(axis=1)
     distance, weight = np.full(len(errors), np.inf), lengths

@@ -224,6 +224,10 @@ class Recipe:
         "data", None, words("squash", "crop", "pad"), "how an image that is no square becomes one: "
         "squashed, cut to its middle, or with grey beside it (default: squash)",
     )  # fmt: skip
+    multi_label: str = setting(
+        "data", "auto", words("auto", "on", "off"), "whether an example may have several classes, "
+        "which its label lists with | between (auto: where a label of a table does)",
+    )  # fmt: skip
     class_weights: str = setting(
         "data", "none", words("none", "balanced"),
         "weigh each class by the inverse of its size",
@@ -435,7 +439,10 @@ SETTINGS = {field.name: field for field in dataclasses.fields(Recipe)}
 """The field of each setting, by name; its metadata is what ``setting`` was given."""
 
 _ARGUMENTS = {
-    **{name: SETTINGS[name].metadata["kind"] for name in ("split", "fold", "seed", "per_class")},
+    **{
+        name: SETTINGS[name].metadata["kind"]
+        for name in ("split", "fold", "seed", "per_class", "multi_label")
+    },
     **dict.fromkeys(("path", "folder", "output", "config", "csv", "key", "sign", "group"), TEXT),
     **{"splits_file": TEXT, "weights": TEXT, "top": whole(1)},
 }

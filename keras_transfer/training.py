@@ -31,6 +31,7 @@ from keras_transfer.base.compute import Compute, choose_compute
 from keras_transfer.base.errors import DataError, UsageError, require
 from keras_transfer.base.events import EventLog
 from keras_transfer.base.progress import Progress, in_notebook, progress_for
+from keras_transfer.base.task import Task, task_of
 from keras_transfer.base.types import (
     LOGITS,
     SPLITS,
@@ -53,7 +54,7 @@ from keras_transfer.frozen.engine import (
 from keras_transfer.frozen.features import Array, Continued, FrozenPart, Recomputed, Views
 from keras_transfer.frozen.store import ActivationStore, StoreCounts
 from keras_transfer.learn import calibration, planner, race
-from keras_transfer.learn.batches import Examples, balanced, targets_of
+from keras_transfer.learn.batches import Examples
 from keras_transfer.learn.finetune import Trained, fine_tune, trace_ahead
 from keras_transfer.learn.heads import FEW, Head, solve_head, solve_on_all
 from keras_transfer.learn.model import (
@@ -195,7 +196,9 @@ def train(
         place = None if recipe.cache in ("on", "off") else recipe.cache
         until_the_end.enter_context(files.cache_at(place))
         if not isinstance(data, Dataset):
-            data = datasets.open_source(data, group=recipe.group)  # once: it may be unpacked
+            # Once: it may be unpacked.
+            how_read: dict[str, Any] = {"group": recipe.group, "multi_label": recipe.multi_label}
+            data = datasets.open_source(data, **how_read)
         form = modality(data.modality)
         recipe, asked = ask(form.EFFORTS)
         spec = given.spec if given else backbones.spec(recipe.backbone)
@@ -203,6 +206,7 @@ def train(
         fitting = recipe.fit or (data.fit if isinstance(data, Dataset) else "")
         sized: dict[str, Any] = {form.SIZE: size}
         sized["fit"] = form.spec(size).fitted(fitting).fit or None
+        sized["multi_label"] = _task(data, recipe).setting
         recipe = dataclasses.replace(recipe, **sized)
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
@@ -226,7 +230,7 @@ def train(
                 until_the_end.enter_context(shared.store)
         train_rows, validation_rows, test_rows = map(dataset.indices, SPLITS)
         labels, validation_labels = dataset.labels[train_rows], dataset.labels[validation_rows]
-        classes = len(dataset.class_names)
+        classes, task = len(dataset.class_names), task_of(dataset.labels)
 
         # The run folder and, where the depth is left to us, the race ---------------------------
         about = _about(dataset, built, recipe, asked)
@@ -252,7 +256,7 @@ def train(
 
         # The classifier: a copy of the backbone with a new head --------------------------------
         random = built.weights == "none"
-        model = shared.pool.classifier(built, classes, recipe.levels, recipe.seed)
+        model = shared.pool.classifier(built, classes, recipe.levels, recipe.seed, task)
         set_batch_norm(model, trains=False)
         blocks = cut_blocks(built.blocks, recipe.levels)
         logits_layer = model.get_layer(LOGITS)
@@ -343,19 +347,19 @@ def train(
             validation_inputs = Continued(validation_inputs, between)
 
         # The head, solved (or trained by gradient) ---------------------------------------------
-        image_weights, validation_weights = np.ones(len(labels), np.float32), None
-        if recipe.class_weights == "balanced":
-            image_weights = balanced(labels, classes)
-            validation_weights = balanced(validation_labels, classes)
+        balance, validation_weights = recipe.class_weights == "balanced", None
+        if balance:
+            validation_weights = task.weights(validation_labels, classes, balance)
         examples = Examples(
-            inputs, targets_of(labels, classes, recipe.label_smoothing), image_weights,
+            inputs, task.targets(labels, classes, recipe.label_smoothing),
+            task.weights(labels, classes, balance),
             validation_inputs, validation_labels, validation_weights,
         )  # fmt: skip
         of_training: dict[str, Any] = {
             "depths": backbones.rate_groups(built.blocks), "compute": compute,
             "progress": progress, "deadline": deadline - plan.reserve_seconds,
         }  # fmt: skip
-        few = len(labels) <= FEW * classes
+        few = task.counts(labels, classes).sum() <= FEW * classes
         # Here already: its step is traced while the head is solved.
         tunes = plan.unfreeze and recipe.fine_tune_epochs
         suffix = _suffix(shared.pool, model, plan.cut, recipe) if tunes else None
@@ -391,7 +395,8 @@ def train(
                     _working(top, compute), recipe.for_head(),
                     dataclasses.replace(
                         examples, views=[Array(one) for one in features],
-                        targets=targets_of(labels, classes), validation=Array(validation_features),
+                        targets=task.targets(labels, classes),
+                        validation=Array(validation_features),
                     ),
                     name="head", checkpoint=state / "head-phase.npz" if state else None,
                     **of_training,
@@ -475,6 +480,7 @@ def train(
         )  # fmt: skip
         if not judge:
             return fitted
+        thresholds = fitted.thresholds
 
         # The judgement: the test split, opened once --------------------------------------------
         with clock.stage("evaluate"):
@@ -484,17 +490,19 @@ def train(
                 # What never trained runs on the engine that it ran on.
                 *below, pooled = frozen.engine.predict(test_examples)
                 logits = predict(top_engine, Array(*(below if suffix else [pooled])))[0]
-                probabilities = calibration.softmax(logits / temperature).astype(np.float32)
+                probabilities = task.probabilities(logits / temperature).astype(np.float32)
             else:
                 probabilities = predict_probabilities(model, test_examples)
             sure = calibration.precision_threshold(
-                calibration.softmax(validation_logits / temperature), validation_labels,
-                recipe.target_precision,
+                task.probabilities(validation_logits / temperature), validation_labels,
+                recipe.target_precision, thresholds,
             )  # fmt: skip
-            judged = evaluation.evaluate(probabilities, test_labels, dataset.class_names)
+            judged = evaluation.evaluate(
+                probabilities, test_labels, dataset.class_names, thresholds=thresholds
+            )
             threshold = calibration.apply_threshold(
                 probabilities, test_labels, sure.threshold, recipe.target_precision,
-                sure.validation_images,
+                sure.validation_images, thresholds,
             )  # fmt: skip
         result = TransferResult(
             **(vars(fitted) | {"seconds": clock.report()}),
@@ -602,12 +610,23 @@ def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | Non
 
 def load(source: Any, recipe: Recipe) -> Dataset:
     """The data set of a recipe, at its size and in its splits."""
-    source = datasets.open_source(source, group=recipe.group)
+    how_read: dict[str, Any] = {"group": recipe.group, "multi_label": recipe.multi_label}
+    source = datasets.open_source(source, **how_read)
     return datasets.load_dataset(
         source, image_size=getattr(recipe, modality(source.modality).SIZE), split=recipe.split,
         splits_file=recipe.splits, fold=recipe.fold, per_class=recipe.per_class,
         seed=recipe.drawn_by, cache=recipe.cache != "off", fit=recipe.fit,
+        multi_label=source.task.setting,
     )  # fmt: skip
+
+
+def _task(data: Any, recipe: Recipe) -> Task:
+    """What the labels of a source or of a data set are."""
+    task = task_of(data.labels) if isinstance(data, Dataset) else data.task
+    if isinstance(data, Dataset) and recipe.multi_label not in ("auto", task.setting):
+        problem = f"multi_label is {recipe.multi_label!r}, and the data set was opened otherwise."
+        raise UsageError(problem, remedy="Open it with load_dataset(..., multi_label=...).")
+    return task
 
 
 def _check(dataset: Dataset, backbone: Backbone, fit: str | None, needed: Sequence[Split]) -> None:
@@ -719,8 +738,9 @@ def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
     if recipe.views == 1 or not recipe.strength:
         return False, ""
     assert dataset.examples is not None
+    kinds = task_of(dataset.labels).kinds(dataset.labels)
     return modality(dataset.modality).mirroring_is_safe(
-        dataset.examples, dataset.labels, dataset.indices("train"), dataset.indices("val")
+        dataset.examples, kinds, dataset.indices("train"), dataset.indices("val")
     )
 
 
@@ -744,9 +764,9 @@ def _solver(
 
     def without(first: int) -> Head:
         solved = solve_head(
-            seen[:, first:], np.tile(labels, len(views)), classes,
+            seen[:, first:], np.concatenate([labels] * len(views)), classes,
             judged[:, first:], examples.validation_labels,
-            sample_weights=np.tile(examples.weights, len(views)),
+            sample_weights=np.concatenate([examples.weights] * len(views)),
             validation_weights=examples.validation_weights, few=few,
         )  # fmt: skip
         return _for_all_features(solved, first)
@@ -795,10 +815,12 @@ def _on_all(
     rows = np.concatenate([dataset.indices("train"), dataset.indices("val")])
     labels, classes = dataset.labels[rows], len(dataset.class_names)
     groups = [(dataset.groups or dataset.digests)[row] for row in rows]
-    are_few = classes < len(rows) <= FEW * classes and len(set(groups)) > 1
+    task = task_of(labels)
+    found = task.counts(labels, classes).sum()
+    are_few = classes < found <= FEW * classes and len(set(groups)) > 1
     if recipe.per_class is not None or not are_few:
         return None
-    weights = np.ones(len(rows), np.float32)
+    weights = task.weights(labels, classes)
     if examples.validation_weights is not None:
         weights = np.concatenate([examples.weights, examples.validation_weights])
     clean, *others = (head_inputs(model, one) for one in views)

@@ -14,6 +14,7 @@ from keras_transfer import datasets
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.progress import Progress
+from keras_transfer.base.task import one_label_alone
 from keras_transfer.base.types import Dataset, Split
 from keras_transfer.datasets import splits
 from keras_transfer.datasets.inspection_page import printable
@@ -104,6 +105,7 @@ def update(
         UsageError: the run cannot be opened, or ``output`` be written to.
     """
     run, progress = run if isinstance(run, runs.Run) else runs.open_run(run), progress or Progress()
+    one_label_alone(run.task, "Updating a run")
     target = Path(output) if output is not None else run.path.with_name(f"{run.path.name}-updated")
     if target.resolve() == run.path.resolve():
         raise UsageError(f"{target} is the run itself.", remedy="Name another folder.")
@@ -128,7 +130,7 @@ def _merged(run: runs.Run, more: str) -> tuple[Dataset, np.ndarray, int]:
     """The old examples in their splits and the new ones, the rows of these, and how many were left
     out."""
     name, group = f"{run.data}{JOINT}{more}", run.config.get("group")
-    source = datasets.open_source(name, group=group)
+    source = datasets.open_source(name, group=group, multi_label=run.task.setting)
     mine, placed = prefix(len(parts_of(name)) - 1), splits.read_splits(run.file(runs.SPLITS))
     inspected = datasets.inspect(_with_splits(source, mine, placed), **run.how)
     dataset = inspected.dataset

@@ -15,11 +15,12 @@ from keras_transfer import backbones, datasets, evaluation, training
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
+from keras_transfer.base.task import task_of
 from keras_transfer.base.types import Backbone, Dataset
 from keras_transfer.frozen.engine import BATCH, keras_engine, seconds_per_image
 from keras_transfer.frozen.features import FrozenPart, Views
 from keras_transfer.frozen.store import ActivationStore
-from keras_transfer.learn import calibration, planner
+from keras_transfer.learn import planner
 from keras_transfer.learn.model import cut_blocks
 from keras_transfer.learn.pool import ModelPool
 from keras_transfer.modalities import modality
@@ -60,7 +61,8 @@ class Workbench:
         folder: Path,
         store: ActivationStore | None,
     ) -> None:
-        self.data = datasets.open_source(data, group=recipe.group)
+        how: dict[str, Any] = {"group": recipe.group, "multi_label": recipe.multi_label}
+        self.data = datasets.open_source(data, **how)
         self.recipe, self.store = recipe, store
         self._size = modality(self.data.modality).SIZE
         self._folder, self._pool = folder, ModelPool()
@@ -221,7 +223,9 @@ class Workbench:
         train, validation = data.indices("train"), data.indices("val")
         first, *others = (cut.layers for cut in planned.stored)
         frozen = FrozenPart(
-            self._pool.classifier(built, len(data.class_names), recipe.levels, recipe.seed),
+            self._pool.classifier(
+                built, len(data.class_names), recipe.levels, recipe.seed, task_of(data.labels)
+            ),
             built, first, also=others, engine=recipe.engine, sample=data.examples[train[:BATCH]],
             examples_count=len(train) * recipe.views + len(data) - len(train),
         )  # fmt: skip
@@ -262,8 +266,9 @@ def _head_digest(built: Backbone, data: Dataset, recipe: Recipe) -> str:
 
 def _outcome(done: Fitted, data: Dataset, shared_seconds: float) -> Outcome:
     kept = done.candidates[0]
-    probabilities = calibration.softmax(done.validation_logits / done.temperature)
     labels = data.labels[data.indices("val")]
+    scaled = done.validation_logits / done.temperature
+    probabilities = task_of(labels).probabilities(scaled)
     judged = evaluation.evaluate(probabilities, labels, data.class_names)
     return Outcome(
         nll=kept.nll, accuracy=kept.accuracy, macro_f1=judged.macro_f1, kept=kept.name,

@@ -20,7 +20,7 @@ from keras_transfer import recipe
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.files import Amount, Count, Rate, Text
-from keras_transfer.learn import calibration
+from keras_transfer.base.task import task_of
 
 STUDY, TRIALS, BEST, WINNER = "study.json", "trials.csv", "best.toml", "winner"
 SPLITS, PAGE = "splits.csv", "report.html"
@@ -285,9 +285,9 @@ def _merit(study: Path, record: Record, labels: np.ndarray, objective: str) -> n
             raise ValueError(f"it or {LABELS} was changed after it had been written")
         logits = np.load(path)
         if objective != "nll":
-            return (logits.argmax(axis=1) == labels).astype(np.float64)
-        probabilities = calibration.softmax(logits / record.temperature)
-        return np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-30))
+            return task_of(labels).hits(logits, labels).astype(np.float64)
+        losses = task_of(labels).losses(logits / record.temperature, labels)
+        return np.maximum(-losses, -69.0)
 
 
 NARROW, TOP = 4, 20

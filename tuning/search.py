@@ -80,7 +80,8 @@ def search(
             files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache),
             ActivationStore(files.cache_folder() / "activations", recipe.cache_limit) as store,
         ):
-            source = datasets.open_source(data, group=recipe.group)
+            how: dict[str, Any] = {"group": recipe.group, "multi_label": recipe.multi_label}
+            source = datasets.open_source(data, **how)
             recipe = resolve(settings or {}, efforts=modality(source.modality).EFFORTS)
             bench = Workbench(source, recipe, study / "heads", store)
             space = space or default_space(settings, source.modality)

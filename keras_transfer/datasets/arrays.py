@@ -93,7 +93,8 @@ def arrays_source(
             point in 0..255, ``[images, height, width, 1, 3 or 4]`` or a list of single ones.
             Texts are ``str``, or ``bytes`` in UTF-8. Sounds are int16, or floating point in -1..1,
             ``[samples]`` at 16 kHz, or pairs of one and its rate. Paths stand for files, and so do
-            strings that all end like one. Labels are integers, strings or one-hot rows.
+            strings that all end like one. Labels are integers, strings or one-hot rows; several of
+            an example a list of strings, or a row of 0 and 1 in a matrix.
         class_names: the names of integer labels, in order.
         name: what the set is called.
         kind: the modality of the examples; by default told by their type.
@@ -109,6 +110,7 @@ def arrays_source(
     form = modality(kind)
     values: dict[str, Any] = {}
     items, rows = [], []
+    listed: bool | None = None
     for key, part in parts.items():
         split = SPLIT_NAMES.get(str(key).lower())
         if key and split is None:
@@ -118,23 +120,24 @@ def arrays_source(
         if len(examples) != len(labels):
             problem = f"{len(examples)} {form.NOUN}s come with {len(labels)} labels."
             raise DataError(problem, remedy=f"Give one label for each {form.NOUN}.")
-        names = _as_names(labels, class_names or getattr(part, "class_names", None), form.NOUN)
+        known = class_names or getattr(part, "class_names", None)
+        lists = _of_lists(labels, known)
+        listed = listed or (lists is not None) or None
+        names = lists or _as_names(labels, known, form.NOUN)
         if paths:
             rows += [[os.fspath(e), n, split or ""] for e, n in zip(examples, names, strict=True)]
             continue
         for i, (value, label) in enumerate(zip(form.from_memory(examples), names, strict=True)):
-            path = f"{split}/{label}/{i:06d}" if split else f"{label}/{i:06d}"
-            values[path + form.SUFFIX] = value
-            items.append(Item(path + form.SUFFIX, label, split))
+            place = f"{label.strip(tables.MARK) or 'none' if lists else label}/{i:06d}{form.SUFFIX}"
+            path = f"{split}/{place}" if split else place
+            values[path] = value
+            items.append(Item(path, label, split))
     items.sort(key=lambda item: item.path)
-    known = tuple(class_names or ())
+    source = Source(name, items, lambda path: form.encode(values[path]), modality=kind)
     if paths:
-        table = tables.Table("the list", ("path", "label", "split"), list(enumerate(rows)))
-        listed = manifests.table_source(table, "paths", Path())
-        return dataclasses.replace(listed, class_names=known)
-    return Source(
-        name, items, lambda path: form.encode(values[path]), class_names=known, modality=kind
-    )
+        header, numbered = ("path", "label", "split"), list(enumerate(rows))
+        source = manifests.table_source(tables.Table("the list", header, numbered), "paths", Path())
+    return dataclasses.replace(source, class_names=tuple(class_names or ()), listed=listed)
 
 
 def _parts(data: Any) -> Mapping[str, Any]:
@@ -181,6 +184,31 @@ def _from_tf_data(dataset: Any, rank: int) -> tuple[list[np.ndarray], list[Any]]
         raise DataError(problem, remedy="Give it without repeat(), or with take(N).")
     pairs = list((dataset.unbatch() if batched else dataset).as_numpy_iterator())
     return [example for example, _ in pairs], [label for _, label in pairs]
+
+
+def _of_lists(labels: Any, class_names: Sequence[str] | None) -> list[str] | None:
+    """Several labels an example as cells: of lists of names, or of rows of 0 and 1; else None.
+
+    Rows of which each has a single 1 are one label each.
+    """
+    lists = len(labels) > 0 and all(isinstance(one, tables.LISTS) for one in labels)
+    if lists and all(isinstance(name, str) for one in labels for name in one):
+        return [tables.of_list(sorted(one), f"label {i}") for i, one in enumerate(labels)]
+    alike = hasattr(labels, "dtype") or len({np.size(one) for one in labels}) == 1
+    values: Any = np.asarray(labels if alike else [])
+    if values.ndim != 2 or values.shape[1] < 2 or values.dtype.kind not in "biuf":
+        return None
+    if not np.isin(values, (0, 1)).all() or (values.sum(axis=1) == 1).all():
+        return None
+    width = len(str(values.shape[1] - 1))
+    names = class_names or [str(i).zfill(width) for i in range(values.shape[1])]
+    if len(names) != values.shape[1]:
+        problem = f"labels have {values.shape[1]} columns, for {len(names)} names."
+        raise DataError(problem, remedy="Give a name for each column.")
+    return [
+        tables.of_list([names[i] for i in np.flatnonzero(row).tolist()], f"label {number}")
+        for number, row in enumerate(values)
+    ]
 
 
 def _as_names(labels: Any, class_names: Sequence[str] | None, what: str) -> list[str]:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import Finding
-from keras_transfer.datasets.sources import LEFT_OUT, Item, name_findings
+from keras_transfer.datasets.sources import LEFT_OUT, Item, classes_of, name_findings
 from keras_transfer.modalities import Modality
 
 FEW = 10  # a class with fewer items is reported
@@ -65,7 +66,11 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    items: Sequence[Item], records: Sequence[Record], fingerprints: np.ndarray, modality: Modality
+    items: Sequence[Item],
+    records: Sequence[Record],
+    fingerprints: np.ndarray,
+    modality: Modality,
+    task: Task = ONE,
 ) -> Verdict:
     """Decides which items stay.
 
@@ -74,7 +79,7 @@ def judge(
     validation, and of either in training; classes with nothing to train on. Everything else stays,
     and is reported.
     """
-    checks = _Checks(items, records)
+    checks = _Checks(items, records, task)
     checks.contents(modality.SUFFIXES)
     checks.exact_copies()
     near = checks.near_copies(fingerprints, modality)
@@ -87,19 +92,20 @@ def judge(
     near = place[near[checks.kept[near].all(axis=1)]]
     digests = [records[i].digest for i in rows.tolist()]
     groups = group_names(digests, [item.group for item in kept], near)
-    findings = checks.findings + _class_findings(items, kept, groups, modality.NOUN)
+    findings = checks.findings + _class_findings(items, kept, groups, modality.NOUN, task)
     return Verdict(rows, tuple(groups), tuple(findings))
 
 
 class _Checks:
     """The checks of single items and of pairs, in the order in which they run."""
 
-    def __init__(self, items: Sequence[Item], records: Sequence[Record]) -> None:
+    def __init__(self, items: Sequence[Item], records: Sequence[Record], task: Task) -> None:
         self.items = items
+        self.task = task
         self.records = records
         self.precedence = [PRECEDENCE[item.split] for item in items]
         self.kept = np.ones(len(items), bool)
-        self.findings = name_findings(items)
+        self.findings = name_findings(items, task)
 
     def _note(self, i: int, kind: str, reason: str, action: str, other: str = "") -> None:
         self.kept[i] &= action != LEFT_OUT
@@ -178,11 +184,12 @@ class _Checks:
     def untrained_classes(self, what: str) -> None:
         """Classes that only validation or test know."""
         kept = np.flatnonzero(self.kept).tolist()
-        trained = {self.items[i].label for i in kept if self.precedence[i] == 0}
+        given = (self.items[i] for i in kept if self.precedence[i] == 0)
+        trained = classes_of(given, self.task)
         for i in kept:
-            label = self.items[i].label
-            if label not in trained:
-                reason = f"{label!r} has no training {what}"
+            unknown = [n for n in self.task.names(self.items[i].label) if n not in trained]
+            if unknown:
+                reason = f"{unknown[0]!r} has no training {what}"
                 self._note(i, "class_without_training", reason, LEFT_OUT)
 
 
@@ -221,14 +228,15 @@ def group_names(
 
 
 def _class_findings(
-    items: Sequence[Item], kept: Sequence[Item], groups: Sequence[str], what: str
+    items: Sequence[Item], kept: Sequence[Item], groups: Sequence[str], what: str, task: Task
 ) -> list[Finding]:
     """Classes that vanished, are small, or are much larger than others."""
     findings = []
-    counts = Counter(item.label for item in kept)
-    members = {(item.label, group) for item, group in zip(kept, groups, strict=True)}
-    distinct = Counter(label for label, _ in members)
-    for label in sorted({item.label for item in items}):
+    pairs = zip(kept, groups, strict=True)
+    members = [(name, group) for item, group in pairs for name in task.names(item.label)]
+    counts = Counter(name for name, _ in members)
+    distinct = Counter(label for label, _ in set(members))
+    for label in sorted(classes_of(items, task)):
         if not counts[label]:
             reason = f"class {label!r} has no {what} that can be used"
             findings.append(Finding("", "empty_class", reason, LEFT_OUT))

@@ -14,6 +14,7 @@ import numpy as np
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.intervals import wilson_interval
+from keras_transfer.base.task import task_of
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import inspection_page as page
 from keras_transfer.datasets.checks import NOTES, RANKED, TITLES, Record
@@ -83,7 +84,7 @@ class Inspection:
         ranges = zip(edges, [*edges[1:], None], extents, strict=True)
         splits: dict[str, np.ndarray] = {name: data.labels[data.indices(name)] for name in SPLITS}
         counts = {
-            name: np.bincount(labels, minlength=len(data.class_names)).tolist()
+            name: task_of(labels).counts(labels, len(data.class_names)).tolist()
             for name, labels in {"images": data.labels, **splits}.items()
         }
         return {
@@ -211,8 +212,9 @@ def untrainable(dataset: Dataset) -> DataError | None:
         if len({path.split("/")[1] for path in dataset.paths if path.count("/") > 1}) > 1:
             remedy += f" Or is DATA {dataset.name}/{names[0]}?"
         return error(f" has the single class {names[0]!r}{lost}", remedy)
-    counts = np.bincount(dataset.labels)
-    trained = np.bincount(dataset.labels[dataset.indices("train")], minlength=len(names))
+    task = task_of(dataset.labels)
+    counts = task.counts(dataset.labels, len(names))
+    trained = task.counts(dataset.labels[dataset.indices("train")], len(names))
     for label, class_name in enumerate(names):
         if counts[label] == 1:
             remedy = f"Add {what}s to {class_name!r}, at least three, or take the class away."

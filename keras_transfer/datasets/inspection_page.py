@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from keras_transfer.base import templates
 from keras_transfer.base.errors import ExampleError
 from keras_transfer.base.quiet import quiet_stdio
+from keras_transfer.base.task import task_of
 from keras_transfer.base.threads import in_threads
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets.checks import TITLES
@@ -69,8 +70,11 @@ def _sheets(data: Dataset) -> list[dict[str, Any]]:
     """For each class some examples, the same ones each time, in no order of the file names."""
     count = max(2, min(EXAMPLES_A_CLASS, MAX_EXAMPLES // max(1, len(data.class_names))))
     members: list[list[int]] = [[] for _ in data.class_names]
+    task, place = task_of(data.labels), {name: i for i, name in enumerate(data.class_names)}
+    cells = task.decode(data.labels, data.class_names)
     for i in sorted(range(len(data)), key=data.digests.__getitem__):
-        members[data.labels[i]].append(i)
+        for name in task.names(cells[i]):
+            members[place[name]].append(i)
     sheets = [
         {"name": name, "images": len(rows), "paths": [data.paths[i] for i in rows[:count]]}
         for name, rows in zip(data.class_names, members, strict=True)

@@ -24,10 +24,12 @@ from keras_transfer.datasets.scan import scan
 from keras_transfer.datasets.sources import (
     Item,
     Source,
+    classes_of,
     folder_source,
     joined,
     parts_of,
     reason_of,
+    with_task,
 )
 from keras_transfer.modalities import modality
 from keras_transfer.recipe import reads_arguments
@@ -37,7 +39,11 @@ NO_LABEL = re.compile("[\0\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
 
 
 def open_source(
-    data: Any, *, class_names: Sequence[str] | None = None, group: str | None = None
+    data: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    group: str | None = None,
+    multi_label: str = "auto",
 ) -> Source:
     """Finds the source that ``data`` stands for; see ``load_dataset``.
 
@@ -72,7 +78,7 @@ def open_source(
                 "another character in its name that no file of labels can hold.",
                 remedy="Rename the class to one line of text.",
             )
-    return source
+    return with_task(source, multi_label)
 
 
 def _open_named(name: str, group: str | None) -> Source:
@@ -119,14 +125,14 @@ def inspect(
     class_names: Sequence[str] | None = None,
     group: str | None = None,
     fit: str | None = None,
+    multi_label: str = "auto",
 ) -> Inspection:
     """Reads and checks every item of a set, and reports.
 
     Args:
         data: as for ``load_dataset``; so are ``split``, ``splits_file``, ``seed``, ``cache``,
-            ``class_names`` and ``group``.
+            ``class_names``, ``group``, ``fit`` and ``multi_label``.
         image_size: None, unless the examples are wanted afterwards.
-        fit: how images are brought to that size, see the setting of that name.
 
     Returns:
         The set as training would see it, and everything that was noticed.
@@ -136,30 +142,30 @@ def inspect(
             nothing: see ``Inspection.problem``.
     """
     splits.check_shares(split)
-    source = open_source(data, class_names=class_names, group=group)
+    source = open_source(data, class_names=class_names, group=group, multi_label=multi_label)
     form = modality(source.modality)
     spec = None if image_size is None else form.spec(image_size).fitted(fit)
     records, verdict, examples = scan(source, spec, cache=cache)
     kept = verdict.kept
     items = [source.items[i] for i in kept.tolist()]
-    labels, given = [item.label for item in items], [item.split for item in items]
+    given = [item.split for item in items]
     findings = [*source.findings, *_notes(source, items, verdict.groups)]
     findings += form.losses(
         [records[i].extent for i in kept], sum(records[i].unknown for i in kept), spec,
         [records[i].extent for i in _spread(len(records)) if records[i].fault is None],
     )  # fmt: skip
     findings += verdict.findings  # last: a page shows the first so many
-    present = set(labels)
+    present = classes_of(items, source.task)
     known = [name for name in source.class_names or sorted(present) if name in present]
-    index = {name: i for i, name in enumerate(known)}
-    digests = tuple(records[i].digest for i in kept)
-    paths = tuple(item.path for item in items)
+    encoded = source.task.encode([item.label for item in items], known)
+    strata = splits.strata_of(encoded, known)
+    digests, paths = tuple(records[i].digest for i in kept), tuple(one.path for one in items)
     dataset = Dataset(
         name=source.name,
         paths=paths,
-        labels=np.array([index[label] for label in labels], np.int64),
+        labels=encoded,
         class_names=tuple(known),
-        splits=splits.complete(labels, verdict.groups, given, split=split, seed=seed),
+        splits=splits.complete(strata, verdict.groups, given, split=split, seed=seed),
         digests=digests, findings=tuple(findings), read=_reader(source, paths, digests),
         examples=examples, groups=verdict.groups, modality=source.modality,
         fit="" if spec is None else spec.fit,
@@ -184,6 +190,7 @@ def load_dataset(
     class_names: Sequence[str] | None = None,
     group: str | None = None,
     fit: str | None = None,
+    multi_label: str = "auto",
     for_training: bool = True,
 ) -> Dataset:
     """Reads, checks, decodes and splits a labelled set.
@@ -195,7 +202,7 @@ def load_dataset(
             ``tfds:NAME[:CONFIG]`` or a folder prepared by TFDS; one of ``arrays.BUILTIN``; arrays,
             texts, paths or a ``tf.data.Dataset``, see ``arrays.arrays_source``; or an object with
             ``items`` and ``read`` of a ``sources.Source`` at least.
-        image_size: what to decode to, see ``Modality.spec``; None keeps no examples.
+        image_size: what to decode to, see ``Modality.spec``, or None.
         split: shares of train, validation and test, where the source gives none.
         splits_file: a ``splits.csv`` as ``write_splits`` makes it, to repeat a split exactly;
             what it does not name is left out.
@@ -206,7 +213,7 @@ def load_dataset(
         class_names: the names of integer labels in arrays.
         group: the column of a table whose equal values stay in one split, such as a film or a
             speaker; by default ``group`` or ``group_id``, where there is one.
-        fit: ``squash``, ``crop`` or ``pad`` of images, see the setting of that name.
+        fit: see the setting of that name, as for ``multi_label``.
         for_training: whether to insist on what training needs, or accept any example at all.
 
     Returns:
@@ -218,15 +225,14 @@ def load_dataset(
     """
     inspection = inspect(
         data, split=split, splits_file=splits_file, seed=seed, image_size=image_size, cache=cache,
-        class_names=class_names, group=group, fit=fit,
+        class_names=class_names, group=group, fit=fit, multi_label=multi_label,
     )  # fmt: skip
     dataset = inspection.dataset
     if inspection.problem and (for_training or not len(dataset)):
         raise inspection.problem
     if fold is not None:
         if splits_file is not None:
-            problem = "a fold and a file of splits were given."
-            raise UsageError(problem, remedy="Give one or the other.")
+            raise UsageError("a fold and a file of splits were given.", remedy="Give one of them.")
         dataset = splits.kfold(dataset, fold[1], seed=seed)[fold[0] - 1]
     if per_class is not None:
         dataset = splits.take(dataset, splits.few(dataset, per_class, seed=seed))

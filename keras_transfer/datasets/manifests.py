@@ -72,6 +72,7 @@ def table_source(table: tables.Table, name: str, root: Path, identity: str | Non
             lambda file: root / file,
             modality=kind,
             group=column,
+            listed=table.listed,
         )
     texts = {f"row-{number:06d}": cells["text"] for number, cells in rows}
     rows = [(number, cells | {"path": f"row-{number:06d}"}) for number, cells in rows]
@@ -79,7 +80,7 @@ def table_source(table: tables.Table, name: str, root: Path, identity: str | Non
     kept = _items(table.where, root, rows, findings)
     return Source(
         name, kept, lambda row: encode(texts[row]), identity, findings,
-        modality="text", group=column,
+        modality="text", group=column, listed=table.listed,
     )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def _decode_all(
 
     with warnings.catch_warnings(action="ignore"), quiet_stdio():  # of what the findings name
         in_threads(examine, count)
-    verdict = judge(source.items, records, fingerprints, form)
+    verdict = judge(source.items, records, fingerprints, form, source.task)
     for place, row in enumerate(verdict.kept.tolist()):
         if place != row:  # what is between was left out
             stream.seek(row * size)
@@ -166,7 +166,8 @@ def _load(index: Path, source: Source) -> Found | None:
     in_threads(digest, len(digests))
     if digests != [record.digest for record in records]:
         return None
-    verdict = judge(source.items, records, fingerprints, modality(source.modality))
+    form = modality(source.modality)
+    verdict = judge(source.items, records, fingerprints, form, source.task)
     return (records, verdict) if np.array_equal(verdict.kept, kept) else None
 
 

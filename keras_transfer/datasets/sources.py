@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from keras_transfer.base.errors import DataError, ExampleError, UsageError
+from keras_transfer.base.task import MARK, ONE, SEVERAL, Task
 from keras_transfer.base.types import Dataset, Finding, Split
 from keras_transfer.modalities import MODALITIES, modality_of_files
 
@@ -59,7 +60,7 @@ class Item(NamedTuple):
 
     Attributes:
         path: its name within the source, with ``/`` between parts.
-        label: the name of its class.
+        label: the name of its class, or several as ``Source.task`` joins them.
         split: the split that the source gives it, or None.
         group: items of one group stay in one split; None where the source names no group.
     """
@@ -85,6 +86,8 @@ class Source:
         class_names: the classes in the order of the model's outputs; empty: sorted by name.
         modality: what the bytes are.
         group: the column of a table that names the items' groups, or None.
+        listed: whether labels came as lists of classes; None where a label may be one.
+        task: what the labels are, see :func:`with_task`.
     """
 
     name: str
@@ -96,6 +99,41 @@ class Source:
     class_names: Sequence[str] = ()
     modality: str = "image"
     group: str | None = None
+    listed: bool | None = False
+    task: Task = ONE
+
+
+def with_task(source: Source, multi_label: str) -> Source:
+    """A source whose labels are read as one class each, or as several with ``MARK`` between.
+
+    Args:
+        source: whose labels are as they were found.
+        multi_label: the setting; ``auto`` takes several where a label that may be a list is one,
+            which a finding says.
+
+    Raises:
+        DataError: labels that came as lists are to be one class each.
+    """
+    if source.listed and multi_label == "off":
+        problem = f"{source.name}: its labels are lists of classes, and multi_label is off."
+        raise DataError(problem, remedy="Leave multi_label out, or give each example one label.")
+    marked = 0
+    if multi_label == "auto" and source.task is ONE and source.listed is not False:
+        marked = sum(MARK in item.label for item in source.items)
+    if source.task is SEVERAL or not (marked or multi_label == "on"):
+        return source
+    items = [i._replace(label=SEVERAL.canonical(i.label)) for i in source.items]
+    note = Finding(
+        "", "several_labels", f"{marked:,} of {len(items):,} labels hold {MARK!r}, which parts "
+        "several classes of one example", "read so; with multi_label off they are single names",
+    )  # fmt: skip
+    findings = [*source.findings, *([note] if marked and not source.listed else [])]
+    return dataclasses.replace(source, items=items, findings=findings, task=SEVERAL)
+
+
+def classes_of(items: Iterable[Item], task: Task) -> set[str]:
+    """The names of all classes that some items have."""
+    return {name for label in {item.label for item in items} for name in task.names(label)}
 
 
 class Stretches:
@@ -225,6 +263,8 @@ def joined(parts: Sequence[Source], name: str) -> Source:
         class_names=list(names) if all(part.class_names for part in parts) else (),
         modality=first.modality,
         group=next((part.group for part in parts if part.group), None),
+        listed=any(part.listed for part in parts)
+        or (None if any(part.listed is None for part in parts) else False),
     )
 
 
@@ -339,10 +379,10 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def name_findings(items: Sequence[Item]) -> list[Finding]:
+def name_findings(items: Sequence[Item], task: Task = ONE) -> list[Finding]:
     """Classes, and files, whose names differ only by case or Unicode form."""
     findings = []
-    labels, paths = {item.label for item in items}, {item.path for item in items}
+    labels, paths = classes_of(items, task), {item.path for item in items}
     for kind, names in (("class_names", labels), ("file_names", paths)):
         alike: dict[str, list[str]] = defaultdict(list)
         for name in sorted(names):

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base.task import task_of
 from keras_transfer.base.types import SPLITS, Dataset, Finding, Split
 from keras_transfer.datasets.sources import LEFT_OUT
 from keras_transfer.datasets.tables import read_csv
@@ -34,6 +35,16 @@ def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float
         raise UsageError(problem, remedy="Give train, validation and test, such as 0.7,0.15,0.15.")
     total = sum(split)
     return (split[0] / total, split[1] / total, split[2] / total)
+
+
+def strata_of(labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
+    """The class by which each example is split: of several the rarest, of none "".
+
+    >>> strata_of(np.array([[1, 1], [1, 0], [0, 0]], np.uint8), ("cat", "dog"))
+    ['dog', 'cat', '']
+    """
+    names = [*class_names, ""]
+    return [names[i] for i in task_of(labels).strata(labels).tolist()]
 
 
 def _strata(
@@ -109,7 +120,7 @@ def complete(
     images, none in the classes without new files).
 
     Args:
-        labels: the class of each image.
+        labels: the class of each image; of several the rarest one.
         groups: the group of each image: images of one group never part.
         given: the split that the source gives each image, or None.
         split: shares of train, validation and test.
@@ -145,7 +156,7 @@ def kfold(dataset: Dataset, folds: int = 5, *, seed: int = 0) -> list[Dataset]:
     Raises:
         UsageError: ``folds`` is under 3, or over the number of groups in a class.
     """
-    labels = [dataset.class_names[label] for label in dataset.labels]
+    labels = strata_of(dataset.labels, dataset.class_names)
     groups = dataset.groups or dataset.digests
     strata = _strata(labels, groups, seed)
     smallest = min(len(stratum) for stratum, _ in strata)
@@ -168,7 +179,8 @@ def kfold(dataset: Dataset, folds: int = 5, *, seed: int = 0) -> list[Dataset]:
 
 
 def few(dataset: Dataset, per_class: int, *, seed: int = 0) -> np.ndarray:
-    """Chooses up to ``per_class`` training images of each class, and all others.
+    """Chooses up to ``per_class`` training images of each class, and all others. Of several
+    classes the rarest counts.
 
     Validation and test stay whole, so that the points of a learning curve are comparable; a
     smaller subset is contained in a larger one of the same seed.
@@ -180,8 +192,9 @@ def few(dataset: Dataset, per_class: int, *, seed: int = 0) -> np.ndarray:
         problem = f"{per_class} {modality(dataset.modality).NOUN}s a class were asked for."
         raise UsageError(problem, remedy="Give a positive number.")
     chosen = np.asarray(dataset.splits) != "train"
-    for label in range(len(dataset.class_names)):
-        rows = np.flatnonzero((dataset.splits == "train") & (dataset.labels == label)).tolist()
+    strata = task_of(dataset.labels).strata(dataset.labels)
+    for label in np.unique(strata):
+        rows = np.flatnonzero((dataset.splits == "train") & (strata == label)).tolist()
         rows.sort(key=lambda i: rank(seed, f"{dataset.digests[i]} {dataset.paths[i]}"))
         chosen[rows[:per_class]] = True
     return np.flatnonzero(chosen)
@@ -189,7 +202,7 @@ def few(dataset: Dataset, per_class: int, *, seed: int = 0) -> np.ndarray:
 
 def write_splits(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """Writes ``path,label,split`` for each item of a data set, as UTF-8 CSV, atomically."""
-    labels = [dataset.class_names[label] for label in dataset.labels]
+    labels = task_of(dataset.labels).decode(dataset.labels, dataset.class_names)
     rows = zip(dataset.paths, labels, dataset.splits, strict=True)
     files.write_csv(path, COLUMNS, rows)
 
@@ -220,13 +233,14 @@ def apply(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Dataset, np.n
     Raises:
         DataError: the file names items that the set lacks, or gives them another label.
     """
-    given, name = read_splits(path), dataset.name
-    labels = dict(zip(dataset.paths, (dataset.class_names[i] for i in dataset.labels), strict=True))
+    given, name, task = read_splits(path), dataset.name, task_of(dataset.labels)
+    held = map(task.canonical, task.decode(dataset.labels, dataset.class_names))
+    labels = dict(zip(dataset.paths, held, strict=True))
     left_out = {finding.path for finding in dataset.findings if finding.action == LEFT_OUT}
     problems = [
         f"{item} is {labels[item]!r} in {name}, but {label!r} in {path}."
         for item, (label, _) in given.items()
-        if labels.get(item, label) != label
+        if labels.get(item, task.canonical(label)) != task.canonical(label)
     ]
     absent = sorted(set(given) - set(dataset.paths) - left_out)
     if absent:
@@ -254,11 +268,11 @@ def take(dataset: Dataset, rows: np.ndarray) -> Dataset:
     """
     if np.array_equal(rows, np.arange(len(dataset))):
         return dataset
-    present, labels = np.unique(dataset.labels[rows], return_inverse=True)
+    present, labels = task_of(dataset.labels).left(dataset.labels[rows])
     return dataclasses.replace(
         dataset,
         paths=tuple(dataset.paths[i] for i in rows),
-        labels=labels.astype(np.int64),
+        labels=labels,
         class_names=tuple(dataset.class_names[i] for i in present),
         splits=dataset.splits[rows],
         digests=tuple(dataset.digests[i] for i in rows),

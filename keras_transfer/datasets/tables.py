@@ -6,11 +6,12 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_transfer.base.errors import DataError
+from keras_transfer.base.task import MARK
 from keras_transfer.datasets.sources import MAX_FILE_BYTES
 
 COLUMNS = {
@@ -25,6 +26,8 @@ COLUMNS = {
     "start": ("start", "start_time", "begin", "onset"),
     "end": ("end", "end_time", "stop"),
 }  # fmt: skip
+LISTS = (list, tuple, set, frozenset)
+"""What a cell may be that lists an example's classes."""
 LONGEST = 131_072  # characters of a cell that is no text: one longer comes of a lost quote
 
 
@@ -36,12 +39,14 @@ class Table(NamedTuple):
         header: the names of its columns.
         rows: what a row is counted as, and its cells.
         group: the name of the column of groups, if it is to be another than ``COLUMNS`` says.
+        listed: True where labels were lists, see ``Source.listed``.
     """
 
     where: str
     header: Sequence[str]
     rows: Sequence[tuple[int, list[str]]]
     group: str | None = None
+    listed: bool | None = None
 
     def columns(self, needed: Sequence[str]) -> dict[str, int]:
         """Where the columns are that it has, by what they mean.
@@ -115,8 +120,8 @@ def read_csv(path: Path, group: str | None = None) -> Table:
 
 
 def read_jsonl(path: Path, group: str | None = None) -> Table:
-    """Reads one JSON object a line. What is null, a list or an object is a blank cell.
-
+    """Reads one JSON object a line. What is null, a list or an object is a blank cell, but for
+    labels that are all lists of classes.
 
     Raises:
         DataError: it cannot be read, or a line is no object.
@@ -136,23 +141,50 @@ def read_jsonl(path: Path, group: str | None = None) -> Table:
     known = set(itertools.chain(*_meant(group).values()))
     later = [key for _, record in records for key in record if key.strip().lower() in known]
     header = list(dict.fromkeys([*first, *later]))
+    labels = [key for key in header if key.strip().lower() in COLUMNS["label"]][:1]
+    held = {type(record.get(key)) for _, record in records for key in labels} - {type(None)}
+    if listed := held == {list}:
+        for number, record in records:
+            if record.get(labels[0]) is not None:
+                record[labels[0]] = of_list(record[labels[0]], f"{path}, line {number}")
     rows = [(number, [_cell(record.get(key)) for key in header]) for number, record in records]
-    return Table(str(path), header, rows, group)
+    return Table(str(path), header, rows, group, listed or None)
+
+
+def of_list(names: Iterable[Any], where: str) -> str:
+    """The classes of an example as one cell, which holds ``MARK`` however many they are.
+
+    Raises:
+        DataError: one of them is no name, or holds ``MARK`` itself.
+    """
+    words = [str(name) if isinstance(name, int) else name for name in names]
+    for word in words:
+        if not isinstance(word, str) or MARK in word or not word.strip():
+            problem = f"{where}: {word!r} is no name of a class among several."
+            raise DataError(problem, remedy=f"Give words without {MARK!r}.")
+    return MARK.join([*words, ""]) or MARK
 
 
 def read_frame(frame: Any, group: str | None = None) -> Table:
     """Reads a pandas DataFrame, or what has its ``columns`` and ``iloc``; rows count from 0."""
     header, known = [str(column) for column in frame.columns], [*_meant(group).values()]
-    columns = []
+    columns, listed = [], False
     for i, name in enumerate(header):
         column = frame.iloc[:, i]
         wanted = name.strip().lower() in itertools.chain(*known)
-        cells = zip(column.tolist(), column.isna().tolist(), strict=True) if wanted else ()
+        held = column.tolist() if wanted else []
+        if name.strip().lower() in COLUMNS["label"]:
+            listed = listed or any(isinstance(cell, LISTS) for cell in held)
+            held = [
+                of_list(cell, f"the DataFrame, row {row}") if isinstance(cell, LISTS) else cell
+                for row, cell in enumerate(held)
+            ]
+        cells = zip(held, column.isna().tolist(), strict=True) if wanted else ()
         columns.append(
             ["" if missing else str(cell) for cell, missing in cells] or [""] * len(frame)
         )
     rows = [(number, list(cells)) for number, cells in enumerate(zip(*columns, strict=True))]
-    return Table("the DataFrame", header, rows, group)
+    return Table("the DataFrame", header, rows, group, listed or None)
 
 
 def _cell(value: Any) -> str:

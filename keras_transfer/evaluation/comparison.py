@@ -15,6 +15,7 @@ from scipy import stats
 from keras_transfer.base import intervals
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.intervals import Interval
+from keras_transfer.base.task import task_of
 from keras_transfer.evaluation.metrics import RESAMPLES, html_table
 
 _Rows = dict[str, dict[str, Any]]
@@ -115,13 +116,13 @@ def compare_predictions(
     images, keeping the two answers to an image together.
 
     Args:
-        labels: shape ``[images]``, the truth, indices or names.
+        labels: the truth of either task; or names, shape ``[images]``.
         first: shape ``[images]``, one method's classes.
         second: shape ``[images]``, the other's.
         names: how the two are called in the verdict.
         seed: of the bootstrap.
     """
-    one, two = np.asarray(first) == labels, np.asarray(second) == labels
+    one, two = (task_of(labels).same(np.asarray(said), labels) for said in (first, second))
     only_first, only_second = int((one & ~two).sum()), int((two & ~one).sum())
     discordant, images = only_first + only_second, len(one)
     shares = np.array([only_first, only_second, images - discordant]) / images

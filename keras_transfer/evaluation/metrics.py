@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import html
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from keras_transfer.base import errors
 from keras_transfer.base.intervals import Interval, percentile_interval, wilson_interval
+from keras_transfer.base.task import ONE, SEVERAL, task_of
+from keras_transfer.evaluation import several
 from keras_transfer.learn import calibration
 
 if TYPE_CHECKING:
@@ -57,6 +59,19 @@ class ClassResult:
     confused_with: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassOfSeveral(ClassResult):
+    """The same where an example may have several.
+
+    Attributes:
+        average_precision: area under precision by recall, NaN where no example has the class.
+        threshold: the probability from which on it is answered.
+    """
+
+    average_precision: float
+    threshold: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """The metrics of one set of predictions. Rates lie in 0..1; NLL is in nats.
@@ -101,6 +116,7 @@ class Evaluation:
     majority: dict[str, float]
     chance: dict[str, float]
     note: str = ""
+    shown: ClassVar[tuple[str, ...]] = METRICS
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``metrics.json``.
@@ -128,18 +144,47 @@ class Evaluation:
         return plots.reliability(dataclasses.asdict(self.reliability))
 
     def __repr__(self) -> str:
-        metrics = ", ".join(f"{name} {getattr(self, name):.3f}" for name in METRICS)
+        metrics = ", ".join(f"{name} {getattr(self, name):.3f}" for name in self.shown)
         return f"Evaluation({self.images} examples: {metrics})"
 
     def _repr_html_(self) -> str:
         rows = []
-        for name in METRICS:
+        for name in self.shown:
             ends, majority = self.intervals.get(name), self.majority.get(name)
             between = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "unknown"
             common = "" if majority is None else f"{majority:.3f}"
             rows.append((name.replace("_", " "), f"{getattr(self, name):.3f}", between, common))
         header = ("Metric", "Value", "95 % interval", "Commonest class")
         return html_table(header, rows, caption=f"{self.images} examples. {self.note}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class EvaluationOfSeveral(Evaluation):
+    """The metrics where an example has several labels; a decision is one class of one example.
+
+    Attributes:
+        accuracy: share of the examples of which all decisions are right.
+        top5: share of the examples with a label of which one is among the five most probable.
+        balanced_accuracy: mean recall over the classes that occur.
+        nll: mean negative log-likelihood of the decisions, in nats.
+        brier: mean squared distance of a decision's probability from 0 or 1.
+        ece: by the probability of a class, over all decisions.
+        confusion: of shape ``[0, 0]``: no class stands in another's place.
+        majority: of always giving the commonest set of labels, with the frequency of each class.
+        chance: of a coin for each class.
+        mean_average_precision: mean average precision over the classes that occur.
+        micro_f1: harmonic mean of the two that follow.
+        micro_precision: share of the labels given that is right.
+        micro_recall: share of the true labels that is given.
+        hamming: share of the decisions that is wrong.
+    """
+
+    mean_average_precision: float
+    micro_f1: float
+    micro_precision: float
+    micro_recall: float
+    hamming: float
+    shown: ClassVar[tuple[str, ...]] = several.METRICS
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
@@ -151,32 +196,87 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: st
 
 
 def evaluate(
-    probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, seed: int = 0
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    thresholds: Sequence[float] = (),
+    seed: int = 0,
 ) -> Evaluation:
     """Measures predictions against the truth.
 
     Args:
-        probabilities: float, shape ``[images, classes]``, rows summing to 1.
-        labels: int, shape ``[images]``, values in ``0..classes - 1``.
+        probabilities: float, shape ``[images, classes]``; of one label rows sum to 1.
+        labels: int, shape ``[images]``, values in ``0..classes - 1``; or of several 0 and 1, shape
+            ``[images, classes]``.
         class_names: the classes, in the order of the columns.
+        thresholds: of several labels the probability from which on each class is answered, 0.5 by
+            default.
         seed: of the bootstrap.
 
     Raises:
         DataError: no images, or shapes or labels that do not fit together.
         KerasTransferError: a probability is NaN or infinite.
     """
+    _check(np.asarray(probabilities), np.asarray(labels), class_names)
+    measures = {ONE.setting: _of_one, SEVERAL.setting: _of_several}
+    given = probabilities, labels, class_names, thresholds, seed
+    return measures[task_of(labels).setting](*given)
+
+
+def _note(images: int) -> str:
+    note = (
+        f"Only {images} example{'s' * (images != 1)}: too few for more than a first impression. "
+        "Trust the intervals, not the figures."
+    )
+    return note if images < FEW_IMAGES else ""
+
+
+def _of_several(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    thresholds: Sequence[float],
+    seed: int,
+) -> EvaluationOfSeveral:
+    # As predict compares them: a probability is float32 at first.
+    answers = SEVERAL.answers(probabilities, thresholds)
+    scores, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.uint8)
+    resamples = RESAMPLES if len(truth) >= FEW_IMAGES else 0
+    found = several.measure(scores, truth, answers, resamples, seed)
+    frequencies = np.broadcast_to(truth.mean(axis=0), truth.shape)
+    common = several.measure(frequencies, truth, several.commonest(truth), 0, seed).values
+    counts = [one.sum(axis=0, dtype=np.int64) for one in (answers * truth, truth, answers)]
+    names = list(class_names)
+    rows = _rows_of_classes(counts, [""] * len(names), names)
+    least = thresholds if len(thresholds) else [0.5] * len(class_names)
+    return EvaluationOfSeveral(
+        images=len(truth), **found.values, ece_floor=found.ece_floor,
+        confusion=np.zeros((0, 0), np.int64), reliability=found.reliability,
+        per_class=tuple(
+            ClassOfSeveral(**vars(row), average_precision=float(area), threshold=float(value))
+            for row, area, value in zip(rows, found.average_precision, least, strict=True)
+        ),
+        intervals=dict(found.intervals),
+        majority={name: value for name, value in common.items() if name != "ece"},
+        chance=several.chance(truth), note=_note(len(truth)),
+    )  # fmt: skip
+
+
+def _of_one(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    thresholds: Sequence[float],
+    seed: int,
+) -> Evaluation:
     probabilities = np.asarray(probabilities, dtype=np.float64)
     labels = np.asarray(labels, dtype=np.int64)
-    _check(probabilities, labels, class_names)
     images, classes = probabilities.shape
     table = _contributions(probabilities, labels)
     metrics = _metrics(table, classes)
     cells = np.bincount(labels * classes + table["predicted"], minlength=classes * classes)
     confusion = cells.reshape(classes, classes)
-    note = (
-        f"Only {images} example{'s' * (images != 1)}: too few for more than a first impression. "
-        "Trust the intervals, not the figures."
-    )
     return Evaluation(
         images=images, **metrics, ece_floor=_ece_floor(table, seed), confusion=confusion,
         per_class=_per_class(confusion, class_names),
@@ -186,20 +286,29 @@ def evaluate(
             **_bootstrap(table, classes, metrics["ece"], seed),
         },
         majority=_majority(labels, classes), chance=_chance(labels, classes),
-        note=note if images < FEW_IMAGES else "",
+        note=_note(images),
     )  # fmt: skip
 
 
-def ranked(probabilities: np.ndarray, labels: np.ndarray, *, right: bool) -> np.ndarray:
+def ranked(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    right: bool,
+    thresholds: Sequence[float] = (),
+) -> np.ndarray:
     """Rows to look at: the right answers, the least sure first; or the wrong, the surest first.
 
     Args:
         probabilities: float, shape ``[images, classes]``.
-        labels: int, shape ``[images]``.
+        labels: of either task.
         right: which of the two.
+        thresholds: as for :func:`evaluate`.
     """
-    rows = np.flatnonzero((probabilities.argmax(axis=1) == labels) == right)
-    sure = probabilities.max(axis=1)[rows]
+    task = task_of(labels)
+    answers = task.answers(probabilities, thresholds)
+    rows = np.flatnonzero(task.same(answers, labels) == right)
+    sure = task.sureness(probabilities, answers)[rows]
     return rows[np.argsort(sure if right else -sure, kind="stable")]
 
 
@@ -293,6 +402,15 @@ def _majority(labels: np.ndarray, classes: int) -> dict[str, float]:
 def _per_class(confusion: np.ndarray, class_names: Sequence[str]) -> tuple[ClassResult, ...]:
     hits, support, given = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     mistakes = confusion - np.diag(hits)
+    taken_for = [class_names[row.argmax()] if row.any() else "" for row in mistakes]
+    return _rows_of_classes((hits, support, given), taken_for, class_names)
+
+
+def _rows_of_classes(
+    counts: Sequence[np.ndarray], taken_for: Sequence[str], class_names: Sequence[str]
+) -> tuple[ClassResult, ...]:
+    """The table of classes, from how often each is rightly given, true, and given."""
+    hits, support, given = counts
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is wanted
         precision, recall, f1 = hits / given, hits / support, 2 * hits / (support + given)
     return tuple(
@@ -305,7 +423,7 @@ def _per_class(confusion: np.ndarray, class_names: Sequence[str]) -> tuple[Class
             f1=float(f1[i]),
             precision_interval=wilson_interval(hits[i], given[i]) if given[i] else None,
             recall_interval=wilson_interval(hits[i], support[i]) if support[i] else None,
-            confused_with=class_names[mistakes[i].argmax()] if mistakes[i].any() else "",
+            confused_with=taken_for[i],
         )
         for i, name in enumerate(class_names)
     )

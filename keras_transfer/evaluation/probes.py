@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_transfer.base.errors import DataError
 from keras_transfer.base.intervals import Interval, percentile_interval
+from keras_transfer.base.task import one_label_alone, task_of
 from keras_transfer.base.types import SPLITS, Dataset, Split
 from keras_transfer.evaluation.comparison import compare_predictions
 from keras_transfer.evaluation.metrics import FEW_IMAGES, RESAMPLES, Evaluation, evaluate
@@ -87,7 +88,8 @@ def baselines(dataset: Dataset, features: np.ndarray, *, seed: int = 0) -> tuple
 
     def neighbour() -> Logits:
         unit, classes = unit_rows(features), len(dataset.class_names)
-        return lambda rows: _class_cosines(unit[train], dataset.labels[train], unit[rows], classes)
+        has = task_of(dataset.labels).targets(dataset.labels[train], classes) > 0
+        return lambda rows: _class_cosines(unit[train], has, unit[rows])
 
     def regression() -> Logits:
         head = _solve(dataset, features, train, val)
@@ -111,11 +113,14 @@ def judge(name: str, begun: float, logits_of: Logits, dataset: Dataset, seed: in
         seed: of the bootstrap.
     """
     val, test, labels = _rows(dataset, "val"), _rows(dataset, "test"), dataset.labels
-    temperature = calibration.fit_temperature(logits_of(val), labels[val])
-    logits = logits_of(test)
-    probabilities = calibration.softmax(logits / temperature)
-    evaluation = evaluate(probabilities, labels[test], dataset.class_names, seed=seed)
-    return Baseline(name, logits.argmax(axis=1), evaluation, time.monotonic() - begun)
+    task, of_validation = task_of(labels), logits_of(val)
+    temperature = calibration.fit_temperature(of_validation, labels[val])
+    least = task.thresholds(task.probabilities(of_validation / temperature), labels[val])
+    probabilities = task.probabilities(logits_of(test) / temperature)
+    names = dataset.class_names
+    evaluation = evaluate(probabilities, labels[test], names, thresholds=least, seed=seed)
+    answers = task.answers(probabilities, least)
+    return Baseline(name, answers, evaluation, time.monotonic() - begun)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,13 +200,14 @@ def learning_curve(
     if len(test) < FEW_IMAGES:
         problem = f"{len(test)} test {what}s are too few to see what more data brings."
         raise DataError(problem, remedy=f"Label more {what}s: {FEW_IMAGES} to test on at least.")
-    random, labels = np.random.default_rng(seed), dataset.labels
+    random, labels, task = np.random.default_rng(seed), dataset.labels, task_of(dataset.labels)
+    strata = task.strata(labels)
     hits: dict[int, list[np.ndarray]] = {}
     for fraction in fractions:
         for _ in range(1 if fraction == 1.0 else DRAWS):
-            subset = _stratified(train, labels, fraction, random)
+            subset = _stratified(train, strata, fraction, random)
             logits = _solve(dataset, features, subset, val).logits(features[test])
-            hits.setdefault(len(subset), []).append(logits.argmax(axis=1) == labels[test])
+            hits.setdefault(len(subset), []).append(task.hits(logits, labels[test]))
     if len(hits) < 2:
         raise DataError(
             f"{len(train)} training {what}s of {len(dataset.class_names)} classes are too few for "
@@ -329,6 +335,7 @@ def suspected_label_errors(
     Returns:
         Suspects, the most confident first.
     """
+    one_label_alone(task_of(dataset.labels), "Finding wrong labels")
     rows, names = dataset.indices("train"), dataset.class_names
     logits, labels = _out_of_fold(dataset, features, rows, seed), dataset.labels[rows]
     probabilities = calibration.softmax(logits / calibration.fit_temperature(logits, labels))
@@ -388,13 +395,18 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _class_cosines(
-    train: np.ndarray, labels: np.ndarray, queries: np.ndarray, classes: int
-) -> np.ndarray:
-    """Each query's largest cosine to every class, ``[queries, classes]``; -1 for no images."""
-    result = np.full((len(queries), classes), -1.0)
-    for label in np.unique(labels):
-        result[:, label] = (queries @ train[labels == label].T).max(axis=1)
+def _class_cosines(train: np.ndarray, has: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Each query's largest cosine to every class, ``[queries, classes]``; -1 for no images.
+
+    Less that to what has it not, where classes do not exclude each other.
+    """
+    result = np.full((len(queries), has.shape[1]), -1.0)
+    alone = bool((has.sum(axis=1) == 1).all())
+    for label, own in enumerate(has.T):
+        if own.any():
+            result[:, label] = (queries @ train[own].T).max(axis=1)
+        if not alone and not own.all():
+            result[:, label] -= (queries @ train[~own].T).max(axis=1)
     return result
 
 

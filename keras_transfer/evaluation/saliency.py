@@ -12,8 +12,8 @@ from keras import ops
 
 from keras_transfer.backbones.blocks import topmost
 from keras_transfer.base.errors import UsageError
+from keras_transfer.base.task import task_of_model
 from keras_transfer.base.types import LEVELS, LOGITS
-from keras_transfer.learn.calibration import softmax
 
 
 def explain(
@@ -118,10 +118,7 @@ def contrastive_map(
     def added(features: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         return np.maximum(features * slopes, 0.0).sum(axis=-1)
 
-    def odds(logits: np.ndarray, own: np.ndarray) -> np.ndarray:
-        return own - softmax(np.where(own, -np.inf, logits))
-
-    return _maps(_finer(model), pixels, classes, added, odds)
+    return _maps(_finer(model), pixels, classes, added, task_of_model(model).contrast)
 
 
 def gradient_times_input(

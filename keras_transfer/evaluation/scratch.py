@@ -12,6 +12,7 @@ import numpy as np
 from keras_transfer import backbones
 from keras_transfer.base.compute import choose_compute
 from keras_transfer.base.errors import DataError
+from keras_transfer.base.task import Task, task_of
 from keras_transfer.base.types import LOGITS, Dataset
 from keras_transfer.evaluation.probes import Baseline, judge
 from keras_transfer.learn import calibration
@@ -47,7 +48,8 @@ def train_from_scratch(
     random, pixels, labels = np.random.default_rng(seed), dataset.examples, dataset.labels
     train, val = dataset.indices("train"), dataset.indices("val")
     sample = np.sort(random.permutation(train)[:BATCH])
-    network = _random_network(backbone, len(dataset.class_names), pixels[sample])
+    classes = len(dataset.class_names)
+    network = _random_network(backbone, classes, pixels[sample], task_of(labels))
     # Tracing is no training: the first step is taken before the clock starts.
     network.train_on_batch(pixels[train[:BATCH]], labels[train[:BATCH]])
     start, draw = time.monotonic(), modality(dataset.modality).view
@@ -80,7 +82,7 @@ def train_from_scratch(
     return judge("training from scratch", start, logits_of, dataset, seed)
 
 
-def _random_network(backbone: str, classes: int, sample: np.ndarray) -> keras.Model:
+def _random_network(backbone: str, classes: int, sample: np.ndarray, task: Task) -> keras.Model:
     """The backbone and a head of random weights, compiled, from pixels to logits."""
     size = sample.shape[1:3] if sample.ndim == 4 else sample.shape[1]
     built = backbones.build(backbone, image_size=size, weights="none")
@@ -90,7 +92,7 @@ def _random_network(backbone: str, classes: int, sample: np.ndarray) -> keras.Mo
     measure_statistics(network, [sample])
     network.compile(
         keras.optimizers.AdamW(RATE, weight_decay=DECAY, clipnorm=1.0),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        task.compiled_loss(),
         jit_compile=choose_compute().xla,
     )
     return network

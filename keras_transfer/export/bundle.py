@@ -92,9 +92,9 @@ def write_samples(folder: Path, tests: HeldOut) -> dict[int, Path]:
     if len(pool) < min(SAMPLES, len(sizes)):
         pool = np.sort(np.argsort(sizes, kind="stable")[:SAMPLES])
     folder.mkdir(parents=True)
-    written: dict[int, Path] = {}
+    written, cells = dict[int, Path](), tests.cells
     for i in spread(pool, SAMPLES):
-        label = re.sub(r"[^A-Za-z0-9-]+", "_", tests.class_names[tests.labels[i]])[:40]
+        label = re.sub(r"[^A-Za-z0-9-]+", "_", cells[i])[:40]
         suffix = re.sub(r"[^a-z0-9.]", "", Path(tests.names[i]).suffix.lower()) or ".png"
         path = folder / f"{len(written):03d}-{label}{suffix}"
         path.write_bytes(tests.encoded[i])
@@ -113,10 +113,11 @@ def write_verify(
         tests: the test examples.
         samples: what ``write_samples`` returned.
     """
+    cells = tests.cells
     described = [
         {
             "file": path.name,
-            "label": tests.class_names[tests.labels[i]],
+            "label": cells[i],
             "probabilities": [round(float(value), 6) for value in tests.probabilities[i]],
         }
         for i, path in samples.items()
@@ -130,6 +131,7 @@ def write_verify(
     value = {
         "keras_transfer": __version__,
         "class_names": list(tests.class_names),
+        "thresholds": list(tests.thresholds),
         form.SIZE: tests.signature.size,
         "fit": tests.signature.spec.fit,
         f"{form.NOUN}s": described,

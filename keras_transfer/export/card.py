@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_transfer._version import __version__
 from keras_transfer.base import files, templates
+from keras_transfer.base.task import ONE, SEVERAL, task_of
 from keras_transfer.datasets.sources import JOINT, readable
 from keras_transfer.export import proof
 from keras_transfer.export.formats import FORMATS
@@ -21,30 +22,49 @@ from keras_transfer.runs import summary
 from keras_transfer.runs.finished import Finished
 from keras_transfer.runs.folder import Run
 
+_PRINTED = (
+    "print(labels[scores.argmax()], scores.max())",
+    """\
+thresholds = json.load(open("parity.json"))["thresholds"]
+for name, score, least in zip(labels, scores, thresholds):
+    if score >= least:
+        print(name, score)""",
+)
+"""What a snippet in Python prints of scores: the best class, or all that reach their thresholds."""
+
 
 def describe(run: Run, signature: Signature) -> ModelInfo:
     """What the artefacts of a run say of themselves."""
     names, backbone = run.class_names, run.config["backbone"]
     listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    what = f"{signature.form.NOUN}s"
+    told = {
+        ONE: f"Tells {len(names)} classes of {what} apart",
+        SEVERAL: f"Says which of {len(names)} classes hold for {what}, any number of them",
+    }
     return ModelInfo(
         name=readable(run.path.name),
-        description=f"Tells {len(names)} classes of {signature.form.NOUN}s apart: {listed}. "
+        description=f"{told[run.task]}: {listed}. "
         f"{backbone}, trained with keras-transfer {__version__}.",
         class_names=names,
         signature=signature,
         licence=f"{run.config.get('weights_licence') or 'unknown'} (weights of {backbone})",
         author=str(run.config.get("author") or ""),
         threshold=threshold(run),
+        thresholds=run.thresholds,
     )
 
 
 def threshold(run: Finished) -> float:
     """As :func:`trusted`, by a run's validation split."""
     logits = run.validation_logits / run.temperature
-    return trusted(logits, run.validation_labels, run.recipe.target_precision)
+    target = run.recipe.target_precision
+    return trusted(logits, run.validation_labels, target, run.thresholds)
 
 
-def trusted(logits: np.ndarray, labels: np.ndarray, target: float) -> float:
+def trusted(
+    logits: np.ndarray, labels: np.ndarray, target: float, thresholds: tuple[float, ...] = ()
+) -> float:
     """The least probability from which on the wanted share of answers is sure to be right.
 
     Returns:
@@ -52,7 +72,8 @@ def trusted(logits: np.ndarray, labels: np.ndarray, target: float) -> float:
     """
     if not len(labels):
         return 0.0
-    found = calibration.precision_threshold(calibration.softmax(logits), labels, target)
+    probabilities = task_of(labels).probabilities(logits)
+    found = calibration.precision_threshold(probabilities, labels, target, thresholds)
     if not found.answered or found.answered == found.images:
         return 0.0
     return float(np.ceil(1e4 * found.threshold) / 1e4)
@@ -91,10 +112,14 @@ def write(
         "target": target,
         "no_threshold": summary.no_threshold(run.metrics, own.NOUN),
         "calibration": summary.calibration(run.metrics["test"]),
+        "printed": _PRINTED[bool(info.thresholds)],
+        "results": -1 if info.thresholds else 3,
         "percent": summary.percent,
         "interval": summary.interval,
         "threshold": info.threshold
-        and calibration.apply_threshold(tests.probabilities, tests.labels, info.threshold, target),
+        and calibration.apply_threshold(
+            tests.probabilities, tests.labels, info.threshold, target, thresholds=tests.thresholds
+        ),
     }
     pages = {"README.md": f"README.{own.NAME}.md", "model_card.md": "model_card.md"}
     for name, template in pages.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_transfer.export import quantise
-from keras_transfer.export.metadata import ModelInfo
+from keras_transfer.export.metadata import ModelInfo, lines
 
 if TYPE_CHECKING:
     import keras
@@ -133,7 +133,8 @@ def write_onnx(source: Source, path: Path) -> None:
     """Writes an ONNX file with an input of the signature's name (any batch) and output ``scores``.
 
     Its metadata properties ``labels`` (one a line), ``description``, ``licence`` and ``author`` say
-    what it is, and ``fit`` how images are brought to its size.
+    what it is, ``fit`` how images are brought to its size, and ``thresholds``, where an example may
+    have several classes, from which probability on each is answered (one a line).
     """
     import onnx
     import tensorflow as tf
@@ -163,6 +164,8 @@ def write_onnx(source: Source, path: Path) -> None:
     )
     said = {key: getattr(info, key) for key in ("description", "licence", "author")}
     said["fit"] = info.signature.spec.fit
+    if info.thresholds:
+        said["thresholds"] = lines(info.thresholds)
     onnx.helper.set_model_props(proto, {"labels": "\n".join(info.class_names), **said})
     path.write_bytes(proto.SerializeToString())
 

@@ -17,7 +17,7 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.threads import cores
 from keras_transfer.export import bundle, proof
-from keras_transfer.export.prediction import best, parity_of, shipped_threshold
+from keras_transfer.export.prediction import About, parity_of, shipped_threshold, told
 from keras_transfer.export.signature import signature
 from keras_transfer.modalities import MODALITIES, InputSpec, Modality
 
@@ -108,14 +108,21 @@ class Demo(http.server.ThreadingHTTPServer):
                 f"{wasm} holds no {tasks}_bundle.mjs.",
                 remedy=f"Name the folder node_modules/@mediapipe/tasks-{tasks}.",
             )
+        self.about = About(
+            self.labels, [form], shipped_threshold(parity_of(path)), spec.fit,
+            described["thresholds"],
+        )  # fmt: skip
         self.facts = {
             "name": path.resolve().name,
-            "description": f"Tells {len(self.labels)} classes apart.",
+            "description": f"Knows {len(self.labels)} classes."
+            if self.about.thresholds
+            else f"Tells {len(self.labels)} classes apart.",
             "file": chosen["file"],
             "engine": "in this browser" if package else "on this computer",
             "wasm": package is not None,
-            "top": TOP,
-            "threshold": shipped_threshold(parity_of(path)),
+            "top": -1 if self.about.thresholds else TOP,
+            "threshold": self.about.threshold,
+            "thresholds": dict(zip(self.labels, self.about.thresholds, strict=False)),
             "size": self.signature.size,
             "fit": spec.fit,
             "kind": self.kind,
@@ -152,7 +159,8 @@ class Demo(http.server.ThreadingHTTPServer):
             started = time.perf_counter()
             scores = predict(example)[0]
             milliseconds = 1000 * (time.perf_counter() - started)
-        return {"classes": best(scores, self.labels, TOP), "milliseconds": milliseconds}
+        top = max(TOP, len(self.about.thresholds))
+        return {**told(scores, self.about, top), "milliseconds": milliseconds}
 
     def content(self, path: str) -> tuple[bytes, str] | None:
         """What is served under a path, and its type; None if nothing is."""

@@ -97,7 +97,7 @@ def _fill(
     """Fills an export folder; returns what is in its ``parity.json``."""
     dataset, what = run.dataset, f"{inputs.form.NOUN}s"
     say(f"reading the test {what}")
-    tests = parity.held_out(dataset, model, inputs)
+    tests = parity.held_out(dataset, model, inputs, run.thresholds)
     samples = bundle.write_samples(folder / "verify" / what, tests)
     info = card.describe(run, inputs)
 

@@ -19,7 +19,7 @@ import numpy as np
 from keras_transfer.export.flatbuffer import LiteModel
 from keras_transfer.export.signature import Signature
 
-LABELS_FILE, FIT_FILE = "labels.txt", "fit.txt"
+LABELS_FILE, FIT_FILE, THRESHOLDS_FILE = "labels.txt", "fit.txt", "thresholds.txt"
 THRESHOLD = "CALIBRATED_THRESHOLD"
 """Name of the custom metadata that holds the threshold, as decimal text."""
 
@@ -37,6 +37,8 @@ class ModelInfo:
         author: who trained it, ``""`` if unknown.
         threshold: the least probability at which an answer should be trusted, 0 for none. It is
             stated, not applied: a reader that hid less certain answers would look broken.
+        thresholds: where an example may have several classes, the probability from which on each
+            is answered.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ModelInfo:
     licence: str = ""
     author: str = ""
     threshold: float = 0.0
+    thresholds: Sequence[float] = ()
 
 
 def add_metadata(model: bytes, info: ModelInfo) -> bytes:
@@ -83,12 +86,17 @@ def carry(archive: Any, info: ModelInfo, more: Mapping[str, bytes] | None = None
         more: contents by name.
     """
     labels, fit = "\n".join(info.class_names) + "\n", info.signature.spec.fit
-    said = {LABELS_FILE: labels, **({FIT_FILE: fit} if fit else {})}
-    said_bytes = {name: text.encode() for name, text in said.items()}
+    said = {LABELS_FILE: labels, FIT_FILE: fit, THRESHOLDS_FILE: lines(info.thresholds)}
+    said_bytes = {name: text.encode() for name, text in said.items() if text}
     with zipfile.ZipFile(archive, "a") as appended:
         for name, data in {**said_bytes, **(more or {})}.items():
             # A fixed date, so that the same model gives the same bytes.
             appended.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+
+
+def lines(thresholds: Sequence[float]) -> str:
+    """Thresholds in the order of the labels, one a line; nothing where there are none."""
+    return "".join(f"{value}\n" for value in thresholds)
 
 
 def carried(path: str | os.PathLike[str], name: str) -> str:

@@ -14,6 +14,7 @@ from scipy import stats
 
 from keras_transfer import evaluation
 from keras_transfer.base.errors import DataError
+from keras_transfer.base.task import task_of
 from keras_transfer.base.threads import cores
 from keras_transfer.base.types import Dataset
 from keras_transfer.export import proof
@@ -46,8 +47,9 @@ class HeldOut:
         encoded: the bytes of each one's file.
         signature: how encoded examples are read.
         examples: as the model takes them, shape ``[n, ...]``.
-        labels: int64, shape ``[n]``.
+        labels: of either task.
         class_names: the classes in the order of the outputs.
+        thresholds: of each class, where an example may have several.
         probabilities: float32, shape ``[n, classes]``, the trained model's.
     """
 
@@ -57,10 +59,18 @@ class HeldOut:
     examples: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    thresholds: tuple[float, ...]
     probabilities: np.ndarray
 
+    @property
+    def cells(self) -> list[str]:
+        """The labels in words."""
+        return task_of(self.labels).decode(self.labels, self.class_names)
 
-def held_out(dataset: Dataset, model: keras.Model, signature: Signature) -> HeldOut:
+
+def held_out(
+    dataset: Dataset, model: keras.Model, signature: Signature, thresholds: tuple[float, ...] = ()
+) -> HeldOut:
     """Reads the test split, ``MAX_IMAGES`` of it at most, from its files.
 
     Raises:
@@ -81,6 +91,7 @@ def held_out(dataset: Dataset, model: keras.Model, signature: Signature) -> Held
         examples=examples,
         labels=np.asarray(dataset.labels)[indices],
         class_names=dataset.class_names,
+        thresholds=thresholds,
         probabilities=_probabilities(model, examples),
     )
 
@@ -93,12 +104,13 @@ def report(
     rows: Mapping[str, Mapping[str, Any]], tests: HeldOut, model: keras.Model
 ) -> dict[str, Any]:
     """What ``parity.json`` holds of the rows of all artefacts and of the trained model itself."""
-    own = proof.compare(tests.probabilities, tests.probabilities, tests.labels)
+    own = _compared(tests, tests.probabilities)
     own["accuracy_interval"] = interval(own)
     return {
         "passed": all(row["verdict"] == "passed" for row in rows.values()),
         "modality": tests.signature.form.NAME,
         "fit": tests.signature.spec.fit,
+        "thresholds": list(tests.thresholds),
         "images": len(tests.labels),
         "reference": {key: own[key] for key in ("accuracy", "accuracy_interval", "nll")},
         "artefacts": rows,
@@ -115,8 +127,12 @@ def report(
 def by_mediapipe(tests: HeldOut, model: keras.Model) -> dict[str, float]:
     """How much of the trained model's answers survives MediaPipe's own way to make an example."""
     moved = np.stack([tests.signature.for_mediapipe(data) for data in tests.encoded])
-    row = proof.compare(tests.probabilities, _probabilities(model, moved), tests.labels)
+    row = _compared(tests, _probabilities(model, moved))
     return {key: row[key] for key in ("agreement", "accuracy", "largest_difference")}
+
+
+def _compared(tests: HeldOut, found: np.ndarray) -> dict[str, Any]:
+    return proof.compare(tests.probabilities, found, tests.labels, tests.thresholds)
 
 
 def spread(values: np.ndarray, count: int) -> np.ndarray:
@@ -158,16 +174,17 @@ def prove(form: Format, path: Path, tests: HeldOut, samples: Mapping[int, Path])
     if reason:
         return row | {"verdict": "failed", "reason": f"could not be run: {reason}"}
     expected, found = tests.probabilities, full.pop("probabilities")
-    row |= proof.compare(expected, found, tests.labels)
+    row |= _compared(tests, found)
     row |= full | {"accuracy_interval": interval(row)}
     if most > 1:
         alone = proof.run_fresh(job | {"threads": 1, "output": False}, tests.examples[:1])
         row["latency_ms"] |= alone["latency_ms"]
     if encoded:
-        answers = np.array(full["encoded"])
-        compared = proof.compare(expected[encoded], answers, tests.labels[encoded])
+        answers, least = np.array(full["encoded"]), tests.thresholds
+        compared = proof.compare(expected[encoded], answers, tests.labels[encoded], least)
         row["encoded"] = {k: compared[k] for k in ("images", "agreement", "largest_difference")}
-    differs = expected.argmax(1) != found.argmax(1)
+    ways = (proof.answers(given, tests.thresholds) for given in (expected, found))
+    differs = ~proof.alike(*ways)
     row["sample_disagreements"] = int(differs[list(samples)].sum())
     reason = judge(row, f"{tests.signature.form.NOUN}s")
     return row | {"verdict": "failed" if reason else "passed", "reason": reason}

@@ -15,10 +15,11 @@ from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
+from keras_transfer.base.task import MARK, MIDDLE, ONE, SEVERAL, task_of_model
 from keras_transfer.datasets.items import named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.export import bundle, card, metadata, proof
-from keras_transfer.export.metadata import FIT_FILE, LABELS_FILE
+from keras_transfer.export.metadata import FIT_FILE, LABELS_FILE, THRESHOLDS_FILE
 from keras_transfer.modalities import MODALITIES, InputSpec, Modality
 from keras_transfer.recipe import reads_arguments
 from keras_transfer.runs import folder as runs
@@ -34,24 +35,26 @@ _REMEDY = "Give a run or its folder, an export folder, a .tflite, .onnx or .kera
 
 class Opened(NamedTuple):
     """A function from examples to probabilities, shape and type of its input, its classes; and how
-    examples are fitted, where it says so itself."""
+    examples are fitted, and thresholds of classes, where it says so itself."""
 
     classify: Callable[[np.ndarray], np.ndarray]
     shape: Sequence[Any]
     dtype: str
     classes: int
     fit: str | None = None
+    thresholds: Sequence[float] = ()
 
 
 class About(NamedTuple):
     """What is known of a model: its labels, [] if none; the modalities that it may be of; the
     probability from which on its answers are trusted, 0 for none; how examples are fitted, if
-    known."""
+    known; of each class the probability from which on it is answered, where several may be."""
 
     names: Sequence[str]
     forms: Sequence[Modality]
     threshold: float
     fit: str | None
+    thresholds: Sequence[float] = ()
 
 
 @reads_arguments
@@ -74,9 +77,11 @@ def predict(
 
     Returns:
         One row an item: ``image``, or what its modality calls it, and ``classes``, a list of
-        ``{"label", "probability"}`` from the most to the least probable; ``unsure`` is true where
-        the first is less probable than the model's threshold, and absent where it has none. Or
-        ``error`` where the item cannot be read.
+        ``{"label", "probability"}`` from the most to the least probable. Of a model of several
+        labels also ``labels``, those that reach the thresholds of their classes, and
+        ``probability``, that of this answer as a whole. ``unsure`` is true where the answer is
+        less probable than the model's threshold, and absent where it has none. Or ``error`` where
+        the item cannot be read.
 
     Raises:
         UsageError: the model cannot be opened.
@@ -89,9 +94,7 @@ def predict(
         try:
             with warnings.catch_warnings(action="ignore"):  # decoders' remarks name no item
                 example = form.decode(read_file(item) if data is None else data, spec)
-            row["classes"] = best(opened.classify(example[None])[0], about.names, top)
-            if about.threshold:
-                row["unsure"] = row["classes"][0]["probability"] < about.threshold
+            row |= told(opened.classify(example[None])[0], about, top)
         except ExampleError as error:
             row["error"] = error.message
         rows.append(row)
@@ -104,6 +107,8 @@ def predict(
 def _cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """A row of ``predict`` as one of a table."""
     first = next(iter(row.get("classes", ())), {"label": "", "probability": ""})
+    if "labels" in row:
+        first = {"label": MARK.join(row["labels"]) or MARK, "probability": row["probability"]}
     unsure = str(row.get("unsure", "")).lower()
     return next(iter(row.values())), *first.values(), unsure, row.get("error", "")
 
@@ -120,7 +125,9 @@ def _open(model: Model) -> tuple[Opened, About, Modality, InputSpec]:
             return _fitting(path, opened, about)
         model = run
     if isinstance(model, Finished):
-        about = About(model.class_names, [model.modality], card.threshold(model), model.fit)
+        about = About(
+            model.class_names, [model.modality], card.threshold(model), model.fit, model.thresholds
+        )
         file = (model.path or Path()) / runs.MODEL
         return _fitting(file, _of_keras(model.model), about)
     if hasattr(model, "input_shape"):
@@ -150,7 +157,25 @@ def _fitting(name: Any, opened: Opened, about: About) -> tuple[Opened, About, Mo
         problem = f"it tells {opened.classes} classes apart and has {len(names)} labels."
         raise UsageError(f"Cannot read {name}: {problem}", remedy=_INTACT)
     form, spec = fit[0]
-    return opened, about._replace(names=names), form, spec.fitted(about.fit or opened.fit)
+    least = about.thresholds or opened.thresholds
+    if len(least) not in (0, len(names)):
+        problem = f"it has {len(names)} labels and {len(least)} thresholds."
+        raise UsageError(f"Cannot read {name}: {problem}", remedy=_INTACT)
+    about = about._replace(names=names, thresholds=least)
+    return opened, about, form, spec.fitted(about.fit or opened.fit)
+
+
+def told(scores: np.ndarray, about: About, top: int) -> dict[str, Any]:
+    """What ``predict`` says of probabilities ``[classes]``."""
+    found: dict[str, Any] = {"classes": best(scores, about.names, top)}
+    task = SEVERAL if about.thresholds else ONE
+    answer = task.answers(scores[None], about.thresholds)
+    sure = float(task.sureness(scores[None], answer)[0])
+    if about.thresholds:
+        found |= {"labels": task.names(task.decode(answer, about.names)[0]), "probability": sure}
+    if about.threshold:
+        found["unsure"] = sure < about.threshold
+    return found
 
 
 def best(scores: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
@@ -184,7 +209,10 @@ def _about(path: Path) -> About:
     held = parity_of(path.parent)
     fit = held.get("fit") or metadata.carried(path, FIT_FILE)
     names = metadata.carried(path, LABELS_FILE).split("\n")[:-1] or listed
-    return About(names, list(MODALITIES.values()), shipped_threshold(held), fit)
+    least = held.get("thresholds") or metadata.carried(path, THRESHOLDS_FILE).split()
+    return About(
+        names, list(MODALITIES.values()), shipped_threshold(held), fit, [*map(float, least)]
+    )
 
 
 def parity_of(folder: Path) -> dict[str, Any]:
@@ -210,7 +238,9 @@ def _of_keras(model: Any) -> Opened:
     def classify(examples: np.ndarray) -> np.ndarray:
         return np.asarray(keras.ops.convert_to_numpy(model(examples, training=False)))
 
-    return Opened(classify, model.input_shape, model.input.dtype, model.output_shape[-1])
+    classes = model.output_shape[-1]
+    least = [MIDDLE] * classes if task_of_model(model) is SEVERAL else []
+    return Opened(classify, model.input_shape, model.input.dtype, classes, thresholds=least)
 
 
 def _open_tflite(path: Path) -> Opened:
@@ -245,8 +275,9 @@ def _open_onnx(path: Path) -> Opened:
     def classify(examples: np.ndarray) -> np.ndarray:
         return np.asarray(session.run([given.name], {taken.name: examples})[0])
 
-    fit = session.get_modelmeta().custom_metadata_map.get("fit")
-    return Opened(classify, taken.shape, kind, given.shape[-1], fit)
+    said = session.get_modelmeta().custom_metadata_map
+    least = [*map(float, said.get("thresholds", "").split())]
+    return Opened(classify, taken.shape, kind, given.shape[-1], said.get("fit"), least)
 
 
 def _open_saved_model(path: Path) -> Opened:

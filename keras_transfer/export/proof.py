@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ Row = dict[str, Any]
 
 LIMITS = dict.fromkeys(("saved_model", "keras", "tflite", "onnx"), 0.995)
 LIMITS |= {"tflite-float16": 0.99, "tflite-dynamic": 0.98, "tflite-int8": 0.97}
-"""Of each format, the smallest share of test images, 0..1, on which its most probable class must be
-that of the trained model."""
+"""Of each format, the smallest share of test images, 0..1, on which its answer, the most probable
+class or all classes of several, must be that of the trained model."""
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 """The digests of an export's other files, and the signature of that list where there is one."""
@@ -424,21 +424,34 @@ def _job_main(request: Path) -> int:
 # What the answers are worth.
 
 
-def compare(expected: np.ndarray, found: np.ndarray, labels: np.ndarray) -> Row:
+def answers(probabilities: np.ndarray, thresholds: Sequence[float] = ()) -> np.ndarray:
+    """The most probable class int ``[n]``; with a threshold for each class 0 or 1 ``[n, classes]``:
+    every class whose probability reaches it."""
+    if not len(thresholds):
+        return probabilities.argmax(1)
+    return (probabilities >= np.asarray(thresholds)).astype(np.uint8)
+
+
+def alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether answers are the same, bool ``[n]``: of several classes all of them."""
+    return (first == second).reshape(len(first), -1).all(axis=1)
+
+
+def compare(
+    expected: np.ndarray, found: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] = ()
+) -> Row:
     """Holds an artefact's probabilities against the trained model's, example by example.
 
     Args:
         expected: float ``[n, classes]``, the trained model's probabilities.
         found: the artefact's, of the same shape.
-        labels: int ``[n]``, the true classes.
+        labels: the true answers, as :func:`answers` gives them.
+        thresholds: of each class where an example may have several.
     """
-    same = expected.argmax(1) == found.argmax(1)
-    right, still = expected.argmax(1) == labels, found.argmax(1) == labels
+    before, after = answers(expected, thresholds), answers(found, thresholds)
+    same, right, still = alike(before, after), alike(before, labels), alike(after, labels)
     difference = np.abs(found - expected)
-    nll, before = (
-        float(-np.log(np.maximum(given[np.arange(len(labels)), labels], 1e-12)).mean())
-        for given in (found, expected)
-    )
+    nll, earlier = (_nll(given, labels) for given in (found, expected))
     return {
         "images": len(labels),
         "agreement": float(same.mean()),
@@ -450,8 +463,15 @@ def compare(expected: np.ndarray, found: np.ndarray, labels: np.ndarray) -> Row:
         "largest_difference": float(difference.max()),
         "mean_difference": float(difference.mean()),
         "nll": nll,
-        "nll_change": nll - before,
+        "nll_change": nll - earlier,
     }
+
+
+def _nll(given: np.ndarray, labels: np.ndarray) -> float:
+    """The mean negative log-likelihood: of the true class, or of all decisions."""
+    if labels.ndim == 1:
+        return float(-np.log(np.maximum(given[np.arange(len(labels)), labels], 1e-12)).mean())
+    return float(-np.log(np.maximum(np.where(labels > 0, given, 1 - given), 1e-12)).mean())
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -534,6 +554,8 @@ def check_files(folder: Path) -> list[str]:
 def check_proof(folder: Path, proof: Row) -> list[str]:
     """One line for each file that is at odds with another, or with the limits in ``LIMITS``."""
     wrong = []
+    if read(folder, "parity.json", "thresholds", list, []) != proof["thresholds"]:
+        wrong.append("parity.json: not the thresholds of verify/expected.json")
     labels = (folder / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
     if labels != proof["class_names"]:
         wrong.append("labels.txt: not the classes of verify/expected.json")
@@ -551,14 +573,16 @@ def check_proof(folder: Path, proof: Row) -> list[str]:
 
 
 def expected_of(folder: Path) -> Row:
-    """What ``verify/expected.json`` holds: ``class_names``, ``artefacts``, and of the ``kind`` in
-    ``READERS`` the ``samples``, their ``size`` and ``fit``; errors as of :func:`read`."""
+    """What ``verify/expected.json`` holds: ``class_names``, their ``thresholds`` if any,
+    ``artefacts``, and of the ``kind`` in ``READERS`` the ``samples``, their ``size`` and ``fit``;
+    errors as of :func:`read`."""
     name = "verify/expected.json"
     kind = next((kind for kind in READERS if (folder / "verify" / kind).is_dir()), "images")
     size, type_, _ = READERS[kind]
     found = {field: read(folder, name, field, list) for field in ("class_names", "artefacts")}
     samples = {"kind": kind, "samples": read(folder, name, kind, list)}
     samples["fit"] = read(folder, name, "fit", str, "")
+    samples["thresholds"] = read(folder, name, "thresholds", list, [])
     return found | samples | {"size": read(folder, name, size, type_)}
 
 
@@ -584,7 +608,7 @@ def _repeat(folder: Path, proof: Row, changed: set[str]) -> list[Row]:
     samples, names, kind = proof["samples"], proof["class_names"], proof["kind"]
     _, _, reader = READERS[kind]
     expected = np.array([sample["probabilities"] for sample in samples])
-    labels = np.array([names.index(sample["label"]) for sample in samples])
+    labels = _labels([sample["label"] for sample in samples], names, proof["thresholds"])
     paths = [folder / "verify" / kind / sample["file"] for sample in samples]
     how = {"fit": proof["fit"]} if proof["fit"] else {}
     examples = np.stack([reader(path, proof["size"], **how) for path in paths])
@@ -594,13 +618,29 @@ def _repeat(folder: Path, proof: Row, changed: set[str]) -> list[Row]:
         if bad:
             row = {"verdict": "failed", "reason": f"{bad[0]} is not the file that was exported"}
         else:
-            row = _repeat_one(folder / artefact["file"], artefact, examples, expected, labels)
+            given = examples, expected, labels, proof["thresholds"]
+            row = _repeat_one(folder / artefact["file"], artefact, *given)
         rows.append({"name": artefact["name"], **row})
     return rows
 
 
+def _labels(cells: list[str], names: list[str], thresholds: list[float]) -> np.ndarray:
+    """The true answers; where there are thresholds a cell lists classes with | between."""
+    if not thresholds:
+        return np.array([names.index(cell) for cell in cells])
+    labels = np.zeros((len(cells), len(names)), np.uint8)
+    for row, cell in zip(labels, cells, strict=True):
+        row[[names.index(name) for name in cell.split("|") if name]] = 1
+    return labels
+
+
 def _repeat_one(
-    path: Path, artefact: Row, examples: np.ndarray, expected: np.ndarray, labels: np.ndarray
+    path: Path,
+    artefact: Row,
+    examples: np.ndarray,
+    expected: np.ndarray,
+    labels: np.ndarray,
+    thresholds: list[float],
 ) -> Row:
     job = {"runtime": artefact["runtime"], "path": path, "threads": 1, "seconds": 0.5}
     result = run_fresh(job | {"output": True}, examples)
@@ -608,7 +648,7 @@ def _repeat_one(
         return {"verdict": "skipped", "reason": result["missing"]}
     if "error" in result:
         return {"verdict": "failed", "reason": result["error"]}
-    row = compare(expected, result.pop("probabilities"), labels)
+    row = compare(expected, result.pop("probabilities"), labels, thresholds)
     row |= result | {"bytes": size_of(path)}
     allowed = artefact["disagreements"] + int((1 - artefact["limit"]) * len(labels))
     if row["disagreements"] <= allowed:

@@ -17,12 +17,12 @@ class Examples:
     Attributes:
         views: the training inputs, one entry a view; epoch e sees view ``e mod len(views)``, the
             clean view 0 last so that a single epoch is an augmented one where there are several.
-        targets: float32 ``[images, classes]``, rows summing to 1.
-        weights: float32 ``[images]``, the weight of each image in the loss.
+        targets: float32 ``[images, classes]``, see ``Task.targets``.
+        weights: float32 ``[images, ...]``, the weight of each image in the loss, see
+            ``Task.weights``.
         validation: the inputs of the clean validation images.
-        validation_labels: int64 ``[validation images]``.
-        validation_weights: float32 ``[validation images]``, the weight of each in what is chosen
-            by, or None for 1.
+        validation_labels: of these, of either task.
+        validation_weights: the weight of each in what is chosen by, or None for 1.
     """
 
     views: Sequence[Inputs]
@@ -31,19 +31,6 @@ class Examples:
     validation: Inputs
     validation_labels: np.ndarray
     validation_weights: np.ndarray | None = None
-
-
-def targets_of(labels: np.ndarray, classes: int, smoothing: float = 0.0) -> np.ndarray:
-    """Target distributions float32 ``[images, classes]``, a share spread over all classes."""
-    targets = np.full((len(labels), classes), smoothing / classes, np.float32)
-    targets[np.arange(len(labels)), labels] += 1 - smoothing
-    return targets
-
-
-def balanced(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Weights float32 ``[images]`` by which each class weighs the same; 1 on average."""
-    counts = np.bincount(labels, minlength=classes)
-    return (len(labels) / (classes * counts[labels])).astype(np.float32)
 
 
 def batches(
@@ -68,7 +55,7 @@ def batches(
     filled = -(-size // multiple) * multiple
     for rows, shares in _drawn(examples, size, seed):
         padded = np.resize(rows, filled) if filled > len(rows) else rows
-        shares = np.concatenate([shares, np.zeros(len(padded) - len(rows), np.float32)])
+        shares = _filled(shares, len(padded) - len(rows))
         yield view.gather(padded), examples.targets[padded], shares
 
 
@@ -94,7 +81,13 @@ def _drawn(
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         missing = size - len(rows)
-        weight = np.concatenate([examples.weights[rows], np.zeros(missing)]).astype(np.float32)
+        weight = _filled(examples.weights[rows], missing)
         shares = weight / max(mean * len(rows), 1e-6)
         rows = np.concatenate([rows, np.resize(order, missing)]) if missing else rows
         yield rows, shares
+
+
+def _filled(weights: np.ndarray, missing: int) -> np.ndarray:
+    """With so many rows of zeros behind, float32."""
+    rest = np.zeros((missing, *weights.shape[1:]))
+    return np.concatenate([weights, rest]).astype(np.float32)

@@ -7,11 +7,13 @@ Temperature scaling and the expected calibration error follow Guo, Pleiss, Sun a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, stats
 
 from keras_transfer.base import errors
+from keras_transfer.base.task import ONE, task_of
 
 TEMPERATURES = (0.05, 20.0)
 """The range in which a temperature is sought."""
@@ -25,7 +27,7 @@ BINS = 15
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Each row of ``logits`` as probabilities: float64, of the same shape, summing to 1."""
-    return np.exp(special.log_softmax(np.asarray(logits, np.float64), axis=-1))
+    return ONE.probabilities(logits)
 
 
 def nll(
@@ -34,26 +36,28 @@ def nll(
     temperature: float = 1.0,
     weights: np.ndarray | None = None,
 ) -> float:
-    """Mean negative log-likelihood of the true classes, in nats.
+    """Mean negative log-likelihood of the labels, in nats: of several labels, of all decisions.
 
     Args:
         logits: float, shape ``[images, classes]``.
-        labels: int, shape ``[images]``, indices of the true classes.
+        labels: of either task, see :mod:`~keras_transfer.base.task`.
         temperature: what the logits are divided by first, above 0.
-        weights: float, shape ``[images]``, of each image in the mean, or None for 1.
+        weights: as ``Task.weights`` makes them, or None for 1.
 
     Returns:
         The mean over the images; NaN where there are none or where a logit is NaN.
     """
     if not len(labels):
         return float("nan")
-    return float(np.average(losses(logits, labels, temperature), weights=weights))
+    if weights is None or np.ndim(weights) == 1:
+        return float(np.average(losses(logits, labels, temperature), weights=weights))
+    scaled = np.asarray(logits, np.float64) / temperature
+    return float(task_of(labels).scaled_nll(scaled, labels, weights)(1.0))
 
 
 def losses(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """What :func:`nll` is the mean of: float64 ``[images]``."""
-    scores = special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
-    return -scores[np.arange(len(labels)), np.asarray(labels, np.int64)]
+    return task_of(labels).losses(logits, labels, temperature)
 
 
 def ahead(first: np.ndarray, second: np.ndarray) -> float:
@@ -76,8 +80,7 @@ def fit_temperature(
 
     Args:
         logits: float, shape ``[images, classes]``, of images that were not trained on.
-        labels: int, shape ``[images]``.
-        weights: as for :func:`nll`.
+        labels: as for :func:`nll`, as are the weights.
 
     Returns:
         T: above 1 where the model was over-confident. 1.0 where there are no images.
@@ -95,15 +98,11 @@ def fit_temperature(
             remedy="Lower the learning rate: the training has diverged.",
         )
 
-    below_top = values - values.max(axis=1, keepdims=True)
-    of_truth = below_top[np.arange(len(values)), np.asarray(labels, dtype=np.int64)]
-    truth = np.average(of_truth, weights=weights)
+    mean_nll = task_of(labels).scaled_nll(values, labels, weights)
 
     def objective(log_temperature: float) -> float:
         inverse = np.exp(-log_temperature)
-        normaliser = np.log(np.exp(inverse * below_top).sum(axis=1))
-        mean_nll = np.average(normaliser, weights=weights) - inverse * truth
-        return mean_nll + (inverse - 1.0 + log_temperature) / len(values)
+        return mean_nll(inverse) + (inverse - 1.0 + log_temperature) / len(values)
 
     low, high = np.log(TEMPERATURES)
     found = optimize.minimize_scalar(
@@ -114,14 +113,14 @@ def fit_temperature(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reliability:
-    """A reliability diagram: images grouped by the probability of the predicted class.
+    """A reliability diagram: answers grouped by their probability; of several labels decisions,
+    each the probability of a class in an image, and whether the image has it.
 
     Attributes:
         edges: float64, shape ``[bins + 1]``: equally wide bins over 0..1, each open below and
             closed above.
-        counts: int64, shape ``[bins]``: images in each bin.
-        confidence: float64, shape ``[bins]``: mean probability of the predicted class, NaN where
-            a bin is empty.
+        counts: int64, shape ``[bins]``: how many are in each bin.
+        confidence: float64, shape ``[bins]``: mean probability, NaN where a bin is empty.
         accuracy: float64, shape ``[bins]``: share that was right, NaN where a bin is empty.
         ece: expected calibration error, 0..1: mean gap between the two, weighted by ``counts``.
     """
@@ -140,19 +139,18 @@ def confidence_bins(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
-    """Compares the probability of the predicted class with how often it was right.
+    """Compares probabilities with how often they were right.
 
     Args:
-        probabilities: float, shape ``[images, classes]``, rows summing to 1.
-        labels: int, shape ``[images]``.
+        probabilities: float, shape ``[images, classes]``.
+        labels: of either task.
         bins: number of equally wide bins; 15 as in Guo et al.
 
     Returns:
         The diagram and its ECE; the ECE is NaN without images.
     """
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == np.asarray(labels)
+    given = np.asarray(probabilities, dtype=np.float64)
+    confidence, correct = task_of(labels).decisions(given, np.asarray(labels))
     index = confidence_bins(confidence, bins)
     counts = np.bincount(index, minlength=bins)
     confident = np.bincount(index, weights=confidence, minlength=bins)
@@ -192,7 +190,10 @@ class Threshold:
 
 
 def precision_threshold(
-    probabilities: np.ndarray, labels: np.ndarray, target: float = 0.95
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    target: float = 0.95,
+    thresholds: Sequence[float] = (),
 ) -> Threshold:
     """The least confidence from which on a ``target`` share of the answers is surely right.
 
@@ -206,11 +207,12 @@ def precision_threshold(
 
     Args:
         probabilities: float, shape ``[images, classes]``.
-        labels: int, shape ``[images]``.
+        labels: of either task; of several, an answer is all labels of an image.
         target: wanted precision, in (0, 1]; 1 is never sure.
+        thresholds: of several labels, see ``Task.thresholds``.
     """
-    confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
-    wrong = np.argmax(probabilities, axis=1) != np.asarray(labels)
+    confidence, right = _answered(probabilities, labels, thresholds)
+    wrong = ~right
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
     # Images of equal confidence are answered together.
@@ -222,7 +224,16 @@ def precision_threshold(
     passed = counts[np.logical_and.accumulate(reached)]
     count = int(passed.max(initial=0))
     threshold = float(ranked[count - 1]) if count else float("inf")
-    return apply_threshold(probabilities, labels, threshold, target, count)
+    return apply_threshold(probabilities, labels, threshold, target, count, thresholds)
+
+
+def _answered(
+    probabilities: np.ndarray, labels: np.ndarray, thresholds: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """How sure each answer is, and whether it is right."""
+    task, given = task_of(labels), np.asarray(probabilities, dtype=np.float64)
+    answers = task.answers(given, thresholds)
+    return task.sureness(given, answers), task.same(answers, np.asarray(labels))
 
 
 def apply_threshold(
@@ -231,11 +242,12 @@ def apply_threshold(
     threshold: float,
     target: float,
     validation_images: int = 0,
+    thresholds: Sequence[float] = (),
 ) -> Threshold:
     """Precision and coverage of answering only at a confidence of ``threshold`` or more."""
-    confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
+    confidence, right = _answered(probabilities, labels, thresholds)
     answered = confidence >= threshold
-    correct = (np.argmax(probabilities, axis=1) == np.asarray(labels))[answered]
+    correct = right[answered]
     return Threshold(
         target=target,
         threshold=threshold,

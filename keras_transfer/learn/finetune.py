@@ -19,6 +19,7 @@ from keras_transfer.base.compute import PLAIN, Compute, accelerators, out_of_mem
 from keras_transfer.base.distribution import place
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
+from keras_transfer.base.task import task_of
 from keras_transfer.base.threads import prefetch
 from keras_transfer.base.types import Inputs
 from keras_transfer.fast.resident import Resident, free_room, resident
@@ -283,7 +284,7 @@ def _validate(
     return {
         "validation_loss": calibration.nll(logits, labels, weights=weights),
         "validation_calibrated_loss": calibrated,
-        "validation_accuracy": float((logits.argmax(axis=1) == labels).mean()),
+        "validation_accuracy": float(task_of(labels).hits(logits, labels).mean()),
     }
 
 

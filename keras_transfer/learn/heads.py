@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scipy.linalg
 import scipy.optimize
-import scipy.special
 import threadpoolctl
 
+from keras_transfer.base.task import task_of
 from keras_transfer.learn import calibration
 
 # From nearly no fit to nearly separable data, in factors of about 3 (lambda, see recipe.py).
@@ -30,7 +30,7 @@ _PARTS = 5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Head:
-    """A solved multinomial logistic regression on raw (not standardised) features.
+    """A solved logistic regression on raw (not standardised) features.
 
     Attributes:
         kernel: float32 ``[features, classes]``, ready for a Dense layer.
@@ -83,7 +83,9 @@ def solve_head(
     penalties: Sequence[float] = PENALTIES,
     few: bool = False,
 ) -> Head:
-    """Multinomial logistic regression over a path of L2 penalties, by L-BFGS with warm starts.
+    """Logistic regression over a path of L2 penalties, by L-BFGS with warm starts.
+
+    Multinomial for one label; for several, one of each class, with one lambda for all of them.
 
     Minimises ``sum_i s_i l_i(w) / sum_i s_i + lambda ||w||^2`` over the weights w of standardised
     features (the bias is not penalised), for each lambda from the strongest to the weakest, each
@@ -93,13 +95,13 @@ def solve_head(
 
     Args:
         features: float ``[n, d]`` frozen features of the training images, all views of them.
-        labels: int ``[n]``.
+        labels: of either task, see :mod:`~keras_transfer.base.task`.
         classes: number of classes.
         validation_features: float ``[m, d]``, clean views.
-        validation_labels: int ``[m]``.
-        sample_weights: float ``[n]`` weights s_i, or None for 1.
-        validation_weights: float ``[m]``, of each image in the validation NLL, or None for 1.
-        label_smoothing: share of each target spread evenly over the classes.
+        validation_labels: of the same task.
+        sample_weights: weights s_i, see ``Task.weights``, or None for 1.
+        validation_weights: of each image in the validation NLL, or None for 1.
+        label_smoothing: see ``Task.targets``.
         penalties: the lambdas, strongest first.
         few: whether the examples are too few to tell how much a feature varies, see
             :func:`steadied`.
@@ -139,8 +141,8 @@ def solve_on_all(
     Args:
         clean: float ``[n, d]``, a row an example.
         views: further rows of the first examples, each float ``[m, d]``.
-        labels: int ``[n]``, at least two examples of some class.
-        weights: float ``[n]``, of each example in loss and NLL.
+        labels: of either task, at least two examples of some class.
+        weights: of each example in loss and NLL, see ``Task.weights``.
         groups: of each example, at least two; no group is divided.
         classes: number of classes.
 
@@ -152,12 +154,13 @@ def solve_on_all(
 
     rows = np.concatenate([clean, *views])
     example = np.concatenate([np.arange(len(one)) for one in (clean, *views)])
-    shares = (weights / np.bincount(example))[example]
-    most = min(_PARTS, np.bincount(labels).max(), len(set(groups)))
+    shares = (weights.T / np.bincount(example)).T[example]
+    strata = task_of(labels).strata(labels)
+    most = min(_PARTS, np.bincount(strata).max(), len(set(groups)))
     parts = StratifiedGroupKFold(most)
     problems, asked = [], list[np.ndarray]()
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # rare classes
-        for seen, left in parts.split(clean, labels, np.asarray(groups)):
+        for seen, left in parts.split(clean, strata, np.asarray(groups)):
             fit = np.isin(example, seen)
             given = rows[fit], labels[example[fit]], classes, clean[left], shares[fit]
             problems.append(_Problem(*given, few=True))
@@ -315,18 +318,18 @@ def _objective(
     label_smoothing: float,
 ) -> Callable[[np.ndarray, float], tuple[float, np.ndarray]]:
     """The loss and its gradient; products in float32, sums and the optimiser in float64."""
-    targets = np.full((len(labels), classes), label_smoothing / classes, np.float32)
-    targets[np.arange(len(labels)), labels] += 1.0 - label_smoothing
-    shares = np.ones(len(labels)) if sample_weights is None else np.asarray(sample_weights, float)
-    shares = (shares / shares.sum())[:, None]
+    task = task_of(labels)
+    targets = task.targets(labels, classes, label_smoothing)
+    weights = task.weights(labels, classes) if sample_weights is None else sample_weights
+    shares = np.asarray(weights, float).reshape(len(labels), -1)
+    shares = shares / (shares.sum() / shares.shape[1])
 
     def loss_and_gradient(matrix: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
         kernel, bias = matrix[:-1].astype(np.float32), matrix[-1]
         # This way round a product with so few columns takes half the time.
         logits = (kernel.T @ standard.T).T.astype(np.float64) + bias
-        log_p = logits - scipy.special.logsumexp(logits, axis=1, keepdims=True)
-        loss = -float((shares * targets * log_p).sum())
-        error = (shares * (np.exp(log_p) - targets)).astype(np.float32)
+        loss, error = task.descent(logits, targets, shares)
+        error = error.astype(np.float32)
         slope = np.vstack([(error.T @ standard).T, error.sum(axis=0)]).astype(np.float64)
         slope[:-1] += 2.0 * penalty * matrix[:-1]
         return loss + penalty * float((matrix[:-1] ** 2).sum()), slope

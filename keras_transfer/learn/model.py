@@ -11,12 +11,12 @@ import keras
 import numpy as np
 
 from keras_transfer.backbones.graph import tensors
+from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import (
     LEVELS,
     LOGITS,
     MASK,
     POOL,
-    PROBABILITIES,
     TEMPERATURE,
     TOPMOST,
     Backbone,
@@ -30,7 +30,9 @@ _MEANS = f"{POOL}_"
 _NORM, _NOTHING = "head_norm", 1e12  # the layer, and the variance of a feature that is left out
 
 
-def build_classifier(backbone: Backbone, classes: int, levels: float = 0.0) -> keras.Model:
+def build_classifier(
+    backbone: Backbone, classes: int, levels: float = 0.0, task: Task = ONE
+) -> keras.Model:
     """Puts a linear classification head on a backbone.
 
     Args:
@@ -38,6 +40,7 @@ def build_classifier(backbone: Backbone, classes: int, levels: float = 0.0) -> k
         classes: number of classes, at least 2.
         levels: how many means of lower maps the head may see for each feature of the topmost one,
             in [0, 10]; see :func:`levels_of`.
+        task: one label an example, or several (``base.task.SEVERAL``).
 
     Returns:
         One flat functional model. Input: uint8 (floats in 0..255 are cast) ``[batch, height,
@@ -64,8 +67,7 @@ def build_classifier(backbone: Backbone, classes: int, levels: float = 0.0) -> k
         )(features)  # fmt: skip
     logits = keras.layers.Dense(classes, name=LOGITS, dtype="float32")(features)
     scaled = keras.layers.Rescaling(1.0, name=TEMPERATURE, dtype="float32")(logits)
-    probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
-    return keras.Model(backbone.model.input, probabilities, name="classifier")
+    return keras.Model(backbone.model.input, task.layer()(scaled), name="classifier")
 
 
 def _pooled(backbone: Backbone, levels: Sequence[int]) -> Any:

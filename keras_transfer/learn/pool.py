@@ -13,6 +13,7 @@ import keras
 
 from keras_transfer.backbones import split
 from keras_transfer.backbones.copying import copy_of
+from keras_transfer.base.task import ONE, Task, task_of_model
 from keras_transfer.base.types import LOGITS, POOL, Backbone
 from keras_transfer.learn.model import build_classifier, head_layers, reseed, set_temperature
 from keras_transfer.learn.suffix import Suffix, assign, values_of
@@ -32,7 +33,9 @@ class ModelPool:
         self._classifiers: dict[Any, tuple[Backbone, Backbone, keras.Model, list[Any]]] = {}
         self._suffixes: dict[Any, Suffix] = {}
 
-    def classifier(self, backbone: Backbone, classes: int, levels: float, seed: int) -> keras.Model:
+    def classifier(
+        self, backbone: Backbone, classes: int, levels: float, seed: int, task: Task = ONE
+    ) -> keras.Model:
         """A classifier as if newly built: pretrained weights, its head at its first values.
 
         Args:
@@ -40,12 +43,13 @@ class ModelPool:
             classes: how many there are.
             levels: see ``build_classifier``.
             seed: of the head's first values, of Dropout and of Keras from here on.
+            task: see ``build_classifier``.
         """
-        key = id(backbone.model), classes, levels, seed
+        key = id(backbone.model), classes, levels, seed, task.setting
         if key not in self._classifiers:
             own = copy_of(backbone) if self._copies else backbone
             keras.utils.set_random_seed(seed)
-            model = build_classifier(own, classes, levels)
+            model = build_classifier(own, classes, levels, task)
             self._classifiers[key] = backbone, own, model, values_of(_head_variables(model))
         _, own, model, start = self._classifiers[key]
         keras.utils.set_random_seed(seed)
@@ -89,6 +93,7 @@ class ModelPool:
         key = id(model), cut, recipe.clip_norm, recipe.ema, recipe.penalty, recipe.batch_norm
         if key not in self._suffixes:
             self._suffixes[key] = build()
+            self._suffixes[key].task = task_of_model(model)
         return self._suffixes[key]
 
 

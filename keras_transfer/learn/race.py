@@ -19,9 +19,9 @@ import numpy as np
 
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
+from keras_transfer.base.task import task_of
 from keras_transfer.base.types import Dataset
 from keras_transfer.learn import calibration
-from keras_transfer.learn.batches import balanced
 from keras_transfer.recipe import Recipe
 
 AUTO = "auto"
@@ -92,8 +92,9 @@ def decide(
 def _losses(done: Any, dataset: Dataset, balance: bool) -> np.ndarray:
     """The calibrated negative log-likelihood of each validation image."""
     labels = dataset.labels[dataset.indices("val")]
-    losses = calibration.losses(done.validation_logits, labels, done.temperature)
-    return losses * balanced(labels, len(dataset.class_names)) if balance else losses
+    task = task_of(labels)
+    weights = task.weights(labels, len(dataset.class_names), balance)
+    return task.losses(done.validation_logits, labels, done.temperature, weights)
 
 
 def _ahead(losses: np.ndarray | None, deepest: np.ndarray | None) -> float:
@@ -113,7 +114,8 @@ def _half(dataset: Dataset) -> Dataset:
     """The data with every second training image of a class left out, by digest: no draw at all."""
     splits = dataset.splits.copy()
     train = dataset.indices("train")
-    for label in np.unique(dataset.labels[train]):
-        rows = sorted(train[dataset.labels[train] == label], key=lambda row: dataset.digests[row])
+    strata = task_of(dataset.labels).strata(dataset.labels)[train]
+    for label in np.unique(strata):
+        rows = sorted(train[strata == label], key=lambda row: dataset.digests[row])
         splits[rows[1::2]] = ""
     return dataclasses.replace(dataset, splits=splits)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from keras_transfer.base.task import task_of
 from keras_transfer.learn import calibration
 from keras_transfer.learn.suffix import between
 
@@ -30,7 +31,7 @@ class Candidate:
         temperature: fitted on validation.
         nll: validation NLL in nats after division by that temperature, the classes weighed as in
             training.
-        accuracy: validation accuracy.
+        accuracy: validation accuracy; of several labels at a probability of 0.5.
     """
 
     name: str
@@ -64,11 +65,11 @@ def choose(
         start: the weights with the converged head and the pretrained backbone.
         ends: fine-tuned weights by name.
         logits_of: validation logits ``[images, classes]`` of given weights.
-        labels: validation labels, int64 ``[images]``.
+        labels: validation labels, of either task.
         new_head: given weights, begins to solve a linear head again on their features, and returns
             what waits for the same weights with that head, and for their validation logits; None
             where the head is not linear.
-        image_weights: float ``[images]``, of each image in NLL and temperature, or None for 1.
+        image_weights: of each image in NLL and temperature, see ``Task.weights``, or None.
         mix: weights on the line from the first to the second, where a share of it lies between.
         head: of few labels: weights, validation logits, temperature. It must surely be beaten.
 
@@ -81,7 +82,7 @@ def choose(
     ) -> Judged:
         temperature = temperature or calibration.fit_temperature(logits, labels, image_weights)
         loss = calibration.nll(logits, labels, temperature, image_weights)
-        right = float((logits.argmax(axis=1) == labels).mean())
+        right = float(task_of(labels).hits(logits, labels).mean())
         return Candidate(name, temperature, loss, right), list(weights), logits
 
     found = [judged("head", *(head or (start, logits_of(start))))]

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import Inputs
 from keras_transfer.fast.steps import StepModel
 from keras_transfer.frozen.engine import Engine
@@ -26,12 +27,14 @@ class Suffix(StepModel):
         inference_mode: whether Dropout and stochastic depth are off, and BatchNorm's statistics
             left alone, in training too.
         replicas: how many parts of a batch a step computes apart and adds up.
+        task: whose loss it has.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.inference_mode = False
         self.replicas = 1
+        self.task: Task = ONE
         self.penalty_strength = keras.Variable(0.0, trainable=False, name="penalty_strength")
 
     @property
@@ -100,12 +103,11 @@ class Suffix(StepModel):
     ) -> Any:
         """Scalar loss of a batch, or of one replica's part of it.
 
-        ``y`` are target distributions, ``y_pred`` the outputs, and ``sample_weight`` each image's
+        ``y`` are the task's targets, ``y_pred`` the outputs, and ``sample_weight`` each image's
         share ``s_i / sum_i s_i`` of the whole batch's loss, so that parts add up.
         """
         logits = y_pred[0] if isinstance(y_pred, (list, tuple)) else y_pred
-        losses = ops.categorical_crossentropy(y, ops.cast(logits, "float32"), from_logits=True)
-        loss = ops.sum(losses * sample_weight)
+        loss = self.task.loss(y, ops.cast(logits, "float32"), sample_weight)
         for variable, start in self.record.penalised:
             pulled = ops.sum(ops.square(variable - start))
             loss = loss + self.penalty_strength / self.replicas * pulled

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_transfer.base import files
+from keras_transfer.base.task import TASKS, Task
 from keras_transfer.datasets.items import named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.modalities import InputSpec, Modality, modality
@@ -42,10 +43,12 @@ class Finished:
         temperature: by which the model divides its logits.
         history: one row an epoch.
         validation_logits: float32 ``[validation examples, classes]``, before the temperature.
-        validation_labels: int64 ``[validation examples]``.
+        validation_labels: of these, as in ``Dataset.labels``.
         test_probabilities: float32 ``[test examples, classes]``.
         predictions: one row a test example: path, label, predicted, probability, digest.
         evaluation: on the test split.
+        thresholds: of several labels an example, the probability from which on each class is
+            answered; else empty.
     """
 
     path: Path | None
@@ -61,6 +64,12 @@ class Finished:
     test_probabilities: np.ndarray
     predictions: Sequence[dict[str, Any]]
     evaluation: Evaluation
+    thresholds: tuple[float, ...]
+
+    @property
+    def task(self) -> Task:
+        """What its labels are."""
+        return TASKS[str(self.config.get("multi_label", "off"))]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,7 +99,7 @@ class Finished:
     @property
     def how(self) -> dict[str, Any]:
         """How data is opened for its model, as keywords of ``load_dataset`` and ``inspect``."""
-        return {"image_size": self.size, "fit": self.fit}
+        return {"image_size": self.size, "fit": self.fit, "multi_label": self.task.setting}
 
     def predict(
         self, items: Any, *, top: int = 3, csv: Folder | None = None
@@ -154,7 +163,7 @@ class Finished:
         form, names = self.modality, self.class_names
         spec = self.spec
         if items is None:
-            labels, test = self.dataset.labels, self.dataset.indices("test")
+            labels, test = self.task.strata(self.dataset.labels), self.dataset.indices("test")
             items = self._told(test[np.unique(labels[test], return_index=True)[1]])
         elif not isinstance(items, _Told):
             items = named_items(form, spec, items)
@@ -176,13 +185,15 @@ class Finished:
         from keras_transfer.evaluation.metrics import ranked
 
         test = self.dataset.indices("test")
-        wrong = ranked(self.test_probabilities, self.dataset.labels[test], right=False)
+        labels, least = self.dataset.labels[test], self.thresholds
+        wrong = ranked(self.test_probabilities, labels, right=False, thresholds=least)
         return self._told(test[wrong[:count]])
 
     def _told(self, rows: Iterable[int]) -> _Told:
         """Examples of the data set under the names of their classes."""
         data = self.dataset
-        return _Told((data.class_names[data.labels[i]], data.read(int(i))) for i in rows)
+        names = self.task.decode(data.labels, data.class_names)
+        return _Told((names[i], data.read(int(i))) for i in rows)
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>{self.evaluation._repr_html_()}"

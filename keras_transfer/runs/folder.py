@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -60,7 +60,10 @@ _UNFINISHED = (
 _REMEDY = "Restore the file, or train the run again into another folder."
 
 _CONFIG = files.table(
-    {"data_path": Text, "author": Text, "weights_licence": Text, "modality": KINDS},
+    {
+        "data_path": Text, "author": Text, "weights_licence": Text, "modality": KINDS,
+        "multi_label": Literal["off", "on"],
+    },
     data=Text, class_names=list[Text], backbone=Text, weights=Text, temperature=Amount,
 )  # fmt: skip
 _PREDICTION = files.table(path=Text, label=Text, predicted=Text, probability=Rate, digest=Text)
@@ -76,7 +79,7 @@ _TEST = files.table(
     intervals=dict[str, tuple[Number, Number] | None],
 )  # fmt: skip
 _METRICS = files.table(
-    {"files": dict[str, Text]},
+    {"files": dict[str, Text], "class_thresholds": dict[str, Rate]},
     test=_TEST, phases=files.rows(name=Text, details=dict[str, Any]), seconds=dict[str, Amount],
     cache=dict[str, Count], plan=dict[str, Any], threshold=dict[str, Number | None],
     temperature=Amount, environment=dict[str, Any],
@@ -114,8 +117,17 @@ def _array(run: Run, name: str) -> np.ndarray:
 
 
 def _evaluation(run: Run) -> Evaluation:
-    labels = [run.class_names.index(row["label"]) for row in run.predictions]
-    return evaluate(run.test_probabilities, np.array(labels), run.class_names)
+    return evaluate(
+        run.test_probabilities, run.test_labels, run.class_names, thresholds=run.thresholds
+    )
+
+
+def _test_labels(run: Run) -> np.ndarray:
+    return run.task.encode((row["label"] for row in run.predictions), run.class_names)
+
+
+def _thresholds(run: Run) -> tuple[float, ...]:
+    return tuple(run.metrics.get("class_thresholds", {}).values())
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -139,7 +151,9 @@ class Run(Finished):
     validation_logits = functools.cached_property(lambda run: _array(run, VALIDATION_LOGITS))
     validation_labels = functools.cached_property(lambda run: _array(run, VALIDATION_LABELS))
     test_probabilities = functools.cached_property(lambda run: _array(run, PROBABILITIES))
+    test_labels = functools.cached_property(_test_labels)
     evaluation = functools.cached_property(_evaluation)
+    thresholds = functools.cached_property(_thresholds)
     temperature = functools.cached_property(lambda run: float(run.config["temperature"]))
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 from keras_transfer import backbones, datasets, evaluation
 from keras_transfer.base import files
 from keras_transfer.base.progress import Progress
+from keras_transfer.base.task import one_label_alone
 from keras_transfer.base.types import POOL, Dataset, Finding
 from keras_transfer.datasets.checks import RANKED
 from keras_transfer.evaluation.scratch import train_from_scratch
@@ -87,12 +88,11 @@ def compare_with_baselines(
         *evaluation.baselines(data, features),
         train_from_scratch(data, run.config["backbone"], seconds=budget),
     ]
-    by_path = {row["path"]: run.class_names.index(row["predicted"]) for row in run.predictions}
-    test = data.indices("test")
-    predicted = np.array([by_path[data.paths[i]] for i in test])
+    by_path, test = {row["path"]: row["predicted"] for row in run.predictions}, data.indices("test")
+    predicted = run.task.encode((by_path[data.paths[i]] for i in test), run.class_names)
     rows = [method.to_json(data.labels[test], predicted) for method in methods]
-    suspects = map(dataclasses.asdict, evaluation.suspected_label_errors(data, features))
-    _add(run, {"baselines": rows, "suspects": list(suspects)})
+    doubted = evaluation.suspected_label_errors(data, features) if run.task.exclusive else ()
+    _add(run, {"baselines": rows, "suspects": [dataclasses.asdict(one) for one in doubted]})
     return rows
 
 
@@ -107,7 +107,8 @@ def inspect_labels(
         size: at which it sees examples.
         progress: where to report.
     """
-    found = datasets.inspect(source, image_size=size)
+    one_label_alone(source.task, "Finding wrong labels")
+    found = datasets.inspect(source, image_size=size, multi_label=source.task.setting)
     if found.problem:
         return found
     data, progress, what = found.dataset, progress or Progress(), modality(source.modality).NOUN
@@ -131,7 +132,9 @@ def evaluate_run(run: runs.Run) -> evaluation.Evaluation:
     data = run.dataset
     test = data.indices("test")
     probabilities = predict_probabilities(run.model, _examples(data)[test])
-    return evaluation.evaluate(probabilities, data.labels[test], run.class_names)
+    return evaluation.evaluate(
+        probabilities, data.labels[test], run.class_names, thresholds=run.thresholds
+    )
 
 
 def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
@@ -145,6 +148,7 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
     Raises:
         DataError: no class in common.
     """
+    one_label_alone(run.task, "Evaluating on other data")
     home, model = run.dataset, run.model
     other = datasets.load_dataset(data, for_training=False, **run.how)
     train, test, examples = home.indices("train"), home.indices("test"), _examples(home)

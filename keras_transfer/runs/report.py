@@ -16,7 +16,7 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError
 from keras_transfer.base.types import Dataset
 from keras_transfer.evaluation import plots
-from keras_transfer.evaluation.metrics import METRICS, ranked
+from keras_transfer.evaluation.metrics import ranked
 from keras_transfer.learn import calibration
 from keras_transfer.modalities import Modality
 from keras_transfer.runs import page, summary
@@ -79,7 +79,9 @@ def write_report(run: Finished | Folder) -> Path:
         "missing": attempt.missing,
         "config": run.config,
         "metrics": metrics,
-        "shown_metrics": METRICS,
+        "shown_metrics": [name for name in summary.NAMES if name in test],
+        "metric_names": summary.NAMES,
+        "words": summary.words(test),
         "history": history,
         "figures": _figures(run, metrics, history, matrix, before),
         "confusion": _confused_most(matrix, run.class_names),
@@ -125,9 +127,8 @@ class Answers(NamedTuple):
 
 
 def _answers(run: Run) -> Answers:
-    rows, names = run.predictions, run.class_names
-    labels = np.array([names.index(row["label"]) for row in rows], np.int64)
-    return Answers(run.test_probabilities, labels, tuple(row["path"] for row in rows))
+    paths = tuple(row["path"] for row in run.predictions)
+    return Answers(run.test_probabilities, run.test_labels, paths)
 
 
 def _matrix(cells: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> np.ndarray:
@@ -157,8 +158,8 @@ def _before_temperature(run: Run, answers: Answers | None) -> dict[str, Any] | N
     temperature = run.temperature
     if answers is None or abs(temperature - 1.0) <= 1e-6:
         return None
-    logits = temperature * np.log(np.maximum(answers.probabilities.astype(np.float64), 1e-38))
-    diagram = calibration.reliability(calibration.softmax(logits), answers.labels)
+    logits = temperature * run.task.log_odds(answers.probabilities)
+    diagram = calibration.reliability(run.task.probabilities(logits), answers.labels)
     loss = calibration.nll(logits, answers.labels)
     return {"temperature": temperature, "nll": loss, **vars(diagram)}
 
@@ -194,16 +195,19 @@ def _galleries(
     """The examples to look at: of each its path, its label, another class and how sure that is."""
     found: dict[str, list[dict[str, Any]]] = {"mistakes": [], "doubts": []}
     if answers is not None:
-        scores, labels = answers.probabilities, answers.labels
+        scores, labels, task = answers.probabilities, answers.labels, run.task
+        given = task.answers(scores, run.thresholds)
+        names = [task.decode(one, run.class_names) for one in (labels, given)]
+        sure, seen = task.sureness(scores, given), task.told_by(scores, labels)
         for kind, right, count in (("mistakes", False, MISTAKES), ("doubts", True, DOUBTS)):
-            for row in ranked(scores, labels, right=right)[:count]:
-                best = int(scores[row].argmax())
+            for row in ranked(scores, labels, right=right, thresholds=run.thresholds)[:count]:
                 found[kind].append(
                     {
                         "path": answers.paths[row],
-                        "label": run.class_names[labels[row]],
-                        "suggested": run.class_names[best],
-                        "confidence": float(scores[row, best]),
+                        "label": names[0][row],
+                        "suggested": names[1][row],
+                        "confidence": float(sure[row]),
+                        "seen": run.class_names[seen[row]],
                     }
                 )
     suspects = (metrics.get("suspects") or [])[:SUSPECTS]
@@ -230,7 +234,7 @@ def _keep(
     }
     wrong = {name: item for name, item in known.items() if name.startswith("mistakes")}
     rows = [place[item["path"]] for item in wrong.values()]
-    classes = [run.class_names.index(item["suggested"]) for item in wrong.values()]
+    classes = [run.class_names.index(item["seen"]) for item in wrong.values()]
     model = attempt(MODEL, lambda: run.model) if wrong else None
     maps = _maps(model, dataset, rows, classes, attempt) if model is not None else None
     looks = {} if maps is None else dict(zip(wrong, maps, strict=True))

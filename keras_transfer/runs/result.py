@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_transfer import evaluation
 from keras_transfer._version import __version__
+from keras_transfer.base.task import task_of
 from keras_transfer.base.types import SPLITS, Dataset
 from keras_transfer.frozen.store import StoreCounts
 from keras_transfer.learn import calibration
@@ -81,6 +82,16 @@ class Fitted:
         """The classes in the order of the model's outputs."""
         return self.dataset.class_names
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """From which probability on each class is answered, as chosen on validation; empty where
+        the most probable one is."""
+        labels = self.dataset.labels[self.dataset.indices("val")]
+        task = task_of(labels)
+        return task.thresholds(
+            task.probabilities(self.validation_logits / self.temperature), labels
+        )
+
     def __repr__(self) -> str:
         kept = self.candidates[0]
         about = f"{self.recipe.backbone} on {self.dataset.name!r}"
@@ -134,6 +145,7 @@ def _metrics_of(result: TransferResult) -> dict[str, Any]:
         "candidates": [dataclasses.asdict(candidate) for candidate in result.candidates],
         "temperature": result.temperature,
         "threshold": dataclasses.asdict(result.threshold),
+        "class_thresholds": dict(zip(result.class_names, result.thresholds, strict=False)),
         "phases": [dataclasses.asdict(phase) for phase in result.phases],
         "seconds": dict(result.seconds),
         "cache": dataclasses.asdict(result.cache),
@@ -146,16 +158,22 @@ def _metrics_of(result: TransferResult) -> dict[str, Any]:
 
 
 def _predictions_of(result: TransferResult) -> list[dict[str, Any]]:
-    data, names = result.dataset, result.class_names
+    data, names, scores = result.dataset, result.class_names, result.test_probabilities
+    task, rows = task_of(data.labels), data.indices("test")
+    answers = task.answers(scores, result.thresholds)
+    columns = (
+        task.decode(data.labels[rows], names), task.decode(answers, names),
+        task.sureness(scores, answers),
+    )  # fmt: skip
     return [
         {
             "path": data.paths[i],
-            "label": names[data.labels[i]],
-            "predicted": names[row.argmax()],
-            "probability": float(row.max()),
+            "label": label,
+            "predicted": predicted,
+            "probability": float(probability),
             "digest": data.digests[i],
         }
-        for i, row in zip(data.indices("test"), result.test_probabilities, strict=True)
+        for i, label, predicted, probability in zip(rows, *columns, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_transfer.base.intervals import wilson_interval
 from keras_transfer.evaluation.metrics import FEW_IMAGES
@@ -26,6 +26,68 @@ def interval(ends: Any, digits: int = 1) -> str:
     return f"{100 * ends[0]:.{digits}f} to {100 * ends[1]:.{digits}f} %"
 
 
+NAMES = {
+    "accuracy": "Accuracy", "top5": "Top-5 accuracy",
+    "mean_average_precision": "Mean average precision", "micro_f1": "Micro F1",
+    "micro_precision": "Micro precision", "micro_recall": "Micro recall",
+    "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1", "hamming": "Hamming loss",
+    "nll": "NLL", "brier": "Brier score", "ece": "ECE",
+}  # fmt: skip
+"""What metrics are called, in the order in which they are shown."""
+
+
+class Words(NamedTuple):
+    """What is said of answers of one label, and otherwise of those of several.
+
+    Attributes:
+        right: that so many examples are answered rightly, for a share, a noun and an interval.
+        ranks: the metric whose interval must be above that of ``commonest``.
+        ships: the metric whose interval must reach the wanted precision.
+        found: the metric that a class's recall is held against.
+        commonest: what is always answered for comparison.
+        headline: the metrics at the top of the page.
+        columns: what the table of classes has beside F1.
+        how: what the metrics are of.
+        binned: what the ECE groups by.
+        looked: what the maps of mistakes show, for a noun.
+    """
+
+    right: str
+    ranks: str
+    ships: str
+    found: str
+    commonest: str
+    headline: tuple[str, ...]
+    columns: Mapping[str, str]
+    how: str
+    binned: str
+    looked: str
+
+
+_ONE = Words(
+    "right on {share} of {what}s that it has not seen ({ends})",
+    "accuracy", "accuracy", "accuracy", "commonest class",
+    ("accuracy", "balanced_accuracy", "ece"), {}, "", "confidence",
+    "With each %s, where it saw the class that it answered rather than another",
+)  # fmt: skip
+_SEVERAL = Words(
+    "all labels are right on {share} of {what}s that it has not seen ({ends}); of the labels that "
+    "it gives {precision} are right, and it gives {recall} of the true ones",
+    "mean_average_precision", "micro_precision", "micro_recall", "commonest set of labels",
+    ("accuracy", "mean_average_precision", "micro_f1", "ece"),
+    {"average_precision": "Average precision", "threshold": "Answered from"},
+    "Accuracy asks for all labels of an example, top-5 for one of them; the other metrics are of "
+    "single decisions, each one class of one example.",
+    "a class’s probability",
+    "With each %s, where it saw the class on which it was most wrong, given or missed",
+)  # fmt: skip
+
+
+def words(test: JSON) -> Words:
+    """The words for answers that were measured as ``metrics.json`` has them under ``test``."""
+    return _SEVERAL if "micro_f1" in test else _ONE
+
+
 WIDEST = 0.3
 """An interval of the accuracy that is wider than this carries no verdict: under 40 images, say."""
 
@@ -38,18 +100,21 @@ def verdict(metrics: JSON, what: str) -> tuple[str, str]:
         what: what an example is called.
     """
     test, sure = metrics["test"], metrics["threshold"]
-    ends = test["intervals"]["accuracy"]
-    right = f"right on {percent(test['accuracy'])} of {what}s that it has not seen"
-    right += f" ({interval(ends)})"
-    common, target = percent(test["majority"]["accuracy"]), percent(sure["target"], 0)
+    said, ends = words(test), test["intervals"]["accuracy"]
+    right = said.right.format(
+        share=percent(test["accuracy"]), what=what, ends=interval(ends),
+        precision=percent(test.get("micro_precision")), recall=percent(test.get("micro_recall")),
+    )  # fmt: skip
+    usual, target = test["majority"][said.ranks], percent(sure["target"], 0)
+    ranks, ships = (test["intervals"][name] or (0.0, 0.0) for name in (said.ranks, said.ships))
     if undecided(test):
         few = f"{test['images']} test {what}{'s' * (test['images'] != 1)}"
-        said = f"cannot show how good it is; its accuracy may be anything from {interval(ends, 0)}"
-        return f"Do not ship it yet: {few} {said}.", "open"
-    if ends[0] <= test["majority"]["accuracy"]:
-        gain = f"no clear gain over the {common} of always giving the commonest class"
-        return f"Do not ship it: {right}, {gain}.", "bad"
-    if ends[0] >= sure["target"]:
+        open_ = f"cannot show how good it is; its accuracy may be anything from {interval(ends, 0)}"
+        return f"Do not ship it yet: {few} {open_}.", "open"
+    if ranks[0] <= usual:
+        common = f"{percent(usual)} of always giving the {said.commonest}"
+        return f"Do not ship it: {right}, no clear gain over the {common}.", "bad"
+    if ships[0] >= sure["target"]:
         return f"Ship it: {right}, more than the {target} asked for.", "good"
     answered = sure["answered"]
     if answered and wilson_interval(sure["precision"] * answered, answered)[1] >= sure["target"]:
@@ -58,7 +123,7 @@ def verdict(metrics: JSON, what: str) -> tuple[str, str]:
         asked = f"{target} are asked for"
         return f"Ship it if it may say “unsure”: {surest}, where {asked}; else {right}.", "good"
     wanted = f"the {target} that are asked for (--target-precision)"
-    if ends[1] >= sure["target"]:
+    if ships[1] >= sure["target"]:
         why = f"{test['images']:,} test {what}s are too few to promise {wanted}"
     else:
         why = f"it cannot tell which of its answers would be right in {wanted}"
@@ -101,6 +166,8 @@ def calibration(test: JSON) -> str:
     """
     if undecided(test):
         return "Too few were tested to say whether its percentages can be taken at their word."
+    if words(test) is _SEVERAL:
+        return _calibration_of_several(test)
     diagram, ends = test["reliability"], test["intervals"].get("ece")
     filled = [(n, x) for n, x in zip(diagram["counts"], diagram["confidence"], strict=True) if n]
     says = sum(n * x for n, x in filled) / test["images"]
@@ -116,6 +183,16 @@ def calibration(test: JSON) -> str:
         return f"Its percentages are off by {100 * test['ece']:.1f} points as a rule: {both}."
     way = "high" if gap > 0 else "low"
     return f"Its percentages are about {100 * abs(gap):.1f} points too {way}: {both}."
+
+
+def _calibration_of_several(test: JSON) -> str:
+    ends, floor = test["intervals"].get("ece"), test.get("ece_floor", 0.0)
+    both = f"{100 * test['ece']:.1f} points, where {100 * floor:.1f} would be chance"
+    if ends is None or ends[0] <= floor:
+        return (
+            f"Its percentages can be taken at their word: over all classes they are off by {both}."
+        )
+    return f"Its percentages are off by {both}, over all classes."
 
 
 def advice(metrics: JSON, what: str, run: str) -> list[tuple[str, str]]:
@@ -140,7 +217,7 @@ def advice(metrics: JSON, what: str, run: str) -> list[tuple[str, str]]:
         more = f"a hundred test {what}s tell the accuracy to ten points either way"
         found.append((f"Label more {what}s and train again: {more}.", ""))
     measured = [row for row in classes if row["recall_interval"]]
-    weak = [row for row in measured if row["recall_interval"][1] < test["accuracy"]]
+    weak = [row for row in measured if row["recall_interval"][1] < test[words(test).found]]
     if weak:
         worst = min(weak, key=lambda row: row["recall"])
         other = worst["confused_with"]

@@ -57,7 +57,7 @@ def test_given_splits_of_arrays_are_kept():
         ((noise(4) / 255.0, [0, 1] * 2), "levels from 0 to 1"),
         ((noise(4).astype(int) * 3, [0, 1] * 2), "int64 with levels"),
         ((noise(4)[..., :2], [0, 1] * 2), r"shape \(16, 16, 2\)"),
-        ((noise(4), np.ones((4, 2))), "labels are float64 of shape"),
+        ((noise(4), np.full((4, 2), 0.5)), "labels are float64 of shape"),
         ((noise(4), ["a", None, "b", "a"]), "label 1 is None, a NoneType"),
         ((noise(4), np.array(["a", "b", np.nan, "a"], object)), "label 2 is nan, a float"),
         ((noise(4) * np.nan, [0, 1] * 2), "levels from nan to nan"),

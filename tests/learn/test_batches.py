@@ -3,18 +3,19 @@ import types
 import numpy as np
 import pytest
 
-from keras_transfer.learn.batches import Examples, balanced, batches, epoch, targets_of
+from keras_transfer.base.task import ONE
+from keras_transfer.learn.batches import Examples, batches, epoch
 
 
 def examples_of(labels, weights):
     view = types.SimpleNamespace(gather=lambda rows: [rows])
-    targets = targets_of(labels, int(labels.max()) + 1)
+    targets = ONE.targets(labels, int(labels.max()) + 1)
     return Examples([view], targets, weights, view, np.empty(0, np.int64))
 
 
 def test_each_class_has_its_share_of_the_loss_however_rare_it_is():
     labels = np.repeat(np.arange(3), [900, 90, 10])
-    examples = examples_of(labels, balanced(labels, 3))
+    examples = examples_of(labels, ONE.weights(labels, 3, True))
     total = np.zeros(3)
     for number in range(20):
         for (rows,), targets, shares in batches(examples.views[0], examples, 32, [0, number], 3):

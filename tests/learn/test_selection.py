@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from keras_transfer.base.task import ONE
 from keras_transfer.learn import calibration
-from keras_transfer.learn.batches import balanced
 from keras_transfer.learn.planner import new_head_views
 from keras_transfer.learn.selection import choose
 
@@ -41,7 +41,9 @@ def test_balanced_weights_choose_what_is_better_for_every_class():
 
     ends = {"last epoch": weigh(0.5, 3)}
     _, plain, _ = choose(weigh(1, 0), ends, biased, labels)
-    _, fair, _ = choose(weigh(1, 0), ends, biased, labels, image_weights=balanced(labels, 2))
+    _, fair, _ = choose(
+        weigh(1, 0), ends, biased, labels, image_weights=ONE.weights(labels, 2, True)
+    )
     assert plain[0].name != "head"
     assert fair[0].name == "head"
 

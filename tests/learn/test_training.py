@@ -19,11 +19,11 @@ from sklearn.preprocessing import StandardScaler
 
 from keras_transfer import backbones, console, datasets, evaluation, training
 from keras_transfer.base.errors import UsageError
+from keras_transfer.base.task import ONE
 from keras_transfer.base.types import LOGITS
 from keras_transfer.frozen.features import Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import calibration, finetune, heads, planner
-from keras_transfer.learn.batches import balanced
 from keras_transfer.learn.model import build_classifier, reseed, set_batch_norm
 from keras_transfer.learn.optimizers import build_optimizer
 from keras_transfer.learn.pool import ModelPool
@@ -280,7 +280,9 @@ def test_every_setting_of_the_second_phase_trains(data, changes, tmp_path):
     # What is returned was chosen by the NLL of equally heavy classes.
     labels = uneven.labels[uneven.indices("val")]
     loss = functools.partial(calibration.nll, result.validation_logits, labels, result.temperature)
-    assert result.candidates[0].nll == loss(balanced(labels, len(data.class_names))) != loss()
+    assert (
+        result.candidates[0].nll == loss(ONE.weights(labels, len(data.class_names), True)) != loss()
+    )
 
 
 def test_a_solved_head_is_chosen_by_the_loss_of_equally_heavy_classes(data):
@@ -290,7 +292,7 @@ def test_a_solved_head_is_chosen_by_the_loss_of_equally_heavy_classes(data):
     labels = uneven.labels[uneven.indices("val")]
     loss = functools.partial(calibration.nll, result.validation_logits, labels)
     told = result.phases[0].details["validation_nll"]
-    assert told == pytest.approx(loss(weights=balanced(labels, 5)), rel=1e-3)
+    assert told == pytest.approx(loss(weights=ONE.weights(labels, 5, True)), rel=1e-3)
     assert told != pytest.approx(loss(), rel=1e-2)
 
 
