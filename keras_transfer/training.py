@@ -450,6 +450,7 @@ def train(
                 )  # fmt: skip
                 trained.append(done)
                 seconds = time.monotonic() - begun
+                progress.stage("choose")
                 # The weights are in what came back; the suffix is in float32 on one device.
                 top_engine = build_engine(suffix, "keras")
                 chosen, candidates, validation_logits = _choose(

@@ -22,6 +22,7 @@ WORDS = {
     "extract": "Running the frozen layers",
     "head": "Solving the head",
     "fine_tune": "Training the top blocks",
+    "choose": "Choosing what to keep",
     "evaluate": "Testing",
     "report": "Writing the report",
 }

@@ -238,7 +238,8 @@ def _price(
     stages = {
         "extract": seconds["extract"] + _CONVERT_SECONDS,
         "head": seconds["head"] + trace,
-        "fine_tune": seconds["fine_tune"] - trace + choice,
+        "fine_tune": epochs * epoch,
+        "choose": again + choice,
         "evaluate": end - choice - _END_SECONDS,
         "report": _END_SECONDS,
     }

@@ -98,6 +98,11 @@ def test_how_long_a_stage_takes_is_learnt_from_runs_on_this_machine(tmp_path, mo
     found = Clock().paced(planned)
     assert found["extract"] == pytest.approx(12.0, rel=0.05)
     assert found["head"] == usual["head"]  # too short to tell
+    parts = {"fine_tune": 3.0, "choose": 1.0}
+    for _ in range(8):
+        clock.seconds["fine_tune"] = 12.0  # the choice included
+        clock.learn(parts)
+    assert sum(Clock().paced(parts).values()) == pytest.approx(12.0, rel=0.05)
     (tmp_path / "paces.json").write_text('{"extract": "x", "head": 1e99}')
     assert Clock().paced(planned)["extract"] == usual["extract"]
     (tmp_path / "paces.json").write_text("[]")
