@@ -181,9 +181,8 @@ def learning_curve(
     ``EXPONENTS``, since few points cannot tell; the estimate is the mean of these fits. Its
     uncertainty comes from them, from resampling the test images and the draws of the subsets, and
     from how much the accuracy of a draw of so many images scatters, today's and that of twice as
-    many included: the draws of smaller shares tell, with few degrees of freedom.
-
-    ``benchmarks/curve.py`` measures how well a doubling is foreseen; nothing larger was tried.
+    many included: the draws of smaller shares tell, with few degrees of freedom
+    (``benchmarks/curve.py`` measures how well a doubling is foreseen).
 
     Args:
         dataset: its labels and splits.

@@ -55,6 +55,20 @@ def _spec_of(form: Modality, described: Mapping[str, Any]) -> InputSpec:
         raise ValueError(error.message) from error
 
 
+def _of_package(package: Path, tasks: str) -> dict[str, Path]:
+    """What is served of an npm package of MediaPipe, by its address."""
+    if not (package / f"{tasks}_bundle.mjs").is_file():
+        raise UsageError(
+            f"{package} holds no {tasks}_bundle.mjs.",
+            remedy=f"Name the folder node_modules/@mediapipe/tasks-{tasks}.",
+        )
+    return {
+        f"/wasm/{file.relative_to(package).as_posix()}": file
+        for file in package.rglob("*")
+        if file.is_file() and package in file.resolve().parents
+    }
+
+
 class Demo(http.server.ThreadingHTTPServer):
     """The page's server, on the loopback interface.
 
@@ -103,11 +117,6 @@ class Demo(http.server.ThreadingHTTPServer):
             self.signature, self.kind = signature(form, spec), form.NOUN
         bundle.check(path, expected, chosen["file"], "parity.json")
         tasks = self.signature.mediapipe
-        if package and not (package / f"{tasks}_bundle.mjs").is_file():
-            raise UsageError(
-                f"{wasm} holds no {tasks}_bundle.mjs.",
-                remedy=f"Name the folder node_modules/@mediapipe/tasks-{tasks}.",
-            )
         self.about = About(
             self.labels, [form], shipped_threshold(parity_of(path)), spec.fit,
             described["thresholds"],
@@ -130,10 +139,7 @@ class Demo(http.server.ThreadingHTTPServer):
         }
         self.files = {"/": Path(__file__).with_name("demo.html")}
         if package:
-            self.files["/model"] = self.model
-            for file in package.rglob("*"):
-                if file.is_file() and package in file.resolve().parents:
-                    self.files[f"/wasm/{file.relative_to(package).as_posix()}"] = file
+            self.files |= {"/model": self.model, **_of_package(package, tasks)}
         self.lock = threading.Lock()
         try:
             super().__init__(("127.0.0.1", port), _Handler)
