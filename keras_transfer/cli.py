@@ -157,12 +157,12 @@ def load_keras() -> None:
 
 
 def _how_to_go_on(options: argparse.Namespace, given: list[str]) -> str:
-    if options.command is not _train:
+    if options.command not in (_train, _update):
         return ""
     from keras_transfer.runs import folder as runs
 
     words = [word for word in given if word not in ("--resume", "--overwrite")]
-    if not runs.begun(options.output):
+    if not options.output or not runs.begun(options.output):
         return "Nothing was written."
     return f"Continue with:\n  keras-transfer {shlex.join([*words, '--resume'])}"
 
@@ -388,11 +388,15 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _update(options: argparse.Namespace) -> int:
     with telling(options) as progress:
-        run = _opened(options)
-        found = keras_transfer.update(
-            run, options.data, output=options.output, overwrite=options.overwrite,
-            cache=options.cache, progress=progress,
-        )  # fmt: skip
+        from keras_transfer.runs import folder as runs
+
+        run = keras_transfer.open_run(options.run)
+        options.output = options.output or str(runs.beside(run.path, "updated"))
+        allowed = {name: getattr(options, name) for name in ("resume", "overwrite", "data")}
+        runs.check_output(options.output, **allowed, update_of=str(run.path.resolve()))
+        load_keras()
+        asked = {"output": options.output, "cache": options.cache, "progress": progress}
+        found = keras_transfer.update(run, **allowed, **asked)
     return show(options, found.to_json, found.render)
 
 
@@ -561,6 +565,7 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         RUN,
         argument("data", metavar="DATA", help="new examples, of known classes or of new ones"),
         argument("--output", metavar="RUN2", help="the new run folder (default RUN-updated)"),
+        flag("resume", "go on with a killed update"),
         flag("overwrite", "replace a run in RUN2"),
         argument("--cache", metavar="DIR|off", help=SETTINGS["cache"].metadata["help"]),
     )),

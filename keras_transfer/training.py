@@ -183,7 +183,8 @@ def train(
     ask = functools.partial(_asked, recipe, settings | {"backbone": name}, config, given)
     recipe, asked = ask(EFFORTS)  # what is wrong with it shows before any data is read
     if output is not None:
-        runs.check_output(output, resume=resume, overwrite=overwrite, data=data)
+        of = data.update_of if isinstance(data, Dataset) else ""
+        runs.check_output(output, resume=resume, overwrite=overwrite, data=data, update_of=of)
     check_callbacks(callbacks)
     if output is None and tensorboard:
         problem = "Event files for TensorBoard go to the run folder, and none is named."
@@ -666,6 +667,7 @@ def _about(
         "modality": dataset.modality,
         "input": modality(dataset.modality).INPUT,
         "asked": list(asked),
+        **({"update_of": dataset.update_of} if dataset.update_of else {}),
         **recipe.to_dict(),
     }
 

@@ -77,6 +77,7 @@ def update(
     data: str | os.PathLike[str],
     *,
     output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -92,6 +93,7 @@ def update(
         run: a finished run, or its folder; it stays as it is.
         data: more examples, as DATA of the command line: new ones of known classes, or new classes.
         output: the new run folder; by default that of the run with ``-updated`` behind it.
+        resume: go on with a killed update in ``output``.
         overwrite: replace a run in ``output``.
         cache: where frozen work is kept, as the setting of that name.
         progress: where to report.
@@ -106,22 +108,27 @@ def update(
     """
     run, progress = run if isinstance(run, runs.Run) else runs.open_run(run), progress or Progress()
     one_label_alone(run.task, "Updating a run")
-    target = Path(output) if output is not None else run.path.with_name(f"{run.path.name}-updated")
-    if target.resolve() == run.path.resolve():
-        raise UsageError(f"{target} is the run itself.", remedy="Name another folder.")
-    more = os.fspath(data)
+    target = Path(output) if output is not None else runs.beside(run.path, "updated")
+    more, of = os.fspath(data), str(run.path.resolve())
     for part in (run.data, more):
         if JOINT in part and os.path.exists(part):
             problem = f"{part!r} has {JOINT!r} in its name, which joins the names of data."
             raise UsageError(problem, remedy="Rename it.")
-    runs.check_output(target, resume=False, overwrite=overwrite, data=more)
+    writes: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
+    runs.check_output(target, **writes, data=more, update_of=of)
     dataset, fresh, left_out = _merged(run, more)
+    dataset = dataclasses.replace(dataset, update_of=of)
     progress.note(
         f"{len(fresh)} new examples, {left_out} left out; each old one stays in its split."
     )
     settings = read_file(run.path / runs.CONFIG) | ({} if cache is None else {"cache": cache})
-    train(dataset, recipe=Recipe(**settings), output=target, overwrite=overwrite, progress=progress)
-    found = _judged(run, runs.open_run(target), dataset, fresh, left_out)
+    if not (resume and runs.only_trained(target)):
+        train(dataset, recipe=Recipe(**settings), output=target, **writes, progress=progress)
+    new = runs.open_run(target)
+    if new.config["data"] != dataset.name:
+        problem = f"The run in {target} had data={new.config['data']!r}; received {dataset.name!r}."
+        raise UsageError(problem, remedy="Give the same data to resume it, or --overwrite.")
+    found = _judged(run, new, dataset, fresh, left_out)
     runs.add_to_metrics(found.run, {"update": {"of": str(run.path)} | found.to_json()})
     return dataclasses.replace(found, run=runs.open_run(target))
 

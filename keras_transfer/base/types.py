@@ -62,6 +62,7 @@ class Dataset:
             the source calls a group) are never in different splits. None where not known.
         modality: what kind of example these are, see ``modalities``.
         fit: how ``examples`` were brought to their shape, see ``InputSpec``.
+        update_of: the folder of the run of which this is the data and more; empty for others.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Dataset:
     groups: tuple[str, ...] | None = None
     modality: str = "image"
     fit: str = ""
+    update_of: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -204,7 +204,7 @@ def open_run(path: Folder) -> Run:
         )
     if metrics is None:
         problem = f"The run in {folder} has not finished: it has no {METRICS}."
-        raise UsageError(problem, remedy="Continue it with `keras-transfer train ... --resume`.")
+        raise UsageError(problem, remedy=f"Continue it with `{_command(folder, config)}`.")
     lost = [name for name in (MODEL, SPLITS, PREDICTIONS, HISTORY) if not (folder / name).exists()]
     if lost:
         raise UsageError(f"The run in {folder} lacks {', '.join(lost)}.", remedy=_REMEDY)
@@ -286,9 +286,10 @@ def begin(
             with other settings than those to be resumed; another process writes to it.
     """
     folder = Path(path)
-    check_output(folder, resume=resume, overwrite=overwrite)
+    of = config.get("update_of", "")
+    check_output(folder, resume=resume, overwrite=overwrite, update_of=of)
     with _locked(folder):
-        held = _held(folder, resume, overwrite)  # another run may have ended meanwhile
+        held = _held(folder, resume, overwrite, of)  # another run may have ended meanwhile
         if held is None or not resume:
             replaced = (folder / METRICS).exists()
             _remove(folder, _UNFINISHED if replaced else (*_UNFINISHED, *_RUN))
@@ -321,7 +322,23 @@ def keep_backbone(path: Folder, model: keras.Model) -> None:
 def begun(path: Folder) -> bool:
     """Whether a run that was interrupted has left something to go on with."""
     folder = Path(path)
-    return folder.exists() and ((folder / NEW / CONFIG).exists() or not (folder / PAGE).exists())
+    left = (folder / NEW / CONFIG).exists() or not (folder / PAGE).exists()
+    return folder.exists() and (left or only_trained(folder))
+
+
+def only_trained(path: Folder) -> bool:
+    """Whether the run that an update made is whole, and was not yet compared with the old one."""
+    folder = Path(path)
+    if (folder / NEW / CONFIG).exists() or not (folder / METRICS).exists():
+        return False
+    of_update = "update_of" in (_config(folder / CONFIG) or {})
+    return of_update and "update" not in files.read_json(folder / METRICS, remedy=_REMEDY)
+
+
+def beside(run: Path, what: str) -> Path:
+    """The folder for what is made of a run: its own name, a dash, and a word."""
+    run = run if run.name.strip(".") else run.resolve()
+    return run.with_name(f"{run.name}-{what}")
 
 
 def add_to_metrics(run: Run, found: Mapping[str, Any]) -> None:
@@ -335,7 +352,9 @@ def events_folder(path: Folder) -> Path:
     return (folder / NEW if (folder / METRICS).exists() else folder) / "tensorboard"
 
 
-def check_output(path: Folder, *, resume: bool, overwrite: bool, data: Any = None) -> None:
+def check_output(
+    path: Folder, *, resume: bool, overwrite: bool, data: Any = None, update_of: str = ""
+) -> None:
     """Refuses a folder that a run must not be written to, before any work is done.
 
     Args:
@@ -343,11 +362,14 @@ def check_output(path: Folder, *, resume: bool, overwrite: bool, data: Any = Non
         resume: see :func:`begin`.
         overwrite: see :func:`begin`.
         data: what is trained on.
+        update_of: the run that is updated, see ``Dataset``; empty where none is.
 
     Raises:
-        UsageError: see :func:`begin`; or the folder would be part of the data.
+        UsageError: see :func:`begin`; or the folder would be part of the data, or is that run's.
     """
     folder = Path(path)
+    if update_of and folder.resolve() == Path(update_of).resolve():
+        raise UsageError(f"{folder} is the run itself.", remedy="Name another folder.")
     check_outside(folder, data)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file.", remedy="Name a folder with --output.")
@@ -360,10 +382,10 @@ def check_output(path: Folder, *, resume: bool, overwrite: bool, data: Any = Non
     if (folder / LOCK).exists() or (folder / NEW / METRICS).exists():
         with _locked(folder):
             _put_in_place(folder)
-    _held(folder, resume, overwrite)
+    _held(folder, resume, overwrite, update_of)
 
 
-def _held(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+def _held(folder: Path, resume: bool, overwrite: bool, update_of: str) -> dict[str, Any] | None:
     """The ``config.json`` of the run that is in a folder, None where there is nothing."""
     held = _config(folder / NEW / CONFIG)
     finished = held is None and (folder / METRICS).exists()
@@ -374,7 +396,11 @@ def _held(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
             problem = f"{folder} holds files that are not a run of ours; they are left alone."
             raise UsageError(problem, remedy="Name another folder with --output.")
         return None
-    if resume and finished:
+    whole = finished and not only_trained(folder)
+    if resume and not whole and held.get("update_of", "") != update_of:
+        problem = f"The run in {folder} was begun by another command."
+        raise UsageError(problem, remedy=f"Go on with `{_command(folder, held)}`.")
+    if resume and whole:
         if not (folder / PAGE).exists():
             raise UsageError(
                 f"The run in {folder} has finished; only its page is missing.",
@@ -385,12 +411,20 @@ def _held(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
             remedy="Look at it with `keras-transfer evaluate`, or pass --overwrite.",
         )
     if not resume and not overwrite:
-        what = "already holds a run" if finished else "holds a run that has not finished"
-        raise UsageError(
-            f"{folder} {what}.",
-            remedy="Pass --overwrite to replace it, --resume to go on, or name another --output.",
-        )
+        what = "already holds a run" if whole else "holds a run that has not finished"
+        go_on = "" if whole else "--resume to go on, "
+        remedy = f"Pass {go_on}--overwrite to replace it, or name another --output."
+        raise UsageError(f"{folder} {what}.", remedy=remedy)
     return held
+
+
+def _command(folder: Path, config: Mapping[str, Any]) -> str:
+    """The command that goes on with a run that was killed."""
+    words = ["train", "...", "--resume"]
+    if of := config.get("update_of"):
+        more = parts_of(str(config["data"]))[-1]
+        words = ["update", str(of), more, "--output", str(folder), "--resume"]
+    return shlex.join(["keras-transfer", *words])
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -220,3 +222,48 @@ def test_sounds_are_updated_as_pictures_are(tmp_path):
     assert found.new_classes[0]["recall"] == 1
     assert found.run.config["data"] == f"builtin:spoken + {tmp_path / 'more'}"
     assert len(found.run.dataset) == 312
+
+
+def interrupt(*anything, **more):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["training.choose", "updating._judged"])
+def test_an_update_that_was_killed_goes_on_to_the_same_digits(
+    updated, copy, more, tmp_path, monkeypatch, capsys, where
+):
+    command = ["update", str(copy / "run"), str(more), "--output", str(tmp_path / "new")]
+    with monkeypatch.context() as patched:
+        patched.setattr(f"keras_transfer.{where}", interrupt)
+        assert cli.main(command) == 130
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.split() == ["keras-transfer", *command, "--resume"]
+    train = ["train", str(copy / "digits"), "--output", str(tmp_path / "new"), "--resume"]
+    assert cli.main(train) == 2
+    of = str((copy / "run").resolve())
+    assert " ".join(["keras-transfer update", of, *command[2:]]) in capsys.readouterr().err
+    assert cli.main([*command, "--resume", "--quiet"]) == 0
+    whole, gone_on = (
+        kt.open_run(path).metrics["update"] for path in (updated[0].run.path, tmp_path / "new")
+    )
+    assert gone_on | {"run": ""} == whole | {"run": ""}
+    new = kt.open_run(tmp_path / "new")
+    assert (new.test_probabilities == updated[0].run.test_probabilities).all()
+
+
+def test_a_folder_that_is_taken_is_refused_before_keras_is_loaded(updated, copy, more):
+    output = str(updated[0].run.path)
+    words = ["update", str(copy / "run"), str(more), "--output", output]
+    asked = (
+        "import sys; from keras_transfer import cli; code = cli.main({}); print({}); sys.exit(code)"
+    )
+    script = asked.format(words, "'keras' in sys.modules, 'tensorflow' in sys.modules")
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "False False\n")
+    assert "already holds a run" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert "--resume" not in done.stderr  # it has finished
+    with pytest.raises(UsageError, match="nothing to resume"):
+        kt.update(copy / "run", more, output=output, resume=True)
