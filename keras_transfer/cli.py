@@ -380,10 +380,8 @@ def _curve(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from keras_transfer import console
-
     found = keras_transfer.compare([keras_transfer.open_run(path) for path in options.runs])
-    return show(options, found.to_json, lambda: console.comparison(found))
+    return show(options, found.to_json, found.render)
 
 
 def _update(options: argparse.Namespace) -> int:

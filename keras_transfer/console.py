@@ -23,7 +23,7 @@ from keras_transfer.runs import summary as words
 from keras_transfer.runs.folder import PAGE
 
 if TYPE_CHECKING:
-    from keras_transfer.evaluation import Comparison, Evaluation, LearningCurve, Shift
+    from keras_transfer.evaluation import Evaluation, LearningCurve, Shift
     from keras_transfer.export import ExportResult
     from keras_transfer.runs.folder import Run
     from keras_transfer.runs.result import TransferResult
@@ -111,11 +111,6 @@ def shift(found: Shift, what: str) -> Group:
         rows.append((row["name"], *recalls, drop, str(row["images"])))
     columns = ["recall at home", "recall there", "drop", f"{what}s"]
     return Group(_table(rows, ["class"], columns), *map(Text, lines))
-
-
-def comparison(found: Comparison) -> str:
-    """One sentence for each pair of runs."""
-    return "\n".join(pair.verdict for pair in found.pairs)
 
 
 def curve(found: LearningCurve, what: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import html
 import itertools
@@ -16,9 +17,11 @@ from keras_transfer.base import intervals
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.intervals import Interval
 from keras_transfer.base.task import task_of
+from keras_transfer.datasets.splits import read_splits
 from keras_transfer.evaluation.metrics import RESAMPLES, html_table
 
-_Rows = dict[str, dict[str, Any]]
+_Rows = dict[Any, dict[str, Any]]
+_ENOUGH = 60  # of fewer, all of them answered alike, 5 in 100 may still be lost (rule of three)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +56,21 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """One sentence: which is better and by how much, or that nothing shows a difference."""
-        p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
+        """Which is better and by how much, or what more than a difference could lie behind."""
+        p = f"p = {self.p_value:.{3 if self.p_value < 0.1 else 2}f}"
+        p = "p < 0.001" if self.p_value < 0.001 else p
         low, high = (100 * value for value in self.interval)
         if not self.different:
-            return (
-                f"No evidence of a difference between {self.first} and {self.second}: "
-                f"{100 * self.difference:+.1f} points ({low:+.1f} to {high:+.1f}, {p})."
-            )
+            gap = f"{_way(100 * self.difference, ' points')} than"
+            gap = gap if self.difference else "right as often as"
+            on = f"{self.second} is {gap} {self.first} on these {self.images}"
+            if not self.only_first + self.only_second and self.images < _ENOUGH:
+                return f"{on}, but so few cannot show a difference ({p})."
+            so = "so few" if self.images < _ENOUGH else "these"
+            range_ = f"between {_way(low)} and {_way(high)}"
+            if low < -5 or high > 5:
+                return f"{on}, but {so} cannot show a difference: it may lie {range_} ({p})."
+            return f"{on}, which shows no difference; it lies {range_} ({p})."
         better, worse = self.second, self.first
         if self.difference < 0:
             better, worse, low, high = worse, better, -high, -low
@@ -70,7 +80,12 @@ class Pair:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+def _way(points: float, unit: str = "") -> str:
+    """A difference in points, in words."""
+    return f"{abs(points):.1f}{unit} {'worse' if points < 0 else 'better'}"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
     """Methods side by side on common test images.
 
@@ -79,17 +94,33 @@ class Comparison:
         accuracy: share right, by method.
         intervals: Wilson interval of each accuracy.
         pairs: every two of the methods.
+        note: on which images, where they are not all that were tested.
     """
 
     images: int
     accuracy: dict[str, float]
     intervals: dict[str, Interval]
     pairs: tuple[Pair, ...]
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the verdict of each pair."""
         pairs = [dataclasses.asdict(pair) | {"verdict": pair.verdict} for pair in self.pairs]
         return dataclasses.asdict(self) | {"pairs": pairs}
+
+    def render(self) -> str:
+        """Each accuracy and each verdict on a line, for a terminal."""
+        shares = (
+            f"{name}: {value:.1%} of {self.images} right ({{:.1%}} to {{:.1%}})".format(
+                *self.intervals[name]
+            )
+            for name, value in self.accuracy.items()
+        )
+        return "\n".join(filter(None, [*shares, self.note, *(pair.verdict for pair in self.pairs)]))
+
+    def __repr__(self) -> str:
+        right = ", ".join(f"{name} {value:.3f}" for name, value in self.accuracy.items())
+        return f"Comparison(accuracy on {self.images} examples: {right})"
 
     def _repr_html_(self) -> str:
         header = ("Run", f"Accuracy on {self.images} examples", "95 % interval")
@@ -98,7 +129,7 @@ class Comparison:
             for name, value in self.accuracy.items()
         ]
         verdicts = "".join(f"<li>{html.escape(pair.verdict)}" for pair in self.pairs)
-        return f"{html_table(header, rows)}<ul>{verdicts}</ul>"
+        return f"{html_table(header, rows)}<p>{html.escape(self.note)}<ul>{verdicts}</ul>"
 
 
 def compare_predictions(
@@ -140,7 +171,8 @@ def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
     """Compares finished runs on their common test images.
 
     Args:
-        runs: two or more of ``runs.folder.Run``, with the same test images.
+        runs: two or more of ``runs.folder.Run`` with the same test images, by name or by what is
+            in them; of an updated run and the one that it began with, those of the latter.
         seed: of the bootstrap.
 
     Returns:
@@ -156,11 +188,9 @@ def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
         problem = f"A comparison takes at least two runs. Received: {len(runs)}."
         raise UsageError(problem, remedy="Name two or more run folders.")
     names = _names([Path(run.path or f"run {i}") for i, run in enumerate(runs, start=1)])
-    tables = [{row["path"]: row for row in run.predictions} for run in runs]
-    for name, table in zip(names[1:], tables[1:], strict=True):
-        _check_same_images(
-            names[0], tables[0], name, table, Path(runs[0].path or "") / "splits.csv"
-        )
+    tables, note = _aligned(runs, names)
+    for name, table, run in zip(names[1:], tables[1:], runs[1:], strict=True):
+        _check_same_images(names[0], tables[0], name, table, _again(runs[0], run))
     paths = sorted(tables[0])
     right = {
         name: np.array([table[path]["predicted"] == table[path]["label"] for path in paths])
@@ -177,8 +207,51 @@ def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
         images=count,
         accuracy={name: float(hits.mean()) for name, hits in right.items()},
         intervals={name: wilson(int(hits.sum()), count) for name, hits in right.items()},
-        pairs=tuple(dataclasses.replace(pair, p_value=p) for pair, p in adjusted),
-    )
+        pairs=tuple(dataclasses.replace(pair, p_value=p) for pair, p in adjusted), note=note,
+    )  # fmt: skip
+
+
+def _aligned(runs: Sequence[Any], names: Sequence[str]) -> tuple[list[_Rows], str]:
+    """The answers of each run by test image, and what is to be said of which images these are.
+
+    Where only names differ, as of a table and a folder of the same files, an image goes by its
+    digest. An updated run is held to the images of the run that it began with.
+    """
+    tables: list[_Rows] = [{row["path"]: row for row in run.predictions} for run in runs]
+    places = {Path(run.path).resolve(): i for i, run in enumerate(runs) if run.path}
+    note = ""
+    for i in sorted(range(len(runs)), key=lambda i: len(tables[i])):
+        of = runs[i].metrics.get("update", {}).get("of")
+        base = places.get(Path(of).resolve()) if of else None
+        if base is not None and tables[base].keys() < tables[i].keys():
+            tables[i] = {path: tables[i][path] for path in tables[base]}
+            note = f"{names[i]} is an update of {names[base]}, on whose test split they are held."
+    if any(table.keys() != tables[0].keys() for table in tables):
+        digests = [collections.Counter(row.get("digest") for row in t.values()) for t in tables]
+        if all(one == digests[0] and all(one) for one in digests):
+            return [_by_digest(table) for table in tables], note
+    return tables, note
+
+
+def _by_digest(table: _Rows) -> _Rows:
+    """Rows by digest, and by number where copies share one."""
+    seen, found = collections.Counter[str](), _Rows()
+    for row in table.values():
+        found[row["digest"], seen[row["digest"]]] = row
+        seen[row["digest"]] += 1
+    return found
+
+
+def _again(first: Any, other: Any) -> str:
+    """How to test two runs on the same images: by the splits of one, if the other has all of it."""
+    files = [Path(run.path or "") / "splits.csv" for run in (first, other)]
+    if all(file.is_file() for file in files):
+        labels = [{path: row[0] for path, row in read_splits(file).items()} for file in files]
+        for one, two, again in ((0, 1, other), (1, 0, first)):
+            if labels[one].items() <= labels[two].items():
+                given = f"--splits {files[one]} (in Python splits=)"
+                return f"Train {again.path} again with {given}, so that both have the same tests."
+    return "Train both on the same data and with one seed, so that both have the same tests."
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -200,12 +273,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
     raise UsageError("A run is named twice.", remedy="Name each run folder once.")
 
 
-def _check_same_images(
-    first: str, rows: _Rows, other: str, other_rows: _Rows, splits: Path
-) -> None:
+def _check_same_images(first: str, rows: _Rows, other: str, other_rows: _Rows, again: str) -> None:
     both = f"{first} and {other}"
-    same = "so that both are tested on the same examples"
-    again = f"Train {other} again with --splits {splits}, {same}."
     if not rows:
         raise UsageError(f"{first} has no test predictions.", remedy="Train it again.")
     missing, added = rows.keys() - other_rows.keys(), other_rows.keys() - rows.keys()
@@ -215,12 +284,19 @@ def _check_same_images(
             f"only in the second, such as {min(missing or added)!r}.",
             remedy=again,
         )
-    for path, row in rows.items():
-        twin = other_rows[path]
+    for key, row in rows.items():
+        twin, path = other_rows[key], row["path"]
         if row.get("digest") != twin.get("digest"):
             problem = f"{both} saw different content under the same name: {path!r}."
             raise UsageError(problem, remedy="Compare runs on the same data.")
         if row["label"] != twin["label"]:
+            known, others = ({one["label"] for one in t.values()} for t in (rows, other_rows))
+            if known != others:
+                lists = (
+                    ", ".join(sorted(part)) or "none" for part in (known - others, others - known)
+                )
+                problem = f"{both} have different classes: " + ", and ".join(lists) + "."
+                raise UsageError(problem, remedy="Compare runs whose classes have the same names.")
             raise UsageError(
                 f"{both} disagree on the truth: {path!r} is {row['label']!r} in one and "
                 f"{twin['label']!r} in the other.",

@@ -17,6 +17,7 @@ class Finished:
 
     path: Path
     predictions: list
+    metrics: dict = dataclasses.field(default_factory=dict)
 
 
 def finished(name, answers, labels):
@@ -41,8 +42,33 @@ LABELS = ["a", "b"] * 200
 def test_two_seeds_of_one_method_show_no_evidence_of_a_difference():
     first, second = (finished(f"s{i}", answers(LABELS, 0.8, i), LABELS) for i in (1, 2))
     pair = evaluation.compare([first, second]).pairs[0]
-    assert pair.verdict.startswith("No evidence of a difference between s1 and s2")
-    assert pair.interval[0] < 0 < pair.interval[1]
+    low, high = (100 * end for end in pair.interval)
+    assert low < 0 < high
+    way = "better" if pair.difference > 0 else "worse"
+    gap = f"s2 is {100 * abs(pair.difference):.1f} points {way} than s1 on these 400"
+    assert pair.verdict.startswith(gap)
+    assert (
+        f"between {-low:.1f} worse and {high:.1f} better (p = {pair.p_value:.2f})" in pair.verdict
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "lost", "gained", "said"),
+    [
+        (27, 3, 4, "but so few cannot show a difference: it may lie between"),
+        (200, 30, 33, "but these cannot show a difference: it may lie between"),
+        (2000, 30, 33, "which shows no difference; it lies between"),
+        (20, 0, 0, "is right as often as one on these 20, but so few cannot show a difference (p"),
+        (400, 0, 0, "which shows no difference; it lies between 0.0 better and 0.0 better (p"),
+    ],
+)
+def test_what_leaves_room_for_a_loss_is_no_all_clear(count, lost, gained, said):
+    labels = np.zeros(count, int)
+    first, second = labels.copy(), labels.copy()
+    first[:gained], second[gained : gained + lost] = 1, 1
+    pair = evaluation.compare_predictions(labels, first, second, names=("one", "two"))
+    assert said in pair.verdict
+    assert ("cannot" in said) == (pair.interval[0] < -0.05 or (not lost and count < 60))
 
 
 def test_the_better_one_is_named_whichever_comes_first():
@@ -117,13 +143,71 @@ def test_runs_of_one_folder_name_are_told_apart():
     assert set(evaluation.compare(runs).accuracy) == {"a/run", "b/run"}
 
 
+def test_what_would_make_them_comparable_is_possible(tmp_path):
+    first, fewer = finished("one", LABELS, LABELS), finished("two", LABELS[:-1], LABELS[:-1])
+    for run, names in ((first, "abc"), (fewer, "bcda")):
+        run.path = tmp_path / run.path.name
+        run.path.mkdir()
+        rows = "".join(f"{name}.png,a,train\n" for name in names)
+        (run.path / "splits.csv").write_text(f"path,label,split\n{rows}")
+    with pytest.raises(errors.UsageError, match="different test splits") as raised:
+        evaluation.compare([fewer, first])
+    splits = first.path / "splits.csv"
+    assert f"{fewer.path} again with --splits {splits} " in raised.value.remedy
+    splits.write_text(splits.read_text().replace("b.png", "other/b.png"))
+    with pytest.raises(errors.UsageError, match="different test splits") as raised:
+        evaluation.compare([fewer, first])
+    assert "--splits" not in raised.value.remedy
+
+
+def test_images_under_other_names_go_by_what_is_in_them():
+    first, second = (finished(f"s{i}", answers(LABELS, 0.8, i), LABELS) for i in (1, 2))
+    expected = evaluation.compare([first, second])
+    for row in second.predictions:
+        row["path"] = f"elsewhere/{row['path']}"
+    second.predictions.reverse()
+    found = evaluation.compare([first, second])
+    assert (found.images, found.accuracy) == (400, expected.accuracy)
+    pairs = [one.pairs[0] for one in (found, expected)]
+    assert pairs[0].only_first == pairs[1].only_first
+    for row in second.predictions:
+        row["label"] = {"b": "bee"}.get(row["label"], row["label"])
+    with pytest.raises(errors.UsageError, match="s1 and s2 have different classes: b, and bee"):
+        evaluation.compare([first, second])
+
+
+def test_an_update_is_held_to_the_test_split_of_the_run_it_began_with():
+    old = finished("old", answers(LABELS, 0.7, 1), LABELS)
+    new = finished("new", answers([*LABELS, "b"], 0.8, 2), [*LABELS, "b"])
+    with pytest.raises(errors.UsageError, match="0 only in the first, 1 only in the second"):
+        evaluation.compare([old, new])
+    new.metrics = {"update": {"of": str(old.path.resolve())}}
+    for runs in ([old, new], [new, old]):
+        found = evaluation.compare(runs)
+        assert found.images == 400
+        shorter = finished("new", [row["predicted"] for row in new.predictions][:400], LABELS)
+        assert found.accuracy == evaluation.compare([old, shorter]).accuracy
+        assert "new is an update of old" in found.render()
+        assert "new is an update of old" in found._repr_html_()
+
+
+def test_a_comparison_is_a_line_and_renders_its_verdicts():
+    runs = [finished(f"s{i}", answers(LABELS, 0.8, i), LABELS) for i in (1, 2)]
+    found = evaluation.compare(runs)
+    assert re.fullmatch(
+        r"Comparison\(accuracy on 400 examples: s1 0\.\d+, s2 0\.\d+\)", repr(found)
+    )
+    *shares, verdict = found.render().splitlines()
+    assert [line.split(":")[0] for line in shares] == ["s1", "s2"]
+    assert verdict == found.pairs[0].verdict
+
+
 def test_different_test_images_are_refused():
     first = finished("one", LABELS, LABELS)
     fewer = finished("two", LABELS[:-1], LABELS[:-1])
     with pytest.raises(errors.UsageError, match="1 only in the first, 0 only in the second") as e:
         evaluation.compare([first, fewer])
-    assert "--splits" in e.value.remedy
-    assert "splits.csv" in e.value.remedy
+    assert "--splits" not in e.value.remedy  # nobody knows what else they have
     relabelled = finished("three", LABELS, ["b", *LABELS[1:]])
     with pytest.raises(errors.UsageError, match=r"'0.png' is 'a' in one and 'b' in the other"):
         evaluation.compare([first, relabelled])

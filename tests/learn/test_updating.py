@@ -91,6 +91,11 @@ def test_both_models_are_compared_on_the_old_test_split(updated, copy):
     assert recall == np.mean([row["predicted"] == "digit-7" for row in rows])
     assert found.new_test.images + tested + pair.images == len(new.predictions)
     assert new.metrics["update"]["of"] == str(old.path)
+    again = kt.compare([old, new]).pairs[0]
+    assert (again.images, again.only_first) == (pair.images, pair.only_first)
+    assert again.verdict == pair.verdict.replace("the old model", "run").replace(
+        "the new model", "updated"
+    )
     assert new.config["fine_tune_lr"] == old.config["fine_tune_lr"]
 
 

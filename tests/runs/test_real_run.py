@@ -37,7 +37,7 @@ def test_nothing_is_missing_from_the_page_of_a_fresh_run(run):
 
 def test_a_run_equals_its_copy_and_not_one_on_other_images(run, digits_run):
     same = evaluation.compare([run, runs.open_run(digits_run)])
-    assert same.pairs[0].verdict.startswith("No evidence of a difference")
+    assert "is right as often as" in same.pairs[0].verdict
     table = (run.path / "predictions.csv").read_text().splitlines(keepends=True)
     (run.path / "predictions.csv").write_text("".join(table[:-1]))
     other = dataclasses.replace(run, metrics={**run.metrics, "files": {}})
