@@ -8,7 +8,7 @@ are asked of :func:`task_of`, and nobody else asks which of the two it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -28,177 +28,89 @@ LEAST = 10
 Scaled = Callable[[float], float]
 
 
-class Task(Protocol):
-    """What depends on how many labels an example has.
-
-    Logits and probabilities are float ``[n, classes]``, labels and answers as the module says,
-    weights as :meth:`weights` makes them.
-    """
-
-    setting: str
-    """What the setting ``multi_label`` is called for it."""
-    exclusive: bool
-    """Whether a class excludes the others."""
-
-    def canonical(self, cell: str) -> str:
-        """A cell of a table in the one way that is compared and written."""
-
-    def names(self, cell: str) -> list[str]:
-        """The classes that a cell names."""
-
-    def encode(self, cells: Iterable[str], class_names: Sequence[str]) -> np.ndarray:
-        """Labels of cells; ``KeyError`` for a class that is not among the names."""
-
-    def decode(self, labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
-        """The cells of labels or answers."""
-
-    def strata(self, labels: np.ndarray) -> np.ndarray:
-        """The class by which each example is spread over splits, int64 ``[n]``: of several the
-        rarest; one beyond the last for an example without any."""
-
-    def kinds(self, labels: np.ndarray) -> np.ndarray:
-        """The same number for the same labels, int64 ``[n]``."""
-
-    def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """How many examples have each class, int64 ``[classes]``."""
-
-    def left(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The classes that occur, ascending, and the labels among these alone."""
-
-    def layer(self) -> Any:
-        """The last layer of a classifier, from logits to probabilities."""
-
-    def loss(self, targets: Any, logits: Any, shares: Any) -> Any:
-        """The loss of a batch as a scalar of Keras; ``shares`` are weights that add up to 1."""
-
-    def compiled_loss(self) -> Any:
-        """Keras's own loss of labels and logits."""
-
-    def targets(self, labels: np.ndarray, classes: int, smoothing: float = 0.0) -> np.ndarray:
-        """What the loss is taken to, float32 ``[n, classes]``."""
-
-    def weights(self, labels: np.ndarray, classes: int, balanced: bool = False) -> np.ndarray:
-        """Weights of the examples in a loss, float32 ``[n]``, or of their decisions ``[n, 1 or
-        classes]``: 1, or 1 on average with each class, and its absence, weighing the same."""
-
-    def descent(
-        self, logits: np.ndarray, targets: np.ndarray, shares: np.ndarray
-    ) -> tuple[float, np.ndarray]:
-        """The loss that a head is solved by, and its slope by the logits; shares ``[n, ...]``."""
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Float64, of the same shape."""
-
-    def log_odds(self, probabilities: np.ndarray) -> np.ndarray:
-        """Logits that give these probabilities, float64."""
-
-    def losses(
-        self,
-        logits: np.ndarray,
-        labels: np.ndarray,
-        temperature: float = 1.0,
-        weights: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Negative log-likelihood of each example in nats, float64 ``[n]``, weighed if asked."""
-
-    def scaled_nll(
-        self, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
-    ) -> Scaled:
-        """The mean negative log-likelihood as a function of the inverse temperature."""
-
-    def thresholds(self, probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
-        """From which probability on each class is answered; empty where the largest decides."""
-
-    def answers(self, scores: np.ndarray, thresholds: Sequence[float] = ()) -> np.ndarray:
-        """The answers to probabilities, as labels."""
-
-    def sureness(self, probabilities: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """The probability that the model gives to its answers, float64 ``[n]``."""
-
-    def decisions(
-        self, probabilities: np.ndarray, labels: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities to be taken at their word, and whether what they are of is so."""
-
-    def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Whether the answers to logits are right, bool ``[n]``, without fitted thresholds."""
-
-    def same(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Whether answers are those labels, bool ``[n]``."""
-
-    def told_by(self, probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The class that tells most of how an example is answered, int64 ``[n]``."""
-
-    def contrast(self, logits: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """Weights of the logits in what speaks for a class, 1 in the column of which is ``own``."""
-
-
 class OneLabel:
-    """An example is of one class: softmax and cross-entropy; the most probable is the answer."""
+    """An example is of one class: softmax and cross-entropy; the most probable is the answer.
+
+    Its methods say what is asked of a task, and what the answer is here. Logits and probabilities
+    are float ``[n, classes]``, labels and answers as the module says, weights as :meth:`weights`
+    makes them.
+
+    Attributes:
+        setting: what the setting ``multi_label`` is called for it.
+        exclusive: whether a class excludes the others.
+    """
 
     setting, exclusive = "off", True
 
     def canonical(self, cell: str) -> str:
-        """The cell: it is a name."""
+        """A cell of a table in the one way that is compared and written. Here: the cell: it is a
+        name."""
         return cell
 
     def names(self, cell: str) -> list[str]:
-        """The one that it is."""
+        """The classes that a cell names. Here: the one that it is."""
         return [cell]
 
     def encode(self, cells: Iterable[str], class_names: Sequence[str]) -> np.ndarray:
-        """The place of each name."""
+        """Labels of cells; ``KeyError`` for a class that is not among the names. Here: the place of
+        each name."""
         index = {name: i for i, name in enumerate(class_names)}
         return np.array([index[cell] for cell in cells], np.int64)
 
     def decode(self, labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
-        """The name at each place."""
+        """The cells of labels or answers. Here: the name at each place."""
         return [class_names[int(label)] for label in labels]
 
     def strata(self, labels: np.ndarray) -> np.ndarray:
-        """The class."""
+        """The class by which each example is spread over splits, int64 ``[n]``: of several the
+        rarest; one beyond the last for an example without any. Here: the class."""
         return labels
 
     def kinds(self, labels: np.ndarray) -> np.ndarray:
-        """The class."""
+        """The same number for the same labels, int64 ``[n]``. Here: the class."""
         return labels
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Of each class."""
+        """How many examples have each class, int64 ``[classes]``. Here: of each class."""
         return np.bincount(labels, minlength=classes)
 
     def left(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Numbered anew."""
+        """The classes that occur, ascending, and the labels among these alone. Here: numbered
+        anew."""
         present, among = np.unique(labels, return_inverse=True)
         return present, among.astype(np.int64)
 
     def layer(self) -> Any:
-        """Softmax."""
+        """The last layer of a classifier, from logits to probabilities. Here: softmax."""
         import keras
 
         return keras.layers.Softmax(name=PROBABILITIES, dtype="float32")
 
     def loss(self, targets: Any, logits: Any, shares: Any) -> Any:
-        """Categorical cross-entropy."""
+        """The loss of a batch as a scalar of Keras; ``shares`` are weights that add up to 1. Here:
+        categorical cross-entropy."""
         from keras import ops
 
         losses = ops.categorical_crossentropy(targets, logits, from_logits=True)
         return ops.sum(losses * shares)
 
     def compiled_loss(self) -> Any:
-        """Of numbers of classes."""
+        """Keras's own loss of labels and logits. Here: of numbers of classes."""
         import keras
 
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def targets(self, labels: np.ndarray, classes: int, smoothing: float = 0.0) -> np.ndarray:
-        """Distributions, a share spread over all classes."""
+        """What the loss is taken to, float32 ``[n, classes]``. Here: distributions, a share spread
+        over all classes."""
         targets = np.full((len(labels), classes), smoothing / classes, np.float32)
         targets[np.arange(len(labels)), labels] += 1 - smoothing
         return targets
 
     def weights(self, labels: np.ndarray, classes: int, balanced: bool = False) -> np.ndarray:
-        """Of examples, by the inverse size of their class."""
+        """Weights of the examples in a loss, float32 ``[n]``, or of their decisions ``[n, 1 or
+        classes]``: 1, or 1 on average with each class, and its absence, weighing the same. Here: of
+        examples, by the inverse size of their class."""
         if not balanced:
             return np.ones(len(labels), np.float32)
         counts = np.bincount(labels, minlength=classes)
@@ -207,17 +119,18 @@ class OneLabel:
     def descent(
         self, logits: np.ndarray, targets: np.ndarray, shares: np.ndarray
     ) -> tuple[float, np.ndarray]:
-        """Of multinomial logistic regression."""
+        """The loss that a head is solved by, and its slope by the logits; shares ``[n, ...]``.
+        Here: of multinomial logistic regression."""
         log_p = logits - special.logsumexp(logits, axis=1, keepdims=True)
         loss = -float((shares * targets * log_p).sum())
         return loss, shares * (np.exp(log_p) - targets)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Softmax: rows that sum to 1."""
+        """Float64, of the same shape. Here: softmax: rows that sum to 1."""
         return np.exp(special.log_softmax(np.asarray(logits, np.float64), axis=-1))
 
     def log_odds(self, probabilities: np.ndarray) -> np.ndarray:
-        """Logarithms."""
+        """Logits that give these probabilities, float64. Here: logarithms."""
         return np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-38))
 
     def losses(
@@ -227,7 +140,8 @@ class OneLabel:
         temperature: float = 1.0,
         weights: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Of the true class."""
+        """Negative log-likelihood of each example in nats, float64 ``[n]``, weighed if asked. Here:
+        of the true class."""
         scores = special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
         losses = -scores[np.arange(len(labels)), np.asarray(labels, np.int64)]
         return losses if weights is None else losses * weights
@@ -235,7 +149,8 @@ class OneLabel:
     def scaled_nll(
         self, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
     ) -> Scaled:
-        """By what lies below the largest logit, so that nothing overflows."""
+        """The mean negative log-likelihood as a function of the inverse temperature. Here: by what
+        lies below the largest logit, so that nothing overflows."""
         below_top = logits - logits.max(axis=1, keepdims=True)
         of_truth = below_top[np.arange(len(logits)), np.asarray(labels, dtype=np.int64)]
         truth = np.average(of_truth, weights=weights)
@@ -247,37 +162,44 @@ class OneLabel:
         return mean
 
     def thresholds(self, probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
-        """None: the largest probability decides."""
+        """From which probability on each class is answered; empty where the largest decides. Here:
+        none: the largest probability decides."""
         return ()
 
     def answers(self, scores: np.ndarray, thresholds: Sequence[float] = ()) -> np.ndarray:
-        """The most probable class, the first of equals."""
+        """The answers to probabilities, as labels. Here: the most probable class, the first of
+        equals."""
         return scores.argmax(axis=-1)
 
     def sureness(self, probabilities: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """The largest probability."""
+        """The probability that the model gives to its answers, float64 ``[n]``. Here: the largest
+        probability."""
         return probabilities.max(axis=1)
 
     def decisions(
         self, probabilities: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of each example its answer."""
+        """Probabilities to be taken at their word, and whether what they are of is so. Here: of
+        each example its answer."""
         return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Whether the largest is of the true class."""
+        """Whether the answers to logits are right, bool ``[n]``, without fitted thresholds. Here:
+        whether the largest is of the true class."""
         return logits.argmax(axis=1) == labels
 
     def same(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Whether it is the class."""
+        """Whether answers are those labels, bool ``[n]``. Here: whether it is the class."""
         return answers == labels
 
     def told_by(self, probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The answer."""
+        """The class that tells most of how an example is answered, int64 ``[n]``. Here: the
+        answer."""
         return probabilities.argmax(axis=1)
 
     def contrast(self, logits: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """Its odds: its own logit against those of the others by their shares."""
+        """Weights of the logits in what speaks for a class, 1 in the column of which is ``own``.
+        Here: its odds: its own logit against those of the others by their shares."""
         return own - self.probabilities(np.where(own, -np.inf, logits))
 
 
@@ -463,6 +385,9 @@ def _best_f1(scores: np.ndarray, truth: np.ndarray) -> float:
         return MIDDLE
     best = between[f1 == f1.max()]
     return float(np.round(best[np.abs(best - MIDDLE).argmin()], 4)) or 1e-4
+
+
+Task = OneLabel | SeveralLabels
 
 
 def one_label_alone(task: Task, what: str) -> None:

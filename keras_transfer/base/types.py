@@ -50,7 +50,8 @@ class Dataset:
     Attributes:
         name: what the user called it: a folder, a manifest, ``tfds:NAME`` or ``builtin:digits``.
         paths: a name for each image, relative to the data set's root, with ``/`` between parts.
-        labels: int64, shape ``[images]``: indices into ``class_names``.
+        labels: int64, shape ``[images]``: indices into ``class_names``; or of several labels uint8
+            0 and 1, shape ``[images, classes]``.
         class_names: the classes, in the order of the model's outputs.
         splits: the split of each image, shape ``[images]``, values ``train``, ``val``, ``test``.
         digests: SHA-256 of each item's bytes.

@@ -186,6 +186,13 @@ class EvaluationOfSeveral(Evaluation):
     hamming: float
     shown: ClassVar[tuple[str, ...]] = several.METRICS
 
+    def plot_confusion(self) -> Figure:
+        """Refused: no class stands in another's place."""
+        raise errors.UsageError(
+            "There is no confusion matrix of several labels an example.",
+            remedy="Look at per_class: precision, recall and average precision of each.",
+        )
+
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
     """A table for a notebook; what the cells hold is text and no markup."""

@@ -40,6 +40,7 @@ class Words(NamedTuple):
     """What is said of answers of one label, and otherwise of those of several.
 
     Attributes:
+        short: that no confidence reaches the precision that follows, where examples are not few.
         right: that so many examples are answered rightly, for a share, a noun and an interval.
         ranks: the metric whose interval must be above that of ``commonest``.
         ships: the metric whose interval must reach the wanted precision.
@@ -52,6 +53,7 @@ class Words(NamedTuple):
         looked: what the maps of mistakes show, for a noun.
     """
 
+    short: str
     right: str
     ranks: str
     ships: str
@@ -65,15 +67,17 @@ class Words(NamedTuple):
 
 
 _ONE = Words(
+    "it cannot tell which of its answers would be right in",
     "right on {share} of {what}s that it has not seen ({ends})",
     "accuracy", "accuracy", "accuracy", "commonest class",
     ("accuracy", "balanced_accuracy", "ece"), {}, "", "confidence",
     "With each %s, where it saw the class that it answered rather than another",
 )  # fmt: skip
 _SEVERAL = Words(
+    "it cannot tell in which of its answers all labels would be right in",
     "all labels are right on {share} of {what}s that it has not seen ({ends}); of the labels that "
     "it gives {precision} are right, and it gives {recall} of the true ones",
-    "mean_average_precision", "micro_precision", "micro_recall", "commonest set of labels",
+    "mean_average_precision", "micro_precision", "micro_recall", "commonest set",
     ("accuracy", "mean_average_precision", "micro_f1", "ece"),
     {"average_precision": "Average precision", "threshold": "Answered from"},
     "Accuracy asks for all labels of an example, top-5 for one of them; the other metrics are of "
@@ -126,7 +130,7 @@ def verdict(metrics: JSON, what: str) -> tuple[str, str]:
     if ships[1] >= sure["target"]:
         why = f"{test['images']:,} test {what}s are too few to promise {wanted}"
     else:
-        why = f"it cannot tell which of its answers would be right in {wanted}"
+        why = f"{said.short} {wanted}"
     return f"Ship it only where somebody checks its answers: {right}, and {why}.", "open"
 
 
