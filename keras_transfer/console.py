@@ -56,8 +56,8 @@ def summary(result: TransferResult, run: Run, detailed: bool = False) -> Group:
         rows.append(("answers when sure", f"{answers} right (rests on {rests})"))
     elif math.isinf(sure.threshold):
         rows.append(("answers when sure", f"none: {words.no_threshold(run.metrics, what)}"))
-    if left_out := datasets.left_out(result.dataset):
-        rows.append(("left out", f"{left_out} (see `keras-transfer inspect`)"))
+    if left_out := datasets.what_is_left_out(result.dataset):
+        rows.append(("left out", left_out))
     rows.append(("time", f"{result.seconds['total']:.0f} s"))
     rows += _for_experts(result) if detailed else []
     act, command = words.advice(run.metrics, what, str(run.path))[0]

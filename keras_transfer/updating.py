@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from keras_transfer import datasets
-from keras_transfer.base import files
-from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.base import files, intervals
+from keras_transfer.base.errors import DataError, UsageError, closest
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.task import one_label_alone
 from keras_transfer.base.types import Dataset, Split
@@ -23,6 +24,7 @@ from keras_transfer.evaluation.comparison import Pair, compare_predictions
 from keras_transfer.frozen.engine import predict_probabilities
 from keras_transfer.recipe import Recipe, read_file
 from keras_transfer.runs import folder as runs
+from keras_transfer.runs import report, summary
 from keras_transfer.training import train
 
 
@@ -37,8 +39,8 @@ class Update:
             validation or test examples.
         old_test: the old model and the new one on the old test split.
         new_test: the same on new test examples of classes that the old model knows; None if none.
-        new_classes: of each class that it did not know: name, test ``images`` and ``recall`` of the
-            new model.
+        new_classes: of each class that it did not know: name, test ``images``, ``recall`` of the
+            new model and its 95 % ``interval``, both None where no image is tested.
     """
 
     run: runs.Run
@@ -58,14 +60,21 @@ class Update:
     def render(self) -> str:
         """What it brought, for a terminal."""
         pairs = (("Old test split", self.old_test), ("New test examples", self.new_test))
-        lines = [f"{self.added:,} new examples; left out: {self.left_out:,}."]
+        metrics, form = self.run.metrics, self.run.modality
+        reused, computed = (metrics["cache"][key] for key in ("hits", "misses"))
+        lines = [
+            f"{self.added:,} new examples; left out: {self.left_out:,}. "
+            f"{reused:,} of {reused + computed:,} rows came from the cache.",
+            summary.verdict(metrics, form.NOUN)[0],
+        ]
         lines += [f"{where} ({pair.images:,}): {pair.verdict}" for where, pair in pairs if pair]
         for row in self.new_classes:
-            found = "" if row["recall"] is None else f", {row['recall']:.0%} of them found"
-            lines.append(
-                f"New class {printable(row['name'])}: {row['images']} test examples{found}."
-            )
-        return "\n".join([*lines, f"Run folder: {self.run.path}"])
+            of, told = row["images"], "none of it is tested"
+            if of:
+                right = f"{round(of * row['recall'])} of {of} test examples"
+                told = f"{right} found (95 %: {summary.interval(row['interval'], 0)})"
+            lines.append(f"New class {printable(row['name'])}: {told}.")
+        return "\n".join([*lines, f"Report: {self.run.path / runs.PAGE}"])
 
     def __repr__(self) -> str:
         verdict = self.old_test.verdict
@@ -121,6 +130,8 @@ def update(
     progress.note(
         f"{len(fresh)} new examples, {left_out} left out; each old one stays in its split."
     )
+    if named := _new_classes(run, dataset, fresh):
+        progress.note(named)
     settings = read_file(run.path / runs.CONFIG) | ({} if cache is None else {"cache": cache})
     if not (resume and runs.only_trained(target)):
         train(dataset, recipe=Recipe(**settings), output=target, **writes, progress=progress)
@@ -130,7 +141,25 @@ def update(
         raise UsageError(problem, remedy="Give the same data to resume it, or --overwrite.")
     found = _judged(run, new, dataset, fresh, left_out)
     runs.add_to_metrics(found.run, {"update": {"of": str(run.path)} | found.to_json()})
+    report.write_report(runs.open_run(target))  # with what stands in the metrics now
     return dataclasses.replace(found, run=runs.open_run(target))
+
+
+def _new_classes(run: runs.Run, dataset: Dataset, fresh: np.ndarray) -> str:
+    """The classes that the run did not know, with their examples; and those that may be slips."""
+    counts = np.bincount(dataset.labels[fresh], minlength=len(dataset.class_names))
+    number = dict(zip(dataset.class_names, counts.tolist(), strict=True))
+    new = [name for name in number if name not in run.class_names]
+
+    def slip(name: str) -> str:
+        """A likely name of which ``name`` is misspelt; one with other digits is another thing."""
+        others = [n for n in number if n in run.class_names or number[n] > number[name]]
+        alike = [n for n in others if re.findall(r"\d+", n) == re.findall(r"\d+", name)]
+        return closest(name, alike, cutoff=0.8)
+
+    listed = ", ".join(f"{printable(name)} ({number[name]})" for name in new)
+    asked = "".join(f" {printable(name)}:{slip(name)}" for name in new if slip(name))
+    return f"New classes: {listed}.{asked}" if new else ""
 
 
 def _merged(run: runs.Run, more: str) -> tuple[Dataset, np.ndarray, int]:
@@ -148,9 +177,13 @@ def _merged(run: runs.Run, more: str) -> tuple[Dataset, np.ndarray, int]:
     offered = sum(item.path.startswith(mine) for item in source.items)
     left_out = offered - int((kept & ~old).sum())
     if left_out == offered:
-        problem = f"{more} holds nothing new that can be used: {offered} of {offered} left out."
-        remedy = "Give examples that the run has not; keras-transfer inspect says what is wrong."
-        raise DataError(problem, remedy=remedy)
+        given_again = zip(inspected.source.items, inspected.records, strict=True)
+        copies = sum(i.path.startswith(mine) and one.digest in known for i, one in given_again)
+        problem = f"{more} holds nothing new: {copies} of {offered} are copies of what the run has."
+        remedy = "Give examples that the run has not"
+        if copies < offered:
+            remedy += "; keras-transfer inspect says what is wrong with the others"
+        raise DataError(problem, remedy=f"{remedy}.")
     given = {item.path: item.split for item in source.items}
     dataset = splits.take(dataset, np.flatnonzero(kept))
     fresh = np.flatnonzero(~old[kept])
@@ -236,12 +269,14 @@ def _judged(
     rows = [after[dataset.paths[i]] for i in tested]
     unknown = [name for name in new.class_names if name not in old.class_names]
     of_class = {name: [r for r in rows if r["label"] == name] for name in unknown}
+    found = {n: sum(r["predicted"] == n for r in own) for n, own in of_class.items()}
     return Update(
         new, len(fresh), left_out, pair(before), pair(on_new) if known else None,
         [
             {
                 "name": name, "images": len(own),
-                "recall": sum(r["predicted"] == name for r in own) / len(own) if own else None,
+                "recall": found[name] / len(own) if own else None,
+                "interval": intervals.wilson_interval(found[name], len(own)) if own else None,
             }
             for name, own in of_class.items()
         ],

@@ -67,15 +67,16 @@ def require(modules: Sequence[str], remedy: str) -> None:
             raise UsageError(f"{module} is not installed.", remedy=remedy)
 
 
-def closest(name: str, known: list[str]) -> str:
+def closest(name: str, known: list[str], cutoff: float = 0.5) -> str:
     """Returns `` Did you mean ...?`` with up to three names close to ``name``, or nothing.
 
     Args:
         name: the word received.
         known: the allowed words.
+        cutoff: the least likeness, 0..1; from 0.8 on, a slip of the fingers.
     """
     import difflib
 
     lowered = {word.lower(): word for word in known}
-    near = difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=cutoff)
     return f" Did you mean {', '.join(lowered[word] for word in near)}?" if near else ""

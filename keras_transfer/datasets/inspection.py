@@ -18,7 +18,7 @@ from keras_transfer.base.task import task_of
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import inspection_page as page
 from keras_transfer.datasets.checks import NOTES, RANKED, TITLES, Record
-from keras_transfer.datasets.sources import LEFT_OUT, Source, check_outside, readable
+from keras_transfer.datasets.sources import BLANK, LEFT_OUT, Source, check_outside, readable
 from keras_transfer.modalities import modality
 
 if TYPE_CHECKING:
@@ -183,6 +183,15 @@ def left_out(dataset: Dataset) -> int:
     return len({one.path for one in dataset.findings if one.path and one.action == LEFT_OUT})
 
 
+def what_is_left_out(dataset: Dataset) -> str:
+    """The same in words, empty where nothing is: rows that nobody has labelled are no fault."""
+    rows = {one.path for one in dataset.findings if one.path and one.reason.endswith(BLANK)}
+    files = left_out(dataset) - len(rows)
+    words = [f"{files} left out, see keras-transfer inspect"] if files else []
+    words += [f"{len(rows)} row{'s' * (len(rows) > 1)} without a label"] if rows else []
+    return "; ".join(words)
+
+
 def notes(dataset: Dataset) -> list[str]:
     """What is worth saying of a set as a whole before it is trained on, a sentence each."""
     train, val, test = (len(dataset.indices(split)) for split in SPLITS)
@@ -190,8 +199,7 @@ def notes(dataset: Dataset) -> list[str]:
         f"{len(dataset):,} {modality(dataset.modality).NOUN}s of {len(dataset.class_names)} classes"
     )
     counts = f"{train:,} to learn from, {val:,} to choose by, {test:,} to test on"
-    lost = f"; {left_out(dataset)} files are left out, see keras-transfer inspect"
-    summary = f"{what}: {counts}{lost * bool(left_out(dataset))}."
+    summary = "; ".join(filter(None, [f"{what}: {counts}", what_is_left_out(dataset)])) + "."
     said = [one for one in dataset.findings if one.kind in NOTES and not one.path]
     return [summary, *(f"{one.reason[0].upper()}{one.reason[1:]}: {one.action}." for one in said)]
 

@@ -9,7 +9,7 @@ from typing import Any
 from keras_transfer.base.errors import DataError
 from keras_transfer.base.types import Finding
 from keras_transfer.datasets import segments, tables
-from keras_transfer.datasets.sources import LEFT_OUT, SPLIT_NAMES, Item, Source, read_file
+from keras_transfer.datasets.sources import BLANK, LEFT_OUT, SPLIT_NAMES, Item, Source, read_file
 from keras_transfer.modalities import Modality, modality, modality_of_files
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -127,7 +127,7 @@ def _items(where: str, root: Path, rows: Rows, findings: list[Finding]) -> list[
         first = items.get(item.path)
         kind, reason, action = "conflicting_labels", f"row {line} names it again", LEFT_OUT
         if not item.path or not item.label:
-            kind, reason = "unlabelled", f"row {line}: no {'label' if item.path else 'path'}"
+            kind, reason = "unlabelled", f"row {line}: {BLANK if item.path else 'no path'}"
         elif cells["beyond"]:
             kind, reason = "unlabelled", f"row {line}: more cells than the header has"
         elif first is None:

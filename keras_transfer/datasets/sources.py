@@ -19,6 +19,7 @@ from keras_transfer.base.types import Dataset, Finding, Split
 from keras_transfer.modalities import MODALITIES, modality_of_files
 
 LEFT_OUT = "left out"
+BLANK = "no label"
 JOINT = " + "
 MAX_FILE_BYTES = 256 * 2**20  # a larger file is no example
 

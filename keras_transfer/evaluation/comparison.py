@@ -64,8 +64,9 @@ class Pair:
             gap = f"{_way(100 * self.difference, ' points')} than"
             gap = gap if self.difference else "right as often as"
             on = f"{self.second} is {gap} {self.first} on these {self.images}"
-            if not self.only_first + self.only_second and self.images < _ENOUGH:
-                return f"{on}, but so few cannot show a difference ({p})."
+            if not self.only_first + self.only_second:
+                few = self.images < _ENOUGH
+                return f"{on}, {'but so few cannot show a difference' if few else 'the same ones'}."
             so = "so few" if self.images < _ENOUGH else "these"
             range_ = f"between {_way(low)} and {_way(high)}"
             if low < -5 or high > 5:
@@ -82,6 +83,8 @@ class Pair:
 
 def _way(points: float, unit: str = "") -> str:
     """A difference in points, in words."""
+    if not points:
+        return "as good"
     return f"{abs(points):.1f}{unit} {'worse' if points < 0 else 'better'}"
 
 

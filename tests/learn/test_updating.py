@@ -1,5 +1,6 @@
 """A run trained again with next week's examples."""
 
+import html
 import json
 import shutil
 import subprocess
@@ -8,12 +9,14 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 from sklearn.datasets import load_digits
 
 import keras_transfer as kt
-from keras_transfer import cli, datasets
+from keras_transfer import cli, datasets, updating
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.runs import folder as runs
+from keras_transfer.runs import summary
 
 
 def write(folder, label, images):
@@ -85,10 +88,25 @@ def test_both_models_are_compared_on_the_old_test_split(updated, copy):
     assert pair.images == len(old.predictions)
     assert pair.difference == pytest.approx(right["updated"].mean() - right["run"].mean())
     assert pair.only_first == (right["run"] & ~right["updated"]).sum()
-    ((name, tested, recall),) = [tuple(row.values()) for row in found.new_classes]
+    ((name, tested, recall, ends),) = [tuple(row.values()) for row in found.new_classes]
     rows = [row for row in new.predictions if row["label"] == "digit-7"]
     assert (name, tested) == ("digit-7", len(rows))
     assert recall == np.mean([row["predicted"] == "digit-7" for row in rows])
+    right = stats.binomtest(round(recall * tested), tested)
+    assert ends == pytest.approx(right.proportion_ci(method="wilson"), abs=1e-9)
+    said = found.render().splitlines()
+    cache = new.metrics["cache"]
+    assert f"{cache['hits']} of {cache['hits'] + cache['misses']} rows came from" in said[0]
+    assert said[1] == summary.verdict(new.metrics, "image")[0]
+    ends = " to ".join(f"{100 * end:.0f}" for end in ends)
+    told = f"{round(recall * tested)} of {tested} test examples found (95 %: {ends} %)."
+    assert f"New class digit-7: {told}" in said
+    assert said[-1] == f"Report: {new.path / 'report.html'}"
+    page = (new.path / "report.html").read_text()
+    before = html.unescape(page[page.index('<h2 id="update">') : page.index('<h2 id="training">')])
+    assert '<a href="#update">' in page
+    for piece in (pair.verdict, found.new_test.verdict, str(old.path), f" found (95 %: {ends} %)."):
+        assert piece in before
     assert found.new_test.images + tested + pair.images == len(new.predictions)
     assert new.metrics["update"]["of"] == str(old.path)
     again = kt.compare([old, new]).pairs[0]
@@ -105,8 +123,10 @@ def test_an_updated_run_is_a_run_like_any_other(updated, more, tmp_path, capsys)
     assert cli.main(["evaluate", str(found.run.path), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["accuracy"] == pytest.approx(found.run.metrics["test"]["accuracy"])
-    with pytest.raises(DataError, match="holds nothing new"):
+    count = len(list(more.rglob("*.png")))
+    with pytest.raises(DataError, match=f": {count} of {count} are copies of what") as raised:
         kt.update(found.run, more, output=tmp_path / "again")
+    assert "inspect" not in raised.value.remedy  # nothing is wrong with them
 
 
 def test_frozen_work_on_old_examples_is_not_done_again(updated, copy):
@@ -114,6 +134,28 @@ def test_frozen_work_on_old_examples_is_not_done_again(updated, copy):
     cache, images = found.run.metrics["cache"], found.run.metrics["images"]
     assert cache["misses"] <= found.added
     assert cache["hits"] + cache["misses"] == images["train"] + images["val"]
+
+
+def test_new_classes_are_named_and_slips_are_asked_about(copy, few, capsys, monkeypatch):
+    digits = load_digits()
+    names = {"zebra": slice(6), "zerba": slice(6, 7), "digit-8": slice(7, 10), "Digit 2": slice(8)}
+    for number, (label, some) in enumerate(names.items(), start=5):
+        write(few, label, enumerate(digits.images[np.flatnonzero(digits.target == number)[some]]))
+    with open(few.with_suffix(".csv"), "w") as stream:
+        stream.write("path,label\n")
+        stream.writelines(f"{p},{p.parent.name}\n" for p in sorted(few.rglob("*.png")))
+        stream.writelines(f"{few}/{i}.png,\n" for i in range(4))
+    monkeypatch.setattr(updating, "train", interrupt)
+    words = ["update", str(copy / "run"), str(few.with_suffix(".csv"))]
+    assert cli.main([*words, "--output", str(few.with_name("new"))]) == 130
+    said = capsys.readouterr().err
+    assert "New classes: Digit 2 (8), digit-8 (3), zebra (6), zerba (1)." in said
+    assert "Digit 2: Did you mean digit-2?" in said
+    assert "zerba: Did you mean zebra?" in said
+    assert said.count("Did you mean") == 2
+    data = datasets.load_dataset(few.with_suffix(".csv"), for_training=False)
+    assert "; 4 rows without a label." in datasets.notes(data)[0]
+    assert "inspect" not in datasets.notes(data)[0]
 
 
 @pytest.fixture
