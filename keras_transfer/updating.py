@@ -119,10 +119,7 @@ def update(
     one_label_alone(run.task, "Updating a run")
     target = Path(output) if output is not None else runs.beside(run.path, "updated")
     more, of = os.fspath(data), str(run.path.resolve())
-    for part in (run.data, more):
-        if JOINT in part and os.path.exists(part):
-            problem = f"{part!r} has {JOINT!r} in its name, which joins the names of data."
-            raise UsageError(problem, remedy="Rename it.")
+    _check_joinable(run.data, more)
     writes: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     runs.check_output(target, **writes, data=more, update_of=of)
     dataset, fresh, left_out = _merged(run, more)
@@ -143,6 +140,13 @@ def update(
     runs.add_to_metrics(found.run, {"update": {"of": str(run.path)} | found.to_json()})
     report.write_report(runs.open_run(target))  # with what stands in the metrics now
     return dataclasses.replace(found, run=runs.open_run(target))
+
+
+def _check_joinable(*names: str) -> None:
+    for name in names:
+        if JOINT in name and os.path.exists(name):
+            problem = f"{name!r} has {JOINT!r} in its name, which joins the names of data."
+            raise UsageError(problem, remedy="Rename it.")
 
 
 def _new_classes(run: runs.Run, dataset: Dataset, fresh: np.ndarray) -> str:
