@@ -23,7 +23,7 @@ from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import POOL
 from keras_transfer.datasets import manifests, tables
 from keras_transfer.datasets.inspection_page import printable
-from keras_transfer.datasets.sources import check_outside, is_hidden, read_file
+from keras_transfer.datasets.sources import JOINT, check_outside, is_hidden, read_file
 from keras_transfer.frozen.engine import Engine, build_engine
 from keras_transfer.modalities import modality
 from keras_transfer.recipe import resolve
@@ -44,27 +44,43 @@ class Sheet:
         rows: its rows, the most useful first: ``path`` (or ``text``), ``label``, ``guess`` and
             ``confidence``.
         left_out: what could not be read, by name, and why.
-        run: the folder of the run that asks.
+        known: how many are in the run's own data, and not ranked; None where that cannot be read.
+        command: what takes the table once labels are filled in.
     """
 
     path: Path
     rows: Sequence[dict[str, str]]
     left_out: dict[str, str]
-    run: Path
+    known: int | None
+    command: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"sheet": str(self.path), "rows": list(self.rows), "left_out": self.left_out}
+        told = {"sheet": str(self.path), "rows": list(self.rows), "left_out": self.left_out}
+        return told | {"known": self.known}
 
     def render(self) -> str:
         """Its first rows, where it is and what to do with it, for a terminal."""
-        names = next(iter(self.rows[0])), "guess", "confidence"
-        lines = ["  ".join(printable(row[name]) for name in names) for row in self.rows[:10]]
+        of_texts = "text" in self.rows[0]
+
+        def shown(row: dict[str, str]) -> str:
+            """A text, or the file as it is seen from here."""
+            return row["text"] if of_texts else os.path.relpath(self.path.parent / row["path"])
+
+        lines = [f"{'text' if of_texts else 'file'}  guess  confidence"]
+        lines += [
+            "  ".join(map(printable, (shown(row), row["guess"], row["confidence"])))
+            for row in self.rows[:10]
+        ]
         lines += [f"... and {len(self.rows) - 10:,} more"] if len(self.rows) > 10 else []
+        lines += ["Some of which it is sure are there for variety."]
         lines += [f"{printable(n)} cannot be read: {why}" for n, why in self.left_out.items()]
+        lines += [f"Labelled already, in the run's own data: {self.known:,}."] if self.known else []
+        if self.known is None:
+            lines += ["The run's own data cannot be read: what it has labelled may be asked again."]
         sheet, page = shlex.quote(str(self.path)), self.path.with_name(PAGE)
         lines += [f"Look at {page}, fill the column label of {sheet}, then:"]
-        return "\n".join([*lines, f"  keras-transfer update {shlex.quote(str(self.run))} {sheet}"])
+        return "\n".join([*lines, f"  {self.command}"])
 
     def __repr__(self) -> str:
         return f"Sheet({len(self.rows)} examples to label, in {str(self.path)!r})"
@@ -106,11 +122,10 @@ def label(
         problem = f"{folder / SHEET} exists, and may hold labels."
         raise UsageError(problem, remedy="Name another folder with --output.")
     column, items = _unlabelled(run, os.fspath(data))
-    names, features, scores, left_out = _seen(run, items)
+    labelled = _labelled(run)
+    names, features, scores, left_out, known = _seen(run, items, labelled or frozenset())
     if not names:
-        reasons = (f": {name}: {reason}" for name, reason in left_out.items())
-        problem = f"{data} has no {run.modality.NOUN}s that can be read{next(reasons, '')}."
-        raise DataError(problem, remedy=f"Give a folder of {run.modality.NOUN}s, or a table.")
+        raise _nothing(run, data, len(items), left_out, known)
     answers = run.task.answers(scores, run.thresholds)
     guesses = run.task.decode(answers, run.class_names)
     sureness = run.task.sureness(scores, answers)
@@ -122,12 +137,17 @@ def label(
         rows.append({column: shown, "label": "", "guess": guess, "confidence": sure})
         form = run.modality
         example = form.decode(items[names[i]](), form.preview(run.spec))
-        pieces.append({"html": form.show(example, names[i]), "guess": guess, "confidence": sure})
+        piece = {"html": form.show(example, names[i]), "guess": guess, "confidence": sure}
+        pieces.append(piece | {"name": "" if column == "text" else shown, "row": len(rows) + 1})
     files.write_csv(folder / SHEET, list(rows[0]), [list(row.values()) for row in rows])
     values = {"run": str(run.path), "data": str(data), "what": run.modality.NOUN, "rows": pieces}
     page = templates.fill(Path(__file__).with_name("labelling.html.j2"), values)
     files.write_text(folder / PAGE, page)
-    return Sheet(folder / SHEET, rows, left_out, run.path)
+    asked_again = None if labelled is None else known
+    command = ["keras-transfer", "update", str(run.path), str(folder / SHEET)]
+    if not run.task.exclusive:  # which update refuses
+        command = ["keras-transfer", "train", f"{run.data}{JOINT}{folder / SHEET}"]
+    return Sheet(folder / SHEET, rows, left_out, asked_again, shlex.join(command))
 
 
 def inspect_labels(
@@ -218,18 +238,44 @@ def _unlabelled(run: runs.Run, name: str) -> tuple[str, dict[str, Callable[[], b
     return column, {place: functools.partial(read_file, place) for place in places}
 
 
+def _nothing(
+    run: runs.Run, data: Any, count: int, left_out: dict[str, str], known: int
+) -> DataError:
+    """Why nothing is to be labelled."""
+    what = f"{run.modality.NOUN}s"
+    if known:
+        problem = f"{data} has nothing new: {known} of {count} are in the run's data already."
+        return DataError(problem, remedy=f"Give {what} that nobody has labelled.")
+    reasons = (f": {name}: {reason}" for name, reason in left_out.items())
+    problem = f"{data} has no {what} that can be read{next(reasons, '')}."
+    return DataError(problem, remedy=f"Give a folder of {what}, or a table.")
+
+
+def _labelled(run: runs.Run) -> frozenset[str] | None:
+    """The digests of what the run was made from; None where that cannot be read."""
+    try:
+        return frozenset(run.dataset.digests)
+    except DataError:
+        return None
+
+
 def _seen(
-    run: runs.Run, items: dict[str, Callable[[], bytes]]
-) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, str]]:
-    """The names of items that can be read, their features and probabilities; why others cannot."""
-    model, left_out, names = run.model, dict[str, str](), list[str]()
+    run: runs.Run, items: dict[str, Callable[[], bytes]], labelled: frozenset[str]
+) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, str], int]:
+    """The names of items that can be read, their features and probabilities; why others cannot;
+    and how many are labelled already."""
+    model, left_out, names, known = run.model, dict[str, str](), list[str](), 0
     outputs = [model.get_layer(POOL).output, model.output]
     engine: Engine = build_engine(keras.Model(model.input, outputs), images=len(items))
     found, waiting = list[list[np.ndarray]](), list[np.ndarray]()
     for name, read in items.items():
         try:
+            data = read()
+            if files.sha256(data) in labelled:
+                known += 1
+                continue
             with warnings.catch_warnings(action="ignore"), quiet_stdio():
-                waiting.append(run.modality.decode(read(), run.spec))
+                waiting.append(run.modality.decode(data, run.spec))
             names.append(name)
         except ExampleError as error:
             left_out[name] = error.message
@@ -239,4 +285,4 @@ def _seen(
     if waiting:
         found.append(engine.predict(np.stack(waiting)))
     features, scores = map(np.concatenate, zip(*found, strict=True)) if found else ([], [])
-    return names, np.asarray(features), np.asarray(scores), left_out
+    return names, np.asarray(features), np.asarray(scores), left_out, known

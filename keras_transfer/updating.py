@@ -133,8 +133,8 @@ def update(
     if not (resume and runs.only_trained(target)):
         train(dataset, recipe=Recipe(**settings), output=target, **writes, progress=progress)
     new = runs.open_run(target)
-    if new.config["data"] != dataset.name:
-        problem = f"The run in {target} had data={new.config['data']!r}; received {dataset.name!r}."
+    if (had := new.config["data"]) != dataset.name:
+        problem = f"The run in {target} had data={had!r}; received {dataset.name!r}."
         raise UsageError(problem, remedy="Give the same data to resume it, or --overwrite.")
     found = _judged(run, new, dataset, fresh, left_out)
     runs.add_to_metrics(found.run, {"update": {"of": str(run.path)} | found.to_json()})

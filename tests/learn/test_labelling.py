@@ -1,6 +1,7 @@
 """What to label next, and what was labelled wrongly."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import re
@@ -71,7 +72,7 @@ def unlabelled(tmp_path_factory):
 
 
 def test_a_sheet_is_ranked_shown_and_read_back(
-    digits_run, digits_folder, unlabelled, tmp_path, capsys
+    digits_run, digits_folder, unlabelled, tmp_path, capsys, monkeypatch
 ):
     words = ["label", str(digits_run), str(unlabelled), "--count", "12"]
     output = tmp_path / "sheet"
@@ -88,7 +89,21 @@ def test_a_sheet_is_ranked_shown_and_read_back(
         best = found["classes"][0]
         assert row["guess"] == best["label"]
         assert float(row["confidence"]) == pytest.approx(best["probability"], abs=2e-3)
+    monkeypatch.chdir(unlabelled)
+    heading, *shown = (
+        kt.labelling.Sheet(output / "sheet.csv", rows, {}, 0, digits_run).render().splitlines()
+    )
+    assert heading.split() == ["file", "guess", "confidence"]
+    for line, row in zip(shown[:10], rows, strict=False):
+        name, guess, _ = line.split()
+        assert (name, guess) == (
+            str((output / row["path"]).resolve().relative_to(unlabelled)),
+            row["guess"],
+        )
+    assert "for variety" in shown[11]
     page = (output / "sheet.html").read_text()
+    for number, row in enumerate(rows, start=2):
+        assert f"Row {number}: {row['path']}<" in page
     assert page.count("<li>") == page.count("data:image/webp") == 12
     assert "http" not in page
 
@@ -106,6 +121,26 @@ def test_a_sheet_is_ranked_shown_and_read_back(
     assert labels == {row["label"] for row in rows[:8]}
     alone = datasets.inspect(str(output / "sheet.csv"))
     assert [one.kind for one in alone.findings].count("unlabelled") == 4
+
+
+def test_what_is_labelled_already_is_not_asked_again(
+    digits_run, digits_folder, unlabelled, tmp_path
+):
+    folder = shutil.copytree(unlabelled, tmp_path / "new")
+    for number, file in enumerate(sorted(digits_folder.rglob("*.png"))[:5]):
+        shutil.copy(file, folder / f"again-{number}.png")
+    found = kt.label(digits_run, folder, output=tmp_path / "sheet")
+    assert found.known == 5
+    assert len(found.rows) == 30
+    assert not any("again" in row["path"] for row in found.rows)
+    assert "Labelled already, in the run's own data: 5." in found.render()
+    with pytest.raises(DataError, match="nothing new: 36 of 36 are in the run's data"):
+        kt.label(digits_run, digits_folder / "digit-0", output=tmp_path / "other")
+    run = kt.open_run(digits_run)
+    gone = dataclasses.replace(run, config={**run.config, "data": "gone", "data_path": "gone"})
+    found = kt.label(gone, folder, output=tmp_path / "gone", count=3)
+    assert found.known is None
+    assert "own data cannot be read" in found.render()
 
 
 def test_what_cannot_be_ranked_is_refused(digits_run, unlabelled, tmp_path):
