@@ -136,18 +136,23 @@ def label(
         shown = named if column == "text" else named.replace(os.sep, "/")
         rows.append({column: shown, "label": "", "guess": guess, "confidence": sure})
         form = run.modality
-        example = form.decode(items[names[i]](), form.preview(run.spec))
-        piece = {"html": form.show(example, names[i]), "guess": guess, "confidence": sure}
-        pieces.append(piece | {"name": "" if column == "text" else shown, "row": len(rows) + 1})
+        html = form.show(form.decode(items[names[i]](), form.preview(run.spec)), names[i])
+        piece = {"html": html, "name": "" if column == "text" else shown, "row": len(rows) + 1}
+        pieces.append(piece | {"guess": guess, "confidence": sure})
     files.write_csv(folder / SHEET, list(rows[0]), [list(row.values()) for row in rows])
     values = {"run": str(run.path), "data": str(data), "what": run.modality.NOUN, "rows": pieces}
     page = templates.fill(Path(__file__).with_name("labelling.html.j2"), values)
     files.write_text(folder / PAGE, page)
     asked_again = None if labelled is None else known
-    command = ["keras-transfer", "update", str(run.path), str(folder / SHEET)]
+    return Sheet(folder / SHEET, rows, left_out, asked_again, _command(run, folder / SHEET))
+
+
+def _command(run: runs.Run, sheet: Path) -> str:
+    """What takes a sheet once it is filled in."""
+    words = ["update", str(run.path), str(sheet)]
     if not run.task.exclusive:  # which update refuses
-        command = ["keras-transfer", "train", f"{run.data}{JOINT}{folder / SHEET}"]
-    return Sheet(folder / SHEET, rows, left_out, asked_again, shlex.join(command))
+        words = ["train", f"{run.data}{JOINT}{sheet}"]
+    return shlex.join(["keras-transfer", *words])
 
 
 def inspect_labels(
