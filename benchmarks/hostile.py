@@ -1,6 +1,7 @@
-"""What the suite bears: its tables, a disk that fails at every point, two processes at once.
+"""What the suite bears: its tables, a disk that fails at every point, two processes at once, images
+with bytes changed.
 
-python benchmarks/hostile.py [--stride 1] [--seconds 60] [--out rows.jsonl]
+python benchmarks/hostile.py [--stride 1] [--seconds 60] [--mutants 100000] [--out rows.jsonl]
 """
 
 from __future__ import annotations
@@ -91,10 +92,31 @@ def points(command: str, kind: str, stride: int) -> dict[str, Any]:
     return {"rows": rows, "wrong": wrong}
 
 
+def mutants(count: int) -> list[dict[str, Any]]:
+    """By kind of file: images with bytes changed, and what decoding came to; on two processes."""
+    script = [sys.executable, str(TESTS / "mutants.py"), str(count // 2)]
+    running = [
+        subprocess.Popen([*script, str(seed)], stdout=subprocess.PIPE, text=True)
+        for seed in range(2)
+    ]
+    found: dict[str, dict[str, Any]] = {}
+    for child in running:
+        said, _ = child.communicate()
+        if child.returncode:
+            raise RuntimeError(f"{' '.join(script)} ended with {child.returncode}")
+        for row in map(json.loads, said.splitlines()):
+            wrong = sum(row["wrong"].values())
+            whole = found.setdefault(row["file"], dict.fromkeys(("tried", "decoded", "refused"), 0))
+            whole |= {name: whole[name] + row[name] for name in ("tried", "decoded", "refused")}
+            whole["anything else"] = whole.get("anything else", 0) + wrong
+    return [{"file": kind, **counts} for kind, counts in found.items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stride", type=int, default=1, help="try every so many-th point")
     parser.add_argument("--seconds", type=float, default=60, help="of two processes at once")
+    parser.add_argument("--mutants", type=int, default=100_000, help="images with bytes changed")
     parser.add_argument("--out", type=Path, help="keeps what is done; a stopped run goes on")
     options = parser.parse_args()
     parts: dict[str, Callable[[], Any]] = {
@@ -105,6 +127,7 @@ def main() -> None:
             for kind in FAULTS
         },
         "together": lambda: lines("together", str(options.seconds)),
+        "mutants": lambda: mutants(options.mutants),
     }
     found = dict(rows_of(options.out))
     for name, find in parts.items():
@@ -134,11 +157,15 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> None:
         "figures of one alone, or is refused with a message.",
         table([{**one, "wrong": len(one["wrong"])} for one in both]),
         *("- " + said for one in both for said in one["wrong"]),
+        f"## Images with bytes changed\n{options.mutants:,} of unusual images, up to eleven bytes "
+        "of each changed and one in five cut off, decoded in the three ways to fit a square.",
+        table(found["mutants"]),
     ]
     _, heading, kept = (RESULTS / "hostile.md").read_text().partition(BY_HAND)
     text += [heading + kept.rstrip()] * bool(heading)
     words = [f"--stride {options.stride}"] * (options.stride != 1)
     words += [f"--seconds {options.seconds:g}"] * (options.seconds != 60)
+    words += [f"--mutants {options.mutants}"] * (options.mutants != 100_000)
     command = " ".join(["python benchmarks/hostile.py", *words])
     record("hostile", command, [*rows, {"contract": "all", **total}], "\n\n".join(text))
 
