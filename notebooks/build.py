@@ -161,11 +161,12 @@ def problems(name: str) -> list[str]:
 
 
 def said(output: Any) -> str:
-    """The text of an output, that of HTML included."""
+    """The text of an output, that of HTML included, without the pictures in it."""
     if output.output_type == "error":
         return f"{output.ename}: {output.evalue}"
     data = output.get("data", {})
-    return output.get("text", "") + data.get("text/plain", "") + data.get("text/html", "")
+    html = re.sub(r"data:[\w/]+;base64,[\w+/=]+", "", data.get("text/html", ""))
+    return output.get("text", "") + data.get("text/plain", "") + html
 
 
 def main() -> int:

@@ -142,6 +142,7 @@ def test_what_resizing_changes_is_reported() -> None:
         examples=np.zeros((1, 8, 12, 3), np.uint8),
         labels=np.array([1]),
         class_names=("a", "b"),
+        thresholds=(),
         probabilities=np.array([[0.6, 0.4]]),
     )
     row = parity.by_mediapipe(tests, Model())  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ NAMES = ("splits", "group", "backbone", "weights", "cache")
 CHOICES = {
     "effort": "quick default high", "class_weights": "none balanced", "fit": "squash crop pad",
     "penalty": "none l2 l2-sp", "decay": "cosine constant", "batch_norm": "auto frozen train",
-    "flip": "auto on off", "calibration": "temperature none",
+    "flip": "auto on off", "multi_label": "auto on off", "calibration": "temperature none",
     "engine": "auto keras openvino openvino-bfloat16", "jit": "auto on off",
     "precision": "auto float32 mixed_bfloat16 mixed_float16",
 }  # fmt: skip

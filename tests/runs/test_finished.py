@@ -47,7 +47,7 @@ def test_the_same_questions_have_the_same_answers(
 ) -> None:
     opened = kt.open_run(digits_run)
     names = [*Finished.__annotations__, "class_names", "modality", "size"]
-    assert len(names) == 16
+    assert len(names) == 17
     for name in names:
         found = plain(name, getattr(opened, name)), plain(name, getattr(digits_result, name))
         if isinstance(found[0], np.ndarray):
