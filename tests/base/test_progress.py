@@ -146,10 +146,12 @@ def test_a_terminal_shows_something_before_anything_heavy_is_imported():
     pexpect = pytest.importorskip("pexpect")
     script = (
         "import sys\nfrom keras_transfer import cli\n"
-        "cli.load_keras = lambda: (print('\\nHEAVY', flush=True), sys.exit(0))\n"
+        "def load():\n    print('\\nHEAVY', flush=True)\n    sys.exit(input())\n"
+        "cli.load_keras = load\n"
         "cli.main(['train', 'builtin:digits', '--output', '/nonexistent/run'])\n"
     )
     shown = pexpect.spawn(sys.executable, ["-c", script], encoding="utf-8", timeout=60)
     shown.expect("Starting")
     shown.expect("HEAVY")
+    shown.sendline("")  # it must not end before what it said is read
     shown.close()
