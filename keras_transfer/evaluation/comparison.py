@@ -113,12 +113,10 @@ class Comparison:
 
     def render(self) -> str:
         """Each accuracy and each verdict on a line, for a terminal."""
-        shares = (
-            f"{name}: {value:.1%} of {self.images} right ({{:.1%}} to {{:.1%}})".format(
-                *self.intervals[name]
-            )
-            for name, value in self.accuracy.items()
-        )
+        shares = []
+        for name, value in self.accuracy.items():
+            low, high = self.intervals[name]
+            shares.append(f"{name}: {value:.1%} of {self.images} right ({low:.1%} to {high:.1%})")
         return "\n".join(filter(None, [*shares, self.note, *(pair.verdict for pair in self.pairs)]))
 
     def __repr__(self) -> str:
