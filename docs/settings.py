@@ -12,7 +12,8 @@ from typing import Any
 
 import keras_transfer
 from keras_transfer import training
-from keras_transfer.recipe import BYTES, DURATION, EFFORTS, FOLD, RANDOM_WEIGHTS, SETTINGS, SHARES
+from keras_transfer.modalities import MODALITIES
+from keras_transfer.recipe import BYTES, DURATION, FOLD, RANDOM_WEIGHTS, SETTINGS, SHARES
 
 HEADING = """\
 # Settings
@@ -42,7 +43,10 @@ def text() -> str:
                     cell.replace("|", "\\|") for cell in cells[1:]
                 )
                 parts[-1] += " |"
-    changes = {**EFFORTS, "random weights": RANDOM_WEIGHTS}
+    changes = {
+        f"{form.NOUN}s, {effort}": numbers
+        for form in MODALITIES.values() for effort, numbers in form.EFFORTS.items()
+    } | {"random weights": RANDOM_WEIGHTS}  # fmt: skip
     parts.append("## What an effort changes\n\n| | settings |\n|---|---|")
     for name, numbers in changes.items():
         said = ", ".join(f"`{key} = {value}`" for key, value in numbers.items())
