@@ -94,7 +94,7 @@ def choose_engine(
     if compute.dtype_policy != "float32":
         return "keras", f"{compute.dtype_policy} is for Keras"
     each = model_macs(model)
-    counted = f"{images} images of {each / 1e6:.0f} million multiply-adds"
+    counted = f"{images} examples of {each / 1e6:.0f} million multiply-adds"
     if not worth_converting(images, each):
         return "keras", f"{counted} do not pay for a conversion"
     return "openvino", f"{counted} pay for a conversion"

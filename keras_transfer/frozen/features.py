@@ -353,10 +353,11 @@ class FrozenPart:
                 return False
             both = self.engine, self.rounded_engine
             share = _moved(*(one.run(self._sample)[-1] for one in both))
-            which = "Training images in bfloat16" if share < _AGREEMENT else "All images in float32"
-            far = f"by {share:.0%} of the way to the nearest other image"
+            rounds = share < _AGREEMENT
+            which = "Training examples in bfloat16" if rounds else "All examples in float32"
+            far = f"by {share:.0%} of the way to the nearest other one"
             progress.detail(f"{which}: bfloat16 moves features {far}.")
-            return share < _AGREEMENT
+            return rounds
 
         return bool(store.remember(self._question("bfloat16", (POOL, _AGREEMENT)), decide))
 

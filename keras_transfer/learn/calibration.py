@@ -93,7 +93,7 @@ def fit_temperature(
         return 1.0
     if not np.isfinite(values).all():
         raise errors.KerasTransferError(
-            f"{int((~np.isfinite(values)).any(axis=1).sum())} of {len(values)} validation images "
+            f"{int((~np.isfinite(values)).any(axis=1).sum())} of {len(values)} validation examples "
             "have logits that are NaN or infinite.",
             remedy="Lower the learning rate: the training has diverged.",
         )

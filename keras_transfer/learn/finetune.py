@@ -180,7 +180,7 @@ def _held(examples: Examples, recipe: Recipe, compute: Compute) -> Any:
     """The views, on the device where they fit there; refuses batches too small to be shared."""
     if compute.share > recipe.batch_size:
         raise UsageError(
-            f"A batch of {recipe.batch_size} images cannot be shared by {compute.share} devices.",
+            f"A batch of {recipe.batch_size} examples cannot be shared by {compute.share} devices.",
             remedy=f"Use --batch-size {compute.share} or more, or fewer --devices.",
         )
     return resident(examples.views, 0 if compute.distribution else free_room())
@@ -190,10 +190,9 @@ def _more_parts(parts: int, size: int, compute: Compute, progress: Progress) -> 
     """Twice as many parts of a batch, if there is anything left to divide."""
     if -(-size // parts) <= compute.share or compute.replicas > 1:
         raise UsageError(
-            f"The device's memory is too small for a step of {size} images"
+            f"The device's memory is too small for a step of {size} examples"
             f"{f' in {parts} parts' if parts > 1 else ''}.",
-            remedy="Use a smaller --batch-size, a smaller --image-size, or --unfreeze "
-            "fewer blocks.",
+            remedy="Use a smaller --batch-size or size of examples, or --unfreeze fewer blocks.",
         )
     progress.note(
         f"Out of memory: batches of {size} are computed in {2 * parts} parts of "

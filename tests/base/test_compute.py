@@ -227,7 +227,7 @@ def check_distributed():
             np.testing.assert_allclose(several[name], one[name], rtol=1e-4, atol=1e-5)
         assert several["compilations"] == 1
         assert one["curve"][-1][0] < one["curve"][0][0]
-    assert "batch of 3 images cannot be shared by 4 devices" in found["refused"]["message"]
+    assert "batch of 3 examples cannot be shared by 4 devices" in found["refused"]["message"]
 
 
 def test_several_devices_learn_as_one_does():

@@ -80,7 +80,7 @@ def test_what_disagrees_stays_in_float32(backbone, data, tmp_path, monkeypatch):
     with ActivationStore(tmp_path) as store:
         extracted(part(backbone, data), store, data, exact=False, progress=notes)
         assert stored(store) == ["openvino"] * 2
-    assert notes.notes[0].startswith("All images in float32")
+    assert notes.notes[0].startswith("All examples in float32")
 
 
 @pytest.mark.parametrize("rows", [[0], [0] * 32])
