@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from keras_transfer import backbones, datasets, training
+from keras_transfer import backbones, datasets, preparation, training
 from keras_transfer.base.errors import DataError, ExampleError
 from keras_transfer.base.task import ONE, SEVERAL, one_label_alone
 from keras_transfer.datasets.items import named_items
@@ -68,8 +68,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         form = modality(source.modality)
         asked = self._settings() | {"multi_label": "off"}
         recipe = resolve(asked, efforts=form.EFFORTS)
-        size = training.size_of(recipe, source, backbones.spec(recipe.backbone))
-        data = training.load(source, dataclasses.replace(recipe, **{form.SIZE: size}))
+        size = preparation.size_of(recipe, source, backbones.spec(recipe.backbone))
+        data = preparation.load(source, dataclasses.replace(recipe, **{form.SIZE: size}))
         splits = np.where(data.splits == "test", "train", data.splits)
         data = dataclasses.replace(data, splits=splits)
         model = training.train(data, judge=False, **asked).model

@@ -26,10 +26,10 @@ from keras_transfer.datasets.inspection_page import printable
 from keras_transfer.datasets.sources import JOINT, check_outside, is_hidden, read_file
 from keras_transfer.frozen.engine import Engine, build_engine
 from keras_transfer.modalities import modality
+from keras_transfer.preparation import size_of
 from keras_transfer.recipe import resolve
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import probing
-from keras_transfer.training import size_of
 
 SHEET, PAGE = "sheet.csv", "sheet.html"
 _BLOCK = 256  # examples that are decoded before they are run

@@ -7,93 +7,52 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import functools
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_transfer import backbones, datasets, evaluation
-from keras_transfer._version import __version__
-from keras_transfer.backbones.copying import working_copy
-from keras_transfer.backbones.graph import tensors
+from keras_transfer import backbones, datasets, evaluation, preparation
 from keras_transfer.base import files
 from keras_transfer.base.clock import Clock
 from keras_transfer.base.compute import Compute, choose_compute
-from keras_transfer.base.errors import DataError, UsageError, require
+from keras_transfer.base.errors import UsageError, require
 from keras_transfer.base.events import EventLog
 from keras_transfer.base.progress import Progress, in_notebook, progress_for
-from keras_transfer.base.task import Task, task_of
-from keras_transfer.base.types import (
-    LOGITS,
-    SPLITS,
-    Backbone,
-    BackboneSpec,
-    Dataset,
-    Inputs,
-    Split,
-)
-from keras_transfer.datasets.sources import JOINT, parts_of
+from keras_transfer.base.task import task_of
+from keras_transfer.base.types import LOGITS, SPLITS, Backbone, Dataset
 from keras_transfer.frozen.engine import (
     BATCH,
-    Batch,
     Engine,
-    build_engine,
     computes_bfloat16,
     predict_probabilities,
     worth_converting,
 )
-from keras_transfer.frozen.features import Array, Continued, FrozenPart, Recomputed, Views
+from keras_transfer.frozen.extraction import Extracted, extract, layers_between
+from keras_transfer.frozen.features import Array, FrozenPart, Views
 from keras_transfer.frozen.store import ActivationStore, StoreCounts
-from keras_transfer.learn import calibration, planner, race
+from keras_transfer.learn import calibration, head_phase, planner, race, second_phase
 from keras_transfer.learn.batches import Examples
-from keras_transfer.learn.finetune import Trained, fine_tune, trace_ahead
-from keras_transfer.learn.heads import FEW, Head, solve_head, solve_on_all
-from keras_transfer.learn.model import (
-    cut_blocks,
-    head_inputs,
-    head_layers,
-    measure_statistics,
-    optional_features,
-    set_batch_norm,
-    set_temperature,
-    standardise,
-)
+from keras_transfer.learn.finetune import Trained, trace_ahead
+from keras_transfer.learn.heads import FEW
+from keras_transfer.learn.model import cut_blocks, set_batch_norm, set_temperature, standardise
 from keras_transfer.learn.pool import ModelPool
-from keras_transfer.learn.selection import Candidate, NewHead, choose
-from keras_transfer.learn.suffix import Suffix, assign, between, predict, values_of
-from keras_transfer.learn.watching import Watched, check_callbacks
-from keras_transfer.modalities import MODALITIES, modality
-from keras_transfer.recipe import (
-    EFFORTS,
-    LOCAL,
-    SETTINGS,
-    Recipe,
-    check_names,
-    read,
-    read_file,
-    reads_arguments,
-    resolve,
-    spelled_out,
-)
+from keras_transfer.learn.second_phase import Outcome
+from keras_transfer.learn.suffix import predict, values_of
+from keras_transfer.learn.watching import check_callbacks
+from keras_transfer.modalities import modality
+from keras_transfer.recipe import EFFORTS, Recipe, reads_arguments, spelled_out
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
-from keras_transfer.runs.result import Fitted, PhaseReport, TransferResult
+from keras_transfer.runs.result import Fitted, PhaseReport, TransferResult, config_before
 
-_ANEW = "Restore the file, or begin anew with --overwrite."
 DECISION = "decision.json"  # what a run that was killed goes on with
-# Features of more views than fit are left to the second phase; the head sees as many as do.
-_HEAD_BYTES = 2**29
-# Images that stand for all where BatchNorm's statistics are measured.
-_FOR_STATISTICS = 1024
 
 
 @dataclasses.dataclass(eq=False)
@@ -178,63 +137,41 @@ def train(
     clock = Clock(progress.stage)
 
     # What is asked for ------------------------------------------------------------------------
-    given = _given(backbone, settings.get("image_size"))
-    name = given.spec.name if given else backbone
-    ask = functools.partial(_asked, recipe, settings | {"backbone": name}, config, given)
+    given = preparation.given_backbone(backbone, settings)
+    settings["backbone"] = given.spec.name if given else backbone
+    ask = functools.partial(preparation.asked_recipe, recipe, settings, config, given)
     recipe, asked = ask(EFFORTS)  # what is wrong with it shows before any data is read
     if output is not None:
         of = data.update_of if isinstance(data, Dataset) else ""
         runs.check_output(output, resume=resume, overwrite=overwrite, data=data, update_of=of)
-    check_callbacks(callbacks)
-    if output is None and tensorboard:
-        problem = "Event files for TensorBoard go to the run folder, and none is named."
-        raise UsageError(problem, remedy="Pass output.")
-    if tensorboard:
-        require(["tensorboard"], "pip install tensorboard, or leave --tensorboard out.")
+    _check_reporting(output, tensorboard, callbacks)
 
     with contextlib.ExitStack() as until_the_end:
         # The backbone and the data -------------------------------------------------------------
         place = None if recipe.cache in ("on", "off") else recipe.cache
         until_the_end.enter_context(files.cache_at(place))
-        if not isinstance(data, Dataset):
-            # Once: it may be unpacked.
-            how_read: dict[str, Any] = {"group": recipe.group, "multi_label": recipe.multi_label}
-            data = datasets.open_source(data, **how_read)
-        form = modality(data.modality)
-        recipe, asked = ask(form.EFFORTS)
+        source = data if isinstance(data, Dataset) else preparation.opened(data, recipe)
+        recipe, asked = ask(modality(source.modality).EFFORTS)
         spec = given.spec if given else backbones.spec(recipe.backbone)
-        size = size_of(recipe, data, spec, given)
-        fitting = recipe.fit or (data.fit if isinstance(data, Dataset) else "")
-        sized: dict[str, Any] = {form.SIZE: size}
-        sized["fit"] = form.spec(size).fitted(fitting).fit or None
-        sized["multi_label"] = _task(data, recipe).setting
-        recipe = dataclasses.replace(recipe, **sized)
+        recipe = preparation.settled(recipe, source, spec, given)
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
-            named = str(recipe.weights)
-            runs.settle(Path(named))
-            built = given or backbones.build(spec.name, image_size=size, weights=named)
+            built = given or preparation.build(spec, recipe)
         if recipe.unfreeze != race.AUTO:
             planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses what there is not
         with clock.stage("decode"):
-            dataset = data if isinstance(data, Dataset) else load(data, recipe)
-        _check(dataset, built, recipe.fit, SPLITS if judge else SPLITS[:2])
+            dataset = preparation.load(source, recipe)
+        preparation.check(dataset, built, recipe.fit, SPLITS if judge else SPLITS[:2])
         if shared is None:  # nobody else's: this run is the whole of it
             for said in datasets.notes(dataset):
                 progress.note(said)
-            # A race makes several classifiers of one backbone, and a given one is somebody's.
-            shared = Shared(ModelPool(copies=given is not None or recipe.unfreeze == race.AUTO))
-            if recipe.cache != "off":
-                folder = files.cache_folder() / "activations"
-                shared.store = ActivationStore(folder, limit=recipe.cache_limit)
-                shared.store.on_note(progress.detail)
-                until_the_end.enter_context(shared.store)
+            shared = until_the_end.enter_context(_alone(recipe, given, progress))
         train_rows, validation_rows, test_rows = map(dataset.indices, SPLITS)
         labels, validation_labels = dataset.labels[train_rows], dataset.labels[validation_rows]
         classes, task = len(dataset.class_names), task_of(dataset.labels)
 
         # The run folder and, where the depth is left to us, the race ---------------------------
-        about = _about(dataset, built, recipe, asked)
+        about = config_before(dataset, built, recipe, asked)
         state = shared.state
         if output is not None:
             guarded = runs.begin(output, about, resume=resume, overwrite=overwrite)
@@ -256,29 +193,19 @@ def train(
             recipe = dataclasses.replace(recipe, unfreeze=winner)
 
         # The classifier: a copy of the backbone with a new head --------------------------------
-        random = built.weights == "none"
+        untrained = built.weights == "none"
         model = shared.pool.classifier(built, classes, recipe.levels, recipe.seed, task)
         set_batch_norm(model, trains=False)
         blocks = cut_blocks(built.blocks, recipe.levels)
-        logits_layer = model.get_layer(LOGITS)
-        untrained_head = values_of(logits_layer.variables)
+        first_head = values_of(model.get_layer(LOGITS).variables) if untrained else None
         compute = choose_compute(
             recipe.jit, recipe.precision, recipe.devices, multiplies_bfloat16=computes_bfloat16()
         )
 
         # The plan: what is cached, and what fits the time --------------------------------------
-        assert dataset.examples is not None
-        sample, engine = dataset.examples[train_rows[:BATCH]], recipe.engine
-
-        def frozen_below(cut: tuple[str, ...], views: int) -> FrozenPart:
-            to_run = len(train_rows) * views + len(validation_rows) + len(test_rows)
-            return FrozenPart(
-                model, built, cut, engine=engine, examples_count=to_run, sample=sample,
-                compute=compute,
-            )  # fmt: skip
-
-        depth, views_asked = planner.resolve_depth(blocks, recipe.unfreeze), recipe.views
-        frozen = frozen_below(base or planner.cut_below(blocks, depth), views_asked)
+        frozen_below = functools.partial(_frozen_part, dataset, model, built, recipe, compute)
+        depth, asked_for = planner.resolve_depth(blocks, recipe.unfreeze), recipe
+        frozen = frozen_below(base or planner.cut_below(blocks, depth), recipe.views)
         measured = shared.measured or _measure(frozen, built, recipe, compute)
         plan_for = functools.partial(
             planner.make_plan, blocks,
@@ -286,15 +213,13 @@ def train(
             train=len(train_rows), validation=len(validation_rows), test=len(test_rows),
         )  # fmt: skip
         left = math.inf if decided else deadline - time.monotonic()
-        epochs_asked = recipe.fine_tune_epochs
         plan, recipe = plan_for(recipe, measured, time_left=left)
         planned = plan
         _decide(state, recipe, about, base)
         # What lies at a base was stored to be read, whatever the plan says.
         store = shared.store if plan.cached or base is not None else None
-        stored_cut = plan.cut if plan.unfreeze else ()
-        stored_cut = base if stored_cut and base is not None else stored_cut
-        if (stored_cut, recipe.views) != (frozen.cut, views_asked):
+        stored_cut = (plan.cut if base is None else base) if plan.unfreeze and plan.cut else ()
+        if (stored_cut, recipe.views) != (frozen.cut, asked_for.views):
             frozen = frozen_below(stored_cut, recipe.views)
         for note in (str(plan), *compute.notes()):
             progress.detail(note)
@@ -309,114 +234,74 @@ def train(
             stages = {**plan.stage_seconds, "extract": 0.0} if held else plan.stage_seconds
             units = {"extract": plan.rows, "fine_tune": plan.epochs}
             progress.expect(clock.paced(stages), units)
-            how: dict[str, Any] = {"store": store, "progress": progress}
-            validation_features, validation_inputs = frozen.inputs(views, validation_rows, 0, **how)
-            features, inputs = list[np.ndarray](), list[Inputs]()
-            begun, known = time.monotonic(), store.counts.misses if store else 0
-            for number in range(recipe.views):
-                then = time.monotonic() + (time.monotonic() - begun) / max(1, number)
-                if number and left < math.inf and then > deadline - plan.reserve_seconds:
-                    break  # those that there are must do
-                if number and random and plan.unfreeze and not stored_cut:
-                    # All layers will train, on pixels: their features of today are worth nothing,
-                    # but for those of one view, from which the head starts.
-                    inputs.append(Recomputed(views, train_rows, number))
-                    continue
-                # Training images may come from bfloat16, what is judged by may not.
-                found, at_cut = frozen.inputs(views, train_rows, number, exact=False, **how)
-                features.append(found)
-                inputs.append(at_cut)
-            fresh = store.counts.misses - known if store else len(features) * len(train_rows)
-            rate = (time.monotonic() - begun) / fresh if fresh else measured.extract
+            extracted = extract(
+                frozen, views, train_rows, validation_rows, recipe.views,
+                store=store, progress=progress,
+                untrained=untrained and plan.unfreeze > 0 and not stored_cut,
+                until=deadline - plan.reserve_seconds if left < math.inf else math.inf,
+            )  # fmt: skip
 
         # The rest of the plan again, by the seconds that are left of a budget ------------------
         if left < math.inf:
+            epochs, seconds = asked_for.fine_tune_epochs, extracted.seconds or measured.extract
             plan, recipe = plan_for(
-                dataclasses.replace(recipe, fine_tune_epochs=epochs_asked, views=len(inputs)),
-                dataclasses.replace(measured, extract=rate),
+                dataclasses.replace(
+                    recipe, fine_tune_epochs=epochs, views=len(extracted.inputs)
+                ),
+                dataclasses.replace(measured, extract=seconds),
                 time_left=deadline - time.monotonic(), extracted=planned,
             )  # fmt: skip
             progress.detail(f"The frozen part is done. {plan}")
             stages = {**plan.stage_seconds, "extract": 0.0}
             progress.expect(clock.paced(stages), units)
             _decide(state, recipe, about, stored_cut if store else base)
-            features, inputs = features[: recipe.views], inputs[: recipe.views]
-        between = None
-        if plan.unfreeze and plan.cut != stored_cut:
-            between = _between(model, stored_cut, plan.cut)
-            inputs = [Continued(one, between) for one in inputs]
-            validation_inputs = Continued(validation_inputs, between)
+            extracted = extracted.first(recipe.views)
+        continued = plan.unfreeze > 0 and plan.cut != stored_cut
+        if continued:
+            extracted = extracted.above(layers_between(model, stored_cut, plan.cut))
 
         # The head, solved (or trained by gradient) ---------------------------------------------
-        balance, validation_weights = recipe.class_weights == "balanced", None
-        if balance:
-            validation_weights = task.weights(validation_labels, classes, balance)
-        examples = Examples(
-            inputs, task.targets(labels, classes, recipe.label_smoothing),
-            task.weights(labels, classes, balance),
-            validation_inputs, validation_labels, validation_weights,
-        )  # fmt: skip
-        of_training: dict[str, Any] = {
+        examples = _examples(extracted, labels, validation_labels, classes, recipe)
+        how: dict[str, Any] = {
             "depths": backbones.rate_groups(built.blocks), "compute": compute,
-            "progress": progress, "deadline": deadline - plan.reserve_seconds,
+            "deadline": deadline - plan.reserve_seconds,
         }  # fmt: skip
         few = task.counts(labels, classes).sum() <= FEW * classes
-        # Here already: its step is traced while the head is solved.
-        tunes = plan.unfreeze and recipe.fine_tune_epochs
-        suffix = _suffix(shared.pool, model, plan.cut, recipe) if tunes else None
-        trained = list[Trained]()
-        details: dict[str, Any]
+        suffix, whole = None, None
+        if plan.unfreeze and recipe.fine_tune_epochs:
+            # Here already: its step is traced while the head is solved.
+            suffix = second_phase.part_that_trains(shared.pool, model, plan.cut, recipe)
         with clock.stage("head"):
-            begun = time.monotonic()
+            begun, validation_features = time.monotonic(), extracted.validation_features
+            features = head_phase.as_many_as_fit(extracted.features)
             standardise(model, features[0], few)
-            seen_views = features[: max(1, _HEAD_BYTES // max(1, features[0].nbytes))]
-            head_file = state / "head.npz" if state else None
-            if recipe.head_is_solved and head_file and head_file.exists():
-                epochs, seen, details = _read_head(head_file, model)
-            elif recipe.head_is_solved:
-                solve = _solver(model, labels, examples, seen_views, validation_features, few)
-                with ThreadPoolExecutor(1) as aside:
-                    # The solver and the tracing of a step hold one core each.
-                    solving = aside.submit(solve)
-                    if suffix and not random and compute.is_plain:
+            if recipe.head_is_solved:
+
+                def trace() -> None:
+                    if suffix and not untrained and compute.is_plain:
                         suffix.rounded = compute.rounded
-                        trace_ahead(suffix, recipe, examples, of_training["depths"])
-                    head = solving.result()
-                logits_layer.set_weights([head.kernel, head.bias])
-                progress.detail(f"Head: penalty {head.penalty:.2g}, {len(head.path)} tried.")
-                for row in head.rows():
-                    progress.row(row)
-                epochs, details = head.iterations, head.details()
-                seen = epochs * len(labels) * len(seen_views)
-                if head_file:
-                    _write_head(head_file, model, (epochs, seen, details))
-            else:
-                top = shared.pool.head(model, recipe.for_head())
-                done = fine_tune(
-                    _working(top, compute), recipe.for_head(),
-                    dataclasses.replace(
-                        examples, views=[Array(one) for one in features],
-                        targets=task.targets(labels, classes),
-                        validation=Array(validation_features),
-                    ),
-                    name="head", checkpoint=state / "head-phase.npz" if state else None,
-                    **of_training,
+                        trace_ahead(suffix, recipe, examples, how["depths"])
+
+                done = head_phase.solve(
+                    model, labels, examples, features, validation_features,
+                    few=few, progress=progress, meanwhile=trace,
+                    checkpoint=state / "head.npz" if state else None,
                 )  # fmt: skip
-                if done.best is not None:
-                    assign(top.learned, done.best)
-                trained.append(done)
-                epochs, seen = done.epoch, done.epoch * len(labels)
-                details = {"best_epoch": done.best_epoch}
+            else:
+                done = head_phase.train(
+                    model, labels, examples, extracted, recipe, shared.pool, progress=progress,
+                    checkpoint=state / "head-phase.npz" if state else None, **how,
+                )  # fmt: skip
             seconds = time.monotonic() - begun
-            speed = seen / max(seconds, 1e-9)
-            phases = [PhaseReport("head", epochs, seconds, speed, True, details)]
-            whole = None
-            if recipe.head_is_solved and not random:
-                whole = _on_all(model, dataset, recipe, examples, seen_views, validation_features)
+            phases = [_phase("head", done.epochs, done.seen, seconds, True, done.details)]
+            if recipe.head_is_solved and not untrained:
+                whole = head_phase.solve_on_all_labels(
+                    model, dataset, examples, features, validation_features, recipe
+                )
             if whole is not None:
-                details["few"] = whole.why
+                done.details["few"] = whole.why
                 progress.detail(whole.why)
-            del features, seen_views
+            del extracted, features  # the second phase needs the room
         late = time.monotonic() + plan.epoch_seconds > deadline - plan.reserve_seconds
         if suffix and late and decided is None:
             progress.note("Out of time before the second phase: the head alone.")
@@ -424,88 +309,37 @@ def train(
 
         # The top blocks, and the choice between what they came to ------------------------------
         with clock.stage("fine_tune"):
-            begun = time.monotonic()
-            if suffix is None:  # no ends to choose among: the head alone is judged
-                top_engine = build_engine(shared.pool.head(model, recipe), "keras")
-                validation_logits = predict(top_engine, Array(validation_features))[0]
-                if whole is not None:
-                    logits_layer.set_weights([whole.head.kernel, whole.head.bias])
-                    validation_logits = whole.logits
-                _, candidates, _ = choose(
-                    [], {}, lambda weights: validation_logits, validation_labels,
-                    image_weights=validation_weights,
-                    head=([], whole.logits, whole.temperature) if whole else None,
-                )  # fmt: skip
+            if suffix is None:
+                top = shared.pool.head(model, recipe)
+                outcome = second_phase.keep_head(model, top, validation_features, examples, whole)
             else:
-                start = values_of(suffix.learned)
-                if random:
-                    # A head solved on random features misleads the layers that begin to learn.
-                    assign(logits_layer.variables, untrained_head)
-                    if recipe.batch_norm == "train":
-                        measure_statistics(suffix, _some(inputs[0], recipe, recipe.batch_size))
-                working = _working(suffix, compute)
-                of_training["progress"] = Watched(callbacks, working, progress)
-                done = fine_tune(
-                    working, recipe, examples,
-                    checkpoint=state / "fine-tune.npz" if state else None, **of_training,
+                outcome = second_phase.tune(
+                    model, suffix, recipe, examples, labels, few=few, whole=whole,
+                    first_head=first_head, callbacks=callbacks, progress=progress,
+                    checkpoint=state / "fine-tune.npz" if state else None, **how,
                 )  # fmt: skip
-                trained.append(done)
-                seconds = time.monotonic() - begun
-                progress.stage("choose")
-                # The weights are in what came back; the suffix is in float32 on one device.
-                top_engine = build_engine(suffix, "keras")
-                chosen, candidates, validation_logits = _choose(
-                    model, suffix, top_engine, start, done, examples, labels, recipe, few, whole
-                )
-                assign(suffix.learned, chosen)
-                details = {
-                    "unfrozen": list(plan.blocks), "best_epoch": done.best_epoch,
-                    "kept": candidates[0].name,
-                    "candidates": [dataclasses.asdict(one) for one in candidates],
-                }  # fmt: skip
-                cached, seen = plan.cached and bool(stored_cut), done.epoch * len(labels)
-                phases.append(PhaseReport(
-                    "fine_tune", done.epoch, seconds, seen / max(seconds, 1e-9), cached, details
-                ))  # fmt: skip
-                progress.detail(_verdict(candidates))
-        temperature = candidates[0].temperature if recipe.calibration != "none" else 1.0
+                cached = plan.cached and bool(stored_cut)
+                phases.append(_second_phase(outcome, plan.blocks, len(labels), cached))
+                progress.detail(outcome.verdict)
+        temperature = outcome.candidates[0].temperature if recipe.calibration != "none" else 1.0
         set_temperature(model, temperature)
-        computed = compute.to_json()
-        computed["jit"]["compilations"] = sum(one.compilations for one in trained)
-        computed["jit"]["seconds"] = round(sum(one.compile_seconds for one in trained), 3)
+        trained = [one for one in (done.trained, outcome.trained) if one is not None]
         fitted = Fitted(
             model=model, dataset=dataset, recipe=recipe, plan=plan, measured=measured,
             history=tuple(row for one in trained for row in one.history), phases=tuple(phases),
-            candidates=candidates, temperature=temperature, validation_logits=validation_logits,
-            seconds=clock.report(), compute=computed,
+            candidates=outcome.candidates, temperature=temperature,
+            validation_logits=outcome.validation_logits,
+            seconds=clock.report(), compute=_computed(compute, trained),
             cache=dataclasses.replace(store.counts) if store else StoreCounts(),
         )  # fmt: skip
         if not judge:
             return fitted
-        thresholds = fitted.thresholds
 
         # The judgement: the test split, opened once --------------------------------------------
         with clock.stage("evaluate"):
-            test_examples, test_labels = dataset.examples[test_rows], dataset.labels[test_rows]
-            apart = frozen.engine.name == "openvino" and between is None
-            if apart and (frozen.cut or suffix is None):
-                # What never trained runs on the engine that it ran on.
-                *below, pooled = frozen.engine.predict(test_examples)
-                logits = predict(top_engine, Array(*(below if suffix else [pooled])))[0]
-                probabilities = task.probabilities(logits / temperature).astype(np.float32)
-            else:
-                probabilities = predict_probabilities(model, test_examples)
-            sure = calibration.precision_threshold(
-                task.probabilities(validation_logits / temperature), validation_labels,
-                recipe.target_precision, thresholds,
-            )  # fmt: skip
-            judged = evaluation.evaluate(
-                probabilities, test_labels, dataset.class_names, thresholds=thresholds
-            )
-            threshold = calibration.apply_threshold(
-                probabilities, test_labels, sure.threshold, recipe.target_precision,
-                sure.validation_images, thresholds,
-            )  # fmt: skip
+            below = frozen.engine if not continued and (frozen.cut or suffix is None) else None
+            probabilities = _probabilities(fitted, below, outcome)
+            judged, threshold = _judged(fitted, probabilities)
         result = TransferResult(
             **(vars(fitted) | {"seconds": clock.report()}),
             test_probabilities=probabilities, evaluation=judged, threshold=threshold, about=about,
@@ -527,155 +361,36 @@ def train(
         return result
 
 
-def _given(backbone: Any, image_size: Any) -> Backbone | None:
-    """The backbone where it is no name; a model, or the file of one, becomes one."""
-    if backbone is None or isinstance(backbone, Backbone):
-        return backbone
-    if isinstance(backbone, keras.Model) or str(backbone).endswith(".keras"):
-        size = None if image_size is None else read("image_size", image_size)
-        named = backbone if isinstance(backbone, keras.Model) else str(backbone)
-        return backbones.build(named, image_size=size)
-    read("backbone", backbone)
-    return None
+def _check_reporting(
+    output: Any, tensorboard: bool, callbacks: Sequence[keras.callbacks.Callback]
+) -> None:
+    """Refuses callbacks that are none, and event files without a place."""
+    check_callbacks(callbacks)
+    if output is None and tensorboard:
+        problem = "Event files for TensorBoard go to the run folder, and none is named."
+        raise UsageError(problem, remedy="Pass output.")
+    if tensorboard:
+        require(["tensorboard"], "pip install tensorboard, or leave --tensorboard out.")
 
 
-def _asked(
-    recipe: Recipe | None,
-    settings: dict[str, Any],
-    config: str | PathLike[str] | None,
-    given: Backbone | None,
-    efforts: Mapping[str, Mapping[str, Any]],
-) -> tuple[Recipe, list[str]]:
-    """The recipe, its weights named, and the names of the settings that were asked for."""
-    typed = {name: value for name, value in settings.items() if value is not None}
-    check_names(typed, "the call")
-    if recipe is not None:
-        if not isinstance(recipe, Recipe):
-            problem = f"recipe is a {type(recipe).__name__}."
-            raise UsageError(problem, remedy="Give a Recipe, or single settings.")
-        if config is not None or set(typed) - {"backbone"}:
-            raise UsageError(
-                "A recipe was given, and settings beside it.", remedy="Put them into the recipe."
-            )
-        recipe = dataclasses.replace(recipe, **typed)
-        weights = recipe.weights or _first_weights(recipe.backbone, given)
-        usual = {"auto": "train" if weights == "none" else "frozen"}
-        batch_norm = usual.get(recipe.batch_norm, recipe.batch_norm)
-        asked = recipe.to_dict()
-        names = [n for n, value in asked.items() if value not in (None, SETTINGS[n].default)]
-        return dataclasses.replace(recipe, weights=weights, batch_norm=batch_norm), names
-    file = read_file(config, typed) if config is not None else {}
-    asked = {**file, **typed}
-    if "weights" not in asked:
-        effort = efforts[read("effort", asked.get("effort", "default"))]
-        named = {"backbone": SETTINGS["backbone"].default, **effort, **asked}["backbone"]
-        typed["weights"] = _first_weights(named, given)
-    return resolve(typed, file, efforts), [name for name in asked if name not in LOCAL]
-
-
-def _first_weights(backbone: str, given: Backbone | None) -> str:
-    return given.weights if given else backbones.spec(backbone).weights[0]
-
-
-def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | None = None) -> Any:
-    """The size to train at: what is asked for, else that of a data set or backbone that is given,
-    else what suits the data.
-
-    Args:
-        recipe: what is asked for.
-        data: a source, or a data set.
-        spec: the backbone's row.
-        given: the backbone, where it is built.
-
-    Raises:
-        UsageError: the backbone is for other data, or the size of something else is asked for.
-    """
-    form = modality(data.modality)
-    if spec.modality != form.NAME:
-        takes = modality(spec.modality).NOUN
-        problem = f"{spec.name} takes {takes}s, and {data.name} holds {form.NOUN}s."
-        raise UsageError(problem, remedy="List the backbones with: keras-transfer backbones")
-    for other in MODALITIES.values():
-        if other.SIZE != form.SIZE and getattr(recipe, other.SIZE) is not None:
-            problem = f"{other.SIZE} was given, and {data.name} holds {form.NOUN}s."
-            raise UsageError(problem, remedy=f"Give {form.SIZE}, or leave it out.")
-    asked = getattr(recipe, form.SIZE)
-    if asked is not None:
-        return asked
-    if given is not None:
-        return form.size_of(given.model.input_shape[1:])
-    if isinstance(data, Dataset):
-        return spec.size if data.examples is None else form.size_of(data.examples.shape[1:])
-    sizes = datasets.natural_sizes(data, at_most=64)
-    return max(spec.min_size, form.suited(sizes, spec.size)) if sizes else spec.size
-
-
-def load(source: Any, recipe: Recipe) -> Dataset:
-    """The data set of a recipe, at its size and in its splits."""
-    how_read: dict[str, Any] = {"group": recipe.group, "multi_label": recipe.multi_label}
-    source = datasets.open_source(source, **how_read)
-    return datasets.load_dataset(
-        source, image_size=getattr(recipe, modality(source.modality).SIZE), split=recipe.split,
-        splits_file=recipe.splits, fold=recipe.fold, per_class=recipe.per_class,
-        seed=recipe.drawn_by, cache=recipe.cache != "off", fit=recipe.fit,
-        multi_label=source.task.setting,
-    )  # fmt: skip
-
-
-def _task(data: Any, recipe: Recipe) -> Task:
-    """What the labels of a source or of a data set are."""
-    task = task_of(data.labels) if isinstance(data, Dataset) else data.task
-    if isinstance(data, Dataset) and recipe.multi_label not in ("auto", task.setting):
-        problem = f"multi_label is {recipe.multi_label!r}, and the data set was opened otherwise."
-        raise UsageError(problem, remedy="Open it with load_dataset(..., multi_label=...).")
-    return task
-
-
-def _check(dataset: Dataset, backbone: Backbone, fit: str | None, needed: Sequence[Split]) -> None:
-    """Refuses a data set that the backbone cannot take, that was fitted otherwise, or of which a
-    needed split is empty.
-    """
-    what, shape = modality(dataset.modality).NOUN, tuple(backbone.model.input_shape[1:])
-    if dataset.examples is None or tuple(dataset.examples.shape[1:]) != shape:
-        had = "none" if dataset.examples is None else f"some of shape {dataset.examples.shape[1:]}"
-        problem = f"The backbone takes {what}s of shape {shape}; the data set has {had}."
-        raise UsageError(problem, remedy=f"Open it with load_dataset(..., image_size={shape[0]}).")
-    if dataset.fit not in ("", fit):
-        problem = f"fit is {fit!r}, and the data set was opened with {dataset.fit!r}."
-        raise UsageError(problem, remedy=f"Open it with load_dataset(..., fit={fit!r}).")
-    for name in needed:
-        if not (dataset.splits == name).any():
-            problem = f"{dataset.name}: the {name} split holds no {what}s."
-            raise DataError(problem, remedy=f"Add {what}s, or give other shares with --split.")
-
-
-def _about(
-    dataset: Dataset, backbone: Backbone, recipe: Recipe, asked: Sequence[str]
-) -> dict[str, Any]:
-    """What ``config.json`` holds before a run begins."""
-    parts = [(part, Path(part).expanduser()) for part in parts_of(dataset.name)]
-    places = (str(path.resolve()) if path.exists() else part for part, path in parts)
-    return {
-        "keras_transfer": __version__,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "data": dataset.name,
-        "data_path": JOINT.join(places),
-        "data_digest": files.sha256("".join(sorted(dataset.digests)).encode()),
-        "class_names": list(dataset.class_names),
-        "weights_digest": backbone.weights_digest,
-        "weights_licence": backbone.spec.licence,
-        "modality": dataset.modality,
-        "input": modality(dataset.modality).INPUT,
-        "asked": list(asked),
-        **({"update_of": dataset.update_of} if dataset.update_of else {}),
-        **recipe.to_dict(),
-    }
+@contextlib.contextmanager
+def _alone(recipe: Recipe, given: Backbone | None, progress: Progress) -> Iterator[Shared]:
+    """What a run has that shares with no other at its side: its classifiers, the store of all."""
+    # A race makes several classifiers of one backbone, and a given one is somebody's.
+    pool = ModelPool(copies=given is not None or recipe.unfreeze == race.AUTO)
+    if recipe.cache == "off":
+        yield Shared(pool)
+        return
+    store = ActivationStore(files.cache_folder() / "activations", limit=recipe.cache_limit)
+    store.on_note(progress.detail)
+    with store:
+        yield Shared(pool, store)
 
 
 def _decided(state: Path | None) -> dict[str, Any] | None:
     """What a killed run had decided: its plan must not be made twice, nor its race be run again."""
     path = state / DECISION if state else None
-    return files.read_json(path, remedy=_ANEW) if path and path.exists() else None
+    return files.read_json(path, remedy=head_phase.ANEW) if path and path.exists() else None
 
 
 def _decide(
@@ -718,20 +433,24 @@ def _measure(
     )  # fmt: skip
 
 
-def _between(model: keras.Model, base: tuple[str, ...], cut: tuple[str, ...]) -> Engine:
-    """Runs the layers from a lower cut, or from the pixels, to an upper one."""
-    if not base:
-        return build_engine(keras.Model(model.input, tensors(model, cut)), "keras")
-    new = [name for name in cut if name not in base]
-    engine = build_engine(backbones.split(model, base, outputs=new)[1], "keras")
-
-    def run(batch: Batch) -> list[np.ndarray]:
-        # What is alive at both cuts passes by.
-        held = dict(zip(base, batch if isinstance(batch, list) else [batch], strict=True))
-        held |= zip(new, engine.run(batch), strict=True)
-        return [held[name] for name in cut]
-
-    return dataclasses.replace(engine, run=run)
+def _frozen_part(
+    dataset: Dataset,
+    model: keras.Model,
+    backbone: Backbone,
+    recipe: Recipe,
+    compute: Compute,
+    cut: tuple[str, ...],
+    views: int,
+) -> FrozenPart:
+    """What is below a cut, for so many views of the training examples and for the others."""
+    assert dataset.examples is not None
+    train_rows, *others = map(dataset.indices, SPLITS)
+    count = len(train_rows) * views + sum(map(len, others))
+    sample = dataset.examples[train_rows[:BATCH]]
+    return FrozenPart(
+        model, backbone, cut, engine=recipe.engine, examples_count=count, sample=sample,
+        compute=compute,
+    )  # fmt: skip
 
 
 def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
@@ -747,216 +466,82 @@ def mirrors(recipe: Recipe, dataset: Dataset) -> tuple[bool, str]:
     )
 
 
-def _solver(
-    model: keras.Model,
+def _examples(
+    extracted: Extracted,
     labels: np.ndarray,
-    examples: Examples,
-    views: Sequence[np.ndarray],
-    validation: np.ndarray,
-    few: bool,
-) -> Callable[[], Head]:
-    """Solves the head of a classifier on the pooled features of some views, without the model.
-
-    With and without the features that a head may do better without, as validation decides. The
-    model is asked for what its head sees before another thread solves: a step may give its
-    variables away meanwhile.
-    """
-    seen = head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0])
-    judged, classes = head_inputs(model, validation), int(model.output_shape[-1])
-    ways = _ways(model)
-
-    def without(first: int) -> Head:
-        solved = solve_head(
-            seen[:, first:], np.concatenate([labels] * len(views)), classes,
-            judged[:, first:], examples.validation_labels,
-            sample_weights=np.concatenate([examples.weights] * len(views)),
-            validation_weights=examples.validation_weights, few=few,
-        )  # fmt: skip
-        return _for_all_features(solved, first)
-
-    return lambda: min(map(without, ways), key=lambda head: head.validation_nll)
-
-
-def _ways(model: keras.Model) -> list[int]:
-    """How many of the first features heads are solved without, the best of which is kept."""
-    return sorted({0, optional_features(model)})
-
-
-def _for_all_features(head: Head, first: int) -> Head:
-    """A head that was solved without the first features, as one that sees them."""
-    return dataclasses.replace(head, kernel=np.pad(head.kernel, ((first, 0), (0, 0))))
-
-
-class _OnAll(NamedTuple):
-    """A head of few labels solved on all of them.
-
-    Attributes:
-        head: the head.
-        logits: of the validation examples, by heads that had not seen them.
-        temperature: fitted to such logits of all labelled examples.
-        why: what was done and why, for people.
-    """
-
-    head: Head
-    logits: np.ndarray
-    temperature: float
-    why: str
-
-
-def _on_all(
-    model: keras.Model,
-    dataset: Dataset,
+    validation_labels: np.ndarray,
+    classes: int,
     recipe: Recipe,
-    examples: Examples,
-    views: Sequence[np.ndarray],
-    validation: np.ndarray,
-) -> _OnAll | None:
-    """The head on training and validation examples; None where these are not few.
+) -> Examples:
+    """What the phases train and are validated on, the classes weighed as the recipe wants them."""
+    task, balance = task_of(labels), recipe.class_weights == "balanced"
+    return Examples(
+        extracted.inputs, task.targets(labels, classes, recipe.label_smoothing),
+        task.weights(labels, classes, balance), extracted.validation_inputs, validation_labels,
+        task.weights(validation_labels, classes, balance) if balance else None,
+    )  # fmt: skip
 
-    Who asks for few training examples a class wants the others left out.
+
+def _phase(
+    name: str, epochs: int, seen: int, seconds: float, cached: bool, details: dict[str, Any]
+) -> PhaseReport:
+    return PhaseReport(name, epochs, seconds, seen / max(seconds, 1e-9), cached, details)
+
+
+def _second_phase(
+    outcome: Outcome, blocks: Sequence[str], images: int, cached: bool
+) -> PhaseReport:
+    done, candidates = outcome.trained, outcome.candidates
+    assert done is not None
+    details = {
+        "unfrozen": list(blocks), "best_epoch": done.best_epoch, "kept": candidates[0].name,
+        "candidates": [dataclasses.asdict(one) for one in candidates],
+    }  # fmt: skip
+    seen, seconds = done.epoch * images, outcome.seconds
+    return _phase("fine_tune", done.epoch, seen, seconds, cached, details)
+
+
+def _computed(compute: Compute, trained: Sequence[Trained]) -> dict[str, Any]:
+    """How steps were computed, and what compiling them took."""
+    computed = compute.to_json()
+    computed["jit"]["compilations"] = sum(one.compilations for one in trained)
+    computed["jit"]["seconds"] = round(sum(one.compile_seconds for one in trained), 3)
+    return computed
+
+
+def _probabilities(fitted: Fitted, below: Engine | None, outcome: Outcome) -> np.ndarray:
+    """Of the test examples: float32 ``[n, classes]``.
+
+    Args:
+        fitted: the classifier.
+        below: the engine of what never trained; None where all layers did, or are to run together.
+        outcome: with the engine of the rest.
     """
-    rows = np.concatenate([dataset.indices("train"), dataset.indices("val")])
-    labels, classes = dataset.labels[rows], len(dataset.class_names)
-    groups = [(dataset.groups or dataset.digests)[row] for row in rows]
-    task = task_of(labels)
-    found = task.counts(labels, classes).sum()
-    are_few = classes < found <= FEW * classes and len(set(groups)) > 1
-    if recipe.per_class is not None or not are_few:
-        return None
-    weights = task.weights(labels, classes)
-    if examples.validation_weights is not None:
-        weights = np.concatenate([examples.weights, examples.validation_weights])
-    clean, *others = (head_inputs(model, one) for one in views)
-    clean = np.concatenate([clean, head_inputs(model, validation)])
+    assert fitted.dataset.examples is not None
+    examples = fitted.dataset.examples[fitted.dataset.indices("test")]
+    if below is None or below.name != "openvino":
+        return predict_probabilities(fitted.model, examples)
+    # What never trained runs on the engine that it ran on.
+    *at_cut, pooled = below.predict(examples)
+    inputs = [pooled] if outcome.trained is None else at_cut
+    logits = predict(outcome.engine, Array(*inputs))[0]
+    task = task_of(fitted.dataset.labels)
+    return task.probabilities(logits / fitted.temperature).astype(np.float32)
 
-    def without(first: int) -> tuple[Head, np.ndarray]:
-        fewer = [view[:, first:] for view in others]
-        head, logits = solve_on_all(clean[:, first:], fewer, labels, weights, groups, classes)
-        return _for_all_features(head, first), logits
 
-    head, logits = min(map(without, _ways(model)), key=lambda solved: solved[0].validation_nll)
-    why = (
-        f"Few labels: the head alone is solved on all {len(rows)} of them, validation included, "
-        f"with penalty {head.penalty:.2g}, the best in cross-validation (NLL "
-        f"{head.validation_nll:.3f}). It is judged by answers to what had been left out."
+def _judged(
+    fitted: Fitted, probabilities: np.ndarray
+) -> tuple[evaluation.Evaluation, calibration.Threshold]:
+    """Test metrics, and what the confidence that validation asks for comes to there."""
+    data, recipe, thresholds = fitted.dataset, fitted.recipe, fitted.thresholds
+    labels, validation_labels = (data.labels[data.indices(split)] for split in ("test", "val"))
+    on_validation = task_of(labels).probabilities(fitted.validation_logits / fitted.temperature)
+    sure = calibration.precision_threshold(
+        on_validation, validation_labels, recipe.target_precision, thresholds
     )
-    temperature = calibration.fit_temperature(logits, labels, weights)
-    return _OnAll(head, logits[-len(validation) :], temperature, why)
-
-
-def _suffix(pool: ModelPool, model: keras.Model, cut: tuple[str, ...], recipe: Recipe) -> Suffix:
-    """The part that the second phase trains, in the mode in which it trains."""
-    suffix = pool.suffix(model, cut, recipe)
-    suffix.inference_mode = recipe.batch_norm != "train"
-    if recipe.batch_norm == "train":
-        set_batch_norm(suffix, trains=True)
-    return suffix
-
-
-def _working(suffix: Suffix, compute: Compute) -> Suffix:
-    """The suffix as it computes: itself, or a copy in another type, or that is shared."""
-    working = working_copy(suffix, compute)
-    working.inference_mode, working.rounded = suffix.inference_mode, compute.rounded
-    return working
-
-
-def _choose(
-    model: keras.Model,
-    suffix: Suffix,
-    engine: Engine,
-    start: list[np.ndarray],
-    done: Trained,
-    examples: Examples,
-    labels: np.ndarray,
-    recipe: Recipe,
-    few: bool,
-    whole: _OnAll | None,
-) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
-    """Judges what the second phase came to, a head solved again on its features included."""
-    place_in_head = {id(v): number for number, v in enumerate(model.get_layer(LOGITS).variables)}
-
-    def logits_of(values: Sequence[np.ndarray]) -> np.ndarray:
-        assign(suffix.learned, values)
-        return predict(engine, examples.validation)[0]
-
-    def settled(values: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Means of weights with statistics of their own, where BatchNorm has any to learn."""
-        if recipe.batch_norm == "train":
-            assign(suffix.learned, values)
-            measure_statistics(suffix, _some(examples.views[0], recipe, _FOR_STATISTICS))
-            values = values_of(suffix.learned)
-        return list(values)
-
-    def with_head(values: Sequence[np.ndarray], solved: Head) -> list[np.ndarray]:
-        new = solved.kernel, solved.bias
-        return [
-            new[place_in_head[id(variable)]] if id(variable) in place_in_head else value
-            for variable, value in zip(suffix.learned, values, strict=True)
-        ]
-
-    ends = done.ends()
-    if "average" in ends:
-        ends["average"] = settled(ends["average"])
-    with ThreadPoolExecutor(1) as aside:
-
-        def new_head(values: Sequence[np.ndarray]) -> Callable[[], NewHead]:
-            assign(suffix.learned, values)
-            views = planner.new_head_views(len(labels), len(examples.views))
-            features = [predict(engine, inputs)[1] for inputs in examples.views[:views]]
-            validation = predict(engine, examples.validation)[1]
-            solve = _solver(model, labels, examples, features, validation, few)
-            seen, solving = head_inputs(model, validation), aside.submit(solve)
-
-            def wait() -> NewHead:
-                solved = solving.result()
-                return with_head(values, solved), solved.logits(seen)
-
-            return wait
-
-        return choose(
-            start, ends, logits_of, examples.validation_labels,
-            new_head if recipe.head_is_solved else None, examples.validation_weights,
-            mix=lambda first, second, share: settled(between(first, second, share)),
-            head=(with_head(start, whole.head), whole.logits, whole.temperature) if whole else None,
-        )  # fmt: skip
-
-
-def _some(inputs: Inputs, recipe: Recipe, number: int) -> Iterator[Batch]:
-    """Batches of so many images, or of all where there are fewer, drawn without return."""
-    drawn = np.random.default_rng(recipe.seed).permutation(len(inputs))[:number]
-    for start in range(0, len(drawn), recipe.batch_size):
-        batch = inputs.gather(drawn[start : start + recipe.batch_size])
-        yield batch if len(batch) > 1 else batch[0]
-
-
-def _read_head(path: Path, model: keras.Model) -> tuple[int, int, dict[str, Any]]:
-    """Gives the model the head of a killed run; returns what there was to report of it."""
-    with files.reading(path, _ANEW), np.load(path) as arrays:
-        values = sorted(name for name in arrays.files if name != "report")
-        assign(_head_variables(model), [arrays[name] for name in values])
-        epochs, seen, details = json.loads(str(arrays["report"]))
-    return epochs, seen, details
-
-
-def _write_head(path: Path, model: keras.Model, report: tuple[int, int, dict[str, Any]]) -> None:
-    with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        values = values_of(_head_variables(model))
-        named: dict[str, Any] = {f"value-{i:03d}": value for i, value in enumerate(values)}
-        np.savez(stream, report=json.dumps(files.plain(report)), **named)
-
-
-def _head_variables(model: keras.Model) -> list[Any]:
-    return [variable for layer in head_layers(model) for variable in layer.variables]
-
-
-def _verdict(candidates: tuple[Candidate, ...]) -> str:
-    kept = candidates[0]
-    head = next(candidate for candidate in candidates if candidate.name == "head")
-    if kept is head and any(candidate.nll < head.nll for candidate in candidates):
-        return "Kept the head alone: on so few labels fine-tuning is not surely better."
-    if kept is head:
-        return "Kept the head alone: fine-tuning did not help on validation."
-    return (
-        f"Kept {kept.name}: validation NLL {kept.nll:.3f} and accuracy {kept.accuracy:.3f}, "
-        f"the head alone {head.nll:.3f} and {head.accuracy:.3f}."
-    )
+    judged = evaluation.evaluate(probabilities, labels, data.class_names, thresholds=thresholds)
+    threshold = calibration.apply_threshold(
+        probabilities, labels, sure.threshold, recipe.target_precision, sure.validation_images,
+        thresholds,
+    )  # fmt: skip
+    return judged, threshold

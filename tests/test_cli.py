@@ -465,7 +465,7 @@ def test_a_start_that_failed_leaves_its_folder_free(run_cli, two_classes, tmp_pa
 def test_a_run_whose_work_is_stored_is_kept_where_it_fails_later(
     run_cli, two_classes, tmp_path, monkeypatch
 ):
-    from keras_transfer import training
+    from keras_transfer.learn import second_phase
 
     def fails(*_, **__):
         raise UsageError("The memory is too small.", remedy="Take a smaller batch.")
@@ -473,7 +473,7 @@ def test_a_run_whose_work_is_stored_is_kept_where_it_fails_later(
     run = tmp_path / "run"
     options = "--image-size", "32", "--effort", "quick", "--output", run
     with monkeypatch.context() as patch:
-        patch.setattr(training, "fine_tune", fails)
+        patch.setattr(second_phase, "fine_tune", fails)
         refused(run_cli, "train", two_classes, *options)
     assert (run / "state" / "head.npz").exists()
     assert "--resume" in refused(run_cli, "train", two_classes, *options)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from keras_transfer import backbones, datasets, evaluation, training
+from keras_transfer import backbones, datasets, evaluation, preparation, training
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
@@ -85,7 +85,7 @@ class Workbench:
         own = {name: value for name, value in values.items() if not name.startswith("tuner/")}
         recipe = dataclasses.replace(self.recipe, **own)
         row = backbones.spec(recipe.backbone)
-        settled: dict[str, Any] = {self._size: training.size_of(recipe, self.data, row)}
+        settled: dict[str, Any] = {self._size: preparation.size_of(recipe, self.data, row)}
         settled["weights"] = recipe.weights or row.weights[0]
         recipe = dataclasses.replace(recipe, **settled)
         epochs, before = values.get("tuner/epochs"), values.get("tuner/initial_epoch") or 0
@@ -103,7 +103,7 @@ class Workbench:
     def dataset(self, recipe: Recipe) -> Dataset:
         """The data at a recipe's size, decoded once; the splits are the same at every size."""
         size = getattr(recipe, self._size)
-        return _once(self._datasets, size, lambda: training.load(self.data, recipe))
+        return _once(self._datasets, size, lambda: preparation.load(self.data, recipe))
 
     def backbone(self, recipe: Recipe) -> Backbone:
         """A recipe's backbone with its pretrained weights; building one takes seconds."""

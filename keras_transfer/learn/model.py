@@ -214,6 +214,11 @@ def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return model.layers[names.index(POOL) + 1 :]
 
 
+def head_variables(model: keras.Model) -> list[Any]:
+    """Of the layers above the pooled features."""
+    return [variable for layer in head_layers(model) for variable in layer.variables]
+
+
 def reseed(model: keras.Model, seed: int) -> None:
     """Restarts the random numbers of Dropout and stochastic depth from ``seed``.
 

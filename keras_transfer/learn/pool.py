@@ -15,7 +15,7 @@ from keras_transfer.backbones import split
 from keras_transfer.backbones.copying import copy_of
 from keras_transfer.base.task import ONE, Task, task_of_model
 from keras_transfer.base.types import LOGITS, POOL, Backbone
-from keras_transfer.learn.model import build_classifier, head_layers, reseed, set_temperature
+from keras_transfer.learn.model import build_classifier, head_variables, reseed, set_temperature
 from keras_transfer.learn.suffix import Suffix, assign, values_of
 from keras_transfer.recipe import Recipe
 
@@ -50,14 +50,14 @@ class ModelPool:
             own = copy_of(backbone) if self._copies else backbone
             keras.utils.set_random_seed(seed)
             model = build_classifier(own, classes, levels, task)
-            self._classifiers[key] = backbone, own, model, values_of(_head_variables(model))
+            self._classifiers[key] = backbone, own, model, values_of(head_variables(model))
         _, own, model, start = self._classifiers[key]
         keras.utils.set_random_seed(seed)
         if own is not backbone:
             assign(own.model.variables, values_of(backbone.model.variables))
         for layer, given in zip(own.model.layers, backbone.model.layers, strict=True):
             layer.trainable = given.trainable
-        assign(_head_variables(model), start)
+        assign(head_variables(model), start)
         set_temperature(model, 1.0)
         reseed(model, seed)
         return model
@@ -95,7 +95,3 @@ class ModelPool:
             self._suffixes[key] = build()
             self._suffixes[key].task = task_of_model(model)
         return self._suffixes[key]
-
-
-def _head_variables(model: keras.Model) -> list[Any]:
-    return [variable for layer in head_layers(model) for variable in layer.variables]

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transfer.backbones.copying import working_copy
+from keras_transfer.base.compute import Compute
 from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import Inputs
 from keras_transfer.fast.steps import StepModel
@@ -112,6 +114,13 @@ class Suffix(StepModel):
             pulled = ops.sum(ops.square(variable - start))
             loss = loss + self.penalty_strength / self.replicas * pulled
         return loss
+
+
+def working(suffix: Suffix, compute: Compute) -> Suffix:
+    """The suffix as it computes: itself, or a copy in another type, or that is shared."""
+    copy = working_copy(suffix, compute)
+    copy.inference_mode, copy.rounded = suffix.inference_mode, compute.rounded
+    return copy
 
 
 def predict(engine: Engine, inputs: Inputs, batch_size: int = 64) -> list[np.ndarray]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,13 @@ import numpy as np
 
 from keras_transfer import evaluation
 from keras_transfer._version import __version__
+from keras_transfer.base import files
 from keras_transfer.base.task import task_of
-from keras_transfer.base.types import SPLITS, Dataset
+from keras_transfer.base.types import SPLITS, Backbone, Dataset
+from keras_transfer.datasets.sources import JOINT, parts_of
 from keras_transfer.frozen.store import StoreCounts
 from keras_transfer.learn import calibration
+from keras_transfer.modalities import modality
 from keras_transfer.recipe import Recipe
 from keras_transfer.runs.finished import Finished
 
@@ -128,6 +132,29 @@ def environment() -> dict[str, Any]:
         "accelerators": accelerators(),
         "backend": keras.backend.backend(),
         "versions": versions,
+    }
+
+
+def config_before(
+    dataset: Dataset, backbone: Backbone, recipe: Recipe, asked: Sequence[str]
+) -> dict[str, Any]:
+    """What ``config.json`` holds before a run begins."""
+    parts = [(part, Path(part).expanduser()) for part in parts_of(dataset.name)]
+    places = (str(path.resolve()) if path.exists() else part for part, path in parts)
+    return {
+        "keras_transfer": __version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "data": dataset.name,
+        "data_path": JOINT.join(places),
+        "data_digest": files.sha256("".join(sorted(dataset.digests)).encode()),
+        "class_names": list(dataset.class_names),
+        "weights_digest": backbone.weights_digest,
+        "weights_licence": backbone.spec.licence,
+        "modality": dataset.modality,
+        "input": modality(dataset.modality).INPUT,
+        "asked": list(asked),
+        **({"update_of": dataset.update_of} if dataset.update_of else {}),
+        **recipe.to_dict(),
     }
 
 

@@ -382,11 +382,11 @@ def test_a_run_to_go_on_with(tmp_path, how):
 @pytest.mark.parametrize("how", ["is empty", "is cut", "is not what it says", "is a folder"])
 def test_a_checkpoint_to_go_on_with(tmp_path, name, how):
     from keras_transfer import training
-    from keras_transfer.learn import finetune
+    from keras_transfer.learn import finetune, head_phase
 
     read = {
         "decision.json": lambda: training._decided(tmp_path),
-        "head.npz": lambda: training._read_head(tmp_path / name, None),
+        "head.npz": lambda: head_phase.read_head(tmp_path / name, None),
         "fine-tune.npz": lambda: finetune._restore(tmp_path / name, None, None),
     }
     if name.endswith("npz"):

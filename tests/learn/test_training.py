@@ -17,13 +17,13 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from keras_transfer import backbones, console, datasets, evaluation, training
+from keras_transfer import backbones, console, datasets, evaluation, preparation, training
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.task import ONE
 from keras_transfer.base.types import LOGITS
 from keras_transfer.frozen.features import Views
 from keras_transfer.frozen.store import ActivationStore
-from keras_transfer.learn import calibration, finetune, heads, planner
+from keras_transfer.learn import calibration, finetune, head_phase, heads, planner, second_phase
 from keras_transfer.learn.model import build_classifier, reseed, set_batch_norm
 from keras_transfer.learn.optimizers import build_optimizer
 from keras_transfer.learn.pool import ModelPool
@@ -123,8 +123,8 @@ def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, 
     # Beyond these, either solver's answer depends on when it stops.
     penalties = heads.PENALTIES[:7]
     solve = functools.partial(heads.solve_head, penalties=penalties)
-    monkeypatch.setattr(training, "solve_head", solve)
-    monkeypatch.setattr(training, "choose", last_with_new_head)
+    monkeypatch.setattr(head_phase, "solve_head", solve)
+    monkeypatch.setattr(second_phase, "choose", last_with_new_head)
     result = run(data, short(views=1, engine="keras"))
     assert any(candidate.name.endswith(", new head") for candidate in result.candidates)
 
@@ -494,13 +494,13 @@ def test_less_may_train_than_lies_above_the_cut_that_was_extracted(data, tmp_pat
 
 def test_a_head_that_took_the_time_is_what_the_run_gives(data, tmp_path, monkeypatch):
     slow = Slow(monkeypatch)
-    solve = training.solve_head
+    solve = head_phase.solve_head
 
     def solving(*arguments, **named):
         slow.now += 200.0
         return solve(*arguments, **named)
 
-    monkeypatch.setattr(training, "solve_head", solving)
+    monkeypatch.setattr(head_phase, "solve_head", solving)
     done = budgeted(data, tmp_path, slow, 205.0)
     assert [phase.name for phase in done.phases] == ["head"]
     assert "Out of time before the second phase: the head alone." in slow.notes
@@ -626,7 +626,7 @@ def test_means_of_weights_have_statistics_of_their_own(data, monkeypatch, mixed)
         kept = ends["average"] if mixed == "average" else mix(start, ends["last epoch"], 0.5)
         return kept, candidates, logits
 
-    monkeypatch.setattr(training, "choose", keep)
+    monkeypatch.setattr(second_phase, "choose", keep)
     model = training.train(
         data, backbone="MobileNetV3Small", weights="none", effort="quick", cache=False,
         engine="keras", batch_size=16, fine_tune_epochs=4, views=1,
@@ -656,7 +656,7 @@ def test_random_weights_come_back_with_the_seed(data):
 @pytest.mark.parametrize("how", [{}, {"fold": (2, 4)}, {"per_class": 5}])
 def test_the_split_has_a_seed_of_its_own_which_is_that_of_the_run_by_default(digits_folder, how):
     def placed(**seeds):
-        data = training.load(str(digits_folder), Recipe(image_size=8, **seeds, **how))
+        data = preparation.load(str(digits_folder), Recipe(image_size=8, **seeds, **how))
         return dict(zip(data.paths, data.splits, strict=True))
 
     assert placed(seed=1, split_seed=3) == placed(seed=2, split_seed=3) == placed(seed=3)

@@ -275,7 +275,7 @@ def interrupt(*anything, **more):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("where", ["training.choose", "updating._judged"])
+@pytest.mark.parametrize("where", ["learn.second_phase.choose", "updating._judged"])
 def test_an_update_that_was_killed_goes_on_to_the_same_digits(
     updated, copy, more, tmp_path, monkeypatch, capsys, where
 ):

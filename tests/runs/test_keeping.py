@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from keras_transfer import cli, training
+from keras_transfer import cli, preparation, training
 from keras_transfer.base.errors import UsageError
+from keras_transfer.learn import second_phase
 from keras_transfer.runs import folder as runs
 
 NEXT = {"keras_transfer": "0", "seed": 1}
@@ -54,7 +55,7 @@ def test_what_is_told_of_a_head_is_kept_when_a_run_goes_on(
 
     command = words(digits_folder, tmp_path / "run", *head)
     with monkeypatch.context() as patched:
-        patched.setattr(training, "choose", interrupt)
+        patched.setattr(second_phase, "choose", interrupt)
         assert cli.main(command) == 130
     assert cli.main([*command, "--resume"]) == 0
     assert cli.main([*command, "--output", str(tmp_path / "whole")]) == 0
@@ -118,7 +119,7 @@ def test_an_interrupt_before_anything_was_written_says_so(digits_folder, copy, m
     def interrupt(*anything):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "load", interrupt)
+    monkeypatch.setattr(preparation, "load", interrupt)
     assert cli.main([*words(digits_folder, copy), "--overwrite"]) == 130
     assert "Nothing was written" in capsys.readouterr().err
     assert contents(copy) == before

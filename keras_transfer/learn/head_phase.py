@@ -1,0 +1,250 @@
+"""The first phase: the head alone, on features that were computed once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_transfer.base import files
+from keras_transfer.base.compute import Compute
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.task import task_of
+from keras_transfer.base.types import LOGITS, Dataset
+from keras_transfer.frozen.extraction import Extracted
+from keras_transfer.frozen.features import Array
+from keras_transfer.learn import calibration
+from keras_transfer.learn.batches import Examples
+from keras_transfer.learn.finetune import Trained, fine_tune
+from keras_transfer.learn.heads import FEW, Head, solve_head, solve_on_all
+from keras_transfer.learn.model import head_inputs, head_variables, optional_features
+from keras_transfer.learn.pool import ModelPool
+from keras_transfer.learn.suffix import assign, values_of, working
+from keras_transfer.recipe import Recipe
+
+# Features of more views than fit are left to the second phase; the head sees as many as do.
+_BYTES = 2**29
+ANEW = "Restore the file, or begin anew with --overwrite."
+
+
+class Done(NamedTuple):
+    """What is reported of the phase.
+
+    Attributes:
+        epochs: or iterations of a solver.
+        seen: images, in all of them.
+        details: what else there is to say.
+        trained: what training came to; None where the head was solved.
+    """
+
+    epochs: int
+    seen: int
+    details: dict[str, Any]
+    trained: Trained | None = None
+
+
+def solve(
+    model: keras.Model,
+    labels: np.ndarray,
+    examples: Examples,
+    views: Sequence[np.ndarray],
+    validation: np.ndarray,
+    *,
+    few: bool,
+    progress: Progress,
+    meanwhile: Callable[[], None] = lambda: None,
+    checkpoint: Path | None = None,
+) -> Done:
+    """Solves the model's head on pooled features, or takes what a killed run had solved.
+
+    Args:
+        model: the classifier; it gets the head.
+        labels: of the training examples.
+        examples: their weights, and the labels of validation.
+        views: float ``[n, features]``, the pooled features of each view.
+        validation: float ``[m, features]``.
+        few: see :func:`~keras_transfer.learn.heads.solve_head`.
+        progress: where to report.
+        meanwhile: what else is to be done; the solver holds one core, and this may hold another.
+        checkpoint: a file for the solved head.
+    """
+    if checkpoint and checkpoint.exists():
+        return read_head(checkpoint, model)
+    solving = solver(model, labels, examples, views, validation, few)
+    with ThreadPoolExecutor(1) as aside:
+        solved = aside.submit(solving)
+        meanwhile()
+        head = solved.result()
+    model.get_layer(LOGITS).set_weights([head.kernel, head.bias])
+    progress.detail(f"Head: penalty {head.penalty:.2g}, {len(head.path)} tried.")
+    for row in head.rows():
+        progress.row(row)
+    done = Done(head.iterations, head.iterations * len(labels) * len(views), head.details())
+    if checkpoint:
+        _write_head(checkpoint, model, done)
+    return done
+
+
+def train(
+    model: keras.Model,
+    labels: np.ndarray,
+    examples: Examples,
+    extracted: Extracted,
+    recipe: Recipe,
+    pool: ModelPool,
+    *,
+    compute: Compute,
+    **how: Any,
+) -> Done:
+    """Trains the model's head by gradient on pooled features, and gives it its best weights.
+
+    Args:
+        model: the classifier.
+        labels: of the training examples.
+        examples: their weights, and the labels of validation.
+        extracted: the features.
+        recipe: of the run.
+        pool: where the head's compiled step is kept.
+        compute: how it is computed.
+        how: the rest of what :func:`~keras_transfer.learn.finetune.fine_tune` takes.
+    """
+    recipe, top = recipe.for_head(), pool.head(model, recipe.for_head())
+    on_features = dataclasses.replace(
+        examples, views=[Array(one) for one in extracted.features],
+        targets=task_of(labels).targets(labels, int(model.output_shape[-1])),
+        validation=Array(extracted.validation_features),
+    )  # fmt: skip
+    done = fine_tune(
+        working(top, compute), recipe, on_features, name="head", compute=compute, **how
+    )
+    if done.best is not None:
+        assign(top.learned, done.best)
+    details = {"best_epoch": done.best_epoch}
+    return Done(done.epoch, done.epoch * len(labels), details, done)
+
+
+def as_many_as_fit(features: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """The features of the first views, up to half a gibibyte of them."""
+    return features[: max(1, _BYTES // max(1, features[0].nbytes))]
+
+
+def solver(
+    model: keras.Model,
+    labels: np.ndarray,
+    examples: Examples,
+    views: Sequence[np.ndarray],
+    validation: np.ndarray,
+    few: bool,
+) -> Callable[[], Head]:
+    """Solves the head of a classifier on the pooled features of some views, without the model.
+
+    With and without the features that a head may do better without, as validation decides. The
+    model is asked for what its head sees before another thread solves: a step may give its
+    variables away meanwhile.
+    """
+    seen = head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0])
+    judged, classes = head_inputs(model, validation), int(model.output_shape[-1])
+    ways = _ways(model)
+
+    def without(first: int) -> Head:
+        solved = solve_head(
+            seen[:, first:], np.concatenate([labels] * len(views)), classes,
+            judged[:, first:], examples.validation_labels,
+            sample_weights=np.concatenate([examples.weights] * len(views)),
+            validation_weights=examples.validation_weights, few=few,
+        )  # fmt: skip
+        return _for_all_features(solved, first)
+
+    return lambda: min(map(without, ways), key=lambda head: head.validation_nll)
+
+
+def _ways(model: keras.Model) -> list[int]:
+    """How many of the first features heads are solved without, the best of which is kept."""
+    return sorted({0, optional_features(model)})
+
+
+def _for_all_features(head: Head, first: int) -> Head:
+    """A head that was solved without the first features, as one that sees them."""
+    return dataclasses.replace(head, kernel=np.pad(head.kernel, ((first, 0), (0, 0))))
+
+
+class OnAll(NamedTuple):
+    """A head of few labels solved on all of them.
+
+    Attributes:
+        head: the head.
+        logits: of the validation examples, by heads that had not seen them.
+        temperature: fitted to such logits of all labelled examples.
+        why: what was done and why, for people.
+    """
+
+    head: Head
+    logits: np.ndarray
+    temperature: float
+    why: str
+
+
+def solve_on_all_labels(
+    model: keras.Model,
+    dataset: Dataset,
+    examples: Examples,
+    views: Sequence[np.ndarray],
+    validation: np.ndarray,
+    recipe: Recipe,
+) -> OnAll | None:
+    """The head on training and validation examples; None where these are not few.
+
+    Who asks for few training examples a class wants the others left out.
+    """
+    rows = np.concatenate([dataset.indices("train"), dataset.indices("val")])
+    labels, classes = dataset.labels[rows], len(dataset.class_names)
+    groups = [(dataset.groups or dataset.digests)[row] for row in rows]
+    task = task_of(labels)
+    found = task.counts(labels, classes).sum()
+    are_few = classes < found <= FEW * classes and len(set(groups)) > 1
+    if recipe.per_class is not None or not are_few:
+        return None
+    weights = task.weights(labels, classes)
+    if examples.validation_weights is not None:
+        weights = np.concatenate([examples.weights, examples.validation_weights])
+    clean, *others = (head_inputs(model, one) for one in views)
+    clean = np.concatenate([clean, head_inputs(model, validation)])
+
+    def without(first: int) -> tuple[Head, np.ndarray]:
+        fewer = [view[:, first:] for view in others]
+        head, logits = solve_on_all(clean[:, first:], fewer, labels, weights, groups, classes)
+        return _for_all_features(head, first), logits
+
+    head, logits = min(map(without, _ways(model)), key=lambda solved: solved[0].validation_nll)
+    why = (
+        f"Few labels: the head alone is solved on all {len(rows)} of them, validation included, "
+        f"with penalty {head.penalty:.2g}, the best in cross-validation (NLL "
+        f"{head.validation_nll:.3f}). It is judged by answers to what had been left out."
+    )
+    temperature = calibration.fit_temperature(logits, labels, weights)
+    return OnAll(head, logits[-len(validation) :], temperature, why)
+
+
+def read_head(path: Path, model: keras.Model) -> Done:
+    """Gives the model the head of a killed run; returns what there was to report of it.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    with files.reading(path, ANEW), np.load(path) as arrays:
+        values = sorted(name for name in arrays.files if name != "report")
+        assign(head_variables(model), [arrays[name] for name in values])
+        return Done(*json.loads(str(arrays["report"])))
+
+
+def _write_head(path: Path, model: keras.Model, done: Done) -> None:
+    with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        values = values_of(head_variables(model))
+        named: dict[str, Any] = {f"value-{i:03d}": value for i, value in enumerate(values)}
+        np.savez(stream, report=json.dumps(files.plain(done[:3])), **named)

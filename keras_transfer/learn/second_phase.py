@@ -1,0 +1,222 @@
+"""The second phase: the top blocks are unfrozen, and what they came to is chosen among."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_transfer.base.compute import Compute
+from keras_transfer.base.progress import Progress
+from keras_transfer.base.types import LOGITS, Inputs
+from keras_transfer.frozen.engine import Batch, Engine, build_engine
+from keras_transfer.frozen.features import Array
+from keras_transfer.learn import planner
+from keras_transfer.learn.batches import Examples
+from keras_transfer.learn.finetune import Trained, fine_tune
+from keras_transfer.learn.head_phase import OnAll, solver
+from keras_transfer.learn.heads import Head
+from keras_transfer.learn.model import head_inputs, measure_statistics, set_batch_norm
+from keras_transfer.learn.pool import ModelPool
+from keras_transfer.learn.selection import Candidate, NewHead, choose
+from keras_transfer.learn.suffix import Suffix, assign, between, predict, values_of, working
+from keras_transfer.learn.watching import Watched
+from keras_transfer.recipe import Recipe
+
+# Images that stand for all where BatchNorm's statistics are measured.
+_FOR_STATISTICS = 1024
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the weights of a run were chosen among, and how the chosen ones do.
+
+    Attributes:
+        candidates: the chosen one first; the model has its weights.
+        validation_logits: float ``[validation images, classes]``, before any temperature.
+        engine: runs the part that trained, or the head alone, in float32 on one device.
+        trained: what training came to; None where there was no second phase.
+        seconds: of training, without the choice.
+    """
+
+    candidates: tuple[Candidate, ...]
+    validation_logits: np.ndarray
+    engine: Engine
+    trained: Trained | None = None
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """What was kept and why, for people."""
+        kept = self.candidates[0]
+        head = next(candidate for candidate in self.candidates if candidate.name == "head")
+        if kept is head and any(candidate.nll < head.nll for candidate in self.candidates):
+            return "Kept the head alone: on so few labels fine-tuning is not surely better."
+        if kept is head:
+            return "Kept the head alone: fine-tuning did not help on validation."
+        return (
+            f"Kept {kept.name}: validation NLL {kept.nll:.3f} and accuracy {kept.accuracy:.3f}, "
+            f"the head alone {head.nll:.3f} and {head.accuracy:.3f}."
+        )
+
+
+def keep_head(
+    model: keras.Model, top: Suffix, features: np.ndarray, examples: Examples, whole: OnAll | None
+) -> Outcome:
+    """The head alone, judged on validation.
+
+    Args:
+        model: the classifier, with its head.
+        top: its part above the pooled features.
+        features: of the validation images.
+        examples: their labels and weights.
+        whole: the head of few labels, which the model gets.
+    """
+    engine = build_engine(top, "keras")
+    logits = predict(engine, Array(features))[0] if whole is None else whole.logits
+    if whole is not None:
+        model.get_layer(LOGITS).set_weights([whole.head.kernel, whole.head.bias])
+    _, candidates, _ = choose(
+        [], {}, lambda weights: logits, examples.validation_labels,
+        image_weights=examples.validation_weights,
+        head=([], whole.logits, whole.temperature) if whole else None,
+    )  # fmt: skip
+    return Outcome(candidates, logits, engine)
+
+
+def part_that_trains(
+    pool: ModelPool, model: keras.Model, cut: tuple[str, ...], recipe: Recipe
+) -> Suffix:
+    """The part that the second phase trains, in the mode in which it trains."""
+    suffix = pool.suffix(model, cut, recipe)
+    suffix.inference_mode = recipe.batch_norm != "train"
+    if recipe.batch_norm == "train":
+        set_batch_norm(suffix, trains=True)
+    return suffix
+
+
+def tune(
+    model: keras.Model,
+    suffix: Suffix,
+    recipe: Recipe,
+    examples: Examples,
+    labels: np.ndarray,
+    *,
+    few: bool,
+    whole: OnAll | None,
+    progress: Progress,
+    compute: Compute,
+    first_head: Sequence[np.ndarray] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    **how: Any,
+) -> Outcome:
+    """Trains the part above the cut, and gives the model the best of what it came to.
+
+    Args:
+        model: the classifier, its head solved.
+        suffix: from :func:`part_that_trains`.
+        recipe: of the run.
+        examples: what it trains and is validated on.
+        labels: of the training examples.
+        few: see :func:`~keras_transfer.learn.heads.solve_head`.
+        whole: the head of few labels, which must surely be beaten.
+        progress: where to report.
+        compute: how steps are computed.
+        first_head: values that the head begins with instead, where all weights are random: one that
+            was solved on random features misleads the layers that begin to learn.
+        callbacks: Keras's, see :class:`~keras_transfer.learn.watching.Watched`.
+        how: the rest of what :func:`~keras_transfer.learn.finetune.fine_tune` takes.
+    """
+    begun, start = time.monotonic(), values_of(suffix.learned)
+    if first_head is not None:
+        assign(model.get_layer(LOGITS).variables, first_head)
+        if recipe.batch_norm == "train":
+            measure_statistics(suffix, _some(examples.views[0], recipe, recipe.batch_size))
+    computing = working(suffix, compute)
+    done = fine_tune(
+        computing, recipe, examples,
+        compute=compute, progress=Watched(callbacks, computing, progress), **how,
+    )  # fmt: skip
+    seconds = time.monotonic() - begun
+    progress.stage("choose")
+    # The weights are in what came back; the suffix is in float32 on one device.
+    engine = build_engine(suffix, "keras")
+    chosen, candidates, logits = _choose(
+        model, suffix, engine, start, done, examples, labels, recipe, few, whole
+    )
+    assign(suffix.learned, chosen)
+    return Outcome(candidates, logits, engine, done, seconds)
+
+
+def _choose(
+    model: keras.Model,
+    suffix: Suffix,
+    engine: Engine,
+    start: list[np.ndarray],
+    done: Trained,
+    examples: Examples,
+    labels: np.ndarray,
+    recipe: Recipe,
+    few: bool,
+    whole: OnAll | None,
+) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
+    """Judges what the second phase came to, a head solved again on its features included."""
+    place_in_head = {id(v): number for number, v in enumerate(model.get_layer(LOGITS).variables)}
+
+    def logits_of(values: Sequence[np.ndarray]) -> np.ndarray:
+        assign(suffix.learned, values)
+        return predict(engine, examples.validation)[0]
+
+    def settled(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Means of weights with statistics of their own, where BatchNorm has any to learn."""
+        if recipe.batch_norm == "train":
+            assign(suffix.learned, values)
+            measure_statistics(suffix, _some(examples.views[0], recipe, _FOR_STATISTICS))
+            values = values_of(suffix.learned)
+        return list(values)
+
+    def with_head(values: Sequence[np.ndarray], solved: Head) -> list[np.ndarray]:
+        new = solved.kernel, solved.bias
+        return [
+            new[place_in_head[id(variable)]] if id(variable) in place_in_head else value
+            for variable, value in zip(suffix.learned, values, strict=True)
+        ]
+
+    ends = done.ends()
+    if "average" in ends:
+        ends["average"] = settled(ends["average"])
+    with ThreadPoolExecutor(1) as aside:
+
+        def new_head(values: Sequence[np.ndarray]) -> Callable[[], NewHead]:
+            assign(suffix.learned, values)
+            views = planner.new_head_views(len(labels), len(examples.views))
+            features = [predict(engine, inputs)[1] for inputs in examples.views[:views]]
+            validation = predict(engine, examples.validation)[1]
+            solve = solver(model, labels, examples, features, validation, few)
+            seen, solving = head_inputs(model, validation), aside.submit(solve)
+
+            def wait() -> NewHead:
+                solved = solving.result()
+                return with_head(values, solved), solved.logits(seen)
+
+            return wait
+
+        return choose(
+            start, ends, logits_of, examples.validation_labels,
+            new_head if recipe.head_is_solved else None, examples.validation_weights,
+            mix=lambda first, second, share: settled(between(first, second, share)),
+            head=(with_head(start, whole.head), whole.logits, whole.temperature) if whole else None,
+        )  # fmt: skip
+
+
+def _some(inputs: Inputs, recipe: Recipe, number: int) -> Iterator[Batch]:
+    """Batches of so many images, or of all where there are fewer, drawn without return."""
+    drawn = np.random.default_rng(recipe.seed).permutation(len(inputs))[:number]
+    for start in range(0, len(drawn), recipe.batch_size):
+        batch = inputs.gather(drawn[start : start + recipe.batch_size])
+        yield batch if len(batch) > 1 else batch[0]
