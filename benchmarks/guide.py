@@ -49,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     data, splits, size, seed = options.data, options.splits, options.size, options.seed
     keras.utils.set_random_seed(seed)
-    held = datasets.load_dataset(data, image_size=int(size), splits_file=splits, cache=False)
+    held = datasets.load_dataset(data, image_size=int(size), splits=splits, cache=False)
     base = backbones.build("EfficientNetLite0", image_size=int(size), weights="offline").model
 
     def batches(split: str, shuffle: bool) -> tf.data.Dataset:

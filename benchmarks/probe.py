@@ -20,7 +20,7 @@ from keras_transfer import backbones, datasets
 
 def main() -> None:
     data, splits, size, output = sys.argv[1:5]
-    held = datasets.load_dataset(data, image_size=int(size), splits_file=splits, cache=False)
+    held = datasets.load_dataset(data, image_size=int(size), splits=splits, cache=False)
     base = backbones.build("EfficientNetLite0", image_size=int(size), weights="offline").model
     pooled = keras.layers.GlobalAveragePooling2D()(base.output)
     features = keras.Model(base.input, pooled).predict(held.examples, batch_size=32, verbose=0)

@@ -168,7 +168,7 @@ def load(source: Any, recipe: Recipe) -> Dataset:
     source = opened(source, recipe)
     return datasets.load_dataset(
         source, image_size=getattr(recipe, modality(source.modality).SIZE), split=recipe.split,
-        splits_file=recipe.splits, fold=recipe.fold, per_class=recipe.per_class,
+        splits=recipe.splits, fold=recipe.fold, per_class=recipe.per_class,
         seed=recipe.drawn_by, cache=recipe.cache != "off", fit=recipe.fit,
         multi_label=source.task.setting,
     )  # fmt: skip

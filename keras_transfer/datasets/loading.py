@@ -18,7 +18,8 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError, UsageError, closest
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.types import SPLITS, Dataset, Finding
-from keras_transfer.datasets import archives, arrays, manifests, splits, tfds
+from keras_transfer.datasets import archives, arrays, manifests, tfds
+from keras_transfer.datasets import splits as splitting
 from keras_transfer.datasets.inspection import Inspection, untrainable
 from keras_transfer.datasets.scan import scan
 from keras_transfer.datasets.sources import (
@@ -108,7 +109,7 @@ def _open_named(name: str, group: str | None) -> Source:
         problem = f"{name}: {reason_of(error).replace('directory', 'folder')}.{near}"
     raise DataError(
         problem,
-        remedy="Give a folder of class folders, a .csv or .jsonl manifest, a .zip or .tar of class "
+        remedy="Give a folder of class folders, a .csv or .jsonl table, a .zip or .tar of class "
         f"folders, tfds:NAME, {' or '.join(arrays.BUILTIN)}.",
     )
 
@@ -118,7 +119,7 @@ def inspect(
     data: Any,
     *,
     split: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    splits_file: str | os.PathLike[str] | None = None,
+    splits: str | os.PathLike[str] | None = None,
     seed: int = 0,
     image_size: Any = None,
     cache: bool = True,
@@ -130,7 +131,7 @@ def inspect(
     """Reads and checks every item of a set, and reports.
 
     Args:
-        data: as for ``load_dataset``; so are ``split``, ``splits_file``, ``seed``, ``cache``,
+        data: as for ``load_dataset``; so are ``split``, ``splits``, ``seed``, ``cache``,
             ``class_names``, ``group``, ``fit`` and ``multi_label``.
         image_size: None, unless the examples are wanted afterwards.
 
@@ -141,7 +142,7 @@ def inspect(
         DataError: there is nothing to inspect. A set that can be read but not trained on raises
             nothing: see ``Inspection.problem``.
     """
-    splits.check_shares(split)
+    splitting.check_shares(split)
     source = open_source(data, class_names=class_names, group=group, multi_label=multi_label)
     form = modality(source.modality)
     spec = None if image_size is None else form.spec(image_size).fitted(fit)
@@ -158,20 +159,20 @@ def inspect(
     present = classes_of(items, source.task)
     known = [name for name in source.class_names or sorted(present) if name in present]
     encoded = source.task.encode([item.label for item in items], known)
-    strata = splits.strata_of(encoded, known)
+    strata = splitting.strata_of(encoded, known)
     digests, paths = tuple(records[i].digest for i in kept), tuple(one.path for one in items)
     dataset = Dataset(
         name=source.name,
         paths=paths,
         labels=encoded,
         class_names=tuple(known),
-        splits=splits.complete(strata, verdict.groups, given, split=split, seed=seed),
+        splits=splitting.complete(strata, verdict.groups, given, split=split, seed=seed),
         digests=digests, findings=tuple(findings), read=_reader(source, paths, digests),
         examples=examples, groups=verdict.groups, modality=source.modality,
         fit="" if spec is None else spec.fit,
     )  # fmt: skip
-    if splits_file is not None:
-        dataset, rows = splits.apply(dataset, splits_file)
+    if splits is not None:
+        dataset, rows = splitting.apply(dataset, splits)
         kept = kept[rows]
     return Inspection(dataset, source, records, kept, untrainable(dataset))
 
@@ -182,7 +183,7 @@ def load_dataset(
     *,
     image_size: Any = None,
     split: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    splits_file: str | os.PathLike[str] | None = None,
+    splits: str | os.PathLike[str] | None = None,
     fold: tuple[int, int] | None = None,
     seed: int = 0,
     cache: bool = True,
@@ -204,7 +205,7 @@ def load_dataset(
             ``items`` and ``read`` of a ``sources.Source`` at least.
         image_size: what to decode to, see ``Modality.spec``, or None.
         split: shares of train, validation and test, where the source gives none.
-        splits_file: a ``splits.csv`` as ``write_splits`` makes it, to repeat a split exactly;
+        splits: a ``splits.csv`` as ``write_splits`` makes it, to repeat a split exactly;
             what it does not name is left out.
         fold: (i, k), to test on the i-th of k parts, whatever the splits; see ``splits.kfold``.
         seed: of the split, of the folds and of ``per_class``.
@@ -220,22 +221,22 @@ def load_dataset(
         The set. ``findings`` says what was noticed, and which files were left out.
 
     Raises:
-        DataError: what cannot be trained on; a ``splits_file`` that does not fit.
+        DataError: what cannot be trained on; ``splits`` that do not fit.
         UsageError: shares, folds or ``per_class`` that make no sense.
     """
     inspection = inspect(
-        data, split=split, splits_file=splits_file, seed=seed, image_size=image_size, cache=cache,
+        data, split=split, splits=splits, seed=seed, image_size=image_size, cache=cache,
         class_names=class_names, group=group, fit=fit, multi_label=multi_label,
     )  # fmt: skip
     dataset = inspection.dataset
     if inspection.problem and (for_training or not len(dataset)):
         raise inspection.problem
     if fold is not None:
-        if splits_file is not None:
+        if splits is not None:
             raise UsageError("a fold and a file of splits were given.", remedy="Give one of them.")
-        dataset = splits.kfold(dataset, fold[1], seed=seed)[fold[0] - 1]
+        dataset = splitting.kfold(dataset, fold[1], seed=seed)[fold[0] - 1]
     if per_class is not None:
-        dataset = splits.take(dataset, splits.few(dataset, per_class, seed=seed))
+        dataset = splitting.take(dataset, splitting.few(dataset, per_class, seed=seed))
     return dataset
 
 

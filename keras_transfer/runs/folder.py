@@ -92,7 +92,7 @@ def _model(run: Run) -> keras.Model:
 
 
 def _dataset(run: Run) -> types.Dataset:
-    how = run.how | {"splits_file": run.file(SPLITS), "group": run.config.get("group")}
+    how = run.how | {"splits": run.file(SPLITS), "group": run.config.get("group")}
     return datasets.load_dataset(run.data, **how)
 
 

@@ -122,20 +122,20 @@ def test_a_splits_file_repeats_a_split_and_leaves_new_files_out(folder, tmp_path
     first = load_dataset(folder, seed=3, image_size=16)
     write_splits(first, tmp_path / "splits.csv")
     (folder / "cat/new.jpg").write_bytes(pictures[58])
-    again = load_dataset(folder, splits_file=tmp_path / "splits.csv", image_size=16)
+    again = load_dataset(folder, splits=tmp_path / "splits.csv", image_size=16)
     assert again.paths == first.paths
     assert (again.splits == first.splits).all()
     assert np.array_equal(again.examples, first.examples)
     assert [one.path for one in of_kind(again, "not_in_splits")] == ["cat/new.jpg"]
     (folder / "cat/000.jpg").unlink()
     with pytest.raises(DataError, match=r"cat/000\.jpg"):
-        load_dataset(folder, splits_file=tmp_path / "splits.csv")
+        load_dataset(folder, splits=tmp_path / "splits.csv")
 
 
 def test_a_file_gone_bad_since_is_a_finding_not_an_absence(folder, tmp_path):
     write_splits(load_dataset(folder), tmp_path / "splits.csv")
     (folder / "cat/000.jpg").write_bytes(b"oh")
-    data = load_dataset(folder, splits_file=tmp_path / "splits.csv")
+    data = load_dataset(folder, splits=tmp_path / "splits.csv")
     assert len(data) == 49
 
 
@@ -158,12 +158,12 @@ def test_folds_test_every_image_once(folder, tmp_path):
     small = load_dataset(folder, fold=(2, 4), per_class=3)
     assert len(small.indices("train")) == 6
     write_splits(small, tmp_path / "splits.csv")
-    again = load_dataset(folder, splits_file=tmp_path / "splits.csv")
+    again = load_dataset(folder, splits=tmp_path / "splits.csv")
     assert again.paths == small.paths
     with pytest.raises(UsageError, match="21 folds"):
         load_dataset(folder, fold=(1, 21))
     with pytest.raises(UsageError, match="a fold and a file"):
-        load_dataset(folder, fold=(1, 4), splits_file=tmp_path / "splits.csv")
+        load_dataset(folder, fold=(1, 4), splits=tmp_path / "splits.csv")
 
 
 def test_classes_without_training_images_are_left_out(tmp_path, pictures):

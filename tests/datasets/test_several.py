@@ -87,13 +87,13 @@ def test_splits_go_there_and_back(tmp_path):
     data = load_dataset(path)
     write_splits(data, tmp_path / "splits.csv")
     assert ",cat|dog," in (tmp_path / "splits.csv").read_text()
-    again = load_dataset(path, splits_file=tmp_path / "splits.csv", seed=5)
+    again = load_dataset(path, splits=tmp_path / "splits.csv", seed=5)
     assert (again.splits == data.splits).all()
     (tmp_path / "splits.csv").write_text(
         (tmp_path / "splits.csv").read_text().replace(",cat|dog,", ",cat,", 1)
     )
     with pytest.raises(DataError, match=r"cat\|dog"):
-        load_dataset(path, splits_file=tmp_path / "splits.csv")
+        load_dataset(path, splits=tmp_path / "splits.csv")
 
 
 def test_a_class_without_training_examples_is_left_out(tmp_path):

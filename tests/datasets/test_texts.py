@@ -197,7 +197,7 @@ def test_splits_go_back_in(tmp_path, said):
     file = write_table(tmp_path / "a.csv", said)
     first = load_dataset(file, image_size=32, seed=3)
     write_splits(first, tmp_path / "splits.csv")
-    again = load_dataset(file, image_size=32, splits_file=tmp_path / "splits.csv")
+    again = load_dataset(file, image_size=32, splits=tmp_path / "splits.csv")
     assert again.paths == first.paths
     assert np.array_equal(again.splits, first.splits)
     assert np.array_equal(again.examples, first.examples)

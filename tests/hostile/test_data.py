@@ -562,7 +562,7 @@ def test_archives_are_read_rightly_or_what_is_odd_is_said(case, tmp_path, pictur
     assert {split.read(i) for i in range(images)} <= {*pictures.values()}
     assert len(set(split.digests)) == images
     datasets.write_splits(split, tmp_path.parent / "splits.csv")
-    again = datasets.load_dataset(name, splits_file=tmp_path.parent / "splits.csv", seed=5)
+    again = datasets.load_dataset(name, splits=tmp_path.parent / "splits.csv", seed=5)
     assert (again.paths, again.splits.tolist()) == (split.paths, split.splits.tolist())
 
 
@@ -679,7 +679,7 @@ def test_folders_are_read_rightly_or_what_is_odd_is_said(case, tmp_path, picture
     assert {path: about for path, about in held(tmp_path).items() if path in before} == before
     data = datasets.load_dataset("set")  # and its splits find everything again
     datasets.write_splits(data, "splits.csv")
-    again = datasets.load_dataset("set", splits_file="splits.csv", seed=5)
+    again = datasets.load_dataset("set", splits="splits.csv", seed=5)
     assert (again.paths, again.splits.tolist()) == (data.paths, data.splits.tolist())
     assert inspected("clean/manifest.csv")["images"] == images
 
@@ -889,7 +889,7 @@ def test_splits_that_do_not_fit_are_refused(case, tmp_path, pictures):
     lay(tmp_path / "set", pictures)
     lay(tmp_path, {"splits.csv": content})
     with pytest.raises(DataError, match=re.escape(needle)) as refused:
-        datasets.load_dataset("set", splits_file="splits.csv")
+        datasets.load_dataset("set", splits="splits.csv")
     assert refused.value.remedy
 
 
@@ -907,7 +907,7 @@ def test_splits_find_odd_names_again(name, tmp_path, pictures):
     lay(tmp_path / "set", {path.replace("/", f"/{name}"): data for path, data in pictures.items()})
     data = datasets.load_dataset("set")
     datasets.write_splits(data, "splits.csv")
-    again = datasets.load_dataset("set", splits_file="splits.csv", seed=9)
+    again = datasets.load_dataset("set", splits="splits.csv", seed=9)
     assert (again.paths, again.splits.tolist()) == (data.paths, data.splits.tolist())
 
 

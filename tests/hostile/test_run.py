@@ -322,7 +322,7 @@ def test_splits_of_a_file(digits_run, digits_folder, tmp_path, how):
     file.write_bytes((digits_run / "splits.csv").read_bytes())
     edits.change(file, edit)
     with pytest.raises(UsageError) as refused:
-        datasets.load_dataset(str(digits_folder), splits_file=file)
+        datasets.load_dataset(str(digits_folder), splits=file)
     for needle in ("splits.csv", *needles):
         assert needle in refused.value.message
 

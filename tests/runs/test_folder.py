@@ -61,7 +61,7 @@ def test_splits_reproduce_the_data_set(digits_run, digits_folder):
     run = runs.open_run(digits_run)
     with open(digits_run / "splits.csv", newline="") as stream:
         rows = {row["path"]: (row["label"], row["split"]) for row in csv.DictReader(stream)}
-    data = datasets.load_dataset(str(digits_folder), splits_file=digits_run / "splits.csv")
+    data = datasets.load_dataset(str(digits_folder), splits=digits_run / "splits.csv")
     assert rows == {
         path: (data.class_names[label], split)
         for path, label, split in zip(data.paths, data.labels, data.splits, strict=True)
