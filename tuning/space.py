@@ -149,11 +149,14 @@ def parse(text: str, source: str = "space", given: Mapping[str, Any] | None = No
 
 
 def _less(held: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's entries without those of given settings, and without what waits for another value
-    of these.
+    """A file's entries without those of given settings, without what waits for another value of
+    these, and without what only a second phase has where they leave none.
     """
-    left = {}
+    solved = not {"head_epochs", "head_lr"} & given.keys()
+    left, alone = {}, solved and given.get("unfreeze") in ("none", "0", 0)
     for name, entry in held.items():
+        if alone and name in SETTINGS and SETTINGS[name].metadata["group"] == "fine-tuning":
+            continue
         waits = entry.get("when") if isinstance(entry, dict) else None
         if isinstance(waits, dict) and (settled := waits.keys() & given.keys()):
             if any(given[other] not in _list(waits[other]) for other in settled):

@@ -76,6 +76,9 @@ def test_what_is_typed_is_not_varied():
     }
     assert not found.values("penalty_strength")  # waits for another penalty
     assert space.default_space({"penalty": "l2-sp"}).defaults()["penalty_strength"] > 0
+    assert set(space.default_space({"unfreeze": "none"}).defaults()) == {"strength"}
+    by_gradient = space.default_space({"unfreeze": "none", "head_epochs": 5}).defaults()
+    assert set(by_gradient) == set(whole) - {"unfreeze"}
     with pytest.raises(UsageError, match="nothing to vary"):
         space.parse(RATE, given={"fine_tune_lr": 1e-3})
 
