@@ -103,17 +103,38 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def record(name: str, command: str, rows: Sequence[Mapping[str, Any]], text: str = "") -> None:
-    """Prints a table, and writes it with machine and date to ``results/NAME.{md,json}``."""
-    where = machine()
+def measured(command: str, where: Mapping[str, Any]) -> str:
+    """The line that says by which command, when and on what something was measured."""
     versions = ", ".join(f"{k} {v}" for k, v in where["versions"].items())
-    head = (
+    return (
         f"`{command}`, {where['date']}, {where['cores']} cores of {where['processor']} "
         f"({', '.join(where['instructions'])}), Python {where['python']}, {versions}."
     )
+
+
+def record(
+    name: str,
+    command: str,
+    rows: Sequence[Mapping[str, Any]],
+    text: str = "",
+    where: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> None:
+    """Prints a table, and writes it with machine and date to ``results/NAME.{md,json}``.
+
+    Args:
+        name: of the files.
+        command: that makes them.
+        rows: of the table.
+        text: what the page says below it.
+        where: the machine; this one, today, by default.
+        more: what the JSON holds besides.
+    """
+    where = where or machine()
+    head = measured(command, where)
     page = "\n\n".join(part for part in (f"# {name}", head, table(rows), text) if part) + "\n"
     print(page)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(page)
-    whole = {"command": command, "machine": where, "rows": list(rows), "text": text}
+    whole = {"command": command, "machine": where, "rows": list(rows), "text": text, **more}
     (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
