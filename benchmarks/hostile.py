@@ -12,6 +12,7 @@ import collections
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -212,8 +213,9 @@ def ends(report: Path, tests: Sequence[str], folder: str) -> dict[str, tuple[str
         results = [(names[one.tag], one.get("message", "")) for one in case if one.tag in names]
         for end, message in results or [("passed", "")]:
             if test in found and ranks.index(end) > ranks.index(found[test][0]):
-                lines = message.replace(folder, "").splitlines() or [""]
-                found[test] = end, lines[0]
+                # NumPy's begin with an empty one.
+                said = re.sub(r":\s*\n\s*", ": ", message.replace(folder, ""), count=1)
+                found[test] = end, said.partition("\n")[0]
     return found
 
 
