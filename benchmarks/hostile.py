@@ -262,7 +262,7 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> None:
     struck = [found[f"{name} {kind}"] for name in COMMANDS for kind in FAULTS]
     wrong = [line for part in struck for line in part["wrong"]]
     both = found["together"]
-    defects = {name: found[name] for name in (f"defect {number}" for number in NUMBERS)}
+    defects = known(found)
     text = [
         f"## A disk that fails\n{which} of a small command: an opening, making, write, flush, "
         "renaming or removal fails once, or the process is killed there (at writes, renamings and "
@@ -290,16 +290,20 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> None:
 
 def report_defects(found: dict[str, Any]) -> None:
     """Writes the last table of the page again; of defects that were not asked for as it is."""
-    page = json.loads((RESULTS / "hostile.json").read_text())
-    defects = page.get("defects", {}) | found
-    names = [f"defect {number}" for number in NUMBERS]
-    if not defects.keys() >= set(names):
+    page, defects = json.loads((RESULTS / "hostile.json").read_text()), known(found)
+    if len(defects) < len(NUMBERS):
         print("The page stays as it is: some defects were never brought back.")
         return
-    defects = {name: defects[name] for name in names}
     others = page["text"].partition(BROUGHT_BACK)[0].rstrip()
     text = "\n\n".join([others, *told(defects)])
     record("hostile", page["command"], page["rows"], text, page["machine"], defects=defects)
+
+
+def known(found: dict[str, Any]) -> dict[str, Any]:
+    """Of each defect what was found now, else what the page holds."""
+    held = json.loads((RESULTS / "hostile.json").read_text()).get("defects", {}) | found
+    names = [f"defect {number}" for number in NUMBERS]
+    return {name: held[name] for name in names if name in held}
 
 
 def told(defects: dict[str, Any]) -> list[str]:
@@ -310,20 +314,20 @@ def told(defects: dict[str, Any]) -> list[str]:
         file, _, name = row["test"].removeprefix("tests/").partition("::")
         how = row["how"].replace("`", "'").replace("|", "\\|")
         how = how if len(how) <= LENGTH else how[: LENGTH - 3].rstrip("\\ ") + "..."
-        known = {
+        about = {
             "number": row["number"],
             "defect": row["defect"],
             "what was broken": f"`{row['file'].removeprefix('keras_transfer/')}`: {row['broken']}",
         }
         rows.append(
             {
-                **{key: "" if before[key] == value else value for key, value in known.items()},
+                **{key: "" if before[key] == value else value for key, value in about.items()},
                 "test": f"`{file}`: `{name}`",
                 "how it failed": f"**wrong**: {row['wrong']}" if row["wrong"] else f"`{how}`",
             }
         )
         wrong += [f"- {row['number']}, `{name}`: {row['wrong']}"] * bool(row["wrong"])
-        before = known
+        before = about
     command = "python benchmarks/hostile.py --defects"
     return [
         f"{BROUGHT_BACK}\nEach numbered defect of the first attack, put back by an edit of a copy "
