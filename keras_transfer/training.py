@@ -32,7 +32,6 @@ from keras_transfer.frozen.engine import (
     Engine,
     computes_bfloat16,
     predict_probabilities,
-    worth_converting,
 )
 from keras_transfer.frozen.extraction import Extracted, extract, layers_between
 from keras_transfer.frozen.features import Array, FrozenPart, Views
@@ -50,7 +49,7 @@ from keras_transfer.modalities import modality
 from keras_transfer.recipe import EFFORTS, Recipe, reads_arguments, spelled_out
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
-from keras_transfer.runs.result import Fitted, PhaseReport, TransferResult, config_before
+from keras_transfer.runs.result import Fitted, TransferResult, config_before
 
 DECISION = "decision.json"  # what a run that was killed goes on with
 
@@ -63,9 +62,8 @@ class Shared:
         pool: classifiers with their compiled steps.
         store: cached activations; None computes frozen work again in every run.
         measured: rates of this machine, as an earlier run measured them.
-        base: a cut below that of the second phase (empty for the pixels) whose activations are
-            stored instead, the layers between being computed anew in every epoch; None for the
-            second phase's own.
+        base: the cut at which activations are stored, where that is not the second phase's own but
+            one below (empty: at the examples): then every epoch computes the layers between anew.
         state: a folder for checkpoints; a run that was killed goes on from what is there.
     """
 
@@ -95,7 +93,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
 ) -> Fitted:
-    """Trains an image classifier on a data set and, with ``output``, writes a run folder.
+    """Trains a classifier on a data set and, with ``output``, writes a run folder.
 
     Args:
         data: a folder, manifest, archive, ``tfds:NAME``, ``builtin:digits`` or arrays, see
@@ -108,13 +106,14 @@ def train(
         recipe: all settings at once, instead of ``config`` and single ones.
         backbone: a name that ``backbones`` lists, a built one, or a functional ``keras.Model`` of
             images, also as a ``.keras`` file; what is given stays as it is.
-        shared: what this run has in common with others.
+        shared: classifiers, activations and the like that other runs use as well, where this one is
+            a part of a search, say.
         judge: False leaves the test split closed, to choose between recipes.
         progress: whether, or where, to tell of the work. By default a notebook, where somebody
             waits, shows a bar, and a script is silent, whose output is for whoever wrote it.
         began: ``time.monotonic()`` at which a time budget began; this call by default.
         callbacks: Keras's, for the second phase: they are told of its beginning, its epochs and
-            its end. Not those that set the rate, which the recipe does, nor what a step does.
+            its end, and not of steps. Those that set the rate, which the recipe does, are refused.
         settings: any field of ``Recipe`` by name, such as ``effort="quick"`` or
             ``fine_tune_lr=1e-4``; what is given beats ``config``, which beats the effort.
 
@@ -125,28 +124,23 @@ def train(
         UsageError: a setting cannot be used as given (``DataError`` for the data, ``WeightsError``
             for the weights).
     """
-    if not isinstance(progress, Progress):
-        # What has something in common with others is a part of theirs.
-        wanted = shared is None and in_notebook() if progress is None else progress
-        with progress_for("info" if wanted else "warning") as telling:
-            return train(
-                data, output=output, resume=resume, overwrite=overwrite, tensorboard=tensorboard,
-                config=config, recipe=recipe, backbone=backbone, shared=shared, judge=judge,
-                progress=telling, began=began, callbacks=callbacks, **settings,
-            )  # fmt: skip
-    clock = Clock(progress.stage)
-
-    # What is asked for ------------------------------------------------------------------------
-    given = preparation.given_backbone(backbone, settings)
-    settings["backbone"] = given.spec.name if given else backbone
-    ask = functools.partial(preparation.asked_recipe, recipe, settings, config, given)
-    recipe, asked = ask(EFFORTS)  # what is wrong with it shows before any data is read
-    if output is not None:
-        of = data.update_of if isinstance(data, Dataset) else ""
-        runs.check_output(output, resume=resume, overwrite=overwrite, data=data, update_of=of)
-    _check_reporting(output, tensorboard, callbacks)
-
+    outermost = shared is None  # not a part of a search, or of a race of depths
     with contextlib.ExitStack() as until_the_end:
+        if not isinstance(progress, Progress):
+            wanted = outermost and in_notebook() if progress is None else progress
+            progress = until_the_end.enter_context(progress_for("info" if wanted else "warning"))
+        clock = Clock(progress.stage)
+
+        # What is asked for ---------------------------------------------------------------------
+        given = preparation.given_backbone(backbone, settings)
+        settings["backbone"] = given.spec.name if given else backbone
+        ask = functools.partial(preparation.asked_recipe, recipe, settings, config, given)
+        recipe, asked = ask(EFFORTS)  # what is wrong with it shows before any data is read
+        if output is not None:
+            old = data.update_of if isinstance(data, Dataset) else ""
+            runs.check_output(output, resume=resume, overwrite=overwrite, data=data, update_of=old)
+        _check_reporting(output, tensorboard, callbacks)
+
         # The backbone and the data -------------------------------------------------------------
         place = None if recipe.cache in ("on", "off") else recipe.cache
         until_the_end.enter_context(files.cache_at(place))
@@ -158,11 +152,11 @@ def train(
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
             built = given or preparation.build(spec, recipe)
         if recipe.unfreeze != race.AUTO:
-            planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses what there is not
+            planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses a depth there is not
         with clock.stage("decode"):
             dataset = preparation.load(source, recipe)
         preparation.check(dataset, built, recipe.fit, SPLITS if judge else SPLITS[:2])
-        if shared is None:  # nobody else's: this run is the whole of it
+        if shared is None:
             for said in datasets.notes(dataset):
                 progress.note(said)
             shared = until_the_end.enter_context(_alone(recipe, given, progress))
@@ -182,14 +176,14 @@ def train(
                 progress = EventLog(runs.events_folder(output), progress)
         budget = math.inf if recipe.time_budget is None else recipe.time_budget
         deadline = (clock.start if began is None else began) + budget
-        decided = _decided(state)  # by a run that was killed, which goes on above the cut it stored
-        base = shared.base if not decided or decided.get("base") is None else tuple(decided["base"])
-        if decided is not None:
-            recipe, about = Recipe(**decided["recipe"]), about | decided["about"]
+        decision, base = _read_decision(state), shared.base
+        if decision is not None:  # of a killed run, which goes on above the cut that it stored
+            recipe, about = Recipe(**decision["recipe"]), about | decision["about"]
+            base = tuple(decision["base"]) if decision.get("base") is not None else base
         elif recipe.unfreeze == race.AUTO:
             with clock.stage("race"):
-                fit = _racer(built, shared)
-                winner, about["race"] = race.decide(dataset, recipe, fit, progress, deadline)
+                runner = _racer(built, shared)
+                winner, about["race"] = race.decide(dataset, recipe, runner, progress, deadline)
             recipe = dataclasses.replace(recipe, unfreeze=winner)
 
         # The classifier: a copy of the backbone with a new head --------------------------------
@@ -203,23 +197,25 @@ def train(
         )
 
         # The plan: what is cached, and what fits the time --------------------------------------
+        whole_recipe = recipe  # before anything is left out to fit the time
         frozen_below = functools.partial(_frozen_part, dataset, model, built, recipe, compute)
-        depth, asked_for = planner.resolve_depth(blocks, recipe.unfreeze), recipe
-        frozen = frozen_below(base or planner.cut_below(blocks, depth), recipe.views)
-        measured = shared.measured or _measure(frozen, built, recipe, compute)
+        depth = planner.resolve_depth(blocks, recipe.unfreeze)
+        first_cut = planner.cut_below(blocks, depth) if base is None else base
+        frozen = frozen_below(first_cut, recipe.views)  # timed, and kept if the plan keeps its cut
+        measured = shared.measured or planner.measure(frozen, built, recipe, compute)
         plan_for = functools.partial(
             planner.make_plan, blocks,
             cache_bytes=shared.store.allowed_bytes() if shared.store else None,
             train=len(train_rows), validation=len(validation_rows), test=len(test_rows),
         )  # fmt: skip
-        left = math.inf if decided else deadline - time.monotonic()
+        # What was killed goes on with the plan that it had.
+        budgeted = budget < math.inf and decision is None
+        left = deadline - time.monotonic() if budgeted else math.inf
         plan, recipe = plan_for(recipe, measured, time_left=left)
-        planned = plan
-        _decide(state, recipe, about, base)
-        # What lies at a base was stored to be read, whatever the plan says.
-        store = shared.store if plan.cached or base is not None else None
-        stored_cut = (plan.cut if base is None else base) if plan.unfreeze and plan.cut else ()
-        if (stored_cut, recipe.views) != (frozen.cut, asked_for.views):
+        first_plan = plan
+        _write_decision(state, recipe, about, base)
+        store, stored_cut = _what_is_stored(plan, base, shared.store)
+        if (stored_cut, recipe.views) != (frozen.cut, whole_recipe.views):
             frozen = frozen_below(stored_cut, recipe.views)
         for note in (str(plan), *compute.notes()):
             progress.detail(note)
@@ -231,30 +227,27 @@ def train(
                 progress.detail(why)
             views = Views(dataset, seed=recipe.view_seed, strength=recipe.strength, flip=mirrored)
             held = store is not None and frozen.held(views, train_rows, recipe.views, store)
-            stages = {**plan.stage_seconds, "extract": 0.0} if held else plan.stage_seconds
-            units = {"extract": plan.rows, "fine_tune": plan.epochs}
-            progress.expect(clock.paced(stages), units)
+            stages = _expect(progress, clock, plan, extracted=held)
             extracted = extract(
                 frozen, views, train_rows, validation_rows, recipe.views,
                 store=store, progress=progress,
-                untrained=untrained and plan.unfreeze > 0 and not stored_cut,
-                until=deadline - plan.reserve_seconds if left < math.inf else math.inf,
+                nothing_frozen=untrained and plan.unfreeze > 0 and not stored_cut,
+                until=deadline - plan.reserve_seconds if budgeted else math.inf,
             )  # fmt: skip
 
         # The rest of the plan again, by the seconds that are left of a budget ------------------
-        if left < math.inf:
-            epochs, seconds = asked_for.fine_tune_epochs, extracted.seconds or measured.extract
+        if budgeted:
+            recipe = dataclasses.replace(
+                recipe, fine_tune_epochs=whole_recipe.fine_tune_epochs, views=len(extracted.inputs)
+            )
+            each = extracted.seconds_each or measured.extract
             plan, recipe = plan_for(
-                dataclasses.replace(
-                    recipe, fine_tune_epochs=epochs, views=len(extracted.inputs)
-                ),
-                dataclasses.replace(measured, extract=seconds),
-                time_left=deadline - time.monotonic(), extracted=planned,
+                recipe, dataclasses.replace(measured, extract=each),
+                time_left=deadline - time.monotonic(), after=first_plan,
             )  # fmt: skip
             progress.detail(f"The frozen part is done. {plan}")
-            stages = {**plan.stage_seconds, "extract": 0.0}
-            progress.expect(clock.paced(stages), units)
-            _decide(state, recipe, about, stored_cut if store else base)
+            stages = _expect(progress, clock, plan, extracted=True)
+            _write_decision(state, recipe, about, stored_cut if store else base)
             extracted = extracted.first(recipe.views)
         continued = plan.unfreeze > 0 and plan.cut != stored_cut
         if continued:
@@ -262,14 +255,14 @@ def train(
 
         # The head, solved (or trained by gradient) ---------------------------------------------
         examples = _examples(extracted, labels, validation_labels, classes, recipe)
-        how: dict[str, Any] = {
+        training: dict[str, Any] = {  # of what trains by gradient
             "depths": backbones.rate_groups(built.blocks), "compute": compute,
             "deadline": deadline - plan.reserve_seconds,
         }  # fmt: skip
         few = task.counts(labels, classes).sum() <= FEW * classes
-        suffix, whole = None, None
+        suffix, on_all = None, None
         if plan.unfreeze and recipe.fine_tune_epochs:
-            # Here already: its step is traced while the head is solved.
+            # Made before its time: its step is traced while the head is solved.
             suffix = second_phase.part_that_trains(shared.pool, model, plan.cut, recipe)
         with clock.stage("head"):
             begun, validation_features = time.monotonic(), extracted.validation_features
@@ -280,50 +273,50 @@ def train(
                 def trace() -> None:
                     if suffix and not untrained and compute.is_plain:
                         suffix.rounded = compute.rounded
-                        trace_ahead(suffix, recipe, examples, how["depths"])
+                        trace_ahead(suffix, recipe, examples, training["depths"])
 
-                done = head_phase.solve(
+                head = head_phase.solve(
                     model, labels, examples, features, validation_features,
                     few=few, progress=progress, meanwhile=trace,
                     checkpoint=state / "head.npz" if state else None,
                 )  # fmt: skip
             else:
-                done = head_phase.train(
+                head = head_phase.train(
                     model, labels, examples, extracted, recipe, shared.pool, progress=progress,
-                    checkpoint=state / "head-phase.npz" if state else None, **how,
+                    checkpoint=state / "head-phase.npz" if state else None, **training,
                 )  # fmt: skip
-            seconds = time.monotonic() - begun
-            phases = [_phase("head", done.epochs, done.seen, seconds, True, done.details)]
             if recipe.head_is_solved and not untrained:
-                whole = head_phase.solve_on_all_labels(
+                on_all = head_phase.solve_on_all_labels(
                     model, dataset, examples, features, validation_features, recipe
                 )
-            if whole is not None:
-                done.details["few"] = whole.why
-                progress.detail(whole.why)
-            del extracted, features  # the second phase needs the room
+            if on_all is not None:
+                head.details["few"] = on_all.why
+                progress.detail(on_all.why)
+            phases = [head.report(time.monotonic() - begun)]
+            del extracted, features  # the second phase needs the room of the features
         late = time.monotonic() + plan.epoch_seconds > deadline - plan.reserve_seconds
-        if suffix and late and decided is None:
+        if suffix and late and decision is None:
             progress.note("Out of time before the second phase: the head alone.")
             suffix = None
 
         # The top blocks, and the choice between what they came to ------------------------------
         with clock.stage("fine_tune"):
             if suffix is None:
-                top = shared.pool.head(model, recipe)
-                outcome = second_phase.keep_head(model, top, validation_features, examples, whole)
+                outcome = second_phase.keep_head(
+                    model, shared.pool.head(model, recipe), validation_features, examples, on_all
+                )
             else:
                 outcome = second_phase.tune(
-                    model, suffix, recipe, examples, labels, few=few, whole=whole,
+                    model, suffix, recipe, examples, labels, few=few, on_all=on_all,
                     first_head=first_head, callbacks=callbacks, progress=progress,
-                    checkpoint=state / "fine-tune.npz" if state else None, **how,
+                    checkpoint=state / "fine-tune.npz" if state else None, **training,
                 )  # fmt: skip
                 cached = plan.cached and bool(stored_cut)
-                phases.append(_second_phase(outcome, plan.blocks, len(labels), cached))
+                phases.append(outcome.report(plan.blocks, len(labels), cached=cached))
                 progress.detail(outcome.verdict)
-        temperature = outcome.candidates[0].temperature if recipe.calibration != "none" else 1.0
+        temperature = outcome.chosen.temperature if recipe.calibration != "none" else 1.0
         set_temperature(model, temperature)
-        trained = [one for one in (done.trained, outcome.trained) if one is not None]
+        trained = [one for one in (head.trained, outcome.trained) if one is not None]
         fitted = Fitted(
             model=model, dataset=dataset, recipe=recipe, plan=plan, measured=measured,
             history=tuple(row for one in trained for row in one.history), phases=tuple(phases),
@@ -337,8 +330,9 @@ def train(
 
         # The judgement: the test split, opened once --------------------------------------------
         with clock.stage("evaluate"):
-            below = frozen.engine if not continued and (frozen.cut or suffix is None) else None
-            probabilities = _probabilities(fitted, below, outcome)
+            # What never trained ends where the rest begins: at the cut, or at the features.
+            joins = not continued and (frozen.cut or suffix is None)
+            probabilities = _probabilities(fitted, outcome, frozen.engine if joins else None)
             judged, threshold = _judged(fitted, probabilities)
         result = TransferResult(
             **(vars(fitted) | {"seconds": clock.report()}),
@@ -352,10 +346,10 @@ def train(
             if recipe.cache != "off":
                 clock.learn(stages)
         if budget < math.inf:
-            taken = round(time.monotonic() - deadline + budget, 2)
-            verdict = "kept" if taken <= budget else "overrun"
-            progress.note(f"Time budget {verdict}: {taken:.1f} of {budget:g} s.")
-            told = {"seconds": budget, "taken": taken, "planned": dataclasses.asdict(planned)}
+            taken = round(time.monotonic() - (deadline - budget), 2)
+            kept = "kept" if taken <= budget else "overrun"
+            progress.note(f"Time budget {kept}: {taken:.1f} of {budget:g} s.")
+            told = {"seconds": budget, "taken": taken, "planned": dataclasses.asdict(first_plan)}
             if output is not None:
                 runs.add_to_metrics(run, {"budget": told})
         return result
@@ -375,8 +369,8 @@ def _check_reporting(
 
 @contextlib.contextmanager
 def _alone(recipe: Recipe, given: Backbone | None, progress: Progress) -> Iterator[Shared]:
-    """What a run has that shares with no other at its side: its classifiers, the store of all."""
-    # A race makes several classifiers of one backbone, and a given one is somebody's.
+    """For a run that is no part of another: classifiers of its own, and the cache's activations."""
+    # A race makes several classifiers of one backbone, and one that was given must not change.
     pool = ModelPool(copies=given is not None or recipe.unfreeze == race.AUTO)
     if recipe.cache == "off":
         yield Shared(pool)
@@ -387,13 +381,13 @@ def _alone(recipe: Recipe, given: Backbone | None, progress: Progress) -> Iterat
         yield Shared(pool, store)
 
 
-def _decided(state: Path | None) -> dict[str, Any] | None:
+def _read_decision(state: Path | None) -> dict[str, Any] | None:
     """What a killed run had decided: its plan must not be made twice, nor its race be run again."""
     path = state / DECISION if state else None
     return files.read_json(path, remedy=head_phase.ANEW) if path and path.exists() else None
 
 
-def _decide(
+def _write_decision(
     state: Path | None, recipe: Recipe, about: dict[str, Any], base: tuple[str, ...] | None
 ) -> None:
     if state is not None:
@@ -403,7 +397,7 @@ def _decide(
 
 
 def _racer(backbone: Backbone, shared: Shared) -> Callable[[Dataset, Recipe], Fitted]:
-    """Trains for the race: on the pool and the store of the run, from its own start."""
+    """Trains for the race, with the classifiers and the activations of the run."""
     of_race = Shared(shared.pool, shared.store)
 
     def fit(dataset: Dataset, recipe: Recipe) -> Fitted:
@@ -414,23 +408,25 @@ def _racer(backbone: Backbone, shared: Shared) -> Callable[[Dataset, Recipe], Fi
     return fit
 
 
-def _measure(
-    frozen: FrozenPart, backbone: Backbone, recipe: Recipe, compute: Compute
-) -> planner.Measured:
-    """Seconds an image where it would train, and on the engine of the frozen part."""
-    forward = frozen.native_rate()
-    name, reason = recipe.engine, "asked for"
-    if name == "auto" and (compute.share > 1 or compute.dtype_policy != "float32"):
-        name, reason = "keras", "it alone shares a batch and computes in that type"
-    if name == "auto":
-        converted = worth_converting(frozen.images, sum(block.macs for block in backbone.blocks))
-        name = "openvino" if converted else "keras"
-        reason = "enough work to pay for a conversion" if converted else "little work"
-    return planner.Measured(
-        forward=forward, extract=forward if name == "keras" else forward / 2,
-        pixels=int(np.prod(backbone.model.input_shape[1:3])), features=frozen.features,
-        engine=name, reason=reason, step=2.0 if compute.rounded else 3.0,
-    )  # fmt: skip
+def _what_is_stored(
+    plan: planner.Plan, base: tuple[str, ...] | None, store: ActivationStore | None
+) -> tuple[ActivationStore | None, tuple[str, ...]]:
+    """The store that a run uses, and the cut whose activations are its second phase's.
+
+    That cut is the plan's, or a base below it, whose activations others have stored to be read,
+    whatever the plan says of caching; it is at the examples where all layers train or none.
+    """
+    cut = (plan.cut if base is None else base) if plan.unfreeze and plan.cut else ()
+    return store if plan.cached or base is not None else None, cut
+
+
+def _expect(
+    progress: Progress, clock: Clock, plan: planner.Plan, *, extracted: bool
+) -> dict[str, float]:
+    """Tells how long the stages of a plan will take, and returns what they were planned to."""
+    stages = plan.stage_seconds | ({"extract": 0.0} if extracted else {})
+    progress.expect(clock.paced(stages), {"extract": plan.rows, "fine_tune": plan.epochs})
+    return stages
 
 
 def _frozen_part(
@@ -482,25 +478,6 @@ def _examples(
     )  # fmt: skip
 
 
-def _phase(
-    name: str, epochs: int, seen: int, seconds: float, cached: bool, details: dict[str, Any]
-) -> PhaseReport:
-    return PhaseReport(name, epochs, seconds, seen / max(seconds, 1e-9), cached, details)
-
-
-def _second_phase(
-    outcome: Outcome, blocks: Sequence[str], images: int, cached: bool
-) -> PhaseReport:
-    done, candidates = outcome.trained, outcome.candidates
-    assert done is not None
-    details = {
-        "unfrozen": list(blocks), "best_epoch": done.best_epoch, "kept": candidates[0].name,
-        "candidates": [dataclasses.asdict(one) for one in candidates],
-    }  # fmt: skip
-    seen, seconds = done.epoch * images, outcome.seconds
-    return _phase("fine_tune", done.epoch, seen, seconds, cached, details)
-
-
 def _computed(compute: Compute, trained: Sequence[Trained]) -> dict[str, Any]:
     """How steps were computed, and what compiling them took."""
     computed = compute.to_json()
@@ -509,13 +486,13 @@ def _computed(compute: Compute, trained: Sequence[Trained]) -> dict[str, Any]:
     return computed
 
 
-def _probabilities(fitted: Fitted, below: Engine | None, outcome: Outcome) -> np.ndarray:
+def _probabilities(fitted: Fitted, outcome: Outcome, below: Engine | None) -> np.ndarray:
     """Of the test examples: float32 ``[n, classes]``.
 
     Args:
         fitted: the classifier.
-        below: the engine of what never trained; None where all layers did, or are to run together.
-        outcome: with the engine of the rest.
+        outcome: with the engine of what trained.
+        below: that of the rest, whose outputs it takes; None where the model runs as a whole.
     """
     assert fitted.dataset.examples is not None
     examples = fitted.dataset.examples[fitted.dataset.indices("test")]

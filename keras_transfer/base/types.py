@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -205,3 +205,24 @@ class Inputs(Protocol):
 
     def gather(self, rows: np.ndarray) -> list[np.ndarray]:
         """One array ``[rows, ...]`` for each tensor of the cut."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseReport:
+    """What a phase did: the entries of ``phases`` in ``metrics.json``.
+
+    Attributes:
+        name: ``head`` or ``fine_tune``.
+        epochs: or iterations of a solver.
+        seconds: of all of them.
+        images_per_second: examples seen, those of each epoch.
+        cached: whether what came in was read, and not computed anew.
+        details: what is particular to the phase.
+    """
+
+    name: str
+    epochs: int
+    seconds: float
+    images_per_second: float
+    cached: bool
+    details: dict[str, Any]

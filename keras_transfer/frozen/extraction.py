@@ -29,14 +29,14 @@ class Extracted:
         inputs: of the second phase, one entry a view.
         validation_features: float ``[m, features]``, of clean views.
         validation_inputs: of these.
-        seconds: that a training example took which was computed; None where none was.
+        seconds_each: that a training example took which was computed; None where none was.
     """
 
     features: Sequence[np.ndarray]
     inputs: Sequence[Inputs]
     validation_features: np.ndarray
     validation_inputs: Inputs
-    seconds: float | None
+    seconds_each: float | None
 
     def first(self, views: int) -> Extracted:
         """So many views of it."""
@@ -61,7 +61,7 @@ def extract(
     *,
     store: ActivationStore | None,
     progress: Progress,
-    untrained: bool = False,
+    nothing_frozen: bool = False,
     until: float = math.inf,
 ) -> Extracted:
     """Runs the frozen part over so many views of the training examples, and over validation.
@@ -74,8 +74,8 @@ def extract(
         count: views, at least 1.
         store: what was computed before, and is kept for later; None to keep nothing.
         progress: where to report.
-        untrained: whether nothing is frozen and all weights are random. Features of today are worth
-            nothing then, but for those of one view, from which the head starts.
+        nothing_frozen: whether all layers will train from random weights. Features of today are
+            worth nothing then, but for those of one view, from which the head starts.
         until: ``time.monotonic()`` after which no view is begun that would end later; those that
             there are must do.
     """
@@ -87,7 +87,7 @@ def extract(
         ends = time.monotonic() + (time.monotonic() - begun) / max(1, number)
         if number and ends > until:
             break
-        if number and untrained:
+        if number and nothing_frozen:
             inputs.append(Recomputed(views, training, number))
             continue
         # Training images may come from bfloat16, what is judged by may not.

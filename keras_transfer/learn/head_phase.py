@@ -16,7 +16,7 @@ from keras_transfer.base import files
 from keras_transfer.base.compute import Compute
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.task import task_of
-from keras_transfer.base.types import LOGITS, Dataset
+from keras_transfer.base.types import LOGITS, Dataset, PhaseReport
 from keras_transfer.frozen.extraction import Extracted
 from keras_transfer.frozen.features import Array
 from keras_transfer.learn import calibration
@@ -47,6 +47,11 @@ class Done(NamedTuple):
     seen: int
     details: dict[str, Any]
     trained: Trained | None = None
+
+    def report(self, seconds: float) -> PhaseReport:
+        """What it did in so many seconds."""
+        speed = self.seen / max(seconds, 1e-9)
+        return PhaseReport("head", self.epochs, seconds, speed, True, self.details)
 
 
 def solve(

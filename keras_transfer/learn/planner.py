@@ -14,8 +14,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from keras_transfer import backbones
-from keras_transfer.base.types import Block
+from keras_transfer.base.compute import Compute
+from keras_transfer.base.types import Backbone, Block
+from keras_transfer.frozen.engine import worth_converting
+from keras_transfer.frozen.features import FrozenPart
 from keras_transfer.recipe import Recipe
 
 # What reading cached activations costs, seconds a byte: a conservative SSD.
@@ -30,6 +35,8 @@ _NEW_HEAD_ROWS = 1024
 _TRACE_SECONDS = 0.35
 # Passes over the validation images in the choice: four ends, three points between, a new head.
 _CHOICES = 8
+# How many times as fast a converted network is taken to be, before it has run.
+_CONVERTED = 2
 # Converting the network for its engine, and asking whether bfloat16 will do.
 _CONVERT_SECONDS = 2.0
 # What takes as long whatever the data: starting and leaving Python, getting the test ready, saving,
@@ -114,6 +121,30 @@ class Measured:
     step: float = 3.0
 
 
+def measure(frozen: FrozenPart, backbone: Backbone, recipe: Recipe, compute: Compute) -> Measured:
+    """Times the backbone on a few examples.
+
+    Args:
+        frozen: what never trains.
+        backbone: the whole of it.
+        recipe: which engine is asked for.
+        compute: how Keras computes.
+    """
+    forward = frozen.native_rate()
+    name, reason = recipe.engine, "asked for"
+    if name == "auto" and (compute.share > 1 or compute.dtype_policy != "float32"):
+        name, reason = "keras", "it alone shares a batch and computes in that type"
+    if name == "auto":
+        converted = worth_converting(frozen.images, sum(block.macs for block in backbone.blocks))
+        name = "openvino" if converted else "keras"
+        reason = "enough work to pay for a conversion" if converted else "little work"
+    return Measured(
+        forward=forward, extract=forward if name == "keras" else forward / _CONVERTED,
+        pixels=int(np.prod(backbone.model.input_shape[1:3])), features=frozen.features,
+        engine=name, reason=reason, step=2.0 if compute.rounded else 3.0,
+    )  # fmt: skip
+
+
 def resolve_depth(blocks: Sequence[Block], unfreeze: int | str) -> int:
     """The number of top blocks that an ``unfreeze`` setting means.
 
@@ -157,7 +188,7 @@ def make_plan(
     test: int,
     cache_bytes: int | None,
     time_left: float = math.inf,
-    extracted: Plan | None = None,
+    after: Plan | None = None,
 ) -> tuple[Plan, Recipe]:
     """Decides what to cache, and shortens the recipe until it fits the time.
 
@@ -170,14 +201,14 @@ def make_plan(
         test: number of test images.
         cache_bytes: what the store may take; None switches it off.
         time_left: seconds for everything from here on.
-        extracted: the plan whose frozen part has been run: what remains is planned above its cut.
+        after: the plan whose frozen part has been run: what remains is planned above its cut.
 
     Returns:
         The plan, and the recipe that it carries out.
     """
     notes: list[str] = []
     sizes = (train, validation, test, cache_bytes)
-    plan = _price(blocks, recipe, measured, sizes, extracted)
+    plan = _price(blocks, recipe, measured, sizes, after)
     while plan.needed_seconds > time_left:
         shorter = _shorten(resolve_depth(blocks, recipe.unfreeze), recipe)
         if shorter is None:
@@ -188,7 +219,7 @@ def make_plan(
         changes, said = shorter
         recipe = dataclasses.replace(recipe, **changes)
         notes.append(f"To fit the time: {said}.")
-        plan = _price(blocks, recipe, measured, sizes, extracted)
+        plan = _price(blocks, recipe, measured, sizes, after)
     if time_left < math.inf:
         notes.append(
             f"{time_left:.0f} s of the budget are left, this needs {plan.needed_seconds:.0f} s, of "
@@ -202,13 +233,13 @@ def _price(
     recipe: Recipe,
     measured: Measured,
     sizes: tuple[int, int, int, int | None],
-    extracted: Plan | None,
+    after: Plan | None,
 ) -> Plan:
     train, validation, test, cache_bytes = sizes
     depth = resolve_depth(blocks, recipe.unfreeze)
     epochs = recipe.fine_tune_epochs if depth else 0
     # The frozen part that is run, or has been: more may lie above its cut than trains.
-    views, held = (extracted.views, extracted.unfreeze) if extracted else (recipe.views, depth)
+    views, held = (after.views, after.unfreeze) if after else (recipe.views, depth)
     macs = [block.macs for block in reversed(blocks)]
     share, above = (sum(macs[:count]) / sum(macs) for count in (depth, held))
     rows = train * views + validation
@@ -216,7 +247,7 @@ def _price(
     row_bytes += 2 * measured.features
     why_not = _why_not_cached(measured, above, held, rows * row_bytes, row_bytes, cache_bytes)
     notes = [f"Frozen layers run on {measured.engine}: {measured.reason}.", why_not]
-    cached = extracted.cached if extracted else not why_not
+    cached = after.cached if after else not why_not
     frozen = row_bytes * READ_SECONDS if cached else (1 - above) * measured.extract
     between = (above - share) * measured.forward
     step = measured.step * share * measured.forward + between + frozen
@@ -233,7 +264,7 @@ def _price(
     }
     choice = tuned * _CHOICES * validation * above * measured.forward
     end = choice + test * (measured.extract + share * measured.forward) + _END_SECONDS
-    ahead = 0.0 if extracted else seconds["extract"] + _CONVERT_SECONDS
+    ahead = 0.0 if after else seconds["extract"] + _CONVERT_SECONDS
     needed = ahead + seconds["head"] + seconds["fine_tune"] + end
     stages = {
         "extract": seconds["extract"] + _CONVERT_SECONDS,
@@ -252,7 +283,7 @@ def _price(
         stage_seconds=stages,
         epoch_seconds=round(epoch, 2), reserve_seconds=round(again + end, 2),
         step_ratio=round((1 + 2 * share) / (3 * share), 3) if share else 0.0,
-        engine=measured.engine, notes=() if extracted else tuple(filter(None, notes)),
+        engine=measured.engine, notes=() if after else tuple(filter(None, notes)),
     )  # fmt: skip
 
 

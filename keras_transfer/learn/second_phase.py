@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_transfer.base.compute import Compute
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import LOGITS, Inputs
+from keras_transfer.base.types import LOGITS, Inputs, PhaseReport
 from keras_transfer.frozen.engine import Batch, Engine, build_engine
 from keras_transfer.frozen.features import Array
 from keras_transfer.learn import planner
@@ -51,9 +51,25 @@ class Outcome:
     seconds: float = 0.0
 
     @property
+    def chosen(self) -> Candidate:
+        """What the model's weights are."""
+        return self.candidates[0]
+
+    def report(self, blocks: Sequence[str], images: int, *, cached: bool) -> PhaseReport:
+        """What the phase did, with these blocks and so many training images."""
+        assert self.trained is not None
+        done, seconds = self.trained, self.seconds
+        details = {
+            "unfrozen": list(blocks), "best_epoch": done.best_epoch, "kept": self.chosen.name,
+            "candidates": [dataclasses.asdict(one) for one in self.candidates],
+        }  # fmt: skip
+        speed = done.epoch * images / max(seconds, 1e-9)
+        return PhaseReport("fine_tune", done.epoch, seconds, speed, cached, details)
+
+    @property
     def verdict(self) -> str:
         """What was kept and why, for people."""
-        kept = self.candidates[0]
+        kept = self.chosen
         head = next(candidate for candidate in self.candidates if candidate.name == "head")
         if kept is head and any(candidate.nll < head.nll for candidate in self.candidates):
             return "Kept the head alone: on so few labels fine-tuning is not surely better."
@@ -66,7 +82,7 @@ class Outcome:
 
 
 def keep_head(
-    model: keras.Model, top: Suffix, features: np.ndarray, examples: Examples, whole: OnAll | None
+    model: keras.Model, top: Suffix, features: np.ndarray, examples: Examples, on_all: OnAll | None
 ) -> Outcome:
     """The head alone, judged on validation.
 
@@ -75,16 +91,16 @@ def keep_head(
         top: its part above the pooled features.
         features: of the validation images.
         examples: their labels and weights.
-        whole: the head of few labels, which the model gets.
+        on_all: the head of few labels, which the model gets.
     """
     engine = build_engine(top, "keras")
-    logits = predict(engine, Array(features))[0] if whole is None else whole.logits
-    if whole is not None:
-        model.get_layer(LOGITS).set_weights([whole.head.kernel, whole.head.bias])
+    logits = predict(engine, Array(features))[0] if on_all is None else on_all.logits
+    if on_all is not None:
+        model.get_layer(LOGITS).set_weights([on_all.head.kernel, on_all.head.bias])
     _, candidates, _ = choose(
         [], {}, lambda weights: logits, examples.validation_labels,
         image_weights=examples.validation_weights,
-        head=([], whole.logits, whole.temperature) if whole else None,
+        head=([], on_all.logits, on_all.temperature) if on_all else None,
     )  # fmt: skip
     return Outcome(candidates, logits, engine)
 
@@ -108,7 +124,7 @@ def tune(
     labels: np.ndarray,
     *,
     few: bool,
-    whole: OnAll | None,
+    on_all: OnAll | None,
     progress: Progress,
     compute: Compute,
     first_head: Sequence[np.ndarray] | None = None,
@@ -124,7 +140,7 @@ def tune(
         examples: what it trains and is validated on.
         labels: of the training examples.
         few: see :func:`~keras_transfer.learn.heads.solve_head`.
-        whole: the head of few labels, which must surely be beaten.
+        on_all: the head of few labels, which must surely be beaten.
         progress: where to report.
         compute: how steps are computed.
         first_head: values that the head begins with instead, where all weights are random: one that
@@ -147,7 +163,7 @@ def tune(
     # The weights are in what came back; the suffix is in float32 on one device.
     engine = build_engine(suffix, "keras")
     chosen, candidates, logits = _choose(
-        model, suffix, engine, start, done, examples, labels, recipe, few, whole
+        model, suffix, engine, start, done, examples, labels, recipe, few, on_all
     )
     assign(suffix.learned, chosen)
     return Outcome(candidates, logits, engine, done, seconds)
@@ -163,7 +179,7 @@ def _choose(
     labels: np.ndarray,
     recipe: Recipe,
     few: bool,
-    whole: OnAll | None,
+    on_all: OnAll | None,
 ) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
     """Judges what the second phase came to, a head solved again on its features included."""
     place_in_head = {id(v): number for number, v in enumerate(model.get_layer(LOGITS).variables)}
@@ -210,7 +226,7 @@ def _choose(
             start, ends, logits_of, examples.validation_labels,
             new_head if recipe.head_is_solved else None, examples.validation_weights,
             mix=lambda first, second, share: settled(between(first, second, share)),
-            head=(with_head(start, whole.head), whole.logits, whole.temperature) if whole else None,
+            head=on_all and (with_head(start, on_all.head), on_all.logits, on_all.temperature),
         )  # fmt: skip
 
 

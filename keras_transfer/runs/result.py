@@ -19,7 +19,7 @@ from keras_transfer import evaluation
 from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.task import task_of
-from keras_transfer.base.types import SPLITS, Backbone, Dataset
+from keras_transfer.base.types import SPLITS, Backbone, Dataset, PhaseReport
 from keras_transfer.datasets.sources import JOINT, parts_of
 from keras_transfer.frozen.store import StoreCounts
 from keras_transfer.learn import calibration
@@ -32,18 +32,6 @@ if TYPE_CHECKING:
 
     from keras_transfer.learn import planner
     from keras_transfer.learn.selection import Candidate
-
-
-@dataclasses.dataclass(frozen=True)
-class PhaseReport:
-    """What a phase did: the entries of ``phases`` in ``metrics.json``."""
-
-    name: str
-    epochs: int
-    seconds: float
-    images_per_second: float
-    cached: bool
-    details: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -385,7 +385,7 @@ def test_a_checkpoint_to_go_on_with(tmp_path, name, how):
     from keras_transfer.learn import finetune, head_phase
 
     read = {
-        "decision.json": lambda: training._decided(tmp_path),
+        "decision.json": lambda: training._read_decision(tmp_path),
         "head.npz": lambda: head_phase.read_head(tmp_path / name, None),
         "fine-tune.npz": lambda: finetune._restore(tmp_path / name, None, None),
     }
@@ -404,10 +404,10 @@ def test_a_decision_that_was_edited(tmp_path):
     from keras_transfer import training
 
     files.write_json(tmp_path / "decision.json", files.sealed({"recipe": {"seed": 1}}))
-    assert training._decided(tmp_path)["recipe"] == {"seed": 1}
+    assert training._read_decision(tmp_path)["recipe"] == {"seed": 1}
     edits.change(tmp_path / "decision.json", put("recipe", "seed", 2))
     with pytest.raises(UsageError, match=r"decision\.json: it was changed"):
-        training._decided(tmp_path)
+        training._read_decision(tmp_path)
 
 
 @pytest.fixture(scope="module")

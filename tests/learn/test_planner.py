@@ -154,7 +154,7 @@ def again_after(planned, left, recipe=None, **measured):
     """The plan made again when the frozen part of another has been run."""
     rates = dataclasses.replace(MEASURED, **measured)
     recipe = recipe or Recipe(views=planned.views, unfreeze=planned.unfreeze)
-    return plan(recipe, measured=rates, time_left=left, extracted=planned)[0]
+    return plan(recipe, measured=rates, time_left=left, after=planned)[0]
 
 
 def test_planned_again_it_needs_no_extraction_and_the_rest_as_before():
