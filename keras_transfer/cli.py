@@ -274,13 +274,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    how = {"group": options.group, "multi_label": options.multi_label}
     if options.labels:
         with telling(options) as progress:
             load_keras()
-            asked = {"group": options.group, "progress": progress}
-            found = keras_transfer.inspect_labels(options.data, **asked)
+            found = keras_transfer.inspect_labels(options.data, **how, progress=progress)
     else:
-        how = {"group": options.group, "multi_label": options.multi_label}
         found = keras_transfer.inspect(options.data, **how)
     if options.page:
         found.write_page(options.page)

@@ -101,9 +101,9 @@ def shift(found: Shift, what: str) -> Group:
             f"{found.unlikeness.share:.0%} of these {what}s are more unlike the training {what}s "
             f"than 95 % of the run's own test {what}s (AUROC {found.unlikeness.auroc:.2f})."
         )
-    if found.left_out:
+    if found.unknown:
         unknown = ", ".join(found.unknown)
-        lines.append(f"{found.left_out} {what}s of classes unknown to the run: {unknown}.")
+        lines.append(f"Classes unknown to the run: {unknown}; {found.left_out} {what}s left out.")
     rows = []
     for row in found.per_class:
         drop = "" if row["drop"] is None else f"{row['drop']:+.3f}"

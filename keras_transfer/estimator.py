@@ -8,13 +8,14 @@ import warnings
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from keras_transfer import backbones, datasets, preparation, training
-from keras_transfer.base.errors import DataError, ExampleError
-from keras_transfer.base.task import ONE, SEVERAL, one_label_alone
+from keras_transfer.base.errors import DataError, ExampleError, UsageError
+from keras_transfer.base.task import TASKS, task_of_model
 from keras_transfer.datasets.items import named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.frozen.engine import predict_probabilities
@@ -27,14 +28,18 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     It takes no tables of numbers: ``X`` is a list of paths, texts, pictures or arrays, or one array
     ``[images, height, width, channels]``. All of it is trained on but for a share on which the
-    recipe chooses (``split``); the test is left to whoever cross-validates.
+    recipe chooses (``split``); the test is left to whoever cross-validates. Where ``y`` is a matrix
+    of 0 and 1 ``[examples, classes]``, an example may have several classes, and ``predict`` gives
+    such a matrix.
 
     Args:
         image_fit: the setting ``fit``, whose name is that of a method here.
         settings: any other field of ``Recipe`` by name, as for ``train``.
 
     Attributes:
-        classes_: the classes in the order of the columns of ``predict_proba``.
+        classes_: the classes in the order of the columns of ``predict_proba``; of a matrix the
+            numbers of its columns.
+        thresholds_: of a matrix ``y`` the probability from which on each class is answered.
         model_: the deployable ``keras.Model``.
         modality_: what its examples are.
 
@@ -43,6 +48,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     """
 
     classes_: np.ndarray
+    thresholds_: tuple[float, ...]
     model_: Any
     modality_: str
 
@@ -58,28 +64,39 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             DataError: they are no examples, or do not fit each other.
+            UsageError: ``multi_label`` says otherwise than ``y``.
         """
-        several = np.ndim(y) == 2 and np.shape(y)[1] > 1
-        one_label_alone(SEVERAL if several or self._several() else ONE, "TransferClassifier")
         check_classification_targets(y)
-        classes, numbers = np.unique(np.asarray(y), return_inverse=True)
+        several = type_of_target(y) == "multilabel-indicator"
+        task, given = TASKS["on" if several else "off"], y.toarray() if issparse(y) else y
+        classes, labels = np.unique(np.asarray(given), return_inverse=True)
+        if several:
+            labels = np.asarray(given, np.uint8)
+            classes, there = np.arange(labels.shape[1]), labels.any(axis=0)
+            if not there.all():
+                problem = f"Column {there.argmin()} of y has no 1."
+                raise DataError(problem, remedy="Leave it out.")
+        asked = self._settings()
+        if asked.setdefault("multi_label", "auto") not in ("auto", task.setting):
+            problem = f"multi_label is {asked['multi_label']!r}, and y says {task.setting!r}."
+            raise UsageError(problem, remedy="Leave it out: a matrix of 0 and 1 has several.")
+        asked["multi_label"] = task.setting
         names = [str(one) for one in classes]
-        source = datasets.open_source((X, numbers), class_names=names, multi_label="off")
+        source = datasets.open_source((X, labels), class_names=names, multi_label=task.setting)
         form = modality(source.modality)
-        asked = self._settings() | {"multi_label": "off"}
         recipe = resolve(asked, efforts=form.EFFORTS)
         size = preparation.size_of(recipe, source, backbones.spec(recipe.backbone))
         data = preparation.load(source, dataclasses.replace(recipe, **{form.SIZE: size}))
         splits = np.where(data.splits == "test", "train", data.splits)
         data = dataclasses.replace(data, splits=splits)
-        model = training.train(data, judge=False, **asked).model
+        done = training.train(data, judge=False, **asked)
         kept = classes[[names.index(name) for name in data.class_names]]
         # As scikit-learn has it: what ends with _ is there once it is fitted.
-        self.__dict__.update(model_=model, modality_=source.modality, classes_=kept)
+        self.__dict__.update(
+            model_=done.model, modality_=source.modality, classes_=kept,
+            thresholds_=done.thresholds,
+        )  # fmt: skip
         return self
-
-    def _several(self) -> bool:
-        return self._settings().get("multi_label") == "on"
 
     def _settings(self) -> dict[str, Any]:
         """What was given, by the names of settings."""
@@ -109,11 +126,13 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         return predict_probabilities(self.model_, np.stack(examples))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable class of each example."""
-        best = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[best]
+        """The most probable class of each example; or 0 and 1 in int64 ``[examples, classes]``."""
+        scores, task = self.predict_proba(X), task_of_model(self.model_)
+        answers = task.answers(scores, self.thresholds_)
+        return self.classes_[answers] if task.exclusive else answers.astype(np.int64)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False  # no tables of numbers
+        tags.classifier_tags.multi_label = True
         return tags

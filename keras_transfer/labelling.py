@@ -23,7 +23,7 @@ from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import POOL
 from keras_transfer.datasets import manifests, tables
 from keras_transfer.datasets.inspection_page import printable
-from keras_transfer.datasets.sources import JOINT, check_outside, is_hidden, read_file
+from keras_transfer.datasets.sources import check_outside, is_hidden, read_file
 from keras_transfer.frozen.engine import Engine, build_engine
 from keras_transfer.modalities import modality
 from keras_transfer.preparation import size_of
@@ -144,19 +144,16 @@ def label(
     page = templates.fill(Path(__file__).with_name("labelling.html.j2"), values)
     files.write_text(folder / PAGE, page)
     asked_again = None if labelled is None else known
-    return Sheet(folder / SHEET, rows, left_out, asked_again, _command(run, folder / SHEET))
-
-
-def _command(run: runs.Run, sheet: Path) -> str:
-    """What takes a sheet once it is filled in."""
-    words = ["update", str(run.path), str(sheet)]
-    if not run.task.exclusive:  # which update refuses
-        words = ["train", f"{run.data}{JOINT}{sheet}"]
-    return shlex.join(["keras-transfer", *words])
+    command = shlex.join(["keras-transfer", "update", str(run.path), str(folder / SHEET)])
+    return Sheet(folder / SHEET, rows, left_out, asked_again, command)
 
 
 def inspect_labels(
-    data: Any, *, group: str | None = None, progress: Progress | None = None
+    data: Any,
+    *,
+    group: str | None = None,
+    multi_label: str = "auto",
+    progress: Progress | None = None,
 ) -> datasets.Inspection:
     """As ``inspect``, and finds labels that look wrong.
 
@@ -166,7 +163,8 @@ def inspect_labels(
 
     Args:
         data: as for ``inspect``.
-        group: as for ``inspect``.
+        group: as for ``inspect``, as is ``multi_label``.
+        multi_label: whether an example may have several labels.
         progress: where to report.
 
     Returns:
@@ -175,7 +173,7 @@ def inspect_labels(
     Raises:
         DataError: there is nothing to inspect.
     """
-    source = datasets.open_source(data, group=group)
+    source = datasets.open_source(data, group=group, multi_label=multi_label)
     recipe = resolve({}, efforts=modality(source.modality).EFFORTS)
     size = size_of(recipe, source, backbones.spec(recipe.backbone))
     return probing.inspect_labels(source, recipe.backbone, size, progress)

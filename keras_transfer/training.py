@@ -342,7 +342,8 @@ def train(
         if output is not None:
             with clock.stage("report"):
                 run = runs.finish(output, result)
-                report.write_report(run)
+                if not dataset.update_of:  # else it is written with what the update has brought
+                    report.write_report(run)
             if recipe.cache != "off":
                 clock.learn(stages)
         if budget < math.inf:

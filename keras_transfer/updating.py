@@ -15,7 +15,6 @@ from keras_transfer import datasets
 from keras_transfer.base import files, intervals
 from keras_transfer.base.errors import DataError, UsageError, closest
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.task import one_label_alone
 from keras_transfer.base.types import Dataset, Split
 from keras_transfer.datasets import splits
 from keras_transfer.datasets.inspection_page import printable
@@ -116,7 +115,6 @@ def update(
         UsageError: the run cannot be opened, or ``output`` be written to.
     """
     run, progress = run if isinstance(run, runs.Run) else runs.open_run(run), progress or Progress()
-    one_label_alone(run.task, "Updating a run")
     target = Path(output) if output is not None else runs.beside(run.path, "updated")
     more, of = os.fspath(data), str(run.path.resolve())
     _check_joinable(run.data, more)
@@ -137,9 +135,9 @@ def update(
         problem = f"The run in {target} had data={had!r}; received {dataset.name!r}."
         raise UsageError(problem, remedy="Give the same data to resume it, or --overwrite.")
     found = _judged(run, new, dataset, fresh, left_out)
-    runs.add_to_metrics(found.run, {"update": {"of": str(run.path)} | found.to_json()})
-    report.write_report(runs.open_run(target))  # with what stands in the metrics now
-    return dataclasses.replace(found, run=runs.open_run(target))
+    new = runs.add_to_metrics(new, {"update": {"of": str(run.path)} | found.to_json()})
+    report.write_report(new)
+    return dataclasses.replace(found, run=new)
 
 
 def _check_joinable(*names: str) -> None:
@@ -151,7 +149,7 @@ def _check_joinable(*names: str) -> None:
 
 def _new_classes(run: runs.Run, dataset: Dataset, fresh: np.ndarray) -> str:
     """The classes that the run did not know, with their examples; and those that may be slips."""
-    counts = np.bincount(dataset.labels[fresh], minlength=len(dataset.class_names))
+    counts = run.task.counts(dataset.labels[fresh], len(dataset.class_names))
     number = dict(zip(dataset.class_names, counts.tolist(), strict=True))
     new = [name for name in number if name not in run.class_names]
 
@@ -163,7 +161,8 @@ def _new_classes(run: runs.Run, dataset: Dataset, fresh: np.ndarray) -> str:
 
     listed = ", ".join(f"{printable(name)} ({number[name]})" for name in new)
     asked = "".join(f" {printable(name)}:{slip(name)}" for name in new if slip(name))
-    return f"New classes: {listed}.{asked}" if new else ""
+    silent = "" if run.task.exclusive else " What the run has counts as having none of them."
+    return f"New classes: {listed}.{silent}{asked}" if new else ""
 
 
 def _merged(run: runs.Run, more: str) -> tuple[Dataset, np.ndarray, int]:
@@ -239,7 +238,7 @@ def _placed(
     recipe = Recipe(**read_file(run.path / runs.CONFIG))
     placed = dataset.splits.copy()
     placed[drawn] = splits.complete(
-        [dataset.class_names[dataset.labels[i]] for i in drawn],
+        splits.strata_of(dataset.labels[drawn], dataset.class_names),
         [dataset.groups[i] for i in drawn], [None] * len(drawn),
         split=recipe.split, seed=recipe.drawn_by,
     )  # fmt: skip
@@ -250,15 +249,20 @@ def _judged(
     old: runs.Run, new: runs.Run, dataset: Dataset, fresh: np.ndarray, left_out: int
 ) -> Update:
     """Both models on the old test split, and on new test examples of known classes."""
-    after = {row["path"]: row for row in new.predictions}
+    after, task = {row["path"]: row for row in new.predictions}, new.task
     before = {row["path"]: row["predicted"] for row in old.predictions}
-    tested = [i for i in fresh.tolist() if dataset.splits[i] == "test"]
-    known = [i for i in tested if after[dataset.paths[i]]["label"] in old.class_names]
+    tested = [dataset.paths[i] for i in fresh.tolist() if dataset.splits[i] == "test"]
+    labels, given = (
+        {path: set(task.names(after[path][column])) for path in tested}
+        for column in ("label", "predicted")
+    )
+    place = {path: i for i, path in enumerate(dataset.paths)}
+    known = [path for path in tested if labels[path] <= set(old.class_names)]
     if known:
         assert dataset.examples is not None
-        scores = predict_probabilities(old.model, dataset.examples[known])
-        names = [old.class_names[best] for best in scores.argmax(axis=1)]
-        on_new = {dataset.paths[i]: name for i, name in zip(known, names, strict=True)}
+        scores = predict_probabilities(old.model, dataset.examples[[place[p] for p in known]])
+        names = task.decode(task.answers(scores, old.thresholds), old.class_names)
+        on_new = dict(zip(known, names, strict=True))
 
     def pair(answers: Mapping[str, str]) -> Pair:
         truth, then, now = (
@@ -270,10 +274,9 @@ def _judged(
         )
         return compare_predictions(truth, then, now, names=("the old model", "the new model"))
 
-    rows = [after[dataset.paths[i]] for i in tested]
     unknown = [name for name in new.class_names if name not in old.class_names]
-    of_class = {name: [r for r in rows if r["label"] == name] for name in unknown}
-    found = {n: sum(r["predicted"] == n for r in own) for n, own in of_class.items()}
+    of_class = {name: [path for path in tested if name in labels[path]] for name in unknown}
+    found = {name: sum(name in given[path] for path in own) for name, own in of_class.items()}
     return Update(
         new, len(fresh), left_out, pair(before), pair(on_new) if known else None,
         [

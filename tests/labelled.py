@@ -11,7 +11,7 @@ def labelled(labels, splits="train", class_names=None) -> Dataset:
     return Dataset(
         name="labelled",
         paths=tuple(map(str, range(count))),
-        labels=np.asarray(labels, np.int64),
+        labels=np.asarray(labels, np.int64 if np.ndim(labels) == 1 else np.uint8),
         class_names=tuple(class_names or map(str, range(int(max(labels)) + 1))),
         splits=np.broadcast_to(splits, count),
         digests=("",) * count,

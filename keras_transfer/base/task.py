@@ -7,13 +7,12 @@ are asked of :func:`task_of`, and nobody else asks which of the two it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import special
 
-from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import PROBABILITIES
 
 MARK = "|"
@@ -26,6 +25,7 @@ LEAST = 10
 """Examples with a class, and without it, that a threshold of its own takes."""
 
 Scaled = Callable[[float], float]
+Choice = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray, np.ndarray], np.ndarray]]
 
 
 class OneLabel:
@@ -79,6 +79,26 @@ class OneLabel:
         anew."""
         present, among = np.unique(labels, return_inverse=True)
         return present, among.astype(np.int64)
+
+    def renumbered(self, labels: np.ndarray, places: np.ndarray, classes: int) -> np.ndarray:
+        """The labels with other numbers for their classes, ``places``, of which -1 is none. Here:
+        -1 for an example of a class that has none."""
+        return places[labels]
+
+    def asked(
+        self, labels: np.ndarray, known: Sequence[int]
+    ) -> tuple[np.ndarray, Sequence[int] | slice, np.ndarray]:
+        """What can be asked where labels say something of some classes alone: of which examples,
+        by which columns of their probabilities, and their labels then. Here: of the examples of
+        these classes, and any class may be answered."""
+        rows = np.isin(labels, known)
+        return rows, slice(None), labels[rows]
+
+    def choices(self, probabilities: np.ndarray, labels: np.ndarray) -> Iterator[Choice]:
+        """What is to be decided of each example, one thing after the other: the probability of each
+        way ``[n, ways]``, which is taken, int64 ``[n]``, and the labels of some rows if another one
+        were. Here: the class."""
+        yield probabilities, labels, lambda rows, ways: ways
 
     def layer(self) -> Any:
         """The last layer of a classifier, from logits to probabilities. Here: softmax."""
@@ -256,6 +276,31 @@ class SeveralLabels:
         present = np.flatnonzero(labels.any(axis=0))
         return present, labels[:, present]
 
+    def renumbered(self, labels: np.ndarray, places: np.ndarray, classes: int) -> np.ndarray:
+        """Without classes that have no number; classes of one number are one."""
+        found = np.zeros((len(labels), classes), np.uint8)
+        for column, place in zip(labels.T, places.tolist(), strict=True):
+            if place >= 0:
+                found[:, place] |= column
+        return found
+
+    def asked(
+        self, labels: np.ndarray, known: Sequence[int]
+    ) -> tuple[np.ndarray, Sequence[int] | slice, np.ndarray]:
+        """Of all examples, by the columns of these classes."""
+        return np.ones(len(labels), bool), known, labels[:, known]
+
+    def choices(self, probabilities: np.ndarray, labels: np.ndarray) -> Iterator[Choice]:
+        """For each class whether it holds."""
+        for one, (score, truth) in enumerate(zip(probabilities.T, labels.T, strict=True)):
+
+            def changed(rows: np.ndarray, ways: np.ndarray, one: int = one) -> np.ndarray:
+                others = labels[rows]
+                others[:, one] = ways
+                return others
+
+            yield np.stack([1.0 - score, score], axis=1), truth.astype(np.int64), changed
+
     def layer(self) -> Any:
         """Sigmoid."""
         import keras
@@ -388,17 +433,6 @@ def _best_f1(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 Task = OneLabel | SeveralLabels
-
-
-def one_label_alone(task: Task, what: str) -> None:
-    """Refuses what has no meaning yet where an example has several labels.
-
-    Raises:
-        UsageError: that is so; ``what`` begins the message.
-    """
-    if not task.exclusive:
-        problem = f"{what} is for one label an example, and here an example may have several."
-        raise UsageError(problem, remedy="docs/several_labels.md says what works with several.")
 
 
 ONE, SEVERAL = OneLabel(), SeveralLabels()

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_transfer.base.errors import DataError
 from keras_transfer.base.intervals import Interval, percentile_interval
-from keras_transfer.base.task import one_label_alone, task_of
+from keras_transfer.base.task import task_of
 from keras_transfer.base.types import SPLITS, Dataset, Split
 from keras_transfer.evaluation.comparison import compare_predictions
 from keras_transfer.evaluation.metrics import FEW_IMAGES, RESAMPLES, Evaluation, evaluate
@@ -294,10 +294,10 @@ class Suspect:
     Attributes:
         index: its place among the training images.
         path: its name.
-        label: the class that it carries.
-        suggested: the class that it resembles.
-        confidence: out-of-fold probability of ``suggested``.
-        given: out-of-fold probability of ``label``.
+        label: the class that it carries, or of several all of them.
+        suggested: the class that it resembles; of several the label with one more, or one less.
+        confidence: out-of-fold probability of ``suggested``; of several of what it changes.
+        given: out-of-fold probability of ``label``, so too.
     """
 
     index: int
@@ -323,7 +323,7 @@ def suspected_label_errors(
     one and asked about that one. Class j is confident about an image when its probability reaches
     the mean that it gives to its own images; an image is suspected when the likeliest such class
     is not its label. The temperature is fitted on the held-out answers themselves, one number for
-    all of them.
+    all of them. Of several labels each class is a question of its own, whether it holds.
 
     Args:
         dataset: its labels and splits.
@@ -334,35 +334,37 @@ def suspected_label_errors(
     Returns:
         Suspects, the most confident first.
     """
-    one_label_alone(task_of(dataset.labels), "Finding wrong labels")
-    rows, names = dataset.indices("train"), dataset.class_names
+    rows, names, task = dataset.indices("train"), dataset.class_names, task_of(dataset.labels)
     logits, labels = _out_of_fold(dataset, features, rows, seed), dataset.labels[rows]
-    probabilities = calibration.softmax(logits / calibration.fit_temperature(logits, labels))
-    own = probabilities[np.arange(len(rows)), labels]
-    counts = np.bincount(labels, minlength=len(names))
-    sums = np.bincount(labels, weights=own, minlength=len(names))
+    probabilities = task.probabilities(logits / calibration.fit_temperature(logits, labels))
+    found = list[Suspect]()
+    for scores, truth, changed in task.choices(probabilities, labels):
+        suspects, ways = _doubted(scores, truth)
+        said = task.decode(labels[suspects], names), task.decode(changed(suspects, ways), names)
+        for i, way, label, suggested in zip(suspects.tolist(), ways.tolist(), *said, strict=True):
+            path, confidence, given = dataset.paths[rows[i]], scores[i, way], scores[i, truth[i]]
+            found.append(Suspect(i, path, label, suggested, float(confidence), float(given)))
+    return tuple(sorted(found, key=lambda one: one.given - one.confidence)[:limit])
+
+
+def _doubted(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows in which another way than the true one is likelier and confident, and which."""
+    own, ways = scores[np.arange(len(truth)), truth], scores.shape[1]
+    counts = np.bincount(truth, minlength=ways)
+    sums = np.bincount(truth, weights=own, minlength=ways)
     # A class without images is never confident.
-    least = np.divide(sums, counts, out=np.full(len(names), 2.0), where=counts > 0)
-    confident = np.where(probabilities >= least, probabilities, 0.0)
+    least = np.divide(sums, counts, out=np.full(ways, 2.0), where=counts > 0)
+    confident = np.where(scores >= least, scores, 0.0)
     suggested, margin = confident.argmax(axis=1), confident.max(axis=1) - own
-    suspects = np.flatnonzero((suggested != labels) & (margin > 0))
-    return tuple(
-        Suspect(
-            index=int(i),
-            path=dataset.paths[rows[i]],
-            label=names[labels[i]],
-            suggested=names[suggested[i]],
-            confidence=float(probabilities[i, suggested[i]]),
-            given=float(own[i]),
-        )
-        for i in suspects[np.argsort(-margin[suspects], kind="stable")][:limit]
-    )
+    suspects = np.flatnonzero((suggested != truth) & (margin > 0))
+    return suspects, suggested[suspects]
 
 
 def _out_of_fold(dataset: Dataset, features: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
     """The logits that a head gives to each of some rows when it has not seen the row's fold."""
     shuffled = np.random.default_rng(seed).permutation(len(rows))
-    by_class = shuffled[np.argsort(dataset.labels[rows][shuffled], kind="stable")]
+    strata = task_of(dataset.labels).strata(dataset.labels[rows])
+    by_class = shuffled[np.argsort(strata[shuffled], kind="stable")]
     fold = np.empty(len(rows), np.int64)
     fold[by_class] = np.arange(len(rows)) % FOLDS  # every class spread evenly
     logits = np.zeros((len(rows), len(dataset.class_names)))

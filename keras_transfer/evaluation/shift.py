@@ -14,8 +14,9 @@ from scipy import stats
 
 from keras_transfer.base.errors import DataError, closest
 from keras_transfer.base.intervals import Interval, wilson_interval
+from keras_transfer.base.task import task_of
 from keras_transfer.base.types import Dataset
-from keras_transfer.evaluation.metrics import Evaluation, evaluate
+from keras_transfer.evaluation.metrics import ClassResult, Evaluation, evaluate
 from keras_transfer.evaluation.probes import unit_rows
 
 NEIGHBOUR = 10
@@ -45,12 +46,15 @@ class Unlikeness:
 class Shift:
     """A run's own test images against other data, on the classes that both have.
 
+    Of one label an image those of other classes are left out. Of several all images are asked, of
+    the shared classes alone, and accuracy is whether all of these are right.
+
     Attributes:
         home: metrics on the run's own test images of the shared classes.
         away: metrics on the other images of the shared classes; any class may be answered.
         shared: names of the shared classes.
-        left_out: number of other images whose class the run does not know.
-        unknown: the names of those classes.
+        left_out: number of other images that are not asked, as their class is unknown to the run.
+        unknown: the names of the classes that the run does not know.
         drop: accuracy at home minus accuracy away.
         drop_interval: 95 % interval of ``drop`` (Newcombe 1998, from the two Wilson intervals).
         per_class: for each shared class its name, recall at home and away, the drop and its
@@ -118,6 +122,7 @@ def measure_shift(
     away: Dataset,
     away_probabilities: np.ndarray,
     *,
+    thresholds: Sequence[float] = (),
     unlike: Unlikeness | None = None,
     seed: int = 0,
 ) -> Shift:
@@ -128,35 +133,44 @@ def measure_shift(
         home_probabilities: float, shape ``[test images, classes]``, on its test split.
         away: the other data, of which every image is used.
         away_probabilities: float, shape ``[images, classes]``, for the same classes.
+        thresholds: of the run's classes, as for ``evaluate``.
         unlike: the other images' :func:`unlikeness`.
         seed: of the bootstraps.
 
     Raises:
         DataError: no class in common, or no image of the shared classes on one side.
     """
-    names, labels = home.class_names, home.labels[home.indices("test")]
-    mapping = shared_classes(names, away.class_names)
-    shared = sorted(set(mapping.values()))
-    known, seen = np.isin(labels, shared), np.isin(away.labels, list(mapping))
-    translated = np.array([mapping[label] for label in away.labels[seen].tolist()], np.int64)
-    here = evaluate(home_probabilities[known], labels[known], names, seed=seed)
-    there = evaluate(away_probabilities[seen], translated, names, seed=seed)
-    hits = [int(np.trace(side.confusion)) for side in (here, there)]
+    task, names = task_of(home.labels), np.array(home.class_names)
+    mapping = shared_classes(home.class_names, away.class_names)
+    places = np.array([mapping.get(j, -1) for j in range(len(away.class_names))])
+    known = sorted(set(mapping.values()))
+    shared = tuple(names[known].tolist())
+
+    def judged(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
+        rows, columns, truth = task.asked(labels, known)
+        least = np.asarray(thresholds)[columns].tolist() if len(thresholds) else ()
+        given, asked = probabilities[rows][:, columns], names[columns].tolist()
+        return evaluate(given, truth, asked, thresholds=least, seed=seed)
+
+    here = judged(home_probabilities, home.labels[home.indices("test")])
+    there = judged(away_probabilities, task.renumbered(away.labels, places, len(names)))
+    hits = [round(side.accuracy * side.images) for side in (here, there)]
+    of_class = [{row.name: row for row in side.per_class} for side in (here, there)]
     return Shift(
-        here, there, tuple(names[i] for i in shared), left_out=int((~seen).sum()),
+        here, there, shared, left_out=len(away) - there.images,
         unknown=tuple(name for j, name in enumerate(away.class_names) if j not in mapping),
         drop=here.accuracy - there.accuracy,
         drop_interval=_newcombe(hits[0], here.images, hits[1], there.images),
-        per_class=tuple(_class_drop(here, there, i) for i in shared), unlikeness=unlike,
+        per_class=tuple(_class_drop(*(rows[name] for rows in of_class)) for name in shared),
+        unlikeness=unlike,
     )  # fmt: skip
 
 
-def _class_drop(home: Evaluation, away: Evaluation, i: int) -> dict[str, Any]:
-    here, there = home.per_class[i], away.per_class[i]
+def _class_drop(here: ClassResult, there: ClassResult) -> dict[str, Any]:
     drop = interval = None
     if here.support and there.support:
         drop = here.recall - there.recall
-        hits = int(home.confusion[i, i]), int(away.confusion[i, i])
+        hits = [round(row.recall * row.support) for row in (here, there)]
         interval = _newcombe(hits[0], here.support, hits[1], there.support)
     recalls, n = {"home": here.recall, "away": there.recall}, there.support
     return {"name": here.name, **recalls, "drop": drop, "interval": interval, "images": n}

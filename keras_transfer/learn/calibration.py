@@ -13,7 +13,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from keras_transfer.base import errors
-from keras_transfer.base.task import ONE, task_of
+from keras_transfer.base.task import task_of
 
 TEMPERATURES = (0.05, 20.0)
 """The range in which a temperature is sought."""
@@ -23,11 +23,6 @@ RISK = 0.05
 
 BINS = 15
 """Number of equally wide confidence bins of the reliability diagram and of the ECE."""
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Each row of ``logits`` as probabilities: float64, of the same shape, summing to 1."""
-    return ONE.probabilities(logits)
 
 
 def nll(

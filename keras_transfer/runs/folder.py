@@ -341,9 +341,13 @@ def beside(run: Path, what: str) -> Path:
     return run.with_name(f"{run.name}-{what}")
 
 
-def add_to_metrics(run: Run, found: Mapping[str, Any]) -> None:
-    """Adds entries to the ``metrics.json`` of a finished run, atomically."""
+def add_to_metrics(run: Run, found: Mapping[str, Any]) -> Run:
+    """Adds entries to the ``metrics.json`` of a finished run, atomically; returns it as it is then,
+    with what of it had been read."""
     files.write_json(run.path / METRICS, files.sealed({**run.metrics, **found}))
+    again = open_run(run.path)
+    vars(again).update(vars(run) | {"metrics": again.metrics})
+    return again
 
 
 def events_folder(path: Folder) -> Path:

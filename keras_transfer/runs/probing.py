@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,7 +11,6 @@ import numpy as np
 from keras_transfer import backbones, datasets, evaluation
 from keras_transfer.base import files
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.task import one_label_alone
 from keras_transfer.base.types import POOL, Dataset, Finding
 from keras_transfer.datasets.checks import RANKED
 from keras_transfer.evaluation.scratch import train_from_scratch
@@ -60,7 +58,7 @@ def curve(run: runs.Run, progress: Progress | None = None) -> evaluation.Learnin
     """
     data = run.dataset
     found = evaluation.learning_curve(data, pretrained_features(run, data, progress))
-    _add(run, {"curve": found.to_json()})
+    report.write_report(runs.add_to_metrics(run, {"curve": found.to_json()}))
     return found
 
 
@@ -91,8 +89,9 @@ def compare_with_baselines(
     by_path, test = {row["path"]: row["predicted"] for row in run.predictions}, data.indices("test")
     predicted = run.task.encode((by_path[data.paths[i]] for i in test), run.class_names)
     rows = [method.to_json(data.labels[test], predicted) for method in methods]
-    doubted = evaluation.suspected_label_errors(data, features) if run.task.exclusive else ()
-    _add(run, {"baselines": rows, "suspects": [dataclasses.asdict(one) for one in doubted]})
+    doubted = evaluation.suspected_label_errors(data, features)
+    suspects = [dataclasses.asdict(one) for one in doubted]
+    report.write_report(runs.add_to_metrics(run, {"baselines": rows, "suspects": suspects}))
     return rows
 
 
@@ -107,7 +106,6 @@ def inspect_labels(
         size: at which it sees examples.
         progress: where to report.
     """
-    one_label_alone(source.task, "Finding wrong labels")
     found = datasets.inspect(source, image_size=size, multi_label=source.task.setting)
     if found.problem:
         return found
@@ -148,7 +146,6 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
     Raises:
         DataError: no class in common.
     """
-    one_label_alone(run.task, "Evaluating on other data")
     home, model = run.dataset, run.model
     other = datasets.load_dataset(data, for_training=False, **run.how)
     train, test, examples = home.indices("train"), home.indices("test"), _examples(home)
@@ -160,6 +157,7 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
         predict_probabilities(model, examples[test]),
         other,
         predict_probabilities(model, _examples(other)),
+        thresholds=run.thresholds,
         unlike=evaluation.unlikeness(*features),
     )
 
@@ -167,9 +165,3 @@ def evaluate_elsewhere(run: runs.Run, data: Any) -> evaluation.Shift:
 def _examples(dataset: Dataset) -> np.ndarray:
     assert dataset.examples is not None
     return dataset.examples
-
-
-def _add(run: runs.Run, found: Mapping[str, Any]) -> None:
-    runs.add_to_metrics(run, found)
-    vars(written := runs.open_run(run.path)).update(dataset=run.dataset)
-    report.write_report(written)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_transfer import evaluation
+from keras_transfer.base.task import ONE
 from keras_transfer.learn import calibration, heads
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -52,7 +53,7 @@ def test_temperature_halves_the_ece_of_an_overconfident_head(noto, seed):
         temperature = calibration.fit_temperature(head.logits(features[val]), labels[val])
         logits = head.logits(features[test])
         before, after = (
-            evaluation.evaluate(calibration.softmax(logits / t), labels[test], data.class_names)
+            evaluation.evaluate(ONE.probabilities(logits / t), labels[test], data.class_names)
             for t in (1.0, temperature)
         )
         assert after.nll <= before.nll + 0.01
@@ -85,9 +86,9 @@ def test_the_other_vendor_costs_accuracy(noto):
     unlike = evaluation.unlikeness(features[train], features[test], other_features)
     shift = evaluation.measure_shift(
         dataclasses.replace(data, splits=np.where(np.isin(np.arange(len(data)), test), "test", "")),
-        calibration.softmax(head.logits(features[np.sort(test)])),
+        ONE.probabilities(head.logits(features[np.sort(test)])),
         other,
-        calibration.softmax(head.logits(other_features)),
+        ONE.probabilities(head.logits(other_features)),
         unlike=unlike,
     )
     assert shift.verdict.startswith("Accuracy falls by")

@@ -125,6 +125,31 @@ def test_wrong_labels_are_found_and_right_ones_mostly_left_alone(digits):
     assert margins == sorted(margins, reverse=True)
 
 
+def test_of_several_labels_what_is_missing_or_too_many_is_found():
+    held = load_digits(n_class=5)
+    random = np.random.default_rng(0)
+    pairs = random.integers(len(held.data), size=(1500, 2))
+    features = (held.data[pairs].reshape(len(pairs), -1) / 16).astype(np.float32)
+    truth = (held.target[pairs][..., None] == np.arange(5)).any(axis=1).astype(np.uint8)
+    wrong, which = random.choice(len(pairs), 40, replace=False), random.integers(5, size=40)
+    given = truth.copy()
+    given[wrong, which] ^= 1
+    data = labelled(given, class_names=[f"n{i}" for i in range(5)])
+    suspects = evaluation.suspected_label_errors(data, features, limit=40)
+    changed = {(wrong[i], f"n{which[i]}") for i in range(40)}
+    found = set()
+    for one in suspects:
+        label, suggested = (
+            {*cell.strip("|").split("|")} - {""} for cell in (one.label, one.suggested)
+        )
+        assert label == {f"n{j}" for j in np.flatnonzero(given[one.index])}
+        (name,) = label ^ suggested
+        found.add((one.index, name))
+        assert one.confidence == pytest.approx(1 - one.given)
+        assert one.confidence > 0.5
+    assert len(found & changed) >= 24  # of 7,500 decisions
+
+
 def test_a_class_of_one_image_breaks_nothing(digits):
     features, labels, _ = digits
     given = np.where(labels == 9, 8, labels)[:300]

@@ -5,7 +5,8 @@ import pytest
 from labelled import labelled
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
+from sklearn.multiclass import OneVsRestClassifier
 
 from keras_transfer import evaluation
 from keras_transfer.base import errors
@@ -45,6 +46,35 @@ def test_a_shift_costs_accuracy_and_the_drop_says_so(digits):
     assert seven["away"] == pytest.approx((away.argmax(1) == 7)[labels[1300:] == 7].mean())
     assert seven["interval"][0] <= seven["drop"] <= seven["interval"][1]
     assert result.to_json()["home"]["images"] == at_home.sum()
+
+
+def test_of_several_labels_the_shared_classes_alone_are_asked():
+    held = load_digits(n_class=4)
+    pairs = np.random.default_rng(0).integers(len(held.data), size=(1500, 2))
+    pixels = held.data[pairs].reshape(len(pairs), -1) / 16
+    truth = (held.target[pairs][..., None] == np.arange(4)).any(axis=1).astype(np.uint8)
+    model = OneVsRestClassifier(LogisticRegression()).fit(pixels[:600], truth[:600])
+    moved = pixels[1000:] * np.linspace(0.2, 1, 128)
+    home, away = model.predict_proba(pixels[600:1000]), model.predict_proba(moved)
+    least = (0.3, 0.6, 0.5, 0.4)
+    # The other data knows nothing of 2 and has a class that the run has not.
+    other = np.column_stack([truth[1000:, 3], np.arange(500) % 2, truth[1000:, :2]])
+    result = evaluation.measure_shift(
+        labelled(truth[600:1000], "test", DIGITS[:4]), home,
+        labelled(other, class_names=["3", "cat", "0", "1"]), away, thresholds=least,
+    )  # fmt: skip
+    known = [0, 1, 3]
+    right = [
+        accuracy_score(labels[:, known], (scores >= least)[:, known])
+        for labels, scores in ((truth[600:1000], home), (truth[1000:], away))
+    ]
+    assert result.drop == pytest.approx(right[0] - right[1])
+    assert result.drop_interval[0] < result.drop < result.drop_interval[1]
+    assert (result.shared, result.unknown, result.left_out) == (("0", "1", "3"), ("cat",), 0)
+    (three,) = [row for row in result.per_class if row["name"] == "3"]
+    assert three["away"] == pytest.approx((away[:, 3] >= 0.4)[truth[1000:, 3] > 0].mean())
+    area = average_precision_score(truth[1000:][:, known], away[:, known])
+    assert result.away.mean_average_precision == pytest.approx(area)
 
 
 def test_the_same_images_show_no_drop(digits):

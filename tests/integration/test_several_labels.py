@@ -11,26 +11,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from sklearn import metrics
 from sklearn.datasets import load_digits
 
 import keras_transfer as kt
-from keras_transfer import backbones, cli, datasets, training
+from keras_transfer import backbones, cli, console, datasets, training
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.task import SEVERAL
 from keras_transfer.export import proof
 from keras_transfer.learn.pool import ModelPool
 from keras_transfer.recipe import Recipe
+from keras_transfer.runs import probing, report
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """Two of five scanned digits side by side, one alone, or none: 240 pictures and their table."""
-    folder, random = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
-    held = load_digits(n_class=5)
+def pairs(folder, count, digits, seed):
+    """Two of some scanned digits side by side, one alone, or none: pictures and their table."""
+    random, held = np.random.default_rng(seed), load_digits()
+    chosen = np.flatnonzero(np.isin(held.target, digits))
     rows = ["path,label"]
-    for number in range(240):
-        picked = random.integers(len(held.images), size=2)[: [2, 2, 2, 2, 1, 0][number % 6]]
+    for number in range(count):
+        picked = random.choice(chosen, 2)[: [2, 2, 2, 2, 1, 0][number % 6]]
         picture = random.integers(0, 40, size=(16, 16)).astype(np.uint8)
         for place, i in enumerate(picked):
             picture[4:12, 8 * place : 8 * place + 8] = held.images[i] * (255 / 16)
@@ -38,6 +39,11 @@ def table(tmp_path_factory):
         rows.append(f"{number:03d}.png,{'|'.join(f'n{held.target[i]}' for i in picked) or '|'}")
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
     return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return pairs(tmp_path_factory.mktemp("pairs"), 240, range(5), 0)
 
 
 @pytest.fixture(scope="module")
@@ -97,21 +103,77 @@ def test_evaluating_again_gives_the_same(run, capsys):
     assert again["hamming"] == pytest.approx(run.metrics["test"]["hamming"])
 
 
-@pytest.mark.parametrize("words", [
-    ["update", "{run}", "{data}"], ["evaluate", "{run}", "{data}"],
-    ["inspect", "{data}", "--labels"],
-])  # fmt: skip
-def test_what_has_no_meaning_is_refused(words, run, table, capsys):
-    given = [word.format(run=run.path, data=table) for word in words]
-    assert cli.main([*given, "--quiet"]) == 2
-    said = capsys.readouterr().err
-    assert "is for one label an example" in said
-    assert "Traceback" not in said
+def cells(rows):
+    return ["|".join(row["labels"]) or "|" for row in rows]
 
 
-def test_an_estimator_of_several_labels_is_refused():
-    with pytest.raises(UsageError, match="TransferClassifier is for one label"):
-        kt.TransferClassifier().fit(["one text", "two texts"], np.array([[1, 0], [1, 1]]))
+def test_other_data_is_held_against_the_shared_classes(run, tmp_path, capsys):
+    other = pairs(tmp_path, 60, range(2, 7), 1)
+    shift = probing.evaluate_elsewhere(run, str(other))
+    found = shift.to_json()
+    assert (found["unknown"], found["left_out"]) == (("n5", "n6"), 0)
+    shared = ("n2", "n3", "n4")
+    assert found["shared"] == shared
+    with open(other, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    said = kt.predict(run, [str(tmp_path / row["path"]) for row in rows])
+    right = [
+        {*row["label"].split("|")} & {*shared} == {*given["labels"]} & {*shared}
+        for row, given in zip(rows, said, strict=True)
+    ]
+    assert found["away"]["accuracy"] == pytest.approx(np.mean(right))
+    Console(width=100).print(console.shift(shift, "image"))
+    assert "Classes unknown to the run: n5, n6; 0 images left out." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_more_data_updates_the_run(run, tmp_path, monkeypatch, capsys):
+    written, real = [], report.write_report
+    monkeypatch.setattr(report, "write_report", lambda one: written.append(one) or real(one))
+    more = pairs(tmp_path, 60, range(6), 2)
+    words = ["update", str(run.path), str(more), "--output", str(tmp_path / "new")]
+    assert cli.main(words) == 0
+    assert "New classes: n5" in (said := capsys.readouterr().err)
+    assert "What the run has counts as having none of them." in said
+    assert len(written) == 1  # the page, with the comparison
+    new = kt.open_run(tmp_path / "new")
+    assert "Beside the run before" in (new.path / "report.html").read_text()
+    after, update = {row["path"]: row for row in new.predictions}, new.metrics["update"]
+    before = {row["path"]: row for row in run.predictions}
+    assert before.keys() < after.keys()
+    right = [
+        np.mean([rows[path]["label"] == rows[path]["predicted"] for path in before])
+        for rows in (before, after)
+    ]
+    assert update["old_test"]["difference"] == pytest.approx(right[1] - right[0])
+    fresh = [row for path, row in after.items() if path not in before]
+    known = [row for row in fresh if "n5" not in row["label"]]
+    old = cells(kt.predict(run, [str(tmp_path / row["path"][3:]) for row in known]))
+    pair, labels = update["new_test"], [row["label"] for row in known]
+    assert pair["images"] == len(known)
+    right = [np.equal(labels, said).mean() for said in (old, [row["predicted"] for row in known])]
+    assert pair["difference"] == pytest.approx(right[1] - right[0])
+    (of_new,) = update["new_classes"]
+    has = [row for row in fresh if "n5" in row["label"]]
+    assert (of_new["name"], of_new["images"]) == ("n5", len(has))
+    assert of_new["recall"] == pytest.approx(np.mean(["n5" in row["predicted"] for row in has]))
+
+
+def test_wrong_labels_are_found_by_inspect(table, tmp_path, capsys):
+    with open(table, newline="") as stream:
+        rows = [(table.parent / row["path"], row["label"]) for row in csv.DictReader(stream)]
+    wrong = {}
+    for number in range(0, 240, 24):  # of two labels one is lost
+        path, label = rows[number]
+        wrong[str(path)] = label
+        rows[number] = path, label.split("|")[0]
+    given = tmp_path / "given.csv"
+    given.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
+    assert cli.main(["inspect", str(given), "--labels", "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    said = {f["path"]: f["reason"] for f in found if f["kind"] == "suspect_label"}
+    assert len(said) <= 50  # of 240, where chance would find two of the ten that are wrong
+    assert sum(f"looks like {wrong[path]!r}" in said.get(path, "") for path in wrong) >= 4
 
 
 @pytest.mark.slow
@@ -145,10 +207,10 @@ def test_an_export_answers_as_the_run(export, run, table):
     items = [str(table.parent / row["path"]) for row in run.predictions[:12]]
     expected = [row["predicted"] for row in run.predictions[:12]]
     for model in (run, export):
-        assert ["|".join(row["labels"]) or "|" for row in kt.predict(model, items)] == expected
+        assert cells(kt.predict(model, items)) == expected
     alone = export.parent / "alone.tflite"  # a file says its labels and thresholds itself
     shutil.copy(export / "model.tflite", alone)
-    assert ["|".join(row["labels"]) or "|" for row in kt.predict(alone, items)] == expected
+    assert cells(kt.predict(alone, items)) == expected
 
 
 def test_its_proof_is_of_whole_answers(export, run):

@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from keras_transfer.base import errors
+from keras_transfer.base.task import ONE
 from keras_transfer.learn import calibration
 
 
@@ -49,7 +50,7 @@ def test_nll_agrees_with_a_sum_in_plain_python(overconfident):
 
 
 def test_softmax_survives_large_logits_and_float16():
-    probabilities = calibration.softmax(np.array([[60000.0, 0.0], [-60000.0, 0.0]], np.float16))
+    probabilities = ONE.probabilities(np.array([[60000.0, 0.0], [-60000.0, 0.0]], np.float16))
     assert probabilities.dtype == np.float64
     assert probabilities.tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
@@ -64,8 +65,8 @@ def test_the_temperature_is_the_minimum_of_a_fine_grid(overconfident):
 def test_scaling_halves_the_ece_and_lowers_the_nll_of_held_out_images(overconfident):
     logits, labels, test_logits, test_labels = overconfident
     temperature = calibration.fit_temperature(logits, labels)
-    before = plain_ece(calibration.softmax(test_logits), test_labels)
-    after = plain_ece(calibration.softmax(test_logits / temperature), test_labels)
+    before = plain_ece(ONE.probabilities(test_logits), test_labels)
+    after = plain_ece(ONE.probabilities(test_logits / temperature), test_labels)
     assert temperature > 1.5
     assert before > 0.04
     assert after < before / 2
@@ -117,7 +118,7 @@ def test_nan_logits_are_named(overconfident):
 
 def test_reliability_agrees_with_plain_python(overconfident):
     logits, labels, _, _ = overconfident
-    probabilities = calibration.softmax(logits)
+    probabilities = ONE.probabilities(logits)
     diagram = calibration.reliability(probabilities, labels)
     assert diagram.ece == pytest.approx(plain_ece(probabilities, labels), abs=1e-12)
     assert diagram.counts.sum() == len(labels)
@@ -145,7 +146,7 @@ def lower_bound(right, images):
 
 def test_the_threshold_is_the_last_of_those_that_are_sure_to_reach_the_precision(overconfident):
     logits, labels, test_logits, test_labels = overconfident
-    probabilities = calibration.softmax(logits)
+    probabilities = ONE.probabilities(logits)
     chosen = calibration.precision_threshold(probabilities, labels, 0.9)
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -156,7 +157,7 @@ def test_the_threshold_is_the_last_of_those_that_are_sure_to_reach_the_precision
     assert bounds[chosen.threshold] >= 0.9 > bounds[max(c for c in bounds if c < chosen.threshold)]
     assert chosen.answered == chosen.validation_images == (confidence >= chosen.threshold).sum()
     applied = calibration.apply_threshold(
-        calibration.softmax(test_logits), test_labels, chosen.threshold, 0.9
+        ONE.probabilities(test_logits), test_labels, chosen.threshold, 0.9
     )
     assert applied.images == len(test_labels)
     assert applied.precision > 0.9

@@ -89,6 +89,28 @@ def test_it_fits_paths_and_arrays_and_says_the_same_of_both(digits_folder: Path)
         fitted.predict([*paths, "gone.png"])
 
 
+def test_a_matrix_of_0_and_1_is_several_labels():
+    from sklearn.datasets import load_digits
+    from sklearn.metrics import accuracy_score
+
+    held = load_digits(n_class=3)
+    pairs = np.random.default_rng(0).integers(len(held.images), size=(80, 2))
+    images = (held.images[pairs].transpose(0, 2, 1, 3).reshape(80, 8, 16) * (255 / 16))[..., None]
+    labels = (held.target[pairs][..., None] == np.arange(3)).any(axis=1).astype(int)
+    estimator = kt.TransferClassifier(**HOW)
+    assert estimator.__sklearn_tags__().classifier_tags.multi_label
+    fitted = estimator.fit(list(images.astype(np.uint8)), labels)
+    assert fitted.classes_.tolist() == [0, 1, 2]
+    scores, answers = (way(images) for way in (fitted.predict_proba, fitted.predict))
+    assert (answers == (scores >= fitted.thresholds_)).all()
+    assert scores.sum(axis=1).max() > 1.1  # they do not exclude each other
+    assert fitted.score(images, labels) == accuracy_score(labels, answers)
+    with pytest.raises(DataError, match="Column 1 of y has no 1"):
+        fitted.fit(list(images), labels * [1, 0, 1])
+    with pytest.raises(UsageError, match="multi_label is 'off', and y says 'on'"):
+        kt.TransferClassifier(**HOW, multi_label="off").fit(list(images), labels)
+
+
 def test_cross_validation_of_a_pipeline(digits_folder: Path):
     paths = np.array(sorted(map(str, digits_folder.glob("digit-[01]/0[01]*.png"))))
     labels = np.array([Path(path).parent.name for path in paths])

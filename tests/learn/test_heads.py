@@ -4,6 +4,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from keras_transfer.base.task import ONE
 from keras_transfer.learn import calibration, heads
 
 
@@ -30,8 +31,8 @@ def test_solves_the_stated_problem_as_scikit_learn_does(digits, penalty):
         features, labels, 10, validation, validation_labels, penalties=[penalty]
     )
     expected = reference(features, labels, validation, penalty)
-    found = calibration.softmax(head.logits(validation))
-    assert np.abs(found - calibration.softmax(expected)).max() < 0.01
+    found = ONE.probabilities(head.logits(validation))
+    assert np.abs(found - ONE.probabilities(expected)).max() < 0.01
 
 
 def test_fewer_images_than_features_is_the_same_problem(digits):
@@ -43,8 +44,8 @@ def test_fewer_images_than_features_is_the_same_problem(digits):
     scaler = StandardScaler().fit(features[few])
     varying = scaler.scale_ != 1.0
     expected = reference(features[few][:, varying], labels[few], validation[:, varying], 1e-2)
-    found = calibration.softmax(head.logits(np.where(varying, validation, features[0])))
-    assert np.abs(found - calibration.softmax(expected)).max() < 0.02
+    found = ONE.probabilities(head.logits(np.where(varying, validation, features[0])))
+    assert np.abs(found - ONE.probabilities(expected)).max() < 0.02
 
 
 def test_the_chosen_penalty_is_the_best_of_the_path_on_validation(digits):
@@ -99,7 +100,7 @@ def test_label_smoothing_makes_the_head_less_sure(digits):
         )
         for smoothing in (0.0, 0.2)
     )  # fmt: skip
-    peak = [calibration.softmax(h.logits(validation)).max(1).mean() for h in (sure, unsure)]
+    peak = [ONE.probabilities(h.logits(validation)).max(1).mean() for h in (sure, unsure)]
     assert peak[1] < peak[0] - 0.1
 
 

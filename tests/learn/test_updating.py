@@ -16,7 +16,7 @@ import keras_transfer as kt
 from keras_transfer import cli, datasets, updating
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.runs import folder as runs
-from keras_transfer.runs import summary
+from keras_transfer.runs import report, summary
 
 
 def write(folder, label, images):
@@ -56,8 +56,11 @@ def bytes_of(folder):
 @pytest.fixture(scope="module")
 def updated(copy, more):
     """The update, and whether anything of the old run was touched."""
-    before = bytes_of(copy / "run")
-    found = kt.update(copy / "run", more, output=copy / "updated")
+    before, pages, write = bytes_of(copy / "run"), [], report.write_report
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report, "write_report", lambda run: pages.append(run) or write(run))
+        found = kt.update(copy / "run", more, output=copy / "updated")
+    assert len(pages) == 1  # with the comparison
     return found, before == bytes_of(copy / "run")
 
 
