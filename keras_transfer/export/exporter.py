@@ -116,7 +116,7 @@ def _fill(
             say(f"proving {form.name}")
             row = parity.prove(form, path, tests, samples)
             if row["verdict"] == "failed" and form.eight_bits:
-                row["reason"] += f". {advice(model)}{inputs.made_for_eight_bits}"
+                row["reason"] += f". {advice(model, inputs.made_for_eight_bits)}"
         if row["verdict"] == "failed" and not allow_failing and path.exists():
             # Out of the way of whoever ships the folder.
             (folder / "rejected").mkdir(exist_ok=True)
@@ -151,8 +151,9 @@ def convert(form: Format, source: Source, path: Path) -> str:
     return ""
 
 
-def advice(model: keras.Model) -> str:
-    """Why eight bits may be too few for a network, and what to use instead."""
+def advice(model: keras.Model, other: str = "") -> str:
+    """Why eight bits may be too few for a network, and what to use instead: ``other`` networks, of
+    one that is not made for them."""
     names = {getattr(getattr(layer, "activation", None), "__name__", "") for layer in model.layers}
     smooth = sorted(names & {"silu", "swish", "gelu", "hard_silu", "hard_swish"})
     kinds = {type(layer).__name__ for layer in model.layers}
@@ -163,7 +164,7 @@ def advice(model: keras.Model) -> str:
         return "Use tflite-float16 instead, which keeps the answers"
     return (
         f"This network has {' and '.join(causes)}, whose wide ranges fit badly into eight bits. "
-        "Use tflite-float16 instead"
+        f"Use tflite-float16 instead{other}"
     )
 
 

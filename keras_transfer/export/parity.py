@@ -159,7 +159,7 @@ def prove(form: Format, path: Path, tests: HeldOut, samples: Mapping[int, Path])
 
     Returns:
         A row of ``parity.json``: without ``agreement`` where it could not be run, else with
-        ``sample_disagreements``: on how many of ``samples`` it answers otherwise.
+        ``sample_disagreements``: how many answers to ``samples`` differ.
     """
     row: dict[str, Any] = {key: getattr(form, key) for key in ("name", "file", "runtime", "limit")}
     row["bytes"] = proof.size_of(path)
@@ -184,9 +184,10 @@ def prove(form: Format, path: Path, tests: HeldOut, samples: Mapping[int, Path])
         compared = proof.compare(expected[encoded], answers, tests.labels[encoded], least)
         row["encoded"] = {k: compared[k] for k in ("images", "agreement", "largest_difference")}
     ways = (proof.answers(given, tests.thresholds) for given in (expected, found))
-    differs = ~proof.alike(*ways)
-    row["sample_disagreements"] = int(differs[list(samples)].sum())
-    reason = judge(row, f"{tests.signature.form.NOUN}s")
+    row["sample_disagreements"] = int(proof.differing(*ways)[0][list(samples)].sum())
+    what = f"{tests.signature.form.NOUN}s"
+    counted = f"{'' if task_of(tests.labels).exclusive else 'labels of '}test {what}"
+    reason = judge(row, what, counted)
     return row | {"verdict": "failed" if reason else "passed", "reason": reason}
 
 
@@ -195,15 +196,15 @@ def interval(row: Mapping[str, Any]) -> list[float]:
     return list(evaluation.wilson_interval(round(row["accuracy"] * row["images"]), row["images"]))
 
 
-def judge(row: Mapping[str, Any], what: str = "images") -> str:
+def judge(row: Mapping[str, Any], what: str = "images", counted: str = "test images") -> str:
     """Why an artefact may not ship, or nothing where it may.
 
-    It must agree with the trained model on at least ``limit`` of the images, and must not have lost
-    more accuracy than luck explains: an exact sign test over the images that only one of the two
-    gets right (McNemar), one-sided, at ``SIGNIFICANCE``.
+    It must agree with the trained model in at least ``limit`` of its ``answers``, of what is
+    ``counted``, and must not have lost more accuracy than luck explains: an exact sign test over
+    the images that only one of the two gets right (McNemar), one-sided, at ``SIGNIFICANCE``.
     """
     if row["agreement"] < row["limit"]:
-        return _too_rarely(row, what)
+        return _too_rarely(row, counted)
     lost, changed = row["lost"], row["lost"] + row["gained"]
     if changed and stats.binomtest(lost, changed, alternative="greater").pvalue < SIGNIFICANCE:
         return (
@@ -221,18 +222,18 @@ def judge(row: Mapping[str, Any], what: str = "images") -> str:
     return ""
 
 
-def _too_rarely(row: Mapping[str, Any], what: str) -> str:
+def _too_rarely(row: Mapping[str, Any], counted: str) -> str:
     """How far an artefact is from answering often enough as the trained model, and what to do."""
-    images, limit = row["images"], row["limit"]
-    agreed = round(row["agreement"] * images)
-    short = math.ceil(limit * images - 1e-9) - agreed
+    answers, limit = row["answers"], row["limit"]
+    agreed = answers - row["disagreements"]
+    short = math.ceil(limit * answers - 1e-9) - agreed
     said = (
-        f"gives the trained model's answer on {100 * row['agreement']:.1f} % of {images} test "
-        f"{what}; the limit is {100 * limit:g} %, which {short} more would reach"
+        f"gives the trained model's answer on {100 * row['agreement']:.1f} % of {answers} "
+        f"{counted}; the limit is {100 * limit:g} %, which {short} more would reach"
     )
-    if evaluation.wilson_interval(agreed, images)[1] < limit:
+    if evaluation.wilson_interval(agreed, answers)[1] < limit:
         return said
     return (
-        f"{said}. On so few {what} that may be chance: train with a larger test split and export "
-        "again, or look at the answers that differ and ship it with --allow-failing"
+        f"{said}. On so few {counted} that may be chance: train with a larger test split and "
+        "export again, or look at the answers that differ and ship it with --allow-failing"
     )

@@ -34,8 +34,8 @@ Row = dict[str, Any]
 
 LIMITS = dict.fromkeys(("saved_model", "keras", "tflite", "onnx"), 0.995)
 LIMITS |= {"tflite-float16": 0.99, "tflite-dynamic": 0.98, "tflite-int8": 0.97}
-"""Of each format, the smallest share of test images, 0..1, on which its answer, the most probable
-class or all classes of several, must be that of the trained model."""
+"""Of each format, the smallest share of answers, 0..1, that must be those of the trained model, as
+:func:`differing` counts them."""
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 """The digests of an export's other files, and the signature of that list where there is one."""
@@ -437,6 +437,21 @@ def alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first == second).reshape(len(first), -1).all(axis=1)
 
 
+def differing(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many answers to each example differ, of how many; int ``[n]`` each.
+
+    An example of one class has one answer. Of several classes its labels are counted: as many as
+    must be exchanged, given or taken away, of those that the larger of the two has. Whole answers
+    would differ the more often the more classes there are, and single decisions would hardly differ
+    where most classes are rare, though no label were right. Where each has one label this is the
+    same count, so that one limit holds for both.
+    """
+    if first.ndim == 1:
+        return (first != second).astype(int), np.ones(len(first), int)
+    most = np.maximum(first.sum(axis=1, dtype=int), second.sum(axis=1, dtype=int))
+    return most - (first & second).sum(axis=1, dtype=int), most
+
+
 def compare(
     expected: np.ndarray, found: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] = ()
 ) -> Row:
@@ -449,13 +464,15 @@ def compare(
         thresholds: of each class where an example may have several.
     """
     before, after = answers(expected, thresholds), answers(found, thresholds)
-    same, right, still = alike(before, after), alike(before, labels), alike(after, labels)
+    right, still = alike(before, labels), alike(after, labels)
+    differ, given = (int(counts.sum()) for counts in differing(before, after))
     difference = np.abs(found - expected)
     nll, earlier = (_nll(given, labels) for given in (found, expected))
     return {
         "images": len(labels),
-        "agreement": float(same.mean()),
-        "disagreements": int((~same).sum()),
+        "answers": given,
+        "agreement": (given - differ) / given if given else 1.0,
+        "disagreements": differ,
         "accuracy": float(still.mean()),
         "reference_accuracy": float(right.mean()),
         "lost": int((right & ~still).sum()),
@@ -516,8 +533,8 @@ def verify(folder: Path) -> Row:
     """Repeats the proof of an export folder.
 
     Every file is held against its digest in ``manifest.json``; then each artefact runs in a fresh
-    process over the samples. It passes when it disagrees with the trained model on no more
-    of them than it did when it was exported, plus the share that its limit allows.
+    process over the samples. It passes when it disagrees with the trained model in no more
+    answers than it did when it was exported, plus the share that its limit allows.
 
     Returns:
         ``passed``, ``exit_code`` (0 passed, 1 failed, 2 nothing could be run), ``files``: one line
@@ -650,12 +667,12 @@ def _repeat_one(
         return {"verdict": "failed", "reason": result["error"]}
     row = compare(expected, result.pop("probabilities"), labels, thresholds)
     row |= result | {"bytes": size_of(path)}
-    allowed = artefact["disagreements"] + int((1 - artefact["limit"]) * len(labels))
+    allowed = artefact["disagreements"] + int((1 - artefact["limit"]) * row["answers"])
     if row["disagreements"] <= allowed:
         return {**row, "verdict": "passed"}
     reason = (
-        f"disagrees with the trained model on {row['disagreements']} of {len(labels)} samples; "
-        f"{allowed} are allowed"
+        f"disagrees with the trained model in {row['disagreements']} of {row['answers']} labels of "
+        f"the samples; {allowed} are allowed"
     )
     return {**row, "verdict": "failed", "reason": reason}
 

@@ -504,8 +504,9 @@ def test_without_test_images_there_is_no_proof(run: runs.Run, tmp_path: Path) ->
 
 
 def _row(**changes: object) -> dict:
-    row = {"agreement": 1.0, "limit": 0.97, "images": 200, "lost": 0, "gained": 0}
-    return {**row, "accuracy": 0.8, "reference_accuracy": 0.82, **changes}
+    row = {"agreement": 1.0, "limit": 0.97, "images": 200, "lost": 0, "gained": 0, **changes}
+    counts = {"answers": 200, "disagreements": round(200 * (1 - row["agreement"]))}
+    return {"accuracy": 0.8, "reference_accuracy": 0.82, **counts, **row}
 
 
 def test_a_missing_converter_is_said_before_the_work(

@@ -46,6 +46,20 @@ def test_compare_counts_by_hand() -> None:
     assert row["nll_change"] == pytest.approx(nll - before)
 
 
+def test_of_several_labels_those_are_counted_that_either_gives() -> None:
+    expected = np.array([[0.9, 0.8, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.3], [0.6, 0.1, 0.9]])
+    found = np.array([[0.9, 0.2, 0.1], [0.8, 0.4, 0.1], [0.1, 0.2, 0.3], [0.6, 0.1, 0.9]])
+    labels = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]], np.uint8)
+    row = proof.compare(expected, found, labels, [0.5, 0.6, 0.5])
+    # One of two lost, one exchanged for another, none of none, two of two.
+    assert (row["images"], row["answers"], row["disagreements"]) == (4, 5, 2)
+    assert row["agreement"] == pytest.approx(3 / 5)
+    assert (row["accuracy"], row["reference_accuracy"]) == (0.25, 0.75)
+    assert (row["lost"], row["gained"]) == (2, 0)
+    none = proof.compare(0 * expected, 0 * found, labels, [0.5, 0.6, 0.5])
+    assert (none["answers"], none["agreement"]) == (0, 1.0)
+
+
 def test_table_lines_up_and_gives_reasons() -> None:
     rows = [
         {"name": "tflite", "verdict": "passed", "agreement": 1.0, "accuracy": 0.9, "bytes": 2e6},

@@ -213,9 +213,12 @@ def test_an_export_answers_as_the_run(export, run, table):
     assert cells(kt.predict(alone, items)) == expected
 
 
-def test_its_proof_is_of_whole_answers(export, run):
+def test_its_proof_counts_labels(export, run):
     parity = json.loads((export / "parity.json").read_text())
     assert parity["thresholds"] == list(run.thresholds)
+    given = [row["predicted"].strip("|").split("|") for row in run.predictions]
+    labels = sum(len({*names} - {""}) for names in given)
+    assert parity["artefacts"]["tflite"]["answers"] == labels
     assert parity["reference"]["accuracy"] == pytest.approx(run.metrics["test"]["accuracy"])
     script = export / "verify" / "verify.py"
     done = subprocess.run(
