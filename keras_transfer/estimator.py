@@ -93,9 +93,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         kept = classes[[names.index(name) for name in data.class_names]]
         # As scikit-learn has it: what ends with _ is there once it is fitted.
         self.__dict__.update(
-            model_=done.model, modality_=source.modality, classes_=kept,
-            thresholds_=done.thresholds,
-        )  # fmt: skip
+            model_=done.model, modality_=source.modality, classes_=kept, thresholds_=done.thresholds
+        )
         return self
 
     def _settings(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ LEAST = 10
 """Examples with a class, and without it, that a threshold of its own takes."""
 
 Scaled = Callable[[float], float]
-Choice = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray, np.ndarray], np.ndarray]]
+Choice = tuple[np.ndarray, np.ndarray, tuple[int, ...]]
 
 
 class OneLabel:
@@ -38,9 +38,10 @@ class OneLabel:
     Attributes:
         setting: what the setting ``multi_label`` is called for it.
         exclusive: whether a class excludes the others.
+        counted: what is counted of examples where answers are; "" for the examples.
     """
 
-    setting, exclusive = "off", True
+    setting, exclusive, counted = "off", True, ""
 
     def canonical(self, cell: str) -> str:
         """A cell of a table in the one way that is compared and written. Here: the cell: it is a
@@ -50,6 +51,10 @@ class OneLabel:
     def names(self, cell: str) -> list[str]:
         """The classes that a cell names. Here: the one that it is."""
         return [cell]
+
+    def said(self, cell: str) -> str:
+        """A cell in words. Here: as it is."""
+        return cell
 
     def encode(self, cells: Iterable[str], class_names: Sequence[str]) -> np.ndarray:
         """Labels of cells; ``KeyError`` for a class that is not among the names. Here: the place of
@@ -96,9 +101,9 @@ class OneLabel:
 
     def choices(self, probabilities: np.ndarray, labels: np.ndarray) -> Iterator[Choice]:
         """What is to be decided of each example, one thing after the other: the probability of each
-        way ``[n, ways]``, which is taken, int64 ``[n]``, and the labels of some rows if another one
-        were. Here: the class."""
-        yield probabilities, labels, lambda rows, ways: ways
+        way ``[n, ways]``, which is taken, int64 ``[n]``, and its place in a label. Here: the
+        class."""
+        yield probabilities, labels, ()
 
     def layer(self) -> Any:
         """The last layer of a classifier, from logits to probabilities. Here: softmax."""
@@ -230,7 +235,7 @@ class SeveralLabels:
     all of its classes are. Losses are means over the classes.
     """
 
-    setting, exclusive = "on", False
+    setting, exclusive, counted = "on", False, "labels of "
 
     def canonical(self, cell: str) -> str:
         """Its classes once each, in order of their names, with ``MARK`` between."""
@@ -239,6 +244,10 @@ class SeveralLabels:
     def names(self, cell: str) -> list[str]:
         """What stands between marks."""
         return [name.strip() for name in cell.split(MARK) if name.strip()]
+
+    def said(self, cell: str) -> str:
+        """Its classes, or that there are none."""
+        return " + ".join(self.names(cell)) or "none"
 
     def encode(self, cells: Iterable[str], class_names: Sequence[str]) -> np.ndarray:
         """1 in the column of each class that is named."""
@@ -293,13 +302,7 @@ class SeveralLabels:
     def choices(self, probabilities: np.ndarray, labels: np.ndarray) -> Iterator[Choice]:
         """For each class whether it holds."""
         for one, (score, truth) in enumerate(zip(probabilities.T, labels.T, strict=True)):
-
-            def changed(rows: np.ndarray, ways: np.ndarray, one: int = one) -> np.ndarray:
-                others = labels[rows]
-                others[:, one] = ways
-                return others
-
-            yield np.stack([1.0 - score, score], axis=1), truth.astype(np.int64), changed
+            yield np.stack([1.0 - score, score], axis=1), truth.astype(np.int64), (one,)
 
     def layer(self) -> Any:
         """Sigmoid."""

@@ -295,8 +295,8 @@ class Suspect:
         index: its place among the training images.
         path: its name.
         label: the class that it carries, or of several all of them.
-        suggested: the class that it resembles; of several the label with one more, or one less.
-        confidence: out-of-fold probability of ``suggested``; of several of what it changes.
+        suggested: the class that it resembles, or all of them.
+        confidence: out-of-fold probability of ``suggested``; of several of the surest change.
         given: out-of-fold probability of ``label``, so too.
     """
 
@@ -337,14 +337,19 @@ def suspected_label_errors(
     rows, names, task = dataset.indices("train"), dataset.class_names, task_of(dataset.labels)
     logits, labels = _out_of_fold(dataset, features, rows, seed), dataset.labels[rows]
     probabilities = task.probabilities(logits / calibration.fit_temperature(logits, labels))
-    found = list[Suspect]()
-    for scores, truth, changed in task.choices(probabilities, labels):
-        suspects, ways = _doubted(scores, truth)
-        said = task.decode(labels[suspects], names), task.decode(changed(suspects, ways), names)
-        for i, way, label, suggested in zip(suspects.tolist(), ways.tolist(), *said, strict=True):
-            path, confidence, given = dataset.paths[rows[i]], scores[i, way], scores[i, truth[i]]
-            found.append(Suspect(i, path, label, suggested, float(confidence), float(given)))
-    return tuple(sorted(found, key=lambda one: one.given - one.confidence)[:limit])
+    suggested, sure, given = labels.copy(), np.zeros(len(rows)), np.ones(len(rows))
+    for scores, truth, place in task.choices(probabilities, labels):
+        doubted, ways = _doubted(scores, truth)
+        suggested[(doubted, *place)] = ways
+        sure[doubted] = np.maximum(sure[doubted], scores[doubted, ways])
+        given[doubted] = np.minimum(given[doubted], scores[doubted, truth[doubted]])
+    suspects = np.flatnonzero(sure)
+    suspects = suspects[np.argsort((given - sure)[suspects], kind="stable")][:limit]
+    said = (task.decode(one[suspects], names) for one in (labels, suggested))
+    return tuple(
+        Suspect(i, dataset.paths[rows[i]], label, other, float(sure[i]), float(given[i]))
+        for i, label, other in zip(suspects.tolist(), *said, strict=True)
+    )
 
 
 def _doubted(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

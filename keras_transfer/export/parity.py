@@ -185,9 +185,8 @@ def prove(form: Format, path: Path, tests: HeldOut, samples: Mapping[int, Path])
         row["encoded"] = {k: compared[k] for k in ("images", "agreement", "largest_difference")}
     ways = (proof.answers(given, tests.thresholds) for given in (expected, found))
     row["sample_disagreements"] = int(proof.differing(*ways)[0][list(samples)].sum())
-    what = f"{tests.signature.form.NOUN}s"
-    counted = f"{'' if task_of(tests.labels).exclusive else 'labels of '}test {what}"
-    reason = judge(row, what, counted)
+    what, counted = f"{tests.signature.form.NOUN}s", task_of(tests.labels).counted
+    reason = judge(row, what, f"{counted}test {what}")
     return row | {"verdict": "failed" if reason else "passed", "reason": reason}
 
 
@@ -196,15 +195,15 @@ def interval(row: Mapping[str, Any]) -> list[float]:
     return list(evaluation.wilson_interval(round(row["accuracy"] * row["images"]), row["images"]))
 
 
-def judge(row: Mapping[str, Any], what: str = "images", counted: str = "test images") -> str:
+def judge(row: Mapping[str, Any], what: str = "images", of: str = "test images") -> str:
     """Why an artefact may not ship, or nothing where it may.
 
-    It must agree with the trained model in at least ``limit`` of its ``answers``, of what is
-    ``counted``, and must not have lost more accuracy than luck explains: an exact sign test over
-    the images that only one of the two gets right (McNemar), one-sided, at ``SIGNIFICANCE``.
+    It must agree with the trained model in at least ``limit`` of its ``answers``, which are ``of``
+    these, and must not have lost more accuracy than luck explains: an exact sign test over the
+    images that only one of the two gets right (McNemar), one-sided, at ``SIGNIFICANCE``.
     """
     if row["agreement"] < row["limit"]:
-        return _too_rarely(row, counted)
+        return _too_rarely(row, of)
     lost, changed = row["lost"], row["lost"] + row["gained"]
     if changed and stats.binomtest(lost, changed, alternative="greater").pvalue < SIGNIFICANCE:
         return (
@@ -222,18 +221,18 @@ def judge(row: Mapping[str, Any], what: str = "images", counted: str = "test ima
     return ""
 
 
-def _too_rarely(row: Mapping[str, Any], counted: str) -> str:
+def _too_rarely(row: Mapping[str, Any], of: str) -> str:
     """How far an artefact is from answering often enough as the trained model, and what to do."""
     answers, limit = row["answers"], row["limit"]
     agreed = answers - row["disagreements"]
     short = math.ceil(limit * answers - 1e-9) - agreed
     said = (
         f"gives the trained model's answer on {100 * row['agreement']:.1f} % of {answers} "
-        f"{counted}; the limit is {100 * limit:g} %, which {short} more would reach"
+        f"{of}; the limit is {100 * limit:g} %, which {short} more would reach"
     )
     if evaluation.wilson_interval(agreed, answers)[1] < limit:
         return said
     return (
-        f"{said}. On so few {counted} that may be chance: train with a larger test split and "
+        f"{said}. On so few {of} that may be chance: train with a larger test split and "
         "export again, or look at the answers that differ and ship it with --allow-failing"
     )

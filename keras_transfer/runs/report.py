@@ -193,25 +193,22 @@ def _galleries(
     run: Run, metrics: Mapping[str, Any], answers: Answers | None
 ) -> dict[str, list[dict[str, Any]]]:
     """The examples to look at: of each its path, its label, another class and how sure that is."""
-    found: dict[str, list[dict[str, Any]]] = {"mistakes": [], "doubts": []}
+    found: dict[str, list[dict[str, Any]]] = {"mistakes": [], "doubts": [], "suspects": []}
     if answers is not None:
         scores, labels, task = answers.probabilities, answers.labels, run.task
         given = task.answers(scores, run.thresholds)
-        names = [task.decode(one, run.class_names) for one in (labels, given)]
+        names = [[*map(task.said, task.decode(one, run.class_names))] for one in (labels, given)]
         sure, seen = task.sureness(scores, given), task.told_by(scores, labels)
         for kind, right, count in (("mistakes", False, MISTAKES), ("doubts", True, DOUBTS)):
             for row in ranked(scores, labels, right=right, thresholds=run.thresholds)[:count]:
-                found[kind].append(
-                    {
-                        "path": answers.paths[row],
-                        "label": names[0][row],
-                        "suggested": names[1][row],
-                        "confidence": float(sure[row]),
-                        "seen": run.class_names[seen[row]],
-                    }
-                )
-    suspects = (metrics.get("suspects") or [])[:SUSPECTS]
-    return {**found, "suspects": [dict(one) for one in suspects]}
+                found[kind].append({
+                    "path": answers.paths[row], "label": names[0][row], "suggested": names[1][row],
+                    "confidence": float(sure[row]), "seen": run.class_names[seen[row]],
+                })  # fmt: skip
+    for one in (metrics.get("suspects") or [])[:SUSPECTS]:
+        shown = {name: run.task.said(one[name]) for name in ("label", "suggested")}
+        found["suspects"].append({**one, **shown})
+    return found
 
 
 def _keep(

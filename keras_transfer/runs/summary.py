@@ -74,7 +74,7 @@ _ONE = Words(
     "With each %s, where it saw the class that it answered rather than another",
 )  # fmt: skip
 _SEVERAL = Words(
-    "it cannot tell in which of its answers all labels would be right in",
+    "at no confidence are all labels of its answers right in",
     "all labels are right on {share} of {what}s that it has not seen ({ends}); of the labels that "
     "it gives {precision} are right, and it gives {recall} of the true ones",
     "mean_average_precision", "micro_precision", "micro_recall", "commonest set",

@@ -41,6 +41,11 @@ def test_a_head_is_one_against_the_rest(balance):
         np.testing.assert_allclose(found, own.decision_function(standard), atol=0.01)
 
 
+def test_a_cell_in_words_says_that_there_are_none():
+    assert [SEVERAL.said(cell) for cell in ("a|b", "a", "|")] == ["a + b", "a", "none"]
+    assert ONE.said("a|b") == "a|b"
+
+
 def test_metrics_are_those_of_scikit_learn():
     _, labels, scores = drawn()
     scores = scores.round(2)  # which makes ties

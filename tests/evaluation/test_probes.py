@@ -143,8 +143,7 @@ def test_of_several_labels_what_is_missing_or_too_many_is_found():
             {*cell.strip("|").split("|")} - {""} for cell in (one.label, one.suggested)
         )
         assert label == {f"n{j}" for j in np.flatnonzero(given[one.index])}
-        (name,) = label ^ suggested
-        found.add((one.index, name))
+        found |= {(one.index, name) for name in label ^ suggested}
         assert one.confidence == pytest.approx(1 - one.given)
         assert one.confidence > 0.5
     assert len(found & changed) >= 24  # of 7,500 decisions

@@ -81,6 +81,10 @@ def test_its_page_speaks_of_several_labels(run):
         assert said in page
     for unsaid in ("Most often taken for", 'id="confusion"', "rather than another"):
         assert unsaid not in page
+    wrong = [row for row in run.predictions if row["label"] != row["predicted"]]
+    worst = max(wrong, key=lambda row: row["probability"])
+    label, said = (worst[name].strip("|").replace("|", " + ") for name in ("label", "predicted"))
+    assert f"{label or 'none'}, answered {said or 'none'} (" in page
 
 
 def test_what_a_command_predicts_is_what_the_run_does(run, table, tmp_path, capsys):

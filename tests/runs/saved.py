@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from keras_transfer import evaluation
 from keras_transfer.base import errors, files
+from keras_transfer.base.task import ONE
 from keras_transfer.base.types import Dataset, Finding
 from keras_transfer.learn import calibration
 from keras_transfer.modalities import image
@@ -90,7 +91,7 @@ def save(
     logits = 2.5 * random.normal(size=(count, classes))
     logits[np.arange(count), labels] += skill * random.random(count) * 2
     temperature = calibration.fit_temperature(logits, labels)
-    probabilities = calibration.softmax(logits / temperature).astype(np.float32)
+    probabilities = ONE.probabilities(logits / temperature).astype(np.float32)
     data = images(count, class_names, labels, names)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "test_probabilities.npy", probabilities)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_transfer import evaluation
+from keras_transfer.base.task import ONE
 from keras_transfer.evaluation import plots
 from keras_transfer.learn import calibration
 from keras_transfer.runs import page, report, summary
@@ -141,11 +142,11 @@ def test_pictures_survive_the_loss_of_data_and_model(run, text):
 def test_the_temperature_is_undone_exactly(tmp_path):
     random = np.random.default_rng(0)
     logits, labels = random.normal(size=(50, 6)) * 3, random.integers(6, size=50)
-    shipped = calibration.softmax(logits / 1.7).astype(np.float32)
+    shipped = ONE.probabilities(logits / 1.7).astype(np.float32)
     run = saved.Saved(tmp_path, {"temperature": 1.7}, {}, None, None)
     before = report._before_temperature(run, report.Answers(shipped, labels, ("x",) * 50))
     assert before["nll"] == pytest.approx(calibration.nll(logits, labels), rel=1e-5)
-    plain = calibration.reliability(calibration.softmax(logits), labels)
+    plain = calibration.reliability(ONE.probabilities(logits), labels)
     assert before["ece"] == pytest.approx(plain.ece, abs=1e-5)
 
 
@@ -223,9 +224,9 @@ def test_what_so_few_images_cannot_say_is_not_said(tmp_path):
 )
 def test_percentages_are_called_what_they_are(sharpness, words):
     random = np.random.default_rng(0)
-    truth = calibration.softmax(random.normal(size=(3000, 4)) * 2)
+    truth = ONE.probabilities(random.normal(size=(3000, 4)) * 2)
     labels = np.array([random.choice(4, p=row) for row in truth])
-    given = calibration.softmax(np.log(truth) * sharpness)
+    given = ONE.probabilities(np.log(truth) * sharpness)
     test = evaluation.evaluate(given, labels, list("abcd")).to_json()
     assert words in summary.calibration(test)
     if words != "at their word":
