@@ -101,8 +101,11 @@ def test_a_matrix_of_0_and_1_is_several_labels():
     assert estimator.__sklearn_tags__().classifier_tags.multi_label
     fitted = estimator.fit(list(images.astype(np.uint8)), labels)
     assert fitted.classes_.tolist() == [0, 1, 2]
+    assert len(fitted.thresholds_) == 3
+    fitted.thresholds_ = (0.3, 0.6, 0.45)
     scores, answers = (way(images) for way in (fitted.predict_proba, fitted.predict))
     assert (answers == (scores >= fitted.thresholds_)).all()
+    assert (answers != (scores >= 0.5)).any()
     assert scores.sum(axis=1).max() > 1.1  # they do not exclude each other
     assert fitted.score(images, labels) == accuracy_score(labels, answers)
     with pytest.raises(DataError, match="Column 1 of y has no 1"):
