@@ -170,7 +170,8 @@ def _merged(run: runs.Run, more: str) -> tuple[Dataset, np.ndarray, int]:
     out."""
     name, group = f"{run.data}{JOINT}{more}", run.config.get("group")
     source = datasets.open_source(name, group=group, multi_label=run.task.setting)
-    mine, placed = prefix(len(parts_of(name)) - 1), splits.read_splits(run.file(runs.SPLITS))
+    mine = tuple(map(prefix, range(len(parts_of(run.data)), len(parts_of(name)))))
+    placed = splits.read_splits(run.file(runs.SPLITS))
     inspected = datasets.inspect(_with_splits(source, mine, placed), **run.how)
     dataset = inspected.dataset
     _check_old(run, dataset, placed, more)
@@ -193,8 +194,16 @@ def _merged(run: runs.Run, more: str) -> tuple[Dataset, np.ndarray, int]:
     return _placed(run, dataset, fresh, given), fresh, left_out
 
 
-def _with_splits(source: Source, mine: str, placed: Mapping[str, tuple[str, Split]]) -> Source:
-    """A source whose old items are those of the run, in its splits, and groups with them."""
+def _with_splits(
+    source: Source, mine: tuple[str, ...], placed: Mapping[str, tuple[str, Split]]
+) -> Source:
+    """A source whose old items are those of the run, in its splits, and groups with them.
+
+    Args:
+        source: all data.
+        mine: what the paths of new items begin with.
+        placed: label and split of each old path.
+    """
     together = {i.group: placed[i.path][1] for i in source.items if i.group and i.path in placed}
     items = [
         item._replace(split=placed[item.path][1])

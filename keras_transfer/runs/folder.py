@@ -21,7 +21,7 @@ from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files, types
 from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.base.files import Amount, Count, Number, Rate, Text
-from keras_transfer.datasets.sources import check_outside, parts_of
+from keras_transfer.datasets.sources import JOINT, check_outside, parts_of
 from keras_transfer.evaluation.metrics import Evaluation, evaluate
 from keras_transfer.modalities import KINDS
 from keras_transfer.recipe import SETTINGS, Recipe, reads_arguments
@@ -426,7 +426,8 @@ def _command(folder: Path, config: Mapping[str, Any]) -> str:
     """The command that goes on with a run that was killed."""
     words = ["train", "...", "--resume"]
     if of := config.get("update_of"):
-        more = parts_of(str(config["data"]))[-1]
+        old = parts_of(str((_config(Path(str(of)) / CONFIG) or {}).get("data", "")))
+        more = JOINT.join(parts_of(str(config["data"]))[len(old) :])
         words = ["update", str(of), more, "--output", str(folder), "--resume"]
     return shlex.join(["keras-transfer", *words])
 

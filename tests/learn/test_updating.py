@@ -80,6 +80,21 @@ def test_old_examples_stay_in_their_splits_and_new_ones_are_split(updated, copy,
         assert own.count("train") >= len(own) / 2
 
 
+def test_new_examples_may_come_from_several_places(copy, more, tmp_path):
+    for place, labels in (("a", ("digit-0", "digit-1")), ("b", ("digit-7",))):
+        for label in labels:
+            shutil.copytree(more / label, tmp_path / place / label)
+    both = f"{tmp_path / 'a'} + {tmp_path / 'b'}"
+    run = runs.open_run(copy / "run")
+    dataset, fresh, left_out = updating._merged(run, both)
+    whole, as_fresh, as_left_out = updating._merged(run, str(more))
+    assert left_out == as_left_out
+    assert {dataset.digests[i] for i in fresh} == {whole.digests[i] for i in as_fresh}
+    assert {dataset.paths[i].split("/")[0] for i in fresh} == {"+1", "+2"}
+    begun = {"update_of": str(run.path), "data": f"{run.data} + {both}"}
+    assert f"update {run.path} '{both}' --output" in runs._command(tmp_path / "new", begun)
+
+
 def test_both_models_are_compared_on_the_old_test_split(updated, copy):
     found, _ = updated
     old, new = (runs.open_run(copy / name) for name in ("run", "updated"))
