@@ -262,7 +262,7 @@ def test_a_whole_run_on_two_devices(digits_folder, tmp_path):
             [sys.executable, "-c", program, "train", str(digits_folder), "--devices", devices_asked,
              "--engine", "keras", "--image-size", "32", "--effort", "quick", "--cache", "off",
              "--batch-size", "auto", "--output", str(output)],
-            capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+            capture_output=True, text=True, check=False, cwd=Path(distributed.__file__).parent,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         metrics = json.loads((output / "metrics.json").read_text())
