@@ -1,6 +1,8 @@
 """The notebooks run from top to bottom, and what is committed of them is fit to be read."""
 
+import ast
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
@@ -33,6 +35,40 @@ def test_links_to_other_files_lead_somewhere(name):
         if cell.cell_type == "markdown":
             for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
                 assert "://" in target or (FOLDER / target).exists(), target
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_ours_that_the_code_uses_are_there(name):
+    cells = (cell.source for cell in build.read(name).cells if cell.cell_type == "code")
+    code = ast.parse(re.sub(r"^( *)[!%].*$", r"\1pass", "\n".join(cells), flags=re.M))
+    modules, missing = {}, []
+    for node in ast.walk(code):
+        if isinstance(node, ast.Import):
+            for one in node.names:
+                if one.name.startswith(("keras_transfer", "tuning")):
+                    modules[one.asname or one.name] = importlib.import_module(one.name)
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith(
+            ("keras_transfer", "tuning")
+        ):
+            for one in node.names:
+                named, _ = f"{node.module}.{one.name}", importlib.import_module(node.module)
+                try:
+                    found = importlib.import_module(named)
+                except ModuleNotFoundError:
+                    found = getattr(importlib.import_module(node.module), one.name, None)
+                missing += [named] if found is None else []
+                if inspect.ismodule(found):
+                    modules[one.asname or one.name] = found
+    for node in ast.walk(code):
+        module = modules.get(node.value.id) if _is_attribute_of_a_name(node) else None
+        if module is not None and not hasattr(module, node.attr):
+            missing.append(f"{module.__name__}.{node.attr}")
+    assert modules
+    assert missing == []
+
+
+def _is_attribute_of_a_name(node):
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
 
 
 def test_problems_are_seen(tmp_path, monkeypatch):
