@@ -429,7 +429,7 @@ def _export(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             allow_failing=options.allow_failing,
             sign=options.sign,
-            progress=progress.stage,
+            progress=progress,
         )
     show(options, result.to_json, lambda: f"{result.render()}\n{console.exported(result)}")
     return DONE if result.passed or options.allow_failing else FAILED

@@ -17,17 +17,17 @@ import numpy as np
 from keras_transfer import backbones, datasets
 from keras_transfer.base import files, templates
 from keras_transfer.base.errors import DataError, ExampleError, UsageError
-from keras_transfer.base.progress import Progress
+from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import POOL
 from keras_transfer.datasets import manifests, tables
 from keras_transfer.datasets.inspection_page import printable
-from keras_transfer.datasets.sources import check_outside, is_hidden, read_file
+from keras_transfer.datasets.sources import check_outside, is_hidden, name_of, read_file
 from keras_transfer.frozen.engine import Engine, build_engine
 from keras_transfer.modalities import modality
 from keras_transfer.preparation import size_of
-from keras_transfer.recipe import resolve
+from keras_transfer.recipe import reads_arguments, resolve
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import probing
 
@@ -86,6 +86,7 @@ class Sheet:
         return f"Sheet({len(self.rows)} examples to label, in {str(self.path)!r})"
 
 
+@reads_arguments
 def label(
     run: runs.Run | str | os.PathLike[str],
     data: str | os.PathLike[str],
@@ -117,11 +118,11 @@ def label(
     """
     run = run if isinstance(run, runs.Run) else runs.open_run(run)
     folder = Path(output) if output is not None else run.path.with_name(f"{run.path.name}-to-label")
-    check_outside(folder, data)
+    check_outside(folder, data := name_of(data))
     if (folder / SHEET).exists():
         problem = f"{folder / SHEET} exists, and may hold labels."
         raise UsageError(problem, remedy="Name another folder with --output.")
-    column, items = _unlabelled(run, os.fspath(data))
+    column, items = _unlabelled(run, data)
     labelled = _labelled(run)
     names, features, scores, left_out, known = _seen(run, items, labelled or frozenset())
     if not names:
@@ -153,7 +154,7 @@ def inspect_labels(
     *,
     group: str | None = None,
     multi_label: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> datasets.Inspection:
     """As ``inspect``, and finds labels that look wrong.
 
@@ -165,7 +166,7 @@ def inspect_labels(
         data: as for ``inspect``.
         group: as for ``inspect``, as is ``multi_label``.
         multi_label: whether an example may have several labels.
-        progress: where to report.
+        progress: whether, or where, to tell of it, as for ``train``.
 
     Returns:
         What ``inspect`` returns, at most 50 findings of the kind ``suspect_label`` among its own.
@@ -176,7 +177,8 @@ def inspect_labels(
     source = datasets.open_source(data, group=group, multi_label=multi_label)
     recipe = resolve({}, efforts=modality(source.modality).EFFORTS)
     size = size_of(recipe, source, backbones.spec(recipe.backbone))
-    return probing.inspect_labels(source, recipe.backbone, size, progress)
+    with telling(progress) as told:
+        return probing.inspect_labels(source, recipe.backbone, size, told)
 
 
 def ranking(

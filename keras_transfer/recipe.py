@@ -444,7 +444,7 @@ _ARGUMENTS = {
         for name in ("split", "fold", "seed", "per_class", "multi_label")
     },
     **dict.fromkeys(("path", "folder", "output", "config", "csv", "key", "sign", "group"), TEXT),
-    **{"splits": TEXT, "weights": TEXT, "top": whole(1)},
+    **{"splits": TEXT, "weights": TEXT, "top": whole(1), "count": whole(1)},
 }
 """What public functions take beside settings, or as well, by the name of the argument."""
 

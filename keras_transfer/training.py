@@ -24,7 +24,7 @@ from keras_transfer.base.clock import Clock
 from keras_transfer.base.compute import Compute, choose_compute
 from keras_transfer.base.errors import UsageError, require
 from keras_transfer.base.events import EventLog
-from keras_transfer.base.progress import Progress, in_notebook, progress_for
+from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.task import task_of
 from keras_transfer.base.types import LOGITS, SPLITS, Backbone, Dataset
 from keras_transfer.frozen.engine import (
@@ -124,11 +124,10 @@ def train(
         UsageError: a setting cannot be used as given (``DataError`` for the data, ``WeightsError``
             for the weights).
     """
-    outermost = shared is None  # not a part of a search, or of a race of depths
+    if progress is None and shared is not None:
+        progress = False  # a part of a search, or of a race of depths, which tell themselves
     with contextlib.ExitStack() as until_the_end:
-        if not isinstance(progress, Progress):
-            wanted = outermost and in_notebook() if progress is None else progress
-            progress = until_the_end.enter_context(progress_for("info" if wanted else "warning"))
+        progress = until_the_end.enter_context(telling(progress))
         clock = Clock(progress.stage)
 
         # What is asked for ---------------------------------------------------------------------

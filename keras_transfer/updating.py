@@ -14,14 +14,14 @@ import numpy as np
 from keras_transfer import datasets
 from keras_transfer.base import files, intervals
 from keras_transfer.base.errors import DataError, UsageError, closest
-from keras_transfer.base.progress import Progress
+from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.types import Dataset, Split
 from keras_transfer.datasets import splits
 from keras_transfer.datasets.inspection_page import printable
-from keras_transfer.datasets.sources import JOINT, Source, parts_of, prefix
+from keras_transfer.datasets.sources import JOINT, Source, name_of, parts_of, prefix
 from keras_transfer.evaluation.comparison import Pair, compare_predictions
 from keras_transfer.frozen.engine import predict_probabilities
-from keras_transfer.recipe import Recipe, read_file
+from keras_transfer.recipe import Recipe, read_file, reads_arguments
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report, summary
 from keras_transfer.training import train
@@ -80,6 +80,7 @@ class Update:
         return f"Update({self.added:,} new examples, in {str(self.run.path)!r}: {verdict})"
 
 
+@reads_arguments
 def update(
     run: runs.Run | str | os.PathLike[str],
     data: str | os.PathLike[str],
@@ -88,7 +89,7 @@ def update(
     resume: bool = False,
     overwrite: bool = False,
     cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Update:
     """Trains a run's recipe again on its data and more, into another run folder.
 
@@ -104,7 +105,7 @@ def update(
         resume: go on with a killed update in ``output``.
         overwrite: replace a run in ``output``.
         cache: where frozen work is kept, as the setting of that name.
-        progress: where to report.
+        progress: whether, or where, to tell of the work, as for ``train``.
 
     Returns:
         The new run, and how it stands beside the old one.
@@ -114,22 +115,23 @@ def update(
             nothing new, or labels an old example otherwise.
         UsageError: the run cannot be opened, or ``output`` be written to.
     """
-    run, progress = run if isinstance(run, runs.Run) else runs.open_run(run), progress or Progress()
+    run = run if isinstance(run, runs.Run) else runs.open_run(run)
     target = Path(output) if output is not None else runs.beside(run.path, "updated")
-    more, of = os.fspath(data), str(run.path.resolve())
+    more, of = name_of(data), str(run.path.resolve())
     _check_joinable(run.data, more)
     writes: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     runs.check_output(target, **writes, data=more, update_of=of)
     dataset, fresh, left_out = _merged(run, more)
     dataset = dataclasses.replace(dataset, update_of=of)
-    progress.note(
-        f"{len(fresh)} new examples, {left_out} left out; each old one stays in its split."
-    )
-    if named := _new_classes(run, dataset, fresh):
-        progress.note(named)
     settings = read_file(run.path / runs.CONFIG) | ({} if cache is None else {"cache": cache})
-    if not (resume and runs.only_trained(target)):
-        train(dataset, recipe=Recipe(**settings), output=target, **writes, progress=progress)
+    with telling(progress) as told:
+        told.note(
+            f"{len(fresh)} new examples, {left_out} left out; each old one stays in its split."
+        )
+        if classes := _new_classes(run, dataset, fresh):
+            told.note(classes)
+        if not (resume and runs.only_trained(target)):
+            train(dataset, recipe=Recipe(**settings), output=target, **writes, progress=told)
     new = runs.open_run(target)
     if (had := new.config["data"]) != dataset.name:
         problem = f"The run in {target} had data={had!r}; received {dataset.name!r}."

@@ -94,6 +94,8 @@ WRONG: list[tuple[str, dict, str]] = [
     ("verify", {"folder": 5}, "folder must be a name or a path"),
     ("predict", {"model": "m", "items": [], "top": "a"}, "top must be a whole number"),
     ("predict", {"model": 5, "items": []}, "5 is no model"),
+    ("label", {"run": "r", "data": "d", "count": "x"}, "count must be a whole number"),
+    ("train", {"data": "builtin:digits", "callbacks": 5}, "takes no int as a callback"),
 ]
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,6 +21,7 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.files import Amount, Count, Rate, Text
 from keras_transfer.base.task import task_of
+from keras_transfer.evaluation.metrics import FEW_IMAGES
 
 STUDY, TRIALS, BEST, WINNER = "study.json", "trials.csv", "best.toml", "winner"
 SPLITS, PAGE = "splits.csv", "report.html"
@@ -337,10 +338,18 @@ def render(path: str | os.PathLike[str], wide: bool = False) -> Any:
     lines = [f"{' and '.join(more)}: --wide"] if more and not wide else []
     lines += [f"Trial {r.trial} failed: {r.reason}" for r in records if r.status == FAILED]
     lines.append(verdict(study, records, objective))
-    if test := winners_test(study):
-        right = f"{test['accuracy']:.1%} right, NLL {test['nll']:.3f}"
-        lines.append(f"The winner on the test split: {right}; its run folder is {study / WINNER}.")
+    lines += [f"The winner on the test split: {said}" for said in _of_winner(study)]
     return Group(table, *map(Text, lines))
+
+
+def _of_winner(study: Path) -> Iterator[str]:
+    """What its test says, where there is a winner, and where it is."""
+    if test := winners_test(study):
+        few = ""
+        if test["images"] < FEW_IMAGES:
+            few = f" Only {test['images']} test examples: too few to tell."
+        right = f"{test['accuracy']:.1%} right, NLL {test['nll']:.3f}"
+        yield f"{right}; its run folder is {study / WINNER}.{few}"
 
 
 def _brief(value: Any) -> str:

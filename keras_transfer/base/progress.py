@@ -313,6 +313,22 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+@contextlib.contextmanager
+def telling(progress: Progress | bool | None) -> Iterator[Progress]:
+    """Where a call tells of its work.
+
+    Args:
+        progress: where, or whether. By default a notebook, where somebody waits, shows a bar, and a
+            script is silent, whose output is for whoever wrote it.
+    """
+    if isinstance(progress, Progress):
+        yield progress
+        return
+    wanted = in_notebook() if progress is None else progress
+    with progress_for("info" if wanted else "warning") as shown:
+        yield shown
+
+
 def progress_for(level: str = "info") -> Progress:
     """What suits where it is shown, a terminal, a notebook, or a pipe; silent below ``info``.
 

@@ -51,6 +51,18 @@ def parts_of(name: str) -> list[str]:
     return [name] if os.path.exists(os.path.expanduser(name)) else name.split(JOINT)
 
 
+def name_of(data: Any) -> str:
+    """The name of data that is to be read from files.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(data, (str, os.PathLike)):
+        problem = f"{type(data).__name__} is no place of data."
+        raise UsageError(problem, remedy="Give the name of a folder, a table or an archive.")
+    return os.fspath(data)
+
+
 def prefix(part: int) -> str:
     """What stands before the paths of a later part of data that was joined."""
     return f"+{part}/" if part else ""

@@ -13,6 +13,7 @@ import numpy as np
 from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError, UsageError
+from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.datasets.sources import check_outside
 from keras_transfer.export import bundle, card, parity, proof, signing
@@ -38,7 +39,7 @@ def export_run(
     overwrite: bool = False,
     allow_failing: bool = False,
     sign: str | os.PathLike[str] | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress | bool | None = None,
 ) -> ExportResult:
     """Exports a run and proves each artefact on its own runtime, in a fresh process.
 
@@ -49,7 +50,7 @@ def export_run(
         overwrite: whether an export already there is replaced, once the new one is whole.
         allow_failing: leaves failing artefacts in place; otherwise they go to ``rejected/``.
         sign: an Ed25519 private key as PEM, by which ``manifest.json`` is signed.
-        progress: called with a short line before each step.
+        progress: whether, or where, to tell of each step, as for ``train``.
 
     Returns:
         The result; its ``passed`` is false where an artefact failed or could not be converted.
@@ -77,8 +78,8 @@ def export_run(
             f"no space is left on the disk for {target}; about {needed / 1e6:.0f} MB are needed.",
             remedy="Free some space, export fewer formats, or choose another --output.",
         )
-    with files.atomic_folder(target, replace=overwrite) as folder:
-        report = _fill(folder, run, model, inputs, chosen, allow_failing, progress)
+    with files.atomic_folder(target, replace=overwrite) as folder, telling(progress) as told:
+        report = _fill(folder, run, model, inputs, chosen, allow_failing, told.stage)
         if key:
             signing.sign(folder, key)
         bundle.check_target(target, overwrite=overwrite)  # what came while this was computed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from keras_transfer.base.errors import UsageError, closest, require
@@ -109,9 +109,11 @@ def parse_formats(names: str | Sequence[str]) -> tuple[Format, ...]:
     Raises:
         UsageError: no name, or one that is not in ``FORMATS``; what it needs is not installed.
     """
-    words = names.split(",") if isinstance(names, str) else names
-    chosen = list(dict.fromkeys(word.strip() for word in words if word.strip()))
     remedy = f"Choose among {', '.join(FORMATS)}."
+    words = names.split(",") if isinstance(names, str) else names
+    if not isinstance(words, Iterable):
+        raise UsageError(f"{names!r} is no export format.", remedy=remedy)
+    chosen = list(dict.fromkeys(word.strip() for word in words if word.strip()))
     for word in chosen:
         if word not in FORMATS:
             near = closest(word, list(FORMATS))

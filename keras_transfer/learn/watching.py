@@ -28,7 +28,7 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
     Raises:
         UsageError: there is such a one.
     """
-    for one in callbacks:
+    for one in callbacks if isinstance(callbacks, Sequence) else [callbacks]:
         if not isinstance(one, keras.callbacks.Callback) or isinstance(one, _OURS):
             problem = f"The second phase takes no {type(one).__name__} as a callback."
             remedy = "Give keras.callbacks.Callback objects. Rates are set by fine_tune_lr, warmup "

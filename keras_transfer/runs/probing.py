@@ -96,7 +96,7 @@ def compare_with_baselines(
 
 
 def inspect_labels(
-    source: datasets.Source, backbone: str, size: Any, progress: Progress | None = None
+    source: datasets.Source, backbone: str, size: Any, progress: Progress
 ) -> datasets.Inspection:
     """An inspection that also finds labels which look wrong.
 
@@ -109,7 +109,7 @@ def inspect_labels(
     found = datasets.inspect(source, image_size=size, multi_label=source.task.setting)
     if found.problem:
         return found
-    data, progress, what = found.dataset, progress or Progress(), modality(source.modality).NOUN
+    data, what = found.dataset, modality(source.modality).NOUN
     progress.note(f"Wrong labels: frozen features of {len(data):,} {what}s by {backbone}.")
     features = _features(data, backbone, size, backbones.spec(backbone).weights[0], progress)
     whole = dataclasses.replace(data, splits=np.full(len(data), "train"))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from keras_transfer.base.clock import Clock
-from keras_transfer.base.progress import PlainProgress, Timeline, progress_for
+from keras_transfer.base.progress import PlainProgress, Progress, Timeline, progress_for, telling
 
 
 class Now:
@@ -159,3 +159,17 @@ def test_a_terminal_shows_something_before_anything_heavy_is_imported():
     os.close(terminal)
     assert code == 0, said
     assert 0 <= said.find("Starting") < said.find("HEAVY"), said
+
+
+def test_a_call_tells_where_it_is_told_to(capsys):
+    for wanted in (None, False):  # this is no notebook
+        with telling(wanted) as told:
+            told.note("One.")
+    with telling(True) as told:
+        told.note("Two.")
+    given = Progress()
+    with telling(given) as told:
+        assert told is given
+    said = capsys.readouterr().err
+    assert "One." not in said
+    assert "Two." in said

@@ -18,6 +18,7 @@ import scipy.stats
 
 from keras_transfer import cli
 from keras_transfer.base.errors import DataError, KerasTransferError, UsageError
+from keras_transfer.base.progress import Progress
 from keras_transfer.export import (
     ExportResult,
     bundle,
@@ -422,13 +423,14 @@ def test_an_export_is_replaced_unless_something_else_comes_into_it(
     monkeypatch.setattr(convert, "lite_bytes", lambda model, name: known)
     before = (light / "parity.json").read_text()
 
-    def progress(line: str) -> None:
-        if meanwhile and line == "proving tflite":
-            (light / "notes.txt").write_text("mine")
+    class Meanwhile(Progress):
+        def stage(self, name: str) -> None:
+            if meanwhile and name == "proving tflite":
+                (light / "notes.txt").write_text("mine")
 
     refused = pytest.raises(UsageError, match=r"notes\.txt") if meanwhile else nullcontext()
     with refused:
-        assert export_run(run, "tflite", light, overwrite=True, progress=progress).passed
+        assert export_run(run, "tflite", light, overwrite=True, progress=Meanwhile()).passed
     assert ((light / "parity.json").read_text() == before) == meanwhile
     assert (light / "notes.txt").exists() == meanwhile
     assert len(list(light.parent.glob(f"*{light.name}*"))) == 1
@@ -514,7 +516,7 @@ def test_a_missing_converter_is_said_before_the_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(UsageError, match="tf2onnx is not installed") as refused:
-        export_run(run, "tflite,onnx", tmp_path / "export", progress=pytest.fail)
+        export_run(run, "tflite,onnx", tmp_path / "export", progress=False)
     assert "keras-transfer[onnx]" in refused.value.remedy
 
 

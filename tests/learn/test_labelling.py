@@ -191,3 +191,10 @@ def test_labels_that_are_wrong_are_found_by_inspect(digits_folder, tmp_path, cap
     gaps = [sure - given for sure, given in margins]
     assert all(first >= second - 1 for first, second in itertools.pairwise(gaps))  # rounded
     assert all("looks like" in one["reason"] for one in suspects)
+
+
+def test_what_is_asked_of_labels_from_python_is_told_where_that_is_wanted(digits_folder, capsys):
+    kt.inspect_labels(str(digits_folder))
+    assert "Wrong labels" not in capsys.readouterr().err
+    kt.inspect_labels(str(digits_folder), progress=True)
+    assert "Wrong labels: frozen features of" in capsys.readouterr().err
