@@ -112,7 +112,7 @@ def test_nan_logits_are_named(overconfident):
     logits, labels, _, _ = overconfident
     broken = logits.copy()
     broken[3, 2] = np.nan
-    with pytest.raises(errors.KerasTransferError, match="1 of 700 validation images"):
+    with pytest.raises(errors.KerasTransferError, match="1 of 700 validation examples"):
         calibration.fit_temperature(broken, labels)
 
 
