@@ -21,7 +21,6 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.files import Amount, Count, Rate, Text
 from keras_transfer.base.task import task_of
-from keras_transfer.evaluation.metrics import FEW_IMAGES
 
 STUDY, TRIALS, BEST, WINNER = "study.json", "trials.csv", "best.toml", "winner"
 SPLITS, PAGE = "splits.csv", "report.html"
@@ -344,6 +343,8 @@ def render(path: str | os.PathLike[str], wide: bool = False) -> Any:
 
 def _of_winner(study: Path) -> Iterator[str]:
     """What its test says, where there is a winner, and where it is."""
+    from keras_transfer.evaluation.metrics import FEW_IMAGES
+
     if test := winners_test(study):
         few = ""
         if test["images"] < FEW_IMAGES:

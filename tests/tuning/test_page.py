@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -99,6 +100,22 @@ def test_the_table_fits_the_terminal(study, wide, width):
     assert (int(first[1]), first[2]) == (best.trial, f"{best.nll:.3f}")
     assert ("more settings: --wide" in text) != wide
     assert re.search(r" 20 ", text)  # whole seconds
+
+
+@pytest.mark.parametrize(("images", "few"), [(2, True), (10, False)])
+def test_a_winner_tested_on_few_examples_shows_little(study, tmp_path, images, few):
+    import rich.console
+
+    copy = tmp_path / "study"
+    shutil.copytree(study, copy)
+    test = {"images": images, "accuracy": 1.0, "nll": 0.001}
+    files.write_json(copy / "winner" / "metrics.json", {"test": test})
+    console = rich.console.Console(width=200)
+    with console.capture() as captured:
+        console.print(results.render(copy))
+    text = captured.get()
+    assert "The winner on the test split: 100.0% right, NLL 0.001" in text
+    assert (f"Only {images} test examples: too few to tell." in text) == few
 
 
 def test_importance_finds_the_setting_that_decides(study):
