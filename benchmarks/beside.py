@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 from common import add_row, record, rows_of
 
 EFFORTS = ("quick", "default", "high")
 PENALTIES = 10.0 ** np.arange(-3, 4)
 
 
-def logistic_regression(features: Any, data: Any) -> dict[str, float]:
-    """Judges a linear model whose penalty is chosen by NLL on validation."""
+@threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
+def logistic_regression(
+    features: Any, data: Any, penalties: Sequence[float] = PENALTIES
+) -> dict[str, float]:
+    """Judges a linear model whose penalty, C, is chosen by NLL on validation."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
@@ -36,7 +40,7 @@ def logistic_regression(features: Any, data: Any) -> dict[str, float]:
 
     fitted = [
         LogisticRegression(C=c, max_iter=2000).fit(features[train], data.labels[train])
-        for c in PENALTIES
+        for c in penalties
     ]
     best = min(fitted, key=lambda model: loss(model, validation))
     right = float(best.score(features[test], data.labels[test]))
@@ -100,7 +104,7 @@ def compare(
     methods: Mapping[str, Sequence[str]],
     one: Callable[[str, int, Sequence[str], Path], Iterator[dict[str, Any]]],
     said: Mapping[str, str],
-    textbook: str,
+    unit: str,
 ) -> None:
     """Runs what the command line asks for, and records the table.
 
@@ -111,7 +115,7 @@ def compare(
         one: yields a row for each of some methods, of a task and a seed; the last argument is a
             folder for what is stored between them.
         said: what stands above the table of each kind.
-        textbook: the method whose time is the unit.
+        unit: the method whose time the others' are shares of.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--kind", choices=["tuning", "report"], default="tuning")
@@ -134,13 +138,13 @@ def compare(
     given = ["--kind", options.kind, "--seeds", *map(str, options.seeds)]
     for option in ("tasks", "only"):
         given += [f"--{option}", *getattr(options, option)] if getattr(options, option) else []
-    lines = _table([row for row in rows if row["seed"] in options.seeds], tasks, wanted, textbook)
+    lines = _table([row for row in rows if row["seed"] in options.seeds], tasks, wanted, unit)
     command = shlex.join(["python", f"benchmarks/{name}.py", *given])
     record(f"{name}_{options.kind}", command, lines, said[options.kind])
 
 
 def _table(
-    rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], methods: Sequence[str], textbook: str
+    rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], methods: Sequence[str], unit: str
 ) -> list[dict[str, Any]]:
     """Mean over seeds of each task, and the mean over tasks of the points over P."""
     found = {(row["task"], row["method"], row["seed"]): row for row in rows}
@@ -168,9 +172,9 @@ def _table(
         line["least"] = f"{min(points):+.1f}"
         losses = beside(method, "P", lambda a, b: a["nll"] - b["nll"])
         line["NLL over P"] = f"{statistics.mean(losses):+.3f}"
-        if textbook in methods:
-            times = beside(method, textbook, lambda a, b: a["cpu"] / b["cpu"])
-            line["of the textbook's time"] = f"{statistics.mean(times):.2f}"
+        if unit in methods:
+            times = beside(method, unit, lambda a, b: a["cpu"] / b["cpu"])
+            line[f"of the time of {unit}"] = f"{statistics.mean(times):.2f}"
         lines.append(line)
     return lines
 

@@ -242,7 +242,7 @@ class Recipe:
     )  # fmt: skip
     image_size: int | None = setting(
         "model", None, whole(1, 10_000), "height and width in pixels (default: the backbone's, or "
-        "about twice that of images that are much smaller)",
+        "of images that are much smaller two to four times their own)",
     )  # fmt: skip
     max_length: int | None = setting(
         "model", None, whole(1, 10_000), "tokens of a text, beyond which it is cut (default: what "
@@ -264,6 +264,10 @@ class Recipe:
     head_lr: float | None = setting(
         "head", None, RATE, "train the head by gradient at this rate, 1e-3 if only epochs are "
         "given", metavar="X",
+    )  # fmt: skip
+    refit: str = setting(
+        "head", "on", words("on", "off"), "whether a solved head is at last solved once more, by "
+        "the penalty that validation chose, on its examples too",
     )  # fmt: skip
 
     unfreeze: int | str = setting(

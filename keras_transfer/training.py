@@ -124,8 +124,9 @@ def train(
         UsageError: a setting cannot be used as given (``DataError`` for the data, ``WeightsError``
             for the weights).
     """
-    if progress is None and shared is not None:
-        progress = False  # a part of a search, or of a race of depths, which tell themselves
+    is_part = shared is not None  # of a search, or of a race of depths, which tell themselves
+    if progress is None and is_part:
+        progress = False
     with contextlib.ExitStack() as until_the_end:
         progress = until_the_end.enter_context(telling(progress))
         clock = Clock(progress.stage)
@@ -259,7 +260,13 @@ def train(
             "deadline": deadline - plan.reserve_seconds,
         }  # fmt: skip
         few = task.counts(labels, classes).sum() <= FEW * classes
-        suffix, on_all = None, None
+        suffix, on_all, again = None, None, None
+        # Who asks for few training examples a class wants the others left out.
+        on_validation_too = (
+            recipe.refit == "on" and recipe.head_is_solved and not untrained
+            and recipe.per_class is None
+        )  # fmt: skip
+        at_last = on_validation_too and (judge or not is_part)  # a trial is only compared
         if plan.unfreeze and recipe.fine_tune_epochs:
             # Made before its time: its step is traced while the head is solved.
             suffix = second_phase.part_that_trains(shared.pool, model, plan.cut, recipe)
@@ -284,13 +291,14 @@ def train(
                     model, labels, examples, extracted, recipe, shared.pool, progress=progress,
                     checkpoint=state / "head-phase.npz" if state else None, **training,
                 )  # fmt: skip
-            if recipe.head_is_solved and not untrained:
-                on_all = head_phase.solve_on_all_labels(
-                    model, dataset, examples, features, validation_features, recipe
-                )
-            if on_all is not None:
-                head.details["few"] = on_all.why
-                progress.detail(on_all.why)
+            if on_validation_too:
+                seen = examples, features, validation_features
+                on_all = head_phase.solve_on_few(model, dataset, *seen)
+                if on_all is None and suffix is None and at_last:
+                    again = head_phase.solve_again(model, head.chosen, labels, *seen, few)
+            if on_all or again:
+                head.details["on_all"] = on_all.why if on_all else head_phase.AGAIN
+                progress.detail(head.details["on_all"])
             phases = [head.report(time.monotonic() - begun)]
             del extracted, features  # the second phase needs the room of the features
         late = time.monotonic() + plan.epoch_seconds > deadline - plan.reserve_seconds
@@ -302,12 +310,14 @@ def train(
         with clock.stage("fine_tune"):
             if suffix is None:
                 outcome = second_phase.keep_head(
-                    model, shared.pool.head(model, recipe), validation_features, examples, on_all
-                )
+                    model, shared.pool.head(model, recipe), validation_features, examples,
+                    on_all, again,
+                )  # fmt: skip
             else:
                 outcome = second_phase.tune(
                     model, suffix, recipe, examples, labels, few=few, on_all=on_all,
-                    first_head=first_head, callbacks=callbacks, progress=progress,
+                    solved=head.chosen if at_last else None, first_head=first_head,
+                    callbacks=callbacks, progress=progress,
                     checkpoint=state / "fine-tune.npz" if state else None, **training,
                 )  # fmt: skip
                 cached = plan.cached and bool(stored_cut)

@@ -30,7 +30,15 @@ from keras_transfer.recipe import Recipe
 
 # Features of more views than fit are left to the second phase; the head sees as many as do.
 _BYTES = 2**29
+AGAIN = "At last the head was solved once more, on training and validation examples alike."
 ANEW = "Restore the file, or begin anew with --overwrite."
+
+
+class Chosen(NamedTuple):
+    """What validation chose of a head: its penalty, and how many first features it ignores."""
+
+    penalty: float
+    ignored: int = 0
 
 
 class Done(NamedTuple):
@@ -47,6 +55,11 @@ class Done(NamedTuple):
     seen: int
     details: dict[str, Any]
     trained: Trained | None = None
+
+    @property
+    def chosen(self) -> Chosen:
+        """Of a head that was solved."""
+        return Chosen(self.details["penalty"], self.details.get("ignored", 0))
 
     def report(self, seconds: float) -> PhaseReport:
         """What it did in so many seconds."""
@@ -164,7 +177,7 @@ def solver(
             sample_weights=np.concatenate([examples.weights] * len(views)),
             validation_weights=examples.validation_weights, few=few,
         )  # fmt: skip
-        return _for_all_features(solved, first)
+        return solved.seeing(first)
 
     return lambda: min(map(without, ways), key=lambda head: head.validation_nll)
 
@@ -174,9 +187,29 @@ def _ways(model: keras.Model) -> list[int]:
     return sorted({0, optional_features(model)})
 
 
-def _for_all_features(head: Head, first: int) -> Head:
-    """A head that was solved without the first features, as one that sees them."""
-    return dataclasses.replace(head, kernel=np.pad(head.kernel, ((first, 0), (0, 0))))
+def solve_again(
+    model: keras.Model,
+    chosen: Chosen,
+    labels: np.ndarray,
+    examples: Examples,
+    views: Sequence[np.ndarray],
+    validation: np.ndarray,
+    few: bool,
+) -> Head:
+    """A head on training and validation examples, by what these chose of one that had not seen
+    them; every example counts once, however many views there are of it. Arguments as of
+    :func:`solve`.
+    """
+    seen = [head_inputs(model, one)[:, chosen.ignored :] for one in (*views, validation)]
+    task, judged = task_of(labels), examples.validation_labels
+    shares, classes = [examples.weights / len(views)] * len(views), int(model.output_shape[-1])
+    of_judged = examples.validation_weights
+    shares.append(task.weights(judged, classes) if of_judged is None else of_judged)
+    return solve_head(
+        np.concatenate(seen), np.concatenate([labels] * len(views) + [judged]), classes,
+        seen[-1], judged,
+        sample_weights=np.concatenate(shares), penalties=[chosen.penalty], few=few,
+    ).seeing(chosen.ignored)  # fmt: skip
 
 
 class OnAll(NamedTuple):
@@ -195,17 +228,15 @@ class OnAll(NamedTuple):
     why: str
 
 
-def solve_on_all_labels(
+def solve_on_few(
     model: keras.Model,
     dataset: Dataset,
     examples: Examples,
     views: Sequence[np.ndarray],
     validation: np.ndarray,
-    recipe: Recipe,
 ) -> OnAll | None:
-    """The head on training and validation examples; None where these are not few.
-
-    Who asks for few training examples a class wants the others left out.
+    """The head on training and validation examples, judged by cross-validation; None where these
+    are not few.
     """
     rows = np.concatenate([dataset.indices("train"), dataset.indices("val")])
     labels, classes = dataset.labels[rows], len(dataset.class_names)
@@ -213,7 +244,7 @@ def solve_on_all_labels(
     task = task_of(labels)
     found = task.counts(labels, classes).sum()
     are_few = classes < found <= FEW * classes and len(set(groups)) > 1
-    if recipe.per_class is not None or not are_few:
+    if not are_few:
         return None
     weights = task.weights(labels, classes)
     if examples.validation_weights is not None:
@@ -224,7 +255,7 @@ def solve_on_all_labels(
     def without(first: int) -> tuple[Head, np.ndarray]:
         fewer = [view[:, first:] for view in others]
         head, logits = solve_on_all(clean[:, first:], fewer, labels, weights, groups, classes)
-        return _for_all_features(head, first), logits
+        return head.seeing(first), logits
 
     head, logits = min(map(without, _ways(model)), key=lambda solved: solved[0].validation_nll)
     why = (

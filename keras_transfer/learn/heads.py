@@ -38,6 +38,7 @@ class Head:
         penalty: the lambda that was chosen.
         validation_nll: mean NLL in nats on the validation features, at temperature 1.
         path: ``(lambda, validation NLL, iterations)`` of every penalty tried.
+        ignored: how many of the first features it does without.
     """
 
     kernel: np.ndarray
@@ -45,6 +46,7 @@ class Head:
     penalty: float
     validation_nll: float
     path: tuple[tuple[float, float, int], ...]
+    ignored: int = 0
 
     @property
     def iterations(self) -> int:
@@ -61,7 +63,14 @@ class Head:
     def details(self) -> dict[str, object]:
         """What ``metrics.json`` says of it."""
         path = [list(step) for step in self.path]
-        return {"penalty": self.penalty, "validation_nll": self.validation_nll, "path": path}
+        ignored = {"ignored": self.ignored} if self.ignored else {}
+        loss = self.validation_nll
+        return {"penalty": self.penalty, "validation_nll": loss, "path": path, **ignored}
+
+    def seeing(self, ignored: int) -> Head:
+        """One that was solved without so many first features, as one that is given them."""
+        kernel = np.pad(self.kernel, ((ignored, 0), (0, 0)))
+        return dataclasses.replace(self, kernel=kernel, ignored=ignored)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logits ``[n, classes]`` of raw features ``[n, features]``."""

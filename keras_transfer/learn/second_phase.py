@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ from keras_transfer.frozen.features import Array
 from keras_transfer.learn import planner
 from keras_transfer.learn.batches import Examples
 from keras_transfer.learn.finetune import Trained, fine_tune
-from keras_transfer.learn.head_phase import OnAll, solver
+from keras_transfer.learn.head_phase import AGAIN, Chosen, OnAll, solve_again, solver
 from keras_transfer.learn.heads import Head
 from keras_transfer.learn.model import head_inputs, measure_statistics, set_batch_norm
 from keras_transfer.learn.pool import ModelPool
@@ -42,6 +42,7 @@ class Outcome:
         engine: runs the part that trained, or the head alone, in float32 on one device.
         trained: what training came to; None where there was no second phase.
         seconds: of training, without the choice.
+        on_all: what was done at last with validation examples, for people.
     """
 
     candidates: tuple[Candidate, ...]
@@ -49,6 +50,7 @@ class Outcome:
     engine: Engine
     trained: Trained | None = None
     seconds: float = 0.0
+    on_all: str = ""
 
     @property
     def chosen(self) -> Candidate:
@@ -62,6 +64,7 @@ class Outcome:
         details = {
             "unfrozen": list(blocks), "best_epoch": done.best_epoch, "kept": self.chosen.name,
             "candidates": [dataclasses.asdict(one) for one in self.candidates],
+            "on_all": self.on_all,
         }  # fmt: skip
         speed = done.epoch * images / max(seconds, 1e-9)
         return PhaseReport("fine_tune", done.epoch, seconds, speed, cached, details)
@@ -82,7 +85,12 @@ class Outcome:
 
 
 def keep_head(
-    model: keras.Model, top: Suffix, features: np.ndarray, examples: Examples, on_all: OnAll | None
+    model: keras.Model,
+    top: Suffix,
+    features: np.ndarray,
+    examples: Examples,
+    on_all: OnAll | None,
+    again: Head | None,
 ) -> Outcome:
     """The head alone, judged on validation.
 
@@ -92,11 +100,12 @@ def keep_head(
         features: of the validation images.
         examples: their labels and weights.
         on_all: the head of few labels, which the model gets.
+        again: one solved on validation examples, too, which it gets unjudged.
     """
     engine = build_engine(top, "keras")
     logits = predict(engine, Array(features))[0] if on_all is None else on_all.logits
-    if on_all is not None:
-        model.get_layer(LOGITS).set_weights([on_all.head.kernel, on_all.head.bias])
+    if kept := on_all.head if on_all else again:
+        model.get_layer(LOGITS).set_weights([kept.kernel, kept.bias])
     _, candidates, _ = choose(
         [], {}, lambda weights: logits, examples.validation_labels,
         image_weights=examples.validation_weights,
@@ -125,6 +134,7 @@ def tune(
     *,
     few: bool,
     on_all: OnAll | None,
+    solved: Chosen | None,
     progress: Progress,
     compute: Compute,
     first_head: Sequence[np.ndarray] | None = None,
@@ -141,6 +151,8 @@ def tune(
         labels: of the training examples.
         few: see :func:`~keras_transfer.learn.heads.solve_head`.
         on_all: the head of few labels, which must surely be beaten.
+        solved: what was chosen of the solved head, where the head of what is kept is to be solved
+            at last on validation examples, too; else None.
         progress: where to report.
         compute: how steps are computed.
         first_head: values that the head begins with instead, where all weights are random: one that
@@ -161,73 +173,110 @@ def tune(
     seconds = time.monotonic() - begun
     progress.stage("choose")
     # The weights are in what came back; the suffix is in float32 on one device.
-    engine = build_engine(suffix, "keras")
-    chosen, candidates, logits = _choose(
-        model, suffix, engine, start, done, examples, labels, recipe, few, on_all
-    )
+    part = _Part(model, suffix, build_engine(suffix, "keras"), examples, labels, few)
+    chosen, candidates, logits, new = _choose(part, start, done, recipe, on_all)
+    kept_head, said = candidates[0].name == "head", ""
+    if solved and not (on_all and kept_head):
+        progress.detail(said := AGAIN)
+        chosen = part.at_last(chosen, solved, None if kept_head else new)
     assign(suffix.learned, chosen)
-    return Outcome(candidates, logits, engine, done, seconds)
+    return Outcome(candidates, logits, part.engine, done, seconds, said)
+
+
+class _Part(NamedTuple):
+    """What trained, and what it is asked with whatever weights; they stay in it.
+
+    Attributes:
+        model: the classifier.
+        suffix: its part above the cut.
+        engine: runs the suffix.
+        examples: what it trained and is validated on.
+        labels: of the training examples.
+        few: see :func:`~keras_transfer.learn.heads.solve_head`.
+    """
+
+    model: keras.Model
+    suffix: Suffix
+    engine: Engine
+    examples: Examples
+    labels: np.ndarray
+    few: bool
+
+    def logits(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """Of the validation examples."""
+        assign(self.suffix.learned, values)
+        return predict(self.engine, self.examples.validation)[0]
+
+    def features(self, values: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Pooled ones, of the first views and of the validation examples."""
+        assign(self.suffix.learned, values)
+        views = planner.new_head_views(len(self.labels), len(self.examples.views))
+        features = [predict(self.engine, inputs)[1] for inputs in self.examples.views[:views]]
+        return features, predict(self.engine, self.examples.validation)[1]
+
+    def with_head(self, values: Sequence[np.ndarray], head: Head) -> list[np.ndarray]:
+        """The weights with another head."""
+        place = {id(v): number for number, v in enumerate(self.model.get_layer(LOGITS).variables)}
+        new = head.kernel, head.bias
+        return [
+            new[place[id(variable)]] if id(variable) in place else value
+            for variable, value in zip(self.suffix.learned, values, strict=True)
+        ]
+
+    def at_last(
+        self, values: Sequence[np.ndarray], solved: Chosen, new: Head | None
+    ) -> list[np.ndarray]:
+        """The weights with a head of all examples, or, where training changed their features and a
+        new head of these was chosen, with the mean of theirs and that one.
+        """
+        chosen = Chosen(new.penalty, new.ignored) if new else solved
+        seen = self.labels, self.examples, *self.features(values)
+        again = self.with_head(values, solve_again(self.model, chosen, *seen, self.few))
+        # Features that were fitted to most of these examples make a head that is too sure.
+        return between(values, again, 0.5) if new else again
 
 
 def _choose(
-    model: keras.Model,
-    suffix: Suffix,
-    engine: Engine,
-    start: list[np.ndarray],
-    done: Trained,
-    examples: Examples,
-    labels: np.ndarray,
-    recipe: Recipe,
-    few: bool,
-    on_all: OnAll | None,
-) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray]:
-    """Judges what the second phase came to, a head solved again on its features included."""
-    place_in_head = {id(v): number for number, v in enumerate(model.get_layer(LOGITS).variables)}
-
-    def logits_of(values: Sequence[np.ndarray]) -> np.ndarray:
-        assign(suffix.learned, values)
-        return predict(engine, examples.validation)[0]
+    part: _Part, start: list[np.ndarray], done: Trained, recipe: Recipe, on_all: OnAll | None
+) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray, Head | None]:
+    """Judges what the second phase came to, a head solved again on its features included, which is
+    returned last.
+    """
+    examples = part.examples
 
     def settled(values: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Means of weights with statistics of their own, where BatchNorm has any to learn."""
         if recipe.batch_norm == "train":
-            assign(suffix.learned, values)
-            measure_statistics(suffix, _some(examples.views[0], recipe, _FOR_STATISTICS))
-            values = values_of(suffix.learned)
+            assign(part.suffix.learned, values)
+            measure_statistics(part.suffix, _some(examples.views[0], recipe, _FOR_STATISTICS))
+            values = values_of(part.suffix.learned)
         return list(values)
-
-    def with_head(values: Sequence[np.ndarray], solved: Head) -> list[np.ndarray]:
-        new = solved.kernel, solved.bias
-        return [
-            new[place_in_head[id(variable)]] if id(variable) in place_in_head else value
-            for variable, value in zip(suffix.learned, values, strict=True)
-        ]
 
     ends = done.ends()
     if "average" in ends:
         ends["average"] = settled(ends["average"])
+    solving: list[Future[Head]] = []
     with ThreadPoolExecutor(1) as aside:
 
         def new_head(values: Sequence[np.ndarray]) -> Callable[[], NewHead]:
-            assign(suffix.learned, values)
-            views = planner.new_head_views(len(labels), len(examples.views))
-            features = [predict(engine, inputs)[1] for inputs in examples.views[:views]]
-            validation = predict(engine, examples.validation)[1]
-            solve = solver(model, labels, examples, features, validation, few)
-            seen, solving = head_inputs(model, validation), aside.submit(solve)
+            features, validation = part.features(values)
+            solve = solver(part.model, part.labels, examples, features, validation, part.few)
+            solving.append(aside.submit(solve))
+            seen = head_inputs(part.model, validation)
 
             def wait() -> NewHead:
-                solved = solving.result()
-                return with_head(values, solved), solved.logits(seen)
+                solved = solving[0].result()
+                return part.with_head(values, solved), solved.logits(seen)
 
             return wait
 
-        return choose(
-            start, ends, logits_of, examples.validation_labels,
+        head = on_all and (part.with_head(start, on_all.head), on_all.logits, on_all.temperature)
+        chosen = choose(
+            start, ends, part.logits, examples.validation_labels,
             new_head if recipe.head_is_solved else None, examples.validation_weights,
-            mix=lambda first, second, share: settled(between(first, second, share)),
-            head=on_all and (with_head(start, on_all.head), on_all.logits, on_all.temperature),
+            mix=lambda first, second, share: settled(between(first, second, share)), head=head,
         )  # fmt: skip
+    return *chosen, solving[0].result() if solving else None
 
 
 def _some(inputs: Inputs, recipe: Recipe, number: int) -> Iterator[Batch]:

@@ -62,7 +62,7 @@ def cached(data, tmp_path_factory):
     store = ActivationStore(tmp_path_factory.mktemp("store"))
     backbone = lite()
     before = {w.path: np.array(w) for w in backbone.model.weights}
-    result = run(data, short(engine="keras"), store, backbone=backbone)
+    result = run(data, short(engine="keras", refit="off"), store, backbone=backbone)
     return result, before, store
 
 
@@ -114,6 +114,25 @@ def test_validation_logits_are_those_of_the_returned_weights(cached, data):
     np.testing.assert_allclose(exact, result.validation_logits, atol=0.1)
 
 
+def excess_of(head, features, labels, penalty):
+    """By what share the objective of a head is above that of scikit-learn's: the weights themselves
+    may differ where the data is separable, the objective may not.
+    """
+    told = features.std(axis=0) > 1e-3  # the others are switched off
+    scaler = StandardScaler().fit(features[:, told])
+    standard, onehot = scaler.transform(features[:, told]), np.eye(5)[labels]
+    kernel, bias = head
+    ours = kernel[told] * scaler.scale_[:, None], bias + scaler.mean_ @ kernel[told]
+
+    def objective(kernel, bias):
+        losses = -(onehot * log_softmax(standard @ kernel + bias, axis=-1)).sum(axis=1)
+        return losses.mean() + penalty * (kernel**2).sum()
+
+    model = LogisticRegression(C=1 / (2 * len(labels) * penalty), tol=1e-6, max_iter=5000)
+    model.fit(standard, labels)
+    return objective(*ours) / objective(model.coef_.T, model.intercept_) - 1
+
+
 def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, monkeypatch):
     def last_with_new_head(start, ends, logits_of, labels, new_head, weights, mix, head):
         _, candidates, _ = choose(start, ends, logits_of, labels, new_head)
@@ -125,7 +144,7 @@ def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, 
     solve = functools.partial(heads.solve_head, penalties=penalties)
     monkeypatch.setattr(head_phase, "solve_head", solve)
     monkeypatch.setattr(second_phase, "choose", last_with_new_head)
-    result = run(data, short(views=1, engine="keras"))
+    result = run(data, short(views=1, engine="keras", refit="off"))
     assert any(candidate.name.endswith(", new head") for candidate in result.candidates)
 
     layer = result.model.get_layer(LOGITS)
@@ -134,26 +153,79 @@ def test_a_new_head_is_what_scikit_learn_finds_on_the_fine_tuned_features(data, 
     features = np.asarray(both(data.examples[train], training=False)[0])
     _, logits = (np.asarray(part) for part in both(data.examples[validation], training=False))
     np.testing.assert_allclose(logits, result.validation_logits, atol=0.1)
-    told = features.std(axis=0) > 1e-3  # the others are switched off
-    scaler = StandardScaler().fit(features[:, told])
-    standard, onehot = scaler.transform(features[:, told]), np.eye(5)[data.labels[train]]
-    kernel, bias = layer.get_weights()
-    ours = kernel[told] * scaler.scale_[:, None], bias + scaler.mean_ @ kernel[told]
-
-    def objective(kernel, bias, penalty):
-        losses = -(onehot * log_softmax(standard @ kernel + bias, axis=-1)).sum(axis=1)
-        return losses.mean() + penalty * (kernel**2).sum()
-
-    # How far either solver is from the optimum, of a penalty that this head is the answer to: the
-    # weights themselves may differ where the data is separable, the objective may not.
-    excess = []
-    for penalty in penalties:
-        model = LogisticRegression(C=1 / (2 * len(train) * penalty), tol=1e-6, max_iter=5000)
-        model.fit(standard, data.labels[train])
-        least = objective(model.coef_.T, model.intercept_, penalty)
-        excess.append(objective(*ours, penalty) / least - 1)
+    # How far it is from the optimum, of a penalty that this head is the answer to.
+    head = layer.get_weights()
+    excess = [excess_of(head, features, data.labels[train], penalty) for penalty in penalties]
     assert min(excess) < 0.01, excess  # the run saw activations rounded to float16
     assert sorted(excess)[1] > 0.01  # another penalty would be found out
+
+
+def excesses(result, data, head, penalty):
+    """Those on training examples, and on these and validation examples."""
+    seen = keras.Model(result.model.input, result.model.get_layer(LOGITS).input)
+    train, validation = (data.indices(split) for split in ("train", "val"))
+    found = []
+    for rows in (train, np.concatenate([train, validation])):
+        features = np.asarray(seen(data.examples[rows], training=False))
+        found.append(excess_of(head, features, data.labels[rows], penalty))
+    return found
+
+
+def test_at_last_the_head_alone_is_solved_on_validation_examples_too(data):
+    alone = short(unfreeze="none", views=1, engine="keras")
+    off = run(data, dataclasses.replace(alone, refit="off"))
+    result = run(data, alone)
+    # What is said of validation is of a head that had not seen it.
+    np.testing.assert_array_equal(result.validation_logits, off.validation_logits)
+    assert (result.candidates, result.temperature) == (off.candidates, off.temperature)
+    assert result.phases[0].details["on_all"] == head_phase.AGAIN
+    penalty = result.phases[0].details["penalty"]
+    on_training, on_all = excesses(result, data, layer_of(result), penalty)
+    assert on_all < 0.01 < on_training
+    on_training, on_all = excesses(off, data, layer_of(off), penalty)
+    assert on_training < 0.01 < on_all
+    # A trial is only compared, and who thins the training examples wants the others left out.
+    trial = run(data, alone, judge=False)
+    thinned = run(data, dataclasses.replace(alone, per_class=15))
+    for one in (trial, thinned):
+        np.testing.assert_array_equal(layer_of(one)[0], layer_of(off)[0])
+
+
+def layer_of(result):
+    return result.model.get_layer(LOGITS).get_weights()
+
+
+@pytest.mark.parametrize("kept", ["last epoch", "head"])
+def test_what_is_kept_meets_a_head_of_all_examples_half_way(data, monkeypatch, kept):
+    def keeping(start, ends, logits_of, labels, new_head, *others, **named):
+        weights, candidates, _ = choose(start, ends, logits_of, labels, new_head)
+        weights = start if kept == "head" else ends[kept]
+        first = sorted(candidates, key=lambda one: one.name != kept)
+        return list(weights), tuple(first), logits_of(weights)
+
+    new = []
+    solve = functools.partial(heads.solve_head, penalties=heads.PENALTIES[:7])
+
+    def solving(*arguments, penalties=heads.PENALTIES[:7], **named):
+        new.append(solve(*arguments, penalties=penalties, **named).penalty)
+        return solve(*arguments, penalties=penalties, **named)
+
+    monkeypatch.setattr(head_phase, "solve_head", solving)
+    monkeypatch.setattr(second_phase, "choose", keeping)
+    off, on = (run(data, short(views=1, engine="keras", refit=refit)) for refit in ("off", "on"))
+    assert on.candidates[0].name == kept
+    np.testing.assert_array_equal(on.validation_logits, off.validation_logits)
+    for name in ("block7a_project_conv", "block5a_project_conv"):
+        both = (one.model.get_layer(name).get_weights() for one in (off, on))
+        np.testing.assert_array_equal(*both)
+    # The head of the first phase was solved first, the new one second, the last on all examples.
+    penalty = new[-3] if kept == "head" else new[-2]
+    assert new[-1] == penalty
+    met = layer_of(on)
+    if kept != "head":
+        met = [2 * mean - before for mean, before in zip(met, layer_of(off), strict=True)]
+    on_training, on_all = excesses(on, data, met, penalty)
+    assert on_all < 0.01 < on_training
 
 
 def test_a_head_trained_by_gradient_is_not_solved_again(data):
@@ -166,7 +238,7 @@ def test_a_head_trained_by_gradient_is_not_solved_again(data):
 def test_a_warm_store_gives_the_same_result_without_extracting(cached, data):
     result, _, store = cached
     misses = store.counts.misses
-    again = run(data, short(engine="keras"), store)
+    again = run(data, short(engine="keras", refit="off"), store)
     assert store.counts.misses == misses
     np.testing.assert_allclose(again.test_probabilities, result.test_probabilities, atol=1e-4)
     assert again.history[-1]["train_loss"] == pytest.approx(result.history[-1]["train_loss"])
@@ -226,7 +298,7 @@ def test_few_labels_are_all_in_the_head(data, tmp_path):
     result = run(thin, alone, state=tmp_path, progress=notes)
     (why,) = [note for note in notes.notes if note.startswith("Few labels")]
     assert "all 20 of them, validation included" in why
-    assert why == result.phases[0].details["few"]
+    assert why == result.phases[0].details["on_all"]
     assert result.evaluation.accuracy > 0.8
     # The answers to validation examples are not those of a head that had seen them.
     logits = keras.Model(result.model.input, result.model.get_layer(LOGITS).output)
@@ -243,7 +315,7 @@ def test_few_labels_are_all_in_the_head(data, tmp_path):
     # Who asks for so many a class gets no more; what is all one group is not left out in parts.
     one = dataclasses.replace(thin, groups=("one",) * len(thin))
     for rest, recipe in ((thin, dataclasses.replace(alone, per_class=3)), (one, alone)):
-        assert "few" not in run(rest, recipe, judge=False).phases[0].details
+        assert "Few" not in run(rest, recipe).phases[0].details.get("on_all", "")
 
 
 def test_the_page_says_what_became_of_few_labels(data, tmp_path):
@@ -253,7 +325,7 @@ def test_the_page_says_what_became_of_few_labels(data, tmp_path):
     page = (tmp_path / "run" / "report.html").read_text()
     kept = result.candidates[0].name
     said = "which is therefore what was kept." if kept == "head" else f"Kept: {kept}."
-    assert f"{said} {result.phases[0].details['few']}" in page
+    assert f"{said} {result.phases[0].details['on_all']}" in page
 
 
 def test_a_head_trains_by_gradient(data, tmp_path):
@@ -473,11 +545,12 @@ def test_a_view_that_would_take_the_time_of_the_rest_is_not_extracted(data, tmp_
 
 def test_less_may_train_than_lies_above_the_cut_that_was_extracted(data, tmp_path, monkeypatch):
     slow = Slow(monkeypatch, image=0.3)
-    done = budgeted(data, tmp_path, slow, 220.0, {"unfreeze": 6, "fine_tune_epochs": 4})
+    asked = {"unfreeze": 6, "fine_tune_epochs": 4, "refit": "off"}
+    done = budgeted(data, tmp_path, slow, 220.0, asked)
     assert "fine-tune 6 blocks" in slow.notes[0]
     assert (done.plan.unfreeze, epochs_of(done)) == (3, 4)
     # Killed after that, it goes on with what was planned again, above the cut that was stored.
-    resumed = budgeted(data, tmp_path, slow, 220.0, {"unfreeze": 6, "fine_tune_epochs": 4})
+    resumed = budgeted(data, tmp_path, slow, 220.0, asked)
     assert resumed.plan.unfreeze == 3
     np.testing.assert_allclose(resumed.test_probabilities, done.test_probabilities, atol=1e-6)
     given = lite().model
@@ -607,7 +680,7 @@ def test_plain_values_only_in_what_is_reported(cached):
 def test_random_weights_learn_and_take_their_statistics_along(data):
     result = training.train(
         data, backbone="MobileNetV3Small", weights="none", effort="quick", cache=False,
-        engine="keras", batch_size=16, fine_tune_epochs=4,
+        engine="keras", batch_size=16, fine_tune_epochs=4, refit="off",
     )  # fmt: skip
     assert (result.recipe.unfreeze, result.recipe.batch_norm) == ("all", "train")
     accuracy = {candidate.name: candidate.accuracy for candidate in result.candidates}

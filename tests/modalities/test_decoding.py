@@ -188,6 +188,18 @@ def test_sizes_must_be_positive(size):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("sides", "own", "expected"),
+    [
+        ([8] * 9, 224, 96), ([28] * 9, 224, 128), ([32] * 9, 224, 128), ([32] * 9, 96, 96),
+        ([64] * 9, 224, 128), ([72] * 9, 224, 160), ([100] * 9, 224, 224), ([400] * 9, 224, 224),
+        ([32, 32, 500], 224, 128),
+    ],
+)  # fmt: skip
+def test_the_size_that_suits_small_images(sides, own, expected):
+    assert image.suited(sides, own) == expected
+
+
 def test_bad_files_give_the_right_reason():
     for name, (data, outcome) in zoo.bad_files().items():
         if outcome & {"image", "too_small"}:

@@ -24,9 +24,8 @@ MODES: dict[str, tuple[bool, float | list[float], float | list[float]]] = {
     "caffe": (True, 1.0, [-103.939, -116.779, -123.68]),
 }
 
-# Enlarging helps networks that were trained on larger pictures, up to a point: small images are
-# trained at twice their size, in steps of 32, but at no less than this.
-_SMALLEST = 96
+# Enlarging helps networks that were trained on larger pictures, up to a point.
+_SMALLEST, _ENLARGED = 96, 128
 
 
 def entrance(size: int | tuple[int, int], preprocessing: str) -> tuple[Any, Any]:
@@ -48,10 +47,11 @@ def entrance(size: int | tuple[int, int], preprocessing: str) -> tuple[Any, Any]
 
 def suited(sizes: Sequence[int], own: int) -> int:
     """The network's own size, unless images are less than half as large: then twice the median of
-    their shorter sides, in whole steps of 32 pixels, and at least 96. Enlarging further costs time
-    and adds no detail.
+    their shorter sides, four times where that is at most 128 pixels, in whole steps of 32, and at
+    least 96. Enlarging further costs time and adds no detail.
     """
-    return min(own, max(_SMALLEST, -(-2 * int(statistics.median(sizes)) // 32) * 32))
+    side = int(statistics.median(sizes))
+    return min(own, max(_SMALLEST, -(-max(2 * side, min(4 * side, _ENLARGED)) // 32) * 32))
 
 
 def losses(
