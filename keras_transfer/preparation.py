@@ -29,10 +29,12 @@ def given_backbone(backbone: Any, settings: Mapping[str, Any]) -> Backbone | Non
     if backbone is None or isinstance(backbone, Backbone):
         return backbone
     if isinstance(backbone, keras.Model) or str(backbone).endswith(".keras"):
-        size = settings.get("image_size")
-        size = None if size is None else read("image_size", size)
         named = backbone if isinstance(backbone, keras.Model) else str(backbone)
-        return backbones.build(named, image_size=size)
+        built = backbones.build(named)
+        name = modality(built.spec.modality).SIZE
+        if built.at or settings.get(name) is None:
+            return built
+        return backbones.build(named, image_size=read(name, settings[name]))
     read("backbone", backbone)
     return None
 
@@ -106,15 +108,17 @@ def settled(
     return dataclasses.replace(recipe, **decided, multi_label=_task(data, recipe).setting)
 
 
-def build(spec: BackboneSpec, recipe: Recipe) -> Backbone:
-    """The backbone of a recipe, at its size and with its weights.
+def build(spec: BackboneSpec, recipe: Recipe, given: Backbone | None = None) -> Backbone:
+    """The backbone of a recipe, or the one that is given, at its size and with its weights.
 
     Raises:
         WeightsError: these cannot be read or do not fit.
     """
+    size = getattr(recipe, modality(spec.modality).SIZE)
+    if given is not None:
+        return given.at(size) if given.at else given
     weights = str(recipe.weights)
     runs.settle(Path(weights))
-    size = getattr(recipe, modality(spec.modality).SIZE)
     return backbones.build(spec.name, image_size=size, weights=weights)
 
 
@@ -153,7 +157,7 @@ def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | Non
     asked = getattr(recipe, form.SIZE)
     if asked is not None:
         return asked
-    if given is not None:
+    if given is not None and given.at is None:
         return form.size_of(given.model.input_shape[1:])
     if isinstance(data, Dataset):
         return spec.size if data.examples is None else form.size_of(data.examples.shape[1:])

@@ -105,7 +105,7 @@ def train(
         config: a TOML file of settings, or the ``config.json`` of an earlier run.
         recipe: all settings at once, instead of ``config`` and single ones.
         backbone: a name that ``backbones`` lists, a built one, or a functional ``keras.Model`` of
-            images, also as a ``.keras`` file; what is given stays as it is.
+            images, token ids or samples, also as a ``.keras`` file; what is given stays as it is.
         shared: classifiers, activations and the like that other runs use as well, where this one is
             a part of a search, say.
         judge: False leaves the test split closed, to choose between recipes.
@@ -150,7 +150,7 @@ def train(
         recipe = preparation.settled(recipe, source, spec, given)
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
-            built = given or preparation.build(spec, recipe)
+            built = preparation.build(spec, recipe, given)
         if recipe.unfreeze != race.AUTO:
             planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses a depth there is not
         with clock.stage("decode"):

@@ -131,7 +131,8 @@ def update(
         if classes := _new_classes(run, dataset, fresh):
             told.note(classes)
         if not (resume and runs.only_trained(target)):
-            train(dataset, recipe=Recipe(**settings), output=target, **writes, progress=told)
+            kept: dict[str, Any] = {"backbone": run.backbone, "recipe": Recipe(**settings)}
+            train(dataset, output=target, **kept, **writes, progress=told)
     new = runs.open_run(target)
     if (had := new.config["data"]) != dataset.name:
         problem = f"The run in {target} had data={had!r}; received {dataset.name!r}."

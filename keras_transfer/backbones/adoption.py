@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,8 @@ from keras_transfer.backbones.weights import digest, unset_weights
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Backbone, BackboneSpec, Patterns
-from keras_transfer.modalities import modality
+from keras_transfer.modalities import MODALITIES
+from keras_transfer.modalities.protocol import layers_within
 
 if TYPE_CHECKING:
     import keras
@@ -28,51 +31,79 @@ def adopt(model: keras.Model, *, size: Any = None, preprocessing: str | None = N
     """A backbone with the graph and the weights of a model, which stays as it is.
 
     Args:
-        model: functional; takes images ``[batch, height, width, 3]`` and returns a feature map or
-            vector. KerasHub's are such models.
-        size: height and width in pixels; by default the model's own, else 224.
+        model: functional, such as KerasHub's; takes images ``[batch, height, width, 3]``, token ids
+            ``[batch, tokens]`` or samples ``[batch, samples]``, and returns a map, a sequence or a
+            vector. What else it may be, ``adopted`` of each modality says.
+        size: height and width in pixels, tokens, or seconds; by default the model's own, else 224,
+            256 and 10 or what suits the data.
         preprocessing: what becomes of pixels 0..255 before the model sees them, see ``register``;
             ``none`` leaves them as they are. By default read from the model: ``none`` where it
-            scales them itself by a Rescaling or Normalization.
+            scales them itself by a Rescaling or Normalization. Of texts its ``vocab.txt``, which
+            must be BERT's; of sounds ``int16`` for their levels.
 
     Raises:
-        UsageError: the model is none of this, or it cannot be told how it takes pixels.
+        UsageError: the model is none of this, or it cannot be told how it takes examples.
     """
     import keras
 
-    form, name = modality("image"), re.sub(r"^(functional|sequential)(_\d+)?$", "model", model.name)
+    kind = type(model).__name__
+    name = re.sub(r"_\d+$", "", model.name)  # where Keras made it up
+    name = name if name.replace("_", "") == kind.lower() else model.name
+    name = "model" if kind in ("Functional", "Sequential") and name == kind.lower() else name
     if isinstance(model, keras.Sequential) and model.built:
         model = keras.Model(model.inputs, model.outputs)
     trace(model)  # refuses what has no graph
-    shape = tuple(model.inputs[0].shape[1:])
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or shape[2:] != (3,):
-        shapes = ", ".join(str(tuple(one.shape)) for one in [*model.inputs, *model.outputs])
-        problem = f"{name} has inputs and outputs of shapes {shapes}."
-        raise UsageError(problem, remedy="Give a model of one image [height, width, 3].")
-    if getattr(getattr(model.layers[-1], "activation", None), "__name__", "") == "softmax":
-        problem = f"{name} ends with the probabilities of its own classes."
-        raise UsageError(problem, remedy="Give it without its head (include_top=False).")
-    for layer in _layers(model):
-        if isinstance(layer, keras.layers.Layer) and type(layer).__name__.startswith("Random"):
-            problem = f"{name} has a {type(layer).__name__}, which would never change anything: "
-            problem += "what is frozen is computed once, in inference mode."
-            remedy = "Leave it out; views and strength say how training examples are augmented."
-            raise UsageError(problem, remedy=remedy)
-    if (model.inputs[0].name, model.layers[1].name) == ("image", "preprocessing"):
-        return _described(model, name)  # as this function made it
-    size = size or (form.size_of(shape) if None not in shape else 224)
-    examples, x = form.entrance(size, preprocessing or _preprocessing(model))
+    _check(model, name)
+    entered = [layer.name for layer in model.layers[:2]] == ["image", "preprocessing"]
+    if entered or model.name.startswith(f"{OWN}-"):  # as this function or a registered one made it
+        return _described(model, model.name)
     pairs: list[tuple[Any, Any]] = []
+    put = functools.partial(inline, model, pairs=pairs)
     try:
         with unset_weights():
-            built = keras_model(examples, inline(model, x, pairs), f"{OWN}-{name}")
+            found = (one.adopted(model, put, size, preprocessing) for one in MODALITIES.values())
+            entrance = next((one for one in found if one is not None), None)
+            built = entrance and keras_model(*entrance, f"{OWN}-{name}")
         for old, new in pairs:
             new.set_weights(old.get_weights())
     except (TypeError, ValueError) as error:  # of Keras, or of a layer of somebody's own
-        problem = f"{name} cannot be built again for {size} pixels: {str(error).splitlines()[0]}"
+        of = "" if size is None else f" for a size of {size}"
+        problem = f"{name} cannot be built again{of}: {str(error).splitlines()[0]}"
         remedy = "Give it at its own size, of layers that their get_config() describes."
         raise UsageError(problem, remedy=remedy) from None
-    return _described(built, built.name)
+    if built is None:
+        shapes = ", ".join(str(tuple(one.shape)) for one in [*model.inputs, *model.outputs])
+        problem = f"{name} has inputs and outputs of shapes {shapes}."
+        remedy = "Give a model of one image [height, width, 3], of int32 token ids [tokens] or of "
+        raise UsageError(problem, remedy=f"{remedy}float32 samples [samples], and of one output.")
+    described = _described(built, built.name)
+    unsettled = size is None and any(None in one.shape[1:] for one in model.inputs)
+    again = functools.partial(adopt, model, preprocessing=preprocessing)
+    return dataclasses.replace(described, at=(lambda size: again(size=size)) if unsettled else None)
+
+
+def _check(model: keras.Model, name: str) -> None:
+    """Refuses what would not do in a backbone what it does by itself."""
+    import keras
+
+    if getattr(getattr(model.layers[-1], "activation", None), "__name__", "") == "softmax":
+        problem = f"{name} ends with the probabilities of its own classes."
+        raise UsageError(problem, remedy="Give it without its head (include_top=False).")
+    for layer in layers_within(model):
+        for part in layer._flatten_layers():
+            kind = type(part).__name__
+            if kind.startswith("Random"):
+                problem = f"{name} has a {kind}, which would never change anything: "
+                problem += "what is frozen is computed once, in inference mode."
+                remedy = "Leave it out; views and strength say how training examples are augmented."
+                raise UsageError(problem, remedy=remedy)
+            if part is not layer and isinstance(part, keras.layers.BatchNormalization):
+                problem = f"{name} has a {kind} within {layer.name}, where it cannot be frozen."
+                raise UsageError(problem, remedy="Build the model of that layer's own parts.")
+            if getattr(part, "mask_zero", False) or isinstance(part, keras.layers.Masking):
+                problem = f"{name} hands on a mask from {part.name}, which would end at a cut."
+                remedy = "Leave mask_zero and Masking out, and take a second input padding_mask."
+                raise UsageError(problem, remedy=remedy)
 
 
 def opened(path: Path) -> Backbone:
@@ -99,21 +130,24 @@ def keras_model(inputs: Any, outputs: Any, name: str) -> keras.Model:
 
 def inline(
     model: keras.Model,
-    x: Any,
+    inputs: Sequence[Any],
     pairs: list[tuple[Any, Any]],
     skip: Callable[[Any], bool] = lambda layer: False,
-) -> Any:
-    """Puts copies of a functional model's layers on a tensor, those of nested models too.
+) -> list[Any]:
+    """Puts copies of a functional model's layers on tensors, those of nested models too.
 
     Args:
-        model: of one input and one output.
-        x: what its input is.
+        model: of any inputs and outputs.
+        inputs: what its inputs are.
         pairs: receives each layer with its copy, whose weights are to follow.
         skip: which layers are left out.
+
+    Returns:
+        What its outputs are.
     """
     import keras
 
-    held = {id(model.inputs[0]): x}
+    held = dict(zip(map(id, model.inputs), inputs, strict=True))
     for node in trace(model).values():
         if node.is_input:
             continue
@@ -122,7 +156,8 @@ def inline(
         if skip(layer):
             value = args[0]
         elif isinstance(layer, keras.Model):
-            value = inline(keras.Model(layer.inputs, layer.outputs), args[0], pairs, skip)
+            nested = keras.Model(layer.inputs, layer.outputs)
+            value = inline(nested, keras.tree.flatten(args[0]), pairs, skip)
         else:
             copied = layer.from_config(layer.get_config())
             value = copied(*args, **kwargs)
@@ -130,35 +165,15 @@ def inline(
                 pairs.append((layer, copied))
         made = keras.tree.flatten(value)
         held.update(zip(map(id, node.output_tensors), made, strict=True))
-    return held[id(model.outputs[0])]
-
-
-def _preprocessing(model: keras.Model) -> str:
-    """``none``, where a model takes pixels as they are; raises UsageError."""
-    import keras
-
-    scales = (keras.layers.Rescaling, keras.layers.Normalization)
-    for layer in _layers(model):
-        if isinstance(layer, scales) or model.inputs[0].dtype == "uint8":
-            return "none"
-        if layer.weights:
-            break
-    problem = f"How {model.name} takes pixels is not known: it begins without a Rescaling."
-    remedy = "Say it: backbone=kt.build(model, preprocessing=...) with tf, torch, caffe, symmetric "
-    raise UsageError(problem, remedy=f"{remedy}or lite, or none for levels from 0 to 255.")
-
-
-def _layers(model: keras.Model) -> Iterator[Any]:
-    """All layers in the order of the graph, those of nested models in their place."""
-    for layer in model.layers:
-        yield from _layers(layer) if hasattr(layer, "layers") else [layer]
+    return [held[id(one)] for one in model.outputs]
 
 
 def _described(model: keras.Model, name: str) -> Backbone:
-    size = modality("image").size_of(model.input_shape[1:])
+    shape, kind = model.input_shape[1:], model.inputs[0].dtype
+    form = next(one for one in MODALITIES.values() if one.spec_of(shape, kind))
     row = BackboneSpec(
-        name, "", size, "none", model.count_params(), blocks=_blocks(model),
-        weights=(OWN,), advice="A model of its user's own.",
+        name, "", form.size_of(shape), "none", model.count_params(), modality=form.NAME,
+        blocks=_blocks(model), min_size=1, weights=(OWN,), advice="A model of its user's own.",
     )  # fmt: skip
     return Backbone(row, model, block_map(model, row), OWN, digest(model))
 

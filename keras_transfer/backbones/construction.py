@@ -38,15 +38,16 @@ def build(
     Args:
         name: a name in the registry; or a model of one's own, whose weights are taken as they are,
             see ``adoption.adopt``, or the ``.keras`` file of one.
-        image_size: height and width in pixels, one number for both; default the network's own.
+        image_size: height and width in pixels, one number for both, or tokens, or seconds; default
+            the network's own.
         weights: ``"offline"`` (from an installed package), ``"imagenet"`` (Keras's download),
             ``"none"`` (random), a file (``.keras``, ``.weights.h5``, ``_notop.h5``) or the
             folder of an earlier run, whose head is dropped.
-        preprocessing: what a model of one's own expects, see :func:`register`.
+        preprocessing: what a model of one's own expects, see ``adopt``.
 
     Returns:
-        The backbone; its model takes uint8 RGB ``[batch, height, width, 3]``, does its own
-        preprocessing, and returns a float32 feature map ``[batch, h, w, channels]``.
+        The backbone; its model takes uint8 RGB ``[batch, height, width, 3]``, ids or samples, does
+        its own preprocessing, and returns float32 features, such as a map ``[batch, h, w, n]``.
 
     Raises:
         UsageError: the name is unknown or the image size is not one that the network takes.
@@ -150,5 +151,5 @@ def _published(
     if not any(isinstance(layer, (keras.Model, own[1])) for layer in model.layers):
         return model.outputs[0]
     return inline(
-        model, examples, [], lambda one: isinstance(one, own) and one.name != "preprocessing"
-    )
+        model, [examples], [], lambda one: isinstance(one, own) and one.name != "preprocessing"
+    )[0]

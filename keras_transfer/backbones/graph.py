@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_transfer.base.errors import UsageError
+from keras_transfer.base.types import MASK
 
 if TYPE_CHECKING:
     import keras
@@ -78,7 +79,8 @@ def cuts(nodes: Nodes, *, pairs: str = "") -> list[Cut]:
             empty for none. NASNet's cells hand on their own and their predecessor's output.
 
     Returns:
-        The cuts; the last is at the graph's end.
+        The cuts; the last is at the graph's end. What of a sequence is no padding (``MASK``) may
+        cross beside the one tensor.
     """
     parents = {
         name: [up.operation.name for up in node.parent_nodes] for name, node in nodes.items()
@@ -92,7 +94,7 @@ def cuts(nodes: Nodes, *, pairs: str = "") -> list[Cut]:
     for name in nodes:
         below = ancestry[name] = frozenset({name}).union(*(ancestry[up] for up in parents[name]))
         alive = {member for member in below if member == name or not readers[member] <= below}
-        limit = 2 if pairs and re.search(pairs, name) else 1
+        limit = 2 if MASK in alive or (pairs and re.search(pairs, name)) else 1
         if len(alive) <= limit and (not found or found[-1].below <= below):
             found.append(Cut(tuple(member for member in nodes if member in alive), below))
     return found

@@ -74,6 +74,8 @@ def count_macs(node: Any) -> int:
     count = _function(layer)
     if count is _nothing:
         return 0
+    if count is _unknown and layer._layers and (made := _composed(node)) is not None:
+        return made
     if None in (size for tensor in node.input_tensors for size in tensor.shape[1:]):
         problem = f"Layer {layer.name!r} has no fixed size, so that its cost is unknown."
         raise UsageError(problem, remedy="Build the backbone with an image size.")
@@ -86,6 +88,19 @@ def count_macs(node: Any) -> int:
     return count(layer, shapes, output)
 
 
+def _composed(node: Any) -> int | None:
+    """Counts a layer that is made of others, by the graph of its call; None where it has none."""
+    import keras
+
+    given = {id(x): keras.Input(x.shape[1:], dtype=x.dtype) for x in node.input_tensors}
+    args, kwargs = node.arguments.fill_in(given)
+    try:
+        made = keras.Model([*given.values()], node.operation.call(*args, **kwargs))
+    except (TypeError, ValueError):  # it computes with more than layers and operations of Keras
+        return None
+    return sum(count_macs(inner) for level in made._nodes_by_depth.values() for inner in level)
+
+
 def model_macs(model: keras.Model) -> int:
     """The multiply-adds of a functional model for one example; raises as :func:`count_macs`."""
     return sum(map(count_macs, trace(model).values()))
@@ -94,7 +109,9 @@ def model_macs(model: keras.Model) -> int:
 def _function(layer: Any) -> Count:
     known = counts()
     found = next((known[kind] for kind in type(layer).__mro__ if kind in known), None)
-    return found or (_unknown if getattr(layer, "weights", ()) else _nothing)
+    # Rows that are only looked up are multiplied with nothing, as those of KerasHub's positions.
+    multiplied = any(one.name != "embeddings" for one in getattr(layer, "weights", ()))
+    return found or (_unknown if multiplied else _nothing)
 
 
 def _count(layer: Any, inputs: list[Any], output: Shape) -> int:
@@ -109,7 +126,7 @@ def _unknown(layer: Any, inputs: list[Any], output: Shape) -> int:
     kind = type(layer).__name__
     raise UsageError(
         f"Layer {layer.name!r} has weights, and what a {kind} costs is not known.",
-        remedy="Use layers of Keras that are not nested in a model, or add a function that counts: "
+        remedy="Use layers of Keras, or add a function that counts: "
         f"keras_transfer.backbones.multiply_adds.counts()[{kind}] = function.",
     )
 

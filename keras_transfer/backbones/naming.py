@@ -10,8 +10,9 @@ from keras_transfer.base.types import Patterns
 
 # What Keras calls the layers and operations that its applications leave unnamed.
 _AUTOMATIC = re.compile(
-    "(activation|add|average_pooling2d|batch_normalization|concatenate|conv2d|cropping2d|"
-    "custom_scale_layer|layer_normalization|log|max|max_pooling2d|maximum|minimum|multiply|re_lu|square|subtract|take|"
+    "(activation|add|average_pooling2d|batch_normalization|cast|concatenate|conv1d|conv2d|"
+    "cropping2d|custom_scale_layer|dense|embedding|expand_dims|get_item|layer_normalization|log|"
+    "max|max_pooling2d|maximum|minimum|multi_head_attention|multiply|re_lu|square|subtract|take|"
     "zero_padding2d|zeros_like)"
     "(?:_([0-9]+))?"
 )

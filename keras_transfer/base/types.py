@@ -173,6 +173,7 @@ class Backbone:
         blocks: its blocks, bottom to top; together they cover every layer once.
         weights: where the weights came from: ``imagenet``, ``offline``, ``none`` or a path.
         weights_digest: SHA-256 over the values of all weights.
+        at: makes it at another size; None where its size is settled.
     """
 
     spec: BackboneSpec
@@ -180,6 +181,7 @@ class Backbone:
     blocks: tuple[Block, ...]
     weights: str
     weights_digest: str
+    at: Callable[[Any], Backbone] | None = None
 
     @property
     def size(self) -> str:

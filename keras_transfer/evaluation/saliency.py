@@ -227,8 +227,9 @@ def _against(targets: Any, logits: Any) -> Any:
 def _embedding(model: keras.Model) -> Any:
     """The layer that gives each place of the input a vector, None if there is none."""
     given = model.input.shape
-    after = [layer for layer in model.layers if layer.input is model.input]
-    return next((one for one in after if one.output.shape[:-1] == given), None)
+    read = [one for one in model.layers if getattr(one.input, "dtype", "") == model.input.dtype]
+    found = [one for one in read if one.output.shape[:-1] == given == one.input.shape]
+    return max(found, key=lambda layer: layer.count_params(), default=None)
 
 
 def _finer(model: keras.Model) -> Parts:

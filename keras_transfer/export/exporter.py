@@ -70,7 +70,8 @@ def export_run(
     key = signing.read_private_key(sign) if sign is not None else None
     model = run.model
     inputs = signature_of(model, run.modality, run.fit)
-    _check_layers(model)
+    if any(form.runtime == "keras" for form in chosen):
+        _check_layers(model)
     # Float32 weights an artefact, and as much again for the converter's scratch files.
     needed = 8 * model.count_params() * len(chosen)
     if shutil.disk_usage(next(p for p in target.absolute().parents if p.exists())).free < needed:

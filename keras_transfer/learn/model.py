@@ -224,7 +224,8 @@ def reseed(model: keras.Model, seed: int) -> None:
 
     Layers draw their seeds when they are built, which for a backbone is before a run begins.
     """
-    for number, layer in enumerate(model.layers):
+    within = (part for layer in model.layers for part in layer._flatten_layers(include_self=False))
+    for number, layer in enumerate([*model.layers, *within]):
         generator = getattr(layer, "seed_generator", None)
         if generator is not None:
             generator.state.assign([(seed * 1_000_003 + number) % 2**31, 0])

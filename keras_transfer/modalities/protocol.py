@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from keras_transfer import recipe
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Finding
+
+if TYPE_CHECKING:
+    import keras
+
+Put = Callable[[Sequence[Any]], list[Any]]
+"""Puts copies of a model's layers on a tensor for each of its inputs, and gives its outputs."""
+
+
+def layers_within(model: keras.Model) -> Iterator[Any]:
+    """All layers in the order of the graph, those of nested models in their place."""
+    for layer in model.layers:
+        yield from layers_within(layer) if hasattr(layer, "layers") else [layer]
 
 
 class InputSpec(NamedTuple):
@@ -137,6 +149,24 @@ class Modality(Protocol):
 
     def entrance(self, size: Any, preprocessing: str) -> tuple[Any, Any]:
         """A Keras input for examples of a size, and what of it a backbone's layers take."""
+
+    def adopted(
+        self, model: keras.Model, put: Put, size: Any, preprocessing: str | None
+    ) -> tuple[Any, Any] | None:
+        """A Keras input, and what a model of somebody's own gives on examples that enter there.
+
+        Args:
+            model: functional; it may take anything.
+            put: its layers.
+            size: None for its own, or for the largest by default where it takes any.
+            preprocessing: what it expects, where that is said.
+
+        Returns:
+            None where it takes no such examples.
+
+        Raises:
+            UsageError: it takes them in a way that is not known.
+        """
 
     def view(
         self,

@@ -157,6 +157,12 @@ class Run(Finished):
     temperature = functools.cached_property(lambda run: float(run.config["temperature"]))
 
     @property
+    def backbone(self) -> str:
+        """The backbone's name, or the file of one of the user's own."""
+        kept = self.path / BACKBONE
+        return str(kept) if kept.exists() else str(self.config["backbone"])
+
+    @property
     def data(self) -> str:
         """Where the data is: as the user named it if that exists from here, else in full."""
         named = str(self.config["data"])

@@ -33,9 +33,7 @@ def pretrained_features(
     Returns:
         float32 ``[images, features]``.
     """
-    kept = run.path / runs.BACKBONE
-    name = str(kept) if kept.exists() else run.config["backbone"]
-    return _features(dataset, name, run.size, run.config["weights"], progress)
+    return _features(dataset, run.backbone, run.size, run.config["weights"], progress)
 
 
 def _features(

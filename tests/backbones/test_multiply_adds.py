@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import pytest
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keras_transfer.backbones.graph import trace
@@ -228,10 +228,39 @@ def test_a_layer_with_weights_that_is_not_known_is_refused(wrap: Callable[[Any],
     assert "counts()[Unheard]" in caught.value.remedy
 
 
-def test_a_nested_model_is_refused() -> None:
+class Encoder(layers.Layer):
+    """A layer of layers, as many write one for texts; the same one is called twice."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        self.attention = layers.MultiHeadAttention(2, 3)
+        self.inner = keras.Sequential([layers.Dense(6, "relu"), layers.Dropout(0.1)])
+        self.shared = layers.Dense(6)
+
+    def call(self, x: Any, padding_mask: Any) -> Any:
+        x = x + self.attention(x, x, attention_mask=ops.expand_dims(padding_mask, 1))
+        return self.shared(self.shared(self.inner(x)))
+
+
+def test_what_is_made_of_other_layers_is_counted_by_them() -> None:
     inner = keras.Sequential([keras.Input(LINE), layers.Dense(3)], name="inner")
-    with pytest.raises(UsageError, match="'inner' has weights"):
-        model_macs(Case(lambda: inner, LINE).model())
+    assert model_macs(Case(lambda: inner, LINE).model()) == 12 * 6 * 3
+    x, mask = keras.Input(LINE, batch_size=1), keras.Input((12,), batch_size=1)
+    masked = keras.Model([x, mask], Encoder()(x, padding_mask=mask))
+    assert model_macs(masked) == profiled(masked) > 0
+
+
+def test_what_computes_with_other_things_than_layers_is_refused() -> None:
+    class Backend(layers.Layer):
+        def __init__(self, **named: Any) -> None:
+            super().__init__(**named)
+            self.inner = layers.Dense(6)
+
+        def call(self, x: Any) -> Any:
+            return tf.nn.relu(self.inner(x))
+
+    with pytest.raises(UsageError, match=r"'odd' has weights.*Backend"):
+        model_macs(Case(lambda: Backend(name="odd"), LINE).model())
 
 
 def test_a_layer_of_ones_own_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ sounds needs no TensorFlow.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_transfer.modalities.audio.filterbank import entrance
+from keras_transfer.modalities.audio.filterbank import adopted, entrance
 from keras_transfer.modalities.audio.fingerprints import near_copies
 from keras_transfer.modalities.audio.lengths import suited
 from keras_transfer.modalities.audio.listening import (

@@ -13,6 +13,8 @@ import numpy as np
 
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.modalities.audio.listening import RATE, spec
+from keras_transfer.modalities.audio.sounds import USUAL
+from keras_transfer.modalities.protocol import Put
 
 if TYPE_CHECKING:
     import keras
@@ -50,6 +52,9 @@ MODES = {
     "whisper": Filterbank(80, 0.0, 8000.0, 400, 400, 160, 1.0, 200, 0.25, 1.0),
 }
 """What a network's ``preprocessing`` may be."""
+
+LEVELS = {"none": 1.0, "int16": 32768.0}
+"""What full scale is to a network of somebody's own."""
 
 QUIETEST = 1e-10
 RANGE = 8.0
@@ -94,6 +99,30 @@ def entrance(size: float, preprocessing: str) -> tuple[keras.KerasTensor, keras.
         layer.set_weights([weights])
         layer.trainable = False
     return samples, layers.Reshape((*x.shape[1:], 1), name="preprocessing_map")(x)
+
+
+def adopted(
+    model: keras.Model, put: Put, size: Any, preprocessing: str | None
+) -> tuple[Any, Any] | None:
+    """Takes what has one input ``[samples]`` or ``[samples, 1]`` and one output, see ``Modality``.
+
+    Levels are -1 to 1, or those of 16 bits where the input is int16 or ``preprocessing`` says so.
+    """
+    import keras
+
+    given = model.inputs[0]
+    if len(model.inputs) + len(model.outputs) != 2 or given.shape[2:] not in ((), (1,)):
+        return None
+    if len(given.shape) < 2 or not given.dtype.startswith(("float", "int16")):
+        return None
+    mode = preprocessing or ("int16" if given.dtype == "int16" else "none")
+    if mode not in LEVELS:
+        problem = f"Unknown preprocessing {mode!r}.{closest(mode, list(LEVELS))}"
+        raise UsageError(problem, remedy=f"Choose one of {', '.join(LEVELS)}.")
+    size = size or (given.shape[1] / RATE if given.shape[1] else USUAL)
+    samples = keras.Input(spec(size).shape, name="samples")
+    x = keras.layers.Rescaling(LEVELS[mode], dtype="float32", name="preprocessing")(samples)
+    return samples, put([keras.ops.expand_dims(x, -1) if len(given.shape) == 3 else x])[0]
 
 
 def _centred(levels: Any, floor: Any) -> Any:

@@ -26,7 +26,7 @@ from keras_transfer.modalities.image.decoding import (
     spec_of,
 )
 from keras_transfer.modalities.image.encoding import encode, from_memory, overlay, show
-from keras_transfer.modalities.image.entrance import entrance, losses, suited
+from keras_transfer.modalities.image.entrance import adopted, entrance, losses, suited
 
 NAME = NOUN = "image"
 SUFFIXES: Mapping[str, str] = {

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.types import Finding
-from keras_transfer.modalities.protocol import InputSpec
+from keras_transfer.modalities.image.decoding import size_of
+from keras_transfer.modalities.protocol import InputSpec, Put, layers_within
+
+if TYPE_CHECKING:
+    import keras
 
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's
 
@@ -26,6 +30,7 @@ MODES: dict[str, tuple[bool, float | list[float], float | list[float]]] = {
 
 # Enlarging helps networks that were trained on larger pictures, up to a point.
 _SMALLEST, _ENLARGED = 96, 128
+_USUAL = 224
 
 
 def entrance(size: int | tuple[int, int], preprocessing: str) -> tuple[Any, Any]:
@@ -43,6 +48,33 @@ def entrance(size: int | tuple[int, int], preprocessing: str) -> tuple[Any, Any]
     x = keras.ops.take(images, [2, 1, 0], axis=-1) if flipped else images
     scaled = keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")
     return images, scaled(x)
+
+
+def adopted(
+    model: keras.Model, put: Put, size: Any, preprocessing: str | None
+) -> tuple[Any, Any] | None:
+    """Takes what has one input ``[height, width, 3]`` and one output, see ``Modality``."""
+    shapes = [tuple(one.shape[1:]) for one in model.inputs]
+    if len(shapes[0]) != 3 or [shape[2:] for shape in shapes] != [(3,)] or len(model.outputs) > 1:
+        return None
+    size = size or (_USUAL if None in shapes[0] else size_of(shapes[0]))
+    images, x = entrance(size, preprocessing or _preprocessing(model))
+    return images, put([x])[0]
+
+
+def _preprocessing(model: keras.Model) -> str:
+    """``none``, where a model takes pixels as they are; raises UsageError."""
+    import keras
+
+    scales = (keras.layers.Rescaling, keras.layers.Normalization)
+    for layer in layers_within(model):
+        if isinstance(layer, scales) or model.inputs[0].dtype == "uint8":
+            return "none"
+        if layer.weights:
+            break
+    problem = f"How {model.name} takes pixels is not known: it begins without a Rescaling."
+    remedy = "Say it: backbone=kt.build(model, preprocessing=...) with tf, torch, caffe, symmetric "
+    raise UsageError(problem, remedy=f"{remedy}or lite, or none for levels from 0 to 255.")
 
 
 def suited(sizes: Sequence[int], own: int) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_transfer.modalities.text.masking import mirroring_is_safe, view
+from keras_transfer.modalities.text.own import adopted
 from keras_transfer.modalities.text.remarks import losses
 from keras_transfer.modalities.text.shingles import near_copies
 from keras_transfer.modalities.text.sizes import entrance, suited
