@@ -68,6 +68,7 @@ def test_ids_alone_do_and_padding_is_not_averaged() -> None:
     x = layers.Conv1D(8, 3, padding="same")(layers.Embedding(WORDS, 8)(ids))
     built = kt.build(keras.Model(ids, x), preprocessing=str(VOCABULARY))
     assert built.size == "256 ids"
+    check_parts(built, read(256))
     model = kt.build_classifier(built, 2)
     short, long = (np.pad(read(24), ((0, 0), (0, 232))), read(256))
     np.testing.assert_allclose(model(short), model(long), atol=1e-6)
