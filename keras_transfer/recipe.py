@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import operator
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -141,6 +142,42 @@ def _depth(value: Any) -> int | str:
 
 def _cache(value: Any) -> str:
     return ("off", "on")[value] if isinstance(value, bool) else _text(value)
+
+
+def _instance(kind: str, value: Any) -> Any:
+    """What is of a class of a package, by its name, so that the package is not imported here."""
+    bases = type(value).__mro__
+    if kind not in (f"{base.__module__.split('.')[0]}.{base.__name__}" for base in bases):
+        raise TypeError
+    return value
+
+
+def _each(read: Callable[[Any], Any], value: Any) -> tuple[Any, ...]:
+    return tuple(read(one) for one in ([value] if isinstance(value, str) else value))
+
+
+def _string(value: Any) -> str:
+    return str(_instance("builtins.str", value))
+
+
+def _called(value: Any) -> Any:
+    if not callable(value):
+        raise TypeError
+    return value
+
+
+def _array(value: Any, axes: int = 2) -> Any:
+    import numpy as np
+
+    found = np.asarray(value)
+    if found.ndim < axes or found.dtype.kind not in "buif":
+        raise ValueError
+    return found
+
+
+def _pixels(value: Any) -> Any:
+    images = [_array(one) for one in value]
+    return _array(value, 3) if len({one.shape for one in images}) < 2 else images
 
 
 DURATION = Kind("a duration such as 90s, 10m or 1.5h", _duration)
@@ -448,9 +485,30 @@ _ARGUMENTS = {
         for name in ("split", "fold", "seed", "per_class", "multi_label")
     },
     **dict.fromkeys(("path", "folder", "output", "config", "csv", "key", "sign", "group"), TEXT),
-    **{"splits": TEXT, "weights": TEXT, "top": whole(1), "count": whole(1)},
+    **{"splits": TEXT, "weights": TEXT, "top": whole(1), "count": whole(1), "limit": BYTES},
+    "pixels": Kind("images, such as an array [images, height, width, 3]", _pixels),
 }
 """What public functions take beside settings, or as well, by the name of the argument."""
+
+_TYPES = {
+    "keras.Model": Kind("a keras.Model", functools.partial(_instance, "keras.Model")),
+    "Backbone": Kind("what build() gives", functools.partial(_instance, "keras_transfer.Backbone")),
+    "Sequence[Block]": Kind(
+        "blocks, as block_map() lists them",
+        functools.partial(_each, functools.partial(_instance, "keras_transfer.Block")),
+    ),
+    "BackboneSpec | str": Kind(
+        "a backbone's name or row",
+        lambda v: v if isinstance(v, str) else _instance("keras_transfer.BackboneSpec", v),
+    ),
+    "Sequence[str]": Kind("names", functools.partial(_each, _string)),
+    "registry.Layers": Kind("a function that puts layers on a tensor", _called),
+    "np.ndarray": Kind("an array of numbers", _array),
+    "int": Kind("a whole number", operator.index),
+    "float": Kind("a number", lambda v: _number(v, -math.inf, math.inf)),
+    "str": Kind("a string", _string),
+}
+"""The same by what is said of an argument's type."""
 
 LOCAL = ("cache", "cache_limit", "splits", "time_budget")
 """Settings of a machine or a moment: repeating a run elsewhere needs none of them."""
@@ -492,15 +550,18 @@ def reads_arguments(function: Called) -> Called:
     What is wrong is then said in its terms, whatever the function would have done with it.
     """
     shown = inspect.signature(function)
-    kinds = {name: kind for name, kind in _ARGUMENTS.items() if name in shown.parameters}
+    said = {name: str(one.annotation) for name, one in shown.parameters.items()}
+    found = {name: _TYPES.get(said[name].removesuffix(" | None")) for name in said} | _ARGUMENTS
+    kinds = {name: kind for name, kind in found.items() if kind and name in said}
+    title = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
     def called(*args: Any, **named: Any) -> Any:
         try:
             given = shown.bind(*args, **named)
         except TypeError as error:
-            remedy = f"It takes {', '.join(shown.parameters)}."
-            raise UsageError(f"{function.__name__}: {error}.", remedy=remedy) from None
+            remedy = f"It takes {', '.join(name for name in said if name != 'self')}."
+            raise UsageError(f"{title}: {error}.", remedy=remedy) from None
         for name in kinds.keys() & given.arguments.keys():
             value = given.arguments[name]
             if value is not None or shown.parameters[name].default is not None:

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import keras_transfer as kt
@@ -114,3 +115,64 @@ def test_spellings_of_the_command_line_are_values() -> None:
     shown = inspect.signature(kt.train).parameters
     assert shown.keys() >= SETTINGS.keys()
     assert "settings" not in shown
+
+
+RETURNED = {"Dataset", "ExportResult", "Run", "TransferResult"}
+"""Classes of what functions give, which nobody makes by hand."""
+CALLABLES = [
+    name
+    for name in kt.__all__
+    if callable(getattr(kt, name))
+    and name not in RETURNED
+    and not (inspect.isclass(getattr(kt, name)) and issubclass(getattr(kt, name), Exception))
+]
+REST = {
+    "spec": "MobileNetV2", "classes": 2, "pixels": np.zeros((1, 8, 8, 3), np.uint8),
+    "maps": np.zeros((1, 2, 2)), "layers": lambda x: x, "image_size": 32, "cut": ("a",),
+    "depth": 1, "blocks": (), "formats": "keras", "items": "x", "data": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [5, None, [1], b"x", 1.5, {"a": 1}, object()], ids=repr)
+@pytest.mark.parametrize("name", CALLABLES)
+def test_whatever_a_function_is_given_first_it_answers_in_our_words(
+    name: str, wrong: object, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    function = getattr(kt, name)
+    first, *others = inspect.signature(function).parameters.values()
+    if first.kind is first.KEYWORD_ONLY:  # an estimator keeps what it is given until it fits
+        assert function(**{first.name: wrong}).get_params()[first.name] is wrong
+        return
+    needed = [
+        one.name for one in others if one.default is one.empty and one.kind is not one.VAR_KEYWORD
+    ]
+    with pytest.raises(UsageError) as caught:
+        function(wrong, **{one: REST[one] for one in needed})
+    assert caught.value.remedy
+    assert not list(tmp_path.iterdir())
+
+
+def test_so_it_does_for_what_it_is_given_further_on() -> None:
+    backbone = kt.build("MobileNetV3Small", image_size=32, weights="none")
+    model, pixels = backbone.model, np.zeros((1, 8, 8, 3), np.uint8)
+    for call, said in (
+        (lambda: kt.block_map(model, 5), "spec must be a backbone's name or row. Received: 5"),
+        (lambda: kt.split(model, 5), "cut must be names"),
+        (lambda: kt.unfreeze(model, 1, "block"), "blocks must be blocks, as block_map() lists"),
+        (lambda: kt.build_classifier(backbone, "two"), "classes must be a whole number"),
+        (lambda: kt.build_classifier(backbone), "build_classifier: missing a required argument"),
+        (lambda: kt.register("Mine", 5, image_size=32), "layers must be a function that puts"),
+        (lambda: kt.grad_cam(model, "photo.png"), "pixels must be images"),
+        (lambda: kt.overlay(pixels, 5), "maps must be an array of numbers"),
+        (lambda: kt.gallery(pixels, columns="two"), "columns must be a whole number"),
+        (lambda: kt.ActivationStore("cache", limit="much"), "limit must be a size such as 500M"),
+        (lambda: kt.ActivationStore("cache", size=1), "ActivationStore: got an unexpected keyword"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(said)):
+            call()
+    assert kt.ActivationStore("cache", limit="2K").limit == 2048
+    (cut,) = backbone.blocks[0].cut
+    assert len(kt.split(model, cut)) == 2  # one name needs no list
+    assert len(kt.gallery([pixels[0], pixels[0, :4]]).axes) == 8  # of any sizes
+    np.testing.assert_array_equal(kt.overlay([pixels[0]], [[[1.0]]]).shape, (1, 8, 8, 3))

@@ -12,11 +12,13 @@ from keras_transfer.backbones.multiply_adds import count_macs
 from keras_transfer.backbones.naming import constant, label
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.types import POOL, TOPMOST, BackboneSpec, Block, Patterns
+from keras_transfer.recipe import reads_arguments
 
 if TYPE_CHECKING:
     import keras
 
 
+@reads_arguments
 def block_map(model: keras.Model, spec: BackboneSpec | str) -> tuple[Block, ...]:
     """Divides a backbone into its named blocks.
 
@@ -121,6 +123,7 @@ def depth_of(blocks: Sequence[Block], depth: int | str) -> int:
     )
 
 
+@reads_arguments
 def unfreeze(
     model: keras.Model, depth: int | str, blocks: Sequence[Block], *, batch_norm: bool = False
 ) -> tuple[Block, ...]:

@@ -82,6 +82,7 @@ def build(
     return Backbone(row, model, block_map(model, row), weights, digest(model))
 
 
+@reads_arguments
 def register(
     name: str, layers: registry.Layers, *, image_size: int, preprocessing: str = "tf", **facts: Any
 ) -> BackboneSpec:

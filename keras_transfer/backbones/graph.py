@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import MASK
+from keras_transfer.recipe import reads_arguments
 
 if TYPE_CHECKING:
     import keras
@@ -100,6 +101,7 @@ def cuts(nodes: Nodes, *, pairs: str = "") -> list[Cut]:
     return found
 
 
+@reads_arguments
 def split(
     model: keras.Model, cut: Sequence[str], outputs: Sequence[str] | None = None
 ) -> tuple[keras.Model, keras.Model]:

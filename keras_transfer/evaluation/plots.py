@@ -18,6 +18,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from keras_transfer.recipe import reads_arguments
+
 INK, FIRST, SECOND, MUTED = "#1b1f24", "#0b5cad", "#b3470b", "#7d8590"
 """Text, two series, and what recedes. The report swaps them for its own in a dark page."""
 
@@ -208,6 +210,7 @@ def learning_curve(curve: Mapping[str, Any]) -> Figure:
 
 
 @_styled
+@reads_arguments
 def gallery(
     pixels: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 8, side: float = 1.1
 ) -> Figure:

@@ -14,6 +14,7 @@ from keras_transfer.backbones.blocks import topmost
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.task import task_of_model
 from keras_transfer.base.types import LEVELS, LOGITS
+from keras_transfer.recipe import reads_arguments
 
 
 def explain(
@@ -37,15 +38,16 @@ def explain(
     axes = len(topmost(model).shape)
     if axes != 4 and _embedding(model) is not None:
         return gradient_times_input(model, examples, classes)
-    if axes > 2:
-        return contrastive_map(model, examples, classes)
-    return grad_cam(model, examples, classes)  # which says what is wrong
+    if axes < 3:
+        _map_of(model)  # which says what is wrong
+    return contrastive_map(model, examples, classes)
 
 
 _SIDE = 6
 """Rows of the map that tells places apart."""
 
 
+@reads_arguments
 def grad_cam(
     model: keras.Model,
     pixels: np.ndarray,
@@ -75,14 +77,7 @@ def grad_cam(
     Raises:
         UsageError: there is no map with height and width at ``layer``.
     """
-    feature_map = model.get_layer(layer).output if layer else topmost(model)
-    if len(feature_map.shape) != 4:
-        raise UsageError(
-            f"{layer or 'The backbone'} gives features of shape {tuple(feature_map.shape)}, "
-            "without height and width.",
-            remedy="Pass layer= with the name of a layer that gives [batch, height, width, "
-            "channels].",
-        )
+    feature_map = _map_of(model, layer)
     if not len(pixels):
         return np.zeros((0, *(side or 0 for side in feature_map.shape[1:3])), np.float32)
     parts = _with_levels(model, feature_map)
@@ -91,6 +86,15 @@ def grad_cam(
         return np.einsum("nhwk,nk->nhw", features, slopes.mean(axis=(1, 2)))
 
     return _maps(parts, pixels, classes, weighed, batch_size=batch_size)
+
+
+def _map_of(model: keras.Model, layer: str | None = None) -> Any:
+    found = model.get_layer(layer).output if layer else topmost(model)
+    if len(found.shape) != 4:
+        problem = f"{layer or 'The backbone'} gives features of shape {tuple(found.shape)}, "
+        remedy = "Pass layer= with the name of a layer that gives [batch, height, width, channels]."
+        raise UsageError(f"{problem}without height and width.", remedy=remedy)
+    return found
 
 
 def contrastive_map(

@@ -37,6 +37,7 @@ import filelock
 import numpy as np
 
 from keras_transfer.base import files
+from keras_transfer.recipe import reads_arguments
 
 # Raised whenever the code that computes activations changes the values of a row.
 CODE_VERSION = 2
@@ -170,6 +171,7 @@ class ActivationStore:
             reads.
     """
 
+    @reads_arguments
     def __init__(self, folder: str | os.PathLike[str], limit: int | None = None) -> None:
         self.folder = Path(folder)
         self.limit = limit

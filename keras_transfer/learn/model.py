@@ -23,6 +23,7 @@ from keras_transfer.base.types import (
     Block,
 )
 from keras_transfer.learn.heads import steadied
+from keras_transfer.recipe import reads_arguments
 
 # The means of one map; those of all maps so far are named LEVELS.
 _MEANS = f"{POOL}_"
@@ -30,6 +31,7 @@ _MEANS = f"{POOL}_"
 _NORM, _NOTHING = "head_norm", 1e12  # the layer, and the variance of a feature that is left out
 
 
+@reads_arguments
 def build_classifier(
     backbone: Backbone, classes: int, levels: float = 0.0, task: Task = ONE
 ) -> keras.Model:

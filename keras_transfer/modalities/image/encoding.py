@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from keras_transfer.base.errors import DataError
+from keras_transfer.recipe import reads_arguments
 
 
 def from_memory(values: Any) -> Sequence[np.ndarray]:
@@ -105,6 +106,7 @@ def _picture(pixels: np.ndarray, caption: str) -> str:
     return f'<img alt="{said}" title="{said}" src="data:image/webp;base64,{picture}">'
 
 
+@reads_arguments
 def overlay(pixels: np.ndarray, maps: np.ndarray, strength: float = 0.6) -> np.ndarray:
     """Lays maps as colour over their images in grey: dark where nothing speaks for the class.
 
