@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
 
 import keras_transfer
 from keras_transfer import training
 from keras_transfer.modalities import MODALITIES
-from keras_transfer.recipe import BYTES, DURATION, FOLD, RANDOM_WEIGHTS, SETTINGS, SHARES
+from keras_transfer.recipe import RANDOM_WEIGHTS, SETTINGS, type_of
 
 HEADING = """\
 # Settings
@@ -62,12 +61,15 @@ from os import PathLike
 from typing import Any, Literal, overload
 
 import keras
+import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from keras_transfer._version import __version__ as __version__
 {imports}
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import Backbone
+from keras_transfer.datasets.items import Items
+from keras_transfer.datasets.sources import Data
 from keras_transfer.runs.result import Fitted
 from keras_transfer.training import Shared
 
@@ -81,7 +83,8 @@ def train(
 ) -> Fitted: ...
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
-    classes_: Any
+    classes_: np.ndarray
+    thresholds_: tuple[float, ...]
     model_: keras.Model
     modality_: str
     def __init__(
@@ -89,9 +92,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         *,
 {settings}
     ) -> None: ...
-    def fit(self, X: Any, y: Any) -> TransferClassifier: ...
-    def predict(self, X: Any) -> Any: ...
-    def predict_proba(self, X: Any) -> Any: ...
+    def fit(self, X: Items, y: Any) -> TransferClassifier: ...
+    def predict(self, X: Items) -> np.ndarray: ...
+    def predict_proba(self, X: Items) -> np.ndarray: ...
 """
 
 
@@ -105,26 +108,16 @@ def stub() -> str:
     own = [one for one in inspect.signature(training.train).parameters.values()
            if one.name not in SETTINGS or one.name == "backbone"]  # fmt: skip
     given = {one.name: f"{one.name}: {one.annotation} = ..." for one in own}
-    given["data"] = "data: Any,\n    *"
-    spelt = {name: f"{name}: {kind_of(name)} | None = ..." for name in SETTINGS}
+    given["data"] = "data: Data,\n    *"
+    spelt = {name: f"{name}: {type_of(name)} = ..." for name in SETTINGS}
     every = given | spelt | given
     judged, unjudged = (
         ",\n".join(f"    {line}" for line in (every | {"judge": judge}).values()) + ","
         for judge in ("judge: Literal[True] = ...", "judge: Literal[False]")
     )
+    spelt["backbone"] = given["backbone"]  # as in train
     settings = "\n".join(f"        {line}," for line in spelt.values())
     return STUB.format(imports=imports, judged=judged, unjudged=unjudged, settings=settings)
-
-
-def kind_of(name: str) -> str:
-    """What a setting may be, as a type."""
-    field = SETTINGS[name]
-    kind: Any = field.metadata["kind"]
-    if kind.words:
-        return f"Literal[{', '.join(map(repr, kind.words))}]".replace("'", '"')
-    other = " | str" if kind in (BYTES, DURATION, FOLD, SHARES) else ""
-    path = " | PathLike[str]" if field.metadata["metavar"] in ("FILE", "DIR|off") else ""
-    return str(field.type).removesuffix(" | None") + other + path
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from os import PathLike
 from typing import Any, Literal, overload
 
 import keras
+import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from keras_transfer._version import __version__ as __version__
@@ -37,12 +38,14 @@ from keras_transfer.runs.result import TransferResult as TransferResult
 from keras_transfer.updating import update as update
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.types import Backbone
+from keras_transfer.datasets.items import Items
+from keras_transfer.datasets.sources import Data
 from keras_transfer.runs.result import Fitted
 from keras_transfer.training import Shared
 
 @overload
 def train(
-    data: Any,
+    data: Data,
     *,
     output: str | PathLike[str] | None = ...,
     resume: bool = ...,
@@ -106,7 +109,7 @@ def train(
 ) -> TransferResult: ...
 @overload
 def train(
-    data: Any,
+    data: Data,
     *,
     output: str | PathLike[str] | None = ...,
     resume: bool = ...,
@@ -170,7 +173,8 @@ def train(
 ) -> Fitted: ...
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
-    classes_: Any
+    classes_: np.ndarray
+    thresholds_: tuple[float, ...]
     model_: keras.Model
     modality_: str
     def __init__(
@@ -188,7 +192,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         fit: Literal["squash", "crop", "pad"] | None = ...,
         multi_label: Literal["auto", "on", "off"] | None = ...,
         class_weights: Literal["none", "balanced"] | None = ...,
-        backbone: str | None = ...,
+        backbone: str | Backbone | keras.Model | None = ...,
         weights: str | None = ...,
         image_size: int | None = ...,
         max_length: int | None = ...,
@@ -225,6 +229,6 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         cache: str | PathLike[str] | None = ...,
         cache_limit: int | str | None = ...,
     ) -> None: ...
-    def fit(self, X: Any, y: Any) -> TransferClassifier: ...
-    def predict(self, X: Any) -> Any: ...
-    def predict_proba(self, X: Any) -> Any: ...
+    def fit(self, X: Items, y: Any) -> TransferClassifier: ...
+    def predict(self, X: Items) -> np.ndarray: ...
+    def predict_proba(self, X: Items) -> np.ndarray: ...

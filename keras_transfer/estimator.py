@@ -7,6 +7,7 @@ import functools
 import warnings
 from typing import Any
 
+import keras
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -16,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from keras_transfer import backbones, datasets, preparation, training
 from keras_transfer.base.errors import DataError, ExampleError, UsageError
 from keras_transfer.base.task import TASKS, task_of_model
-from keras_transfer.datasets.items import named_items
+from keras_transfer.datasets.items import Items, named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.frozen.engine import predict_probabilities
 from keras_transfer.modalities import modality
@@ -34,7 +35,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         image_fit: the setting ``fit``, whose name is that of a method here.
-        settings: any other field of ``Recipe`` by name, as for ``train``.
+        settings: any other field of ``Recipe`` by name, as for ``train``; ``backbone`` may be a
+            model, too.
 
     Attributes:
         classes_: the classes in the order of the columns of ``predict_proba``; of a matrix the
@@ -49,7 +51,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     classes_: np.ndarray
     thresholds_: tuple[float, ...]
-    model_: Any
+    model_: keras.Model
     modality_: str
 
     @functools.partial(spelled_out, without={"fit"})
@@ -59,7 +61,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         for name in SETTINGS.keys() - {"fit"}:
             setattr(self, name, settings.get(name))
 
-    def fit(self, X: Any, y: Any) -> TransferClassifier:
+    def fit(self, X: Items, y: Any) -> TransferClassifier:
         """Trains on examples ``X`` and their labels ``y``.
 
         Raises:
@@ -84,12 +86,15 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         names = [str(one) for one in classes]
         source = datasets.open_source((X, labels), class_names=names, multi_label=task.setting)
         form = modality(source.modality)
-        recipe = resolve(asked, efforts=form.EFFORTS)
-        size = preparation.size_of(recipe, source, backbones.spec(recipe.backbone))
+        built = preparation.given_backbone(asked.get("backbone"), asked)
+        named = {"backbone": built.spec.name, "weights": built.weights} if built else {}
+        recipe = resolve(asked | named, efforts=form.EFFORTS)
+        spec = built.spec if built else backbones.spec(recipe.backbone)
+        size = preparation.size_of(recipe, source, spec, built)
         data = preparation.load(source, dataclasses.replace(recipe, **{form.SIZE: size}))
         splits = np.where(data.splits == "test", "train", data.splits)
         data = dataclasses.replace(data, splits=splits)
-        done = training.train(data, judge=False, **asked)
+        done = training.train(data, judge=False, **asked | ({"backbone": built} if built else {}))
         kept = classes[[names.index(name) for name in data.class_names]]
         # As scikit-learn has it: what ends with _ is there once it is fitted.
         self.__dict__.update(
@@ -103,7 +108,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         given["fit"] = given.pop("image_fit")
         return {name: value for name, value in given.items() if value is not None}
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: Items) -> np.ndarray:
         """Probabilities float32 ``[examples, classes]``.
 
         Raises:
@@ -124,11 +129,14 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
                 raise DataError(problem, remedy="Leave it out.") from None
         return predict_probabilities(self.model_, np.stack(examples))
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Items) -> np.ndarray:
         """The most probable class of each example; or 0 and 1 in int64 ``[examples, classes]``."""
         scores, task = self.predict_proba(X), task_of_model(self.model_)
         answers = task.answers(scores, self.thresholds_)
         return self.classes_[answers] if task.exclusive else answers.astype(np.int64)
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        return " ".join(super().__repr__(N_CHAR_MAX).split())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -23,7 +23,7 @@ from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import POOL
 from keras_transfer.datasets import manifests, tables
 from keras_transfer.datasets.inspection_page import printable
-from keras_transfer.datasets.sources import check_outside, is_hidden, name_of, read_file
+from keras_transfer.datasets.sources import Data, check_outside, is_hidden, name_of, read_file
 from keras_transfer.frozen.engine import Engine, build_engine
 from keras_transfer.modalities import modality
 from keras_transfer.preparation import size_of
@@ -150,7 +150,7 @@ def label(
 
 
 def inspect_labels(
-    data: Any,
+    data: Data,
     *,
     group: str | None = None,
     multi_label: str = "auto",

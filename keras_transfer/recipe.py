@@ -24,7 +24,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
@@ -525,6 +525,16 @@ RANDOM_WEIGHTS = {"unfreeze": "all", "fine_tune_lr": 1e-3, "levels": 0.0, "batch
 """What random weights change: nothing is worth keeping, so everything trains, at a higher rate."""
 
 
+def type_of(name: str) -> str:
+    """What a setting may be, as a type for signatures."""
+    field = SETTINGS[name]
+    kind, kept = field.metadata["kind"], str(field.type).removesuffix(" | None")
+    other = " | str" if kind in (BYTES, DURATION, FOLD, SHARES) else ""
+    path = " | PathLike[str]" if field.metadata["metavar"] in ("FILE", "DIR|off") else ""
+    known = ", ".join(f'"{word}"' for word in kind.words)
+    return f"{f'Literal[{known}]' if known else kept}{other}{path} | None"
+
+
 def spelled_out(function: Called, without: Collection[str] = ()) -> Called:
     """Shows, of a function that takes ``**settings``, each with its type to who asks for them.
 
@@ -534,11 +544,11 @@ def spelled_out(function: Called, without: Collection[str] = ()) -> Called:
     """
     shown = inspect.signature(function)
     own = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    given = {one.name for one in own}.union(without)
+    given, only = {one.name for one in own}.union(without), inspect.Parameter.KEYWORD_ONLY
+    known = {"Literal": Literal, "PathLike": os.PathLike}
+    kinds = {name: eval(type_of(name), known) for name in SETTINGS if name not in given}
     named = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=field.type)
-        for name, field in SETTINGS.items()
-        if name not in given
+        inspect.Parameter(name, only, default=None, annotation=kind) for name, kind in kinds.items()
     ]
     vars(function)["__signature__"] = shown.replace(parameters=[*own, *named])
     return function

@@ -27,6 +27,7 @@ from keras_transfer.base.events import EventLog
 from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.task import task_of
 from keras_transfer.base.types import LOGITS, SPLITS, Backbone, Dataset
+from keras_transfer.datasets.sources import Data
 from keras_transfer.frozen.engine import (
     BATCH,
     Engine,
@@ -77,7 +78,7 @@ class Shared:
 @spelled_out
 @reads_arguments
 def train(
-    data: Any,
+    data: Data,
     *,
     output: str | PathLike[str] | None = None,
     resume: bool = False,

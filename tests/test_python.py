@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -115,6 +117,16 @@ def test_spellings_of_the_command_line_are_values() -> None:
     shown = inspect.signature(kt.train).parameters
     assert shown.keys() >= SETTINGS.keys()
     assert "settings" not in shown
+
+
+@pytest.mark.parametrize("function", [kt.train, kt.TransferClassifier])
+def test_who_asks_for_the_signature_is_told_the_choices(function) -> None:
+    shown = inspect.signature(function).parameters
+    assert shown["effort"].annotation == Literal["quick", "default", "high"] | None
+    assert shown["cache"].annotation == str | os.PathLike[str] | None
+    assert shown["time_budget"].annotation == float | str | None
+    words = {name for name, field in SETTINGS.items() if field.metadata["kind"].words} - {"fit"}
+    assert all("Literal" in str(shown[name].annotation) for name in words)
 
 
 RETURNED = {"Dataset", "ExportResult", "Run", "TransferResult"}

@@ -16,7 +16,7 @@ from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.backbones.weights import digest, unset_weights
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
-from keras_transfer.base.types import Backbone, BackboneSpec, Patterns
+from keras_transfer.base.types import Backbone, BackboneSpec, Patterns, Size
 from keras_transfer.modalities import MODALITIES
 from keras_transfer.modalities.protocol import layers_within
 
@@ -27,7 +27,9 @@ OWN, FILE = "own", "backbone.keras"
 """What the weights are said to be from; the file of a run folder that holds such a backbone."""
 
 
-def adopt(model: keras.Model, *, size: Any = None, preprocessing: str | None = None) -> Backbone:
+def adopt(
+    model: keras.Model, *, size: Size | None = None, preprocessing: str | None = None
+) -> Backbone:
     """A backbone with the graph and the weights of a model, which stays as it is.
 
     Args:

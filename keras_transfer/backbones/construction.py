@@ -17,7 +17,7 @@ from keras_transfer.backbones.adoption import adopt, inline, keras_model, opened
 from keras_transfer.backbones.blocks import block_map
 from keras_transfer.backbones.weights import assign, digest, resolve, unset_weights
 from keras_transfer.base.errors import UsageError
-from keras_transfer.base.types import Backbone, BackboneSpec
+from keras_transfer.base.types import Backbone, BackboneSpec, Size
 from keras_transfer.modalities import modality
 from keras_transfer.recipe import read, reads_arguments
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def build(
     name: str | keras.Model,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: Size | None = None,
     weights: str = "offline",
     preprocessing: str | None = None,
 ) -> Backbone:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 POOL, TOPMOST, LEVELS, MASK = "avg_pool", "avg_pool_top", "levels_", "mask"
 LOGITS, TEMPERATURE, PROBABILITIES = "logits", "temperature", "probabilities"
 
+Size = int | float | tuple[int, int]
+"""Of an example: pixels of each side or of both, tokens, seconds."""
+
 # Regular expressions over layers' names, and what they stand for.
 Patterns = tuple[tuple[str, str], ...]
 
@@ -181,7 +184,7 @@ class Backbone:
     blocks: tuple[Block, ...]
     weights: str
     weights_digest: str
-    at: Callable[[Any], Backbone] | None = None
+    at: Callable[[Size], Backbone] | None = None
 
     @property
     def size(self) -> str:

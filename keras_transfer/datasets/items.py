@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.modalities import InputSpec, Modality
 
+Items = os.PathLike[str] | Image.Image | Iterable[Any]
+"""One or several examples: names, bytes, texts, pictures, arrays."""
 
-def named_items(form: Modality, spec: InputSpec, items: Any) -> Iterator[tuple[str, bytes | None]]:
+
+def named_items(
+    form: Modality, spec: InputSpec, items: Items
+) -> Iterator[tuple[str, bytes | None]]:
     """What each item is called, and its bytes unless it is a file.
 
     Args:

@@ -17,12 +17,13 @@ import numpy as np
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError, UsageError, closest
 from keras_transfer.base.quiet import quiet_stdio
-from keras_transfer.base.types import SPLITS, Dataset, Finding
+from keras_transfer.base.types import SPLITS, Dataset, Finding, Size
 from keras_transfer.datasets import archives, arrays, manifests, tfds
 from keras_transfer.datasets import splits as splitting
 from keras_transfer.datasets.inspection import Inspection, untrainable
 from keras_transfer.datasets.scan import scan
 from keras_transfer.datasets.sources import (
+    Data,
     Item,
     Source,
     classes_of,
@@ -40,7 +41,7 @@ NO_LABEL = re.compile("[\0\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
 
 
 def open_source(
-    data: Any,
+    data: Data,
     *,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
@@ -116,12 +117,12 @@ def _open_named(name: str, group: str | None) -> Source:
 
 @reads_arguments
 def inspect(
-    data: Any,
+    data: Data,
     *,
     split: tuple[float, float, float] = (0.7, 0.15, 0.15),
     splits: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    image_size: Any = None,
+    image_size: Size | None = None,
     cache: bool = True,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
@@ -179,9 +180,9 @@ def inspect(
 
 @reads_arguments
 def load_dataset(
-    data: Any,
+    data: Data,
     *,
-    image_size: Any = None,
+    image_size: Size | None = None,
     split: tuple[float, float, float] = (0.7, 0.15, 0.15),
     splits: str | os.PathLike[str] | None = None,
     fold: tuple[int, int] | None = None,

@@ -11,7 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 from keras_transfer.base.errors import DataError, ExampleError, UsageError
 from keras_transfer.base.task import MARK, ONE, SEVERAL, Task
@@ -82,6 +82,22 @@ class Item(NamedTuple):
     label: str
     split: Split | None = None
     group: str | None = None
+
+
+class Readable(Protocol):
+    """As much of a :class:`Source` as what is given as data must have."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """As there."""
+
+    @property
+    def read(self) -> Callable[[str], bytes]:
+        """As there."""
+
+
+Data = str | os.PathLike[str] | Dataset | Readable | Iterable[Any]
+"""A name, what is loaded or can be read, or what gives examples: lists, arrays, a DataFrame."""
 
 
 @dataclasses.dataclass(frozen=True)

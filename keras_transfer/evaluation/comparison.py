@@ -6,9 +6,9 @@ import collections
 import dataclasses
 import html
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
@@ -133,6 +133,22 @@ class Comparison:
         return f"{html_table(header, rows)}<p>{html.escape(self.note)}<ul>{verdicts}</ul>"
 
 
+class Judged(Protocol):
+    """As much of a finished run as a comparison looks at."""
+
+    @property
+    def path(self) -> Path | None:
+        """Its folder."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """What came of it."""
+
+    @property
+    def predictions(self) -> Sequence[dict[str, Any]]:
+        """A row a test example."""
+
+
 def compare_predictions(
     labels: np.ndarray,
     first: np.ndarray,
@@ -168,7 +184,7 @@ def compare_predictions(
     )  # fmt: skip
 
 
-def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
+def compare(runs: Sequence[Judged], *, seed: int = 0) -> Comparison:
     """Compares finished runs on their common test images.
 
     Args:
@@ -212,7 +228,7 @@ def compare(runs: Sequence[Any], *, seed: int = 0) -> Comparison:
     )  # fmt: skip
 
 
-def _aligned(runs: Sequence[Any], names: Sequence[str]) -> tuple[list[_Rows], str]:
+def _aligned(runs: Sequence[Judged], names: Sequence[str]) -> tuple[list[_Rows], str]:
     """The answers of each run by test image, and what is to be said of which images these are.
 
     Where only names differ, as of a table and a folder of the same files, an image goes by its
@@ -243,7 +259,7 @@ def _by_digest(table: _Rows) -> _Rows:
     return found
 
 
-def _again(first: Any, other: Any) -> str:
+def _again(first: Judged, other: Judged) -> str:
     """How to test two runs on the same images: by the splits of one, if the other has all of it."""
     files = [Path(run.path or "") / "splits.csv" for run in (first, other)]
     if all(file.is_file() for file in files):

@@ -16,7 +16,7 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import ExampleError, UsageError
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.task import MARK, MIDDLE, ONE, SEVERAL, task_of_model
-from keras_transfer.datasets.items import named_items
+from keras_transfer.datasets.items import Items, named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.export import bundle, card, metadata, proof
 from keras_transfer.export.metadata import FIT_FILE, LABELS_FILE, THRESHOLDS_FILE
@@ -59,7 +59,7 @@ class About(NamedTuple):
 
 @reads_arguments
 def predict(
-    model: Model, items: Any, *, top: int = 3, csv: str | os.PathLike[str] | None = None
+    model: Model, items: Items, *, top: int = 3, csv: str | os.PathLike[str] | None = None
 ) -> list[dict[str, Any]]:
     """Classifies files, or what else the model's modality takes.
 

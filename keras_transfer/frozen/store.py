@@ -31,13 +31,15 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.recipe import reads_arguments
+
+Answer = TypeVar("Answer")
 
 # Raised whenever the code that computes activations changes the values of a row.
 CODE_VERSION = 2
@@ -232,7 +234,7 @@ class ActivationStore:
         indices = (self._index(self.folder / key.digest, verify=False) for key in keys)
         return all(index.keys() >= set(digests) for index in indices)
 
-    def remember(self, question: str, answer: Callable[[], Any]) -> Any:
+    def remember(self, question: str, answer: Callable[[], Answer]) -> Answer:
         """What was answered to a question once, for all who share the store.
 
         Args:

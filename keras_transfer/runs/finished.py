@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_transfer.base import files
 from keras_transfer.base.task import TASKS, Task
-from keras_transfer.datasets.items import named_items
+from keras_transfer.datasets.items import Items, named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.modalities import InputSpec, Modality, modality
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     import keras_transfer
-    from keras_transfer.base.types import Dataset
+    from keras_transfer.base.types import Dataset, Size
     from keras_transfer.evaluation import Evaluation
     from keras_transfer.recipe import Recipe
 
@@ -82,7 +82,7 @@ class Finished:
         return modality(self.config.get("modality", "image"))
 
     @property
-    def size(self) -> Any:
+    def size(self) -> Size:
         """How large an example of it is, see ``Modality.spec``."""
         return getattr(self.recipe, self.modality.SIZE)
 
@@ -102,7 +102,7 @@ class Finished:
         return {"image_size": self.size, "fit": self.fit, "multi_label": self.task.setting}
 
     def predict(
-        self, items: Any, *, top: int = 3, csv: Folder | None = None
+        self, items: Items, *, top: int = 3, csv: Folder | None = None
     ) -> list[dict[str, Any]]:
         """Classifies items, see ``keras_transfer.predict``."""
         import keras_transfer
@@ -148,7 +148,7 @@ class Finished:
         """The wrong answers on the test split, the surest first, and where the model looked."""
         return self.plot_saliency(self._mistakes(count))
 
-    def plot_saliency(self, items: Any = None) -> Shown:
+    def plot_saliency(self, items: Items | None = None) -> Shown:
         """Where the model looked for its answers.
 
         Args:

@@ -125,3 +125,27 @@ def test_cross_validation_of_a_pipeline(digits_folder: Path):
     scores = cross_val_score(steps, paths, labels, cv=2, error_score="raise")
     assert len(scores) == 2
     assert seen == [20, 20, 20, 20]
+
+
+def test_a_model_of_ones_own_is_a_backbone_and_the_estimator_one_line(digits_folder: Path):
+    import keras
+
+    pixels = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    x = keras.layers.Conv2D(8, 3, strides=2, name="block1_conv")(x)
+    network = keras.Model(pixels, x, name="a_network_of_somebody_who_likes_long_names")
+    made = kt.TransferClassifier(backbone=network, effort="quick", unfreeze="none", image_size=32)
+    shown = repr(made)
+    assert shown.startswith("TransferClassifier(backbone=<Functional name=a_network_of_somebody")
+    assert shown.endswith("effort='quick', image_size=32, unfreeze='none')")
+    paths = sorted(map(str, digits_folder.glob("digit-[013]/0[01]*.png")))
+    names = [Path(path).parent.name for path in paths]
+    fitted = clone(made).fit(paths, names)
+    assert fitted.model_.input_shape == (None, 32, 32, 3)
+    given = fitted.model_.get_layer("block1_conv").get_weights()
+    for mine, was in zip(given, network.layers[-1].get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, was)
+    assert fitted.score(paths, names) > 0.5
+    built = kt.build(network, image_size=32)
+    again = kt.TransferClassifier(**{**made.get_params(), "backbone": built}).fit(paths, names)
+    np.testing.assert_allclose(again.predict_proba(paths), fitted.predict_proba(paths), atol=1e-5)
