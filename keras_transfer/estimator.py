@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from keras_transfer import backbones, datasets, preparation, training
 from keras_transfer.base.errors import DataError, ExampleError, UsageError
 from keras_transfer.base.task import TASKS, task_of_model
-from keras_transfer.datasets.items import Items, named_items
+from keras_transfer.datasets.items import Items, column, named_items
 from keras_transfer.datasets.sources import read_file
 from keras_transfer.frozen.engine import predict_probabilities
 from keras_transfer.modalities import modality
@@ -84,7 +84,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(problem, remedy="Leave it out: a matrix of 0 and 1 has several.")
         asked["multi_label"] = task.setting
         names = [str(one) for one in classes]
-        source = datasets.open_source((X, labels), class_names=names, multi_label=task.setting)
+        given = column(X), labels
+        source = datasets.open_source(given, class_names=names, multi_label=task.setting)
         form = modality(source.modality)
         built = preparation.given_backbone(asked.get("backbone"), asked)
         named = {"backbone": built.spec.name, "weights": built.weights} if built else {}

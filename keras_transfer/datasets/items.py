@@ -39,8 +39,23 @@ def named_items(
             yield f"{form.NOUN} {number}", form.encode(form.from_memory([item])[0])
 
 
+def column(examples: Any) -> Any:
+    """The only column of a table, as scikit-learn hands one on; what is no table as it is.
+
+    Raises:
+        DataError: there are several.
+    """
+    if not hasattr(examples, "columns"):
+        return examples
+    if len(examples.columns) != 1:
+        problem = f"A table of {len(examples.columns)} columns was given as examples."
+        raise DataError(problem, remedy="Give the column that holds them, such as table['path'].")
+    return np.asarray(examples)[:, 0]
+
+
 def _several(form: Modality, spec: InputSpec, items: Any) -> Any:
     """Items one by one; a name, a picture, one example's array, a sound and its rate are one."""
+    items = column(items)
     one = isinstance(items, (str, bytes, os.PathLike)) or hasattr(items, "convert")
     if isinstance(items, tuple) and len(items) == 2:
         one = isinstance(items[1], (int, np.integer))
