@@ -255,7 +255,9 @@ def _price(
     solve = measured.features / 1280 * _HEAD_SECONDS
     tuned = 1 if epochs else 0
     trace = tuned * depth * _TRACE_SECONDS  # while the head is solved
-    again = tuned * train * new_head_views(train, recipe.views) * (above * measured.forward + solve)
+    passes = 2 if recipe.refit == "on" else 1  # for a new head, and for one of all examples
+    looked = tuned * train * new_head_views(train, recipe.views)
+    again = looked * (passes * above * measured.forward + solve)
     epoch = train * step + validation * above * measured.forward
     seconds = {
         "extract": rows * measured.extract + augment,
