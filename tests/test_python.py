@@ -1,12 +1,10 @@
-"""The code of docs/python.md runs as it stands, on smaller numbers."""
+"""What the calls of Python take and refuse."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -15,60 +13,7 @@ import pytest
 
 import keras_transfer as kt
 from keras_transfer.base.errors import UsageError
-from keras_transfer.export import parity
 from keras_transfer.recipe import SETTINGS
-
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
-
-
-@pytest.fixture
-def blocks(digits_folder: Path, tmp_path: Path, monkeypatch) -> list[str]:
-    """The code of the page, with ``photos`` in the working folder."""
-    for folder in sorted(digits_folder.iterdir()):
-        for path in sorted(folder.iterdir())[:12]:
-            target = tmp_path / "photos" / folder.name / path.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-    monkeypatch.chdir(tmp_path)
-    return re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-
-
-def run(blocks: list[str]) -> dict:
-    held: dict = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), held)
-    return held
-
-
-def test_the_code_about_data_and_errors_runs(blocks, capsys) -> None:
-    held = run(["import keras_transfer as kt; import numpy as np; from pathlib import Path\n"
-                "from PIL import Image", blocks[2], blocks[-1]])  # fmt: skip
-    assert len(held["by_path"]) == len(held["in_memory"]) == len(held["split"]) == 60
-    assert "time_budget must be a duration" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_the_code_of_the_page_runs(blocks, monkeypatch) -> None:
-    monkeypatch.setattr(parity, "TIMING_SECONDS", 0.05)
-    monkeypatch.setattr(parity, "most_threads", lambda: 1)
-    smaller = {
-        "image_size": 32, "views": 1, "unfreeze": "none", "weights": "none",
-        "backbone": "MobileNetV3Small",
-    }  # fmt: skip
-
-    @functools.wraps(kt.train)
-    def train(*arguments, **settings):
-        return original(*arguments, **smaller | settings)
-
-    original = kt.train
-    monkeypatch.setattr(kt, "train", train, raising=False)
-    assert len(blocks) == 8
-    held = run(blocks)
-    assert held["done"].passed
-    assert "predicted" in Path("answers.csv").read_text()
-    assert held["again"].config["backbone"] == "own-mine"
-    assert held["page"].exists()
-
 
 WRONG: list[tuple[str, dict, str]] = [
     ("train", {"data": 5}, "int is no data"),

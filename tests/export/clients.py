@@ -8,8 +8,10 @@ import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +50,19 @@ def printed(folder: Path, heading: str, given: list[str]) -> list[Answer]:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     lines = [line.rsplit(None, 1) for line in done.stdout.splitlines()]
     return [(label, float(score)) for label, score in lines]
+
+
+def of_keras(folder: Path, batch: np.ndarray) -> list[Answer]:
+    """What the model of the section on Keras says of each example, in a process of its own."""
+    (code,) = blocks(folder, "Keras", "python")
+    code += "\nimport numpy\nnumpy.save('scores', model.predict(numpy.load('batch.npy')))\n"
+    with tempfile.TemporaryDirectory() as other:
+        np.save(Path(other) / "batch", batch)
+        shutil.copy(folder / "model.keras", other)
+        subprocess.run([sys.executable, "-c", code], cwd=other, check=True, capture_output=True)
+        scores = np.load(Path(other) / "scores.npy")
+    labels = (folder / "labels.txt").read_text().split("\n")
+    return [(labels[row.argmax()], float(row.max())) for row in scores]
 
 
 def served(folder: Path) -> Answer:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 import soundfile
-from clients import logged, printed, same, served
+from clients import logged, of_keras, printed, same, served
 from runs import browser
 from test_demo import answer, ask, choose, serving, visit
 
@@ -120,6 +120,10 @@ def test_the_other_formats_answer_as_the_trained_model(
     for artefact in (alone, made.path / "model.keras", made.path / "model.onnx"):
         (row,) = predict(artefact, [file[0]])
         assert {one["label"] for one in row["classes"]} == names
+    (row,) = predict(made.path / "model.keras", [file[0]])
+    best = row["classes"][0]
+    found = of_keras(made.path, proof.read_samples(file[0], 1.25)[None])
+    assert same(found, [(best["label"], best["probability"])], 1e-4)
     serve = tf.saved_model.load(str(made.path / "saved_model" / "1")).signatures["serve_encoded"]
     wrong = tf.constant([as_file(noise(1, 8000), 8000)])
     with pytest.raises(tf.errors.InvalidArgumentError, match="not at 16000 samples a second"):

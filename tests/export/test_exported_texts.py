@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from clients import logged, printed, same, served
+from clients import logged, of_keras, printed, same, served
 from runs import browser
 from test_demo import answer, ask, serving, visit
 
@@ -90,6 +90,10 @@ def test_the_other_formats_answer_as_the_trained_model(
         assert row["agreement"] == 1.0
         assert row["largest_difference"] < (1e-2 if row["name"] == "tflite-float16" else 1e-4)
     assert verify(made.path).passed
+    given = "Solve a sparse linear system."
+    best = predict(made.path / "model.keras", given)[0]["classes"][0]
+    found = of_keras(made.path, ids_of(given, 24)[None])
+    assert same(found, [(best["label"], best["probability"])], 1e-4)
 
 
 def test_formats_answer_as_the_trained_model(exported: ExportResult) -> None:

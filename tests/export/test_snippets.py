@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clients import blocks, logged, printed, same, served
+from clients import blocks, logged, of_keras, printed, same, served
 from PIL import Image
 
 from keras_transfer.export import ExportResult, card, export_run
 from keras_transfer.export.prediction import predict
+from keras_transfer.export.proof import read_pixels
 from keras_transfer.runs import folder as runs
 
 
@@ -72,6 +73,13 @@ def test_python_on_litert(
 ) -> None:
     found = printed(folder, "Python, LiteRT", [path.name for path in pictures])
     assert same(found, said, 1e-5)
+
+
+def test_python_on_keras(
+    folder: Path, run: runs.Run, pictures: list[Path], said: list[tuple[str, float]]
+) -> None:
+    size = (run.config["image_size"],) * 2
+    assert same(of_keras(folder, np.stack([read_pixels(p, size) for p in pictures])), said, 1e-4)
 
 
 @pytest.mark.slow
