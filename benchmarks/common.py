@@ -105,10 +105,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def measured(command: str, where: Mapping[str, Any]) -> str:
     """The line that says by which command, when and on what something was measured."""
-    versions = ", ".join(f"{k} {v}" for k, v in where["versions"].items())
+    versions = "".join(f", {k} {v}" for k, v in where["versions"].items())
     return (
         f"`{command}`, {where['date']}, {where['cores']} cores of {where['processor']} "
-        f"({', '.join(where['instructions'])}), Python {where['python']}, {versions}."
+        f"({', '.join(where['instructions'])}), Python {where['python']}{versions}."
     )
 
 

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from runs import browser
+from runs.test_browser import CONTRAST, SIZES
 
 from keras_transfer.base import files
 from tuning import importance, results, space
@@ -190,12 +191,26 @@ def test_tensorboard_reads_the_trials(study, tmp_path):
             assert found["nll"].tensor.float_val[0] == pytest.approx(record.nll, rel=1e-6)
 
 
+LETTERS = """
+[...document.querySelectorAll("figure svg")].map((svg) => {
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+  const size = (text) => parseFloat(getComputedStyle(text).fontSize);
+  return scale * Math.min(...[...svg.querySelectorAll("text")].map(size));
+})
+"""
+"""Of each plot the size of its smallest letters on the screen."""
+
+
 @pytest.mark.skipif(browser.FOUND is None, reason="no Chromium is installed")
 def test_the_page_in_a_browser(study):
     with browser.browser() as opened:
-        for width in (1280, 390):
+        for width, dark in SIZES:
             opened.requests.clear()
-            opened.open(study / page.PAGE, width=width)
+            opened.open(study / page.PAGE, width=width, dark=dark)
+            assert opened.run(CONTRAST) == []
+            letters = opened.run(LETTERS)
+            assert len(letters) > 5
+            assert min(letters) > 10
             assert opened.run("document.documentElement.scrollWidth") <= width
             assert opened.requests == [(study / page.PAGE).resolve().as_uri()]
             assert opened.errors == []
