@@ -274,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    how = {"group": options.group, "multi_label": options.multi_label}
+    how = {name: getattr(options, name) for name in ("group", "columns", "multi_label")}
     if options.labels:
         with telling(options) as progress:
             load_keras()
@@ -535,6 +535,8 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
         argument("data", metavar="DATA", help=DATA),
         flag("strict", "exit 2 if there are findings"),
         argument("--group", metavar="COLUMN", help=SETTINGS["group"].metadata["help"]),
+        argument("--columns", metavar="NAMES", type=SETTINGS["columns"].metadata["kind"].take,
+                 help=SETTINGS["columns"].metadata["help"]),
         argument("--multi-label", default="auto", metavar="auto|on|off",
                  type=SETTINGS["multi_label"].metadata["kind"].take,
                  help=SETTINGS["multi_label"].metadata["help"]),
@@ -574,8 +576,8 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     )),
     ("predict", _predict, "Classify images, texts or sounds with a run or an exported model.", (
         argument("model", metavar="RUN|MODEL"),
-        argument("images", metavar="IMAGE", nargs="+", help="a file, or a folder of them; for a "
-                 "model of texts also a text, or - for the lines of the standard input"),
+        argument("images", metavar="IMAGE", nargs="+", help="a file, a folder of them, or a table; "
+                 "for a model of texts also a text, or - for the lines of the standard input"),
         argument("--top", type=COUNT, default=3, help="classes to name (default 3)"),
         argument("--csv", metavar="FILE", help="write a table, too: predicted, probability, "
                  "unsure, error"),

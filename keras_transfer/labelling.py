@@ -21,7 +21,7 @@ from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import POOL
-from keras_transfer.datasets import manifests, tables
+from keras_transfer.datasets import manifests
 from keras_transfer.datasets.inspection_page import printable
 from keras_transfer.datasets.sources import Data, check_outside, is_hidden, name_of, read_file
 from keras_transfer.frozen.engine import Engine, build_engine
@@ -153,6 +153,7 @@ def inspect_labels(
     data: Data,
     *,
     group: str | None = None,
+    columns: str | None = None,
     multi_label: str = "auto",
     progress: Progress | bool | None = None,
 ) -> datasets.Inspection:
@@ -164,7 +165,8 @@ def inspect_labels(
 
     Args:
         data: as for ``inspect``.
-        group: as for ``inspect``, as is ``multi_label``.
+        group: as for ``inspect``, as are ``columns`` and ``multi_label``.
+        columns: what a table calls its columns.
         multi_label: whether an example may have several labels.
         progress: whether, or where, to tell of it, as for ``train``.
 
@@ -174,7 +176,7 @@ def inspect_labels(
     Raises:
         DataError: there is nothing to inspect.
     """
-    source = datasets.open_source(data, group=group, multi_label=multi_label)
+    source = datasets.open_source(data, group=group, columns=columns, multi_label=multi_label)
     recipe = resolve({}, efforts=modality(source.modality).EFFORTS)
     size = size_of(recipe, source, backbones.spec(recipe.backbone))
     with telling(progress) as told:
@@ -232,15 +234,10 @@ def _unlabelled(run: runs.Run, name: str) -> tuple[str, dict[str, Callable[[], b
     if not (path.is_file() and name.lower().endswith(manifests.SUFFIXES)):
         problem = f"{name} is neither a folder nor a .csv, .tsv or .jsonl."
         raise DataError(problem, remedy="Give a folder of what to label, or a table.")
-    json_lines = name.lower().endswith(manifests.JSON_LINES)
-    table = (tables.read_jsonl if json_lines else tables.read_csv)(path)
-    columns = table.columns(("path or text",))
-    column = "text" if form is modality("text") and "text" in columns else "path"
-    cells = [row[column].strip() for _, row in table.cells(columns) if row[column].strip()]
+    column, cells = manifests.unlabelled(path, form.NAME, run.config.get("columns"))
     if column == "text":
         return column, {cell: cell.encode for cell in cells}
-    places = [str(path.parent / cell) for cell in cells]
-    return column, {place: functools.partial(read_file, place) for place in places}
+    return column, {place: functools.partial(read_file, place) for place in cells}
 
 
 def _nothing(

@@ -129,7 +129,8 @@ def opened(data: Any, recipe: Recipe) -> Source:
     Raises:
         DataError: there is nothing that can be read.
     """
-    return datasets.open_source(data, group=recipe.group, multi_label=recipe.multi_label)
+    how: dict[str, Any] = {"multi_label": recipe.multi_label, "columns": recipe.columns}
+    return datasets.open_source(data, group=recipe.group, **how)
 
 
 def size_of(recipe: Recipe, data: Any, spec: BackboneSpec, given: Backbone | None = None) -> Any:

@@ -140,6 +140,13 @@ def _depth(value: Any) -> int | str:
     return int(value) if str(value).isdigit() else str(value)
 
 
+def _columns(value: Any) -> str:
+    pairs = dict(pair.split("=") for pair in str(value).split(","))
+    if not pairs.keys() <= MEANINGS or not all(map(str.strip, pairs.values())):
+        raise ValueError
+    return str(value)
+
+
 def _cache(value: Any) -> str:
     return ("off", "on")[value] if isinstance(value, bool) else _text(value)
 
@@ -180,6 +187,8 @@ def _pixels(value: Any) -> Any:
     return _array(value, 3) if len({one.shape for one in images}) < 2 else images
 
 
+MEANINGS = {"path", "text", "label", "split", "group", "start", "end"}
+COLUMNS = Kind("names of columns such as text=review,label=stars", _columns)
 DURATION = Kind("a duration such as 90s, 10m or 1.5h", _duration)
 BYTES = Kind("a size such as 500M or 20G", _bytes)
 SHARES = Kind("three shares that add up to 1, such as 0.7,0.15,0.15", _shares)
@@ -242,6 +251,10 @@ class Recipe:
     group: str | None = setting(
         "data", None, TEXT, "the column of a table whose equal values stay in one split, such as "
         "film or speaker (default: group, where there is one)", metavar="COLUMN",
+    )  # fmt: skip
+    columns: str | None = setting(
+        "data", None, COLUMNS, "what a table calls its columns path, text, label, split, group, "
+        "start and end, such as text=review,label=stars", metavar="NAMES",
     )  # fmt: skip
     fold: tuple[int, int] | None = setting(
         "data", None, FOLD, "test on the I-th of K parts, validate on the next", metavar="I/K"
@@ -482,7 +495,7 @@ SETTINGS = {field.name: field for field in dataclasses.fields(Recipe)}
 _ARGUMENTS = {
     **{
         name: SETTINGS[name].metadata["kind"]
-        for name in ("split", "fold", "seed", "per_class", "multi_label")
+        for name in ("split", "fold", "seed", "per_class", "multi_label", "columns")
     },
     **dict.fromkeys(("path", "folder", "output", "config", "csv", "key", "sign", "group"), TEXT),
     **{"splits": TEXT, "weights": TEXT, "top": whole(1), "count": whole(1), "limit": BYTES},

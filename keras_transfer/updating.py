@@ -171,8 +171,9 @@ def _new_classes(run: runs.Run, dataset: Dataset, fresh: np.ndarray) -> str:
 def _merged(run: runs.Run, more: str) -> tuple[Dataset, np.ndarray, int]:
     """The old examples in their splits and the new ones, the rows of these, and how many were left
     out."""
-    name, group = f"{run.data}{JOINT}{more}", run.config.get("group")
-    source = datasets.open_source(name, group=group, multi_label=run.task.setting)
+    name, how = f"{run.data}{JOINT}{more}", {"group": run.config.get("group"), **run.how}
+    how = {one: how[one] for one in ("group", "columns", "multi_label")}
+    source = datasets.open_source(name, **how)
     mine = tuple(map(prefix, range(len(parts_of(run.data)), len(parts_of(name)))))
     placed = splits.read_splits(run.file(runs.SPLITS))
     inspected = datasets.inspect(_with_splits(source, mine, placed), **run.how)

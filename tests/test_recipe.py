@@ -69,7 +69,7 @@ def test_every_setting_is_an_option_a_word_of_a_file_and_in_the_help(tmp_path, c
     said = capsys.readouterr().out
     for name in SETTINGS:
         assert f"--{name.replace('_', '-')} " in said
-    others = {"fold": [1, 5], "unfreeze": 3, "cache": "off", "devices": 2}
+    others = {"fold": [1, 5], "unfreeze": 3, "cache": "off", "devices": 2, "columns": "text=review"}
     for name, field in SETTINGS.items():
         kind = field.metadata["kind"]
         value = others.get(name) or (kind.words[-1] if kind.words else field.default)

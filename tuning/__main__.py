@@ -18,7 +18,7 @@ _PROG = "python -m tuning"
 _TUNERS = ("bayesian", "hyperband", "random")
 _OBJECTIVES = ("nll", "accuracy", "f1")
 # The time of a study is bounded by --max-time, and no trial looks at one fold alone.
-_OF_STUDY = [name for name in SETTINGS if name not in ("time_budget", "fold", "effort")]
+_OF_STUDY = [name for name in SETTINGS if name not in ("time_budget", "fold")]
 _OF_SEARCH = ("trials", "max_time", "tuner", "objective", "resume")
 
 

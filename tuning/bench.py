@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from keras_transfer import backbones, datasets, evaluation, preparation, training
+from keras_transfer import backbones, evaluation, preparation, training
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
@@ -61,8 +61,7 @@ class Workbench:
         folder: Path,
         store: ActivationStore | None,
     ) -> None:
-        how: dict[str, Any] = {"group": recipe.group, "multi_label": recipe.multi_label}
-        self.data = datasets.open_source(data, **how)
+        self.data = preparation.opened(data, recipe)
         self.recipe, self.store = recipe, store
         self._size = modality(self.data.modality).SIZE
         self._folder, self._pool = folder, ModelPool()

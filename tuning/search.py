@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_transfer import datasets, training
+from keras_transfer import datasets, preparation, training
 from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError, UsageError
@@ -80,8 +80,7 @@ def search(
             files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache),
             ActivationStore(files.cache_folder() / "activations", recipe.cache_limit) as store,
         ):
-            how: dict[str, Any] = {"group": recipe.group, "multi_label": recipe.multi_label}
-            source = datasets.open_source(data, **how)
+            source = preparation.opened(data, recipe)
             recipe = resolve(settings or {}, efforts=modality(source.modality).EFFORTS)
             bench = Workbench(source, recipe, study / "heads", store)
             space = space or default_space(settings, source.modality)

@@ -15,7 +15,7 @@ from keras_transfer import backbones
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.modalities import modality
-from keras_transfer.recipe import DEPTH, SETTINGS, read
+from keras_transfer.recipe import DEPTH, SETTINGS, read, resolve
 
 Value = float | int | str
 KNOWN = tuple(
@@ -26,6 +26,7 @@ KNOWN = tuple(
 )
 """The settings that a space may hold."""
 
+_COST = ("unfreeze", "fine_tune_epochs", "views")
 _HEADING = """\
 # What the search varies. Each line or table is one setting of the recipe: a list of choices, or
 # `low` and `high` with `scale` ("linear" or "log") and, if wanted, `step`. Trial 0 uses what
@@ -84,16 +85,17 @@ def _allowed(found: Any) -> list[Any]:
     return list(found.values)
 
 
-def default_text(kind: str = "image") -> str:
+def default_text(kind: str = "image", effort: str = "default") -> str:
     """The space that is searched unless a file names another, as TOML, ready to edit.
 
     Args:
         kind: the modality of the data.
+        effort: what trial 0 is.
     """
     lines, form = [_HEADING], modality(kind)
     for name, field in SETTINGS.items():
         if (row := form.SEARCH.get(name, field.metadata["search"])) is not None:
-            usual = form.EFFORTS["default"].get(name, field.default)
+            usual = form.EFFORTS[effort].get(name, field.default)
             row = row if "when" in row else {**row, "default": usual}
             values = "".join(f"{key} = {_toml(value)}\n" for key, value in row.items())
             lines.append(f"[{name}]  # {field.metadata['help']}\n{values}")
@@ -107,8 +109,16 @@ def _toml(value: Any) -> str:
 
 
 def default_space(given: Mapping[str, Any] | None = None, kind: str = "image") -> Space:
-    """The space that is searched unless a file names another, see :func:`parse`."""
-    return parse(default_text(kind), "the default space", given)
+    """The space that is searched unless a file names another, see :func:`parse`.
+
+    Where an effort is given, it says what a trial costs, and that is not varied.
+    """
+    held, usual = dict(given or {}), "default"
+    if "effort" in held:
+        usual = read("effort", held["effort"])
+        cost = resolve({"effort": usual}, efforts=modality(kind).EFFORTS)
+        held = {name: getattr(cost, name) for name in _COST} | held
+    return parse(default_text(kind, usual), "the default space", held)
 
 
 def read_space(path: str | os.PathLike[str], given: Mapping[str, Any] | None = None) -> Space:

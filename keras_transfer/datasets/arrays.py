@@ -135,8 +135,8 @@ def arrays_source(
     items.sort(key=lambda item: item.path)
     source = Source(name, items, lambda path: form.encode(values[path]), modality=kind)
     if paths:
-        header, numbered = ("path", "label", "split"), list(enumerate(rows))
-        source = manifests.table_source(tables.Table("the list", header, numbered), "paths", Path())
+        table = tables.Table("the list", ("path", "label", "split"), list(enumerate(rows)), {})
+        source = manifests.table_source(table, "paths", Path())
     return dataclasses.replace(source, class_names=tuple(class_names or ()), listed=listed)
 
 

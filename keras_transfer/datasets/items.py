@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.datasets import manifests
 from keras_transfer.modalities import InputSpec, Modality
 
 Items = os.PathLike[str] | Image.Image | Iterable[Any]
@@ -18,7 +20,7 @@ Items = os.PathLike[str] | Image.Image | Iterable[Any]
 
 
 def named_items(
-    form: Modality, spec: InputSpec, items: Items
+    form: Modality, spec: InputSpec, items: Items, columns: str | None = None
 ) -> Iterator[tuple[str, bytes | None]]:
     """What each item is called, and its bytes unless it is a file.
 
@@ -26,13 +28,14 @@ def named_items(
         form: the modality of the items.
         spec: how a model takes them.
         items: one or several, see ``predict``.
+        columns: what tables call their columns.
 
     Raises:
         DataError: what is in memory is no example.
     """
     for number, item in enumerate(_several(form, spec, items)):
         if isinstance(item, (str, os.PathLike)):
-            yield from _named(form, os.fspath(item))
+            yield from _named(form, os.fspath(item), columns)
         elif isinstance(item, bytes):
             yield f"{form.NOUN} {number}", item
         else:
@@ -69,8 +72,8 @@ def _several(form: Modality, spec: InputSpec, items: Any) -> Any:
     raise DataError(problem, remedy="Give a path, an array, or a list of them.")
 
 
-def _named(form: Modality, word: str) -> Iterator[tuple[str, bytes | None]]:
-    """A file, the files in a folder, or what a word stands for.
+def _named(form: Modality, word: str, columns: str | None) -> Iterator[tuple[str, bytes | None]]:
+    """A file, the files in a folder, the rows of a table, or what a word stands for.
 
     Where the modality takes words, ``-`` stands for the lines of the standard input, and a word
     that neither names a file nor ends like one for itself.
@@ -80,6 +83,9 @@ def _named(form: Modality, word: str) -> Iterator[tuple[str, bytes | None]]:
         paths = sorted(os.path.join(place, name) for place, name in found if name[0] != ".")
         inside = [path for path in paths if form.SUFFIXES.get(_suffix(path))]
         yield from ((path, None) for path in inside or [word])
+    elif os.path.isfile(word) and _suffix(word) in manifests.OF_ROWS:
+        column, cells = manifests.unlabelled(Path(word), form.NAME, columns)
+        yield from ((cell, cell.encode() if column == "text" else None) for cell in cells)
     elif not form.LITERAL or os.path.lexists(word) or form.SUFFIXES.get(_suffix(word)):
         yield word, None
     elif word != "-":

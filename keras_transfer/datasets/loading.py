@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError, UsageError, closest
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.types import SPLITS, Dataset, Finding, Size
-from keras_transfer.datasets import archives, arrays, manifests, tfds
+from keras_transfer.datasets import archives, arrays, manifests, tables, tfds
 from keras_transfer.datasets import splits as splitting
 from keras_transfer.datasets.inspection import Inspection, untrainable
 from keras_transfer.datasets.scan import scan
@@ -45,6 +45,7 @@ def open_source(
     *,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
+    columns: str | None = None,
     multi_label: str = "auto",
 ) -> Source:
     """Finds the source that ``data`` stands for; see ``load_dataset``.
@@ -53,13 +54,14 @@ def open_source(
         DataError: there is no such thing, or nothing in it, or a class of an impossible name; a
             group is named, and there is no column of that name.
     """
+    named = tables.named(group, columns)
     if isinstance(data, (str, os.PathLike)):
-        source = _open_named(os.fspath(data), group)
+        source = _open_named(os.fspath(data), named)
     elif hasattr(data, "items") and hasattr(data, "read") and not hasattr(data, "columns"):
         fields = [field.name for field in dataclasses.fields(Source)]
         source = Source(**{name: getattr(data, name) for name in fields if hasattr(data, name)})
     elif hasattr(data, "columns"):
-        source = manifests.frame_source(data, group)
+        source = manifests.frame_source(data, named)
     else:
         source = arrays.arrays_source(data, class_names)
     if not source.items:
@@ -83,10 +85,10 @@ def open_source(
     return with_task(source, multi_label)
 
 
-def _open_named(name: str, group: str | None) -> Source:
+def _open_named(name: str, named: Mapping[str, str]) -> Source:
     path = Path(os.path.expanduser(name))
     if len(parts := parts_of(name)) > 1:
-        return joined([_open_named(part, group) for part in parts], name)
+        return joined([_open_named(part, named) for part in parts], name)
     if name in arrays.BUILTIN:
         return arrays.BUILTIN[name]()
     if name.startswith("tfds:"):
@@ -96,7 +98,7 @@ def _open_named(name: str, group: str | None) -> Source:
         return tfds.tfds_source(name, path) if prepared else folder_source(path, name)
     regular = os.path.isfile(path)  # a pipe would be waited for
     if regular and name.lower().endswith(manifests.SUFFIXES):
-        return manifests.manifest_source(path, name, group)
+        return manifests.manifest_source(path, name, named)
     if regular and name.lower().endswith(archives.SUFFIXES):
         return archives.archive_source(path, name)
     problem = f"{name!r} is neither a folder nor a file that is a .csv or .jsonl, a .zip or a .tar."
@@ -126,6 +128,7 @@ def inspect(
     cache: bool = True,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
+    columns: str | None = None,
     fit: str | None = None,
     multi_label: str = "auto",
 ) -> Inspection:
@@ -133,7 +136,7 @@ def inspect(
 
     Args:
         data: as for ``load_dataset``; so are ``split``, ``splits``, ``seed``, ``cache``,
-            ``class_names``, ``group``, ``fit`` and ``multi_label``.
+            ``class_names``, ``group``, ``columns``, ``fit`` and ``multi_label``.
         image_size: None, unless the examples are wanted afterwards.
 
     Returns:
@@ -144,7 +147,8 @@ def inspect(
             nothing: see ``Inspection.problem``.
     """
     splitting.check_shares(split)
-    source = open_source(data, class_names=class_names, group=group, multi_label=multi_label)
+    source = open_source(data, class_names=class_names, group=group, columns=columns,
+                         multi_label=multi_label)  # fmt: skip
     form = modality(source.modality)
     spec = None if image_size is None else form.spec(image_size).fitted(fit)
     records, verdict, examples = scan(source, spec, cache=cache)
@@ -163,10 +167,7 @@ def inspect(
     strata = splitting.strata_of(encoded, known)
     digests, paths = tuple(records[i].digest for i in kept), tuple(one.path for one in items)
     dataset = Dataset(
-        name=source.name,
-        paths=paths,
-        labels=encoded,
-        class_names=tuple(known),
+        name=source.name, paths=paths, labels=encoded, class_names=tuple(known),
         splits=splitting.complete(strata, verdict.groups, given, split=split, seed=seed),
         digests=digests, findings=tuple(findings), read=_reader(source, paths, digests),
         examples=examples, groups=verdict.groups, modality=source.modality,
@@ -191,6 +192,7 @@ def load_dataset(
     per_class: int | None = None,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
+    columns: str | None = None,
     fit: str | None = None,
     multi_label: str = "auto",
     for_training: bool = True,
@@ -202,8 +204,7 @@ def load_dataset(
             ``.jsonl`` or pandas DataFrame (path or text, label, and optionally split and group; of
             recordings start and end, too); a ``.zip`` or ``.tar`` of class folders;
             ``tfds:NAME[:CONFIG]`` or a folder prepared by TFDS; one of ``arrays.BUILTIN``; arrays,
-            texts, paths or a ``tf.data.Dataset``, see ``arrays.arrays_source``; or an object with
-            ``items`` and ``read`` of a ``sources.Source`` at least.
+            texts, paths or a ``tf.data.Dataset``, see ``arrays.arrays_source``; or a source.
         image_size: what to decode to, see ``Modality.spec``, or None.
         split: shares of train, validation and test, where the source gives none.
         splits: a ``splits.csv`` as ``write_splits`` makes it, to repeat a split exactly;
@@ -215,7 +216,7 @@ def load_dataset(
         class_names: the names of integer labels in arrays.
         group: the column of a table whose equal values stay in one split, such as a film or a
             speaker; by default ``group`` or ``group_id``, where there is one.
-        fit: see the setting of that name, as for ``multi_label``.
+        columns: see the setting of that name, as for ``fit`` and ``multi_label``.
         for_training: whether to insist on what training needs, or accept any example at all.
 
     Returns:
@@ -227,7 +228,7 @@ def load_dataset(
     """
     inspection = inspect(
         data, split=split, splits=splits, seed=seed, image_size=image_size, cache=cache,
-        class_names=class_names, group=group, fit=fit, multi_label=multi_label,
+        class_names=class_names, group=group, columns=columns, fit=fit, multi_label=multi_label,
     )  # fmt: skip
     dataset = inspection.dataset
     if inspection.problem and (for_training or not len(dataset)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from keras_transfer.datasets.sources import BLANK, LEFT_OUT, SPLIT_NAMES, Item, 
 from keras_transfer.modalities import Modality, modality, modality_of_files
 
 JSON_LINES = (".jsonl", ".ndjson")
-SUFFIXES = (".csv", ".tsv", ".txt", *JSON_LINES)
+OF_ROWS = (".csv", ".tsv", *JSON_LINES)
+SUFFIXES = (".txt", *OF_ROWS)
 
 Rows = list[tuple[int, dict[str, str]]]
 
 
-def manifest_source(path: Path, name: str, group: str | None = None) -> Source:
+def manifest_source(path: Path, name: str, named: Mapping[str, str]) -> Source:
     """Reads a CSV manifest with a header, or JSON Lines; paths in it are relative to the file.
 
     Commas, semicolons and tabs separate; quoting, a byte order mark and Windows line ends are
@@ -27,17 +29,31 @@ def manifest_source(path: Path, name: str, group: str | None = None) -> Source:
     Raises:
         DataError: it cannot be read, or as ``table_source``.
     """
-    read = tables.read_jsonl if name.lower().endswith(JSON_LINES) else tables.read_csv
-    return table_source(read(path, group), name, path.parent, str(path.resolve()))
+    return table_source(_table(path, named), name, path.parent, str(path.resolve()))
 
 
-def frame_source(frame: Any, group: str | None = None) -> Source:
+def unlabelled(path: Path, kind: str, columns: str | None) -> tuple[str, list[str]]:
+    """Whether a table names files (by ``path``) or texts (``text``), and those of its rows."""
+    named = tables.named(None, columns)
+    table = _table(path, {key: named[key] for key in ("path", "text") if key in named})
+    found = table.columns(("path or text",))
+    column = "text" if kind == "text" and "text" in found else "path"
+    cells = [row[column].strip() for _, row in table.cells(found) if row[column].strip()]
+    return column, cells if column == "text" else [str(path.parent / cell) for cell in cells]
+
+
+def _table(path: Path, named: Mapping[str, str]) -> tables.Table:
+    json_lines = path.suffix.lower() in JSON_LINES
+    return (tables.read_jsonl if json_lines else tables.read_csv)(path, named)
+
+
+def frame_source(frame: Any, named: Mapping[str, str]) -> Source:
     """Reads a pandas DataFrame; paths in it are relative to the working folder.
 
     Raises:
         DataError: as ``table_source``.
     """
-    return table_source(tables.read_frame(frame, group), "DataFrame", Path())
+    return table_source(tables.read_frame(frame, named), "DataFrame", Path())
 
 
 def table_source(table: tables.Table, name: str, root: Path, identity: str | None = None) -> Source:

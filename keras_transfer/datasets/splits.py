@@ -210,7 +210,7 @@ def write_splits(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, Split]]:
     """Reads what ``write_splits`` wrote: from each item's path to its (label, split)."""
     given: dict[str, tuple[str, Split]] = {}
-    table = read_csv(Path(path))
+    table = read_csv(Path(path), {})
     for row, cells in table.cells(table.columns(COLUMNS)):
         split = cells["split"] + cells["beyond"]
         if split not in SPLITS:

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,14 +38,14 @@ class Table(NamedTuple):
         where: names the table in messages.
         header: the names of its columns.
         rows: what a row is counted as, and its cells.
-        group: the name of the column of groups, if it is to be another than ``COLUMNS`` says.
+        named: what columns are called, by what they mean, if it is another than ``COLUMNS`` says.
         listed: True where labels were lists, see ``Source.listed``.
     """
 
     where: str
     header: Sequence[str]
     rows: Sequence[tuple[int, list[str]]]
-    group: str | None = None
+    named: Mapping[str, str]
     listed: bool | None = None
 
     def columns(self, needed: Sequence[str]) -> dict[str, int]:
@@ -59,18 +59,18 @@ class Table(NamedTuple):
         """
         names = [cell.strip().lower() for cell in self.header]
         listed, present = ", ".join(self.header)[:500], dict[str, int]()
-        for key, aliases in _meant(self.group).items():
+        for key, aliases in _meant(self.named).items():
             found = [names.index(alias) for alias in aliases if alias in names]
             present |= {key: found[0]} if found else {}
         for key in needed:
             if present.keys().isdisjoint(key.split(" or ")):
                 missing = key.replace(" or ", "' or '")
                 problem = f"{self.where} has no column '{missing}'. Its first row is: {listed}"
-                remedy = "Begin with a header: path,label or text,label (and split, group)."
+                remedy = "Name them path, text, label, or say columns text=review,label=stars."
                 raise DataError(problem, remedy=remedy)
-        if self.group is not None and "group" not in present:
-            problem = f"{self.where} has no column {self.group!r} to group by. It has: {listed}"
-            raise DataError(problem, remedy="Give group the name of one of its columns.")
+        for key in self.named.keys() - present.keys():
+            problem = f"{self.where} has no column {self.named[key]!r} for {key}. It has: {listed}"
+            raise DataError(problem, remedy=f"Give {key} the name of one of its columns.")
         return present
 
     def cells(self, columns: dict[str, int]) -> list[tuple[int, dict[str, str]]]:
@@ -94,12 +94,19 @@ class Table(NamedTuple):
         return found
 
 
-def _meant(group: str | None) -> dict[str, tuple[str, ...]]:
+def named(group: str | None, columns: str | None) -> dict[str, str]:
+    """What settings of these names say that columns are called, by what they mean."""
+    pairs = dict(pair.split("=") for pair in columns.split(",")) if columns else {}
+    return pairs if group is None else pairs | {"group": group}
+
+
+def _meant(named: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """What columns may be called, by what they mean."""
-    return COLUMNS if group is None else COLUMNS | {"group": (group.strip().lower(),)}
+    usual = {key: COLUMNS[key] if key != "group" else () for key in named}
+    return COLUMNS | {key: (name.strip().lower(), *usual[key]) for key, name in named.items()}
 
 
-def read_csv(path: Path, group: str | None = None) -> Table:
+def read_csv(path: Path, named: Mapping[str, str]) -> Table:
     """Reads a table with a header. The separator is the one that the first line has most of.
 
     Raises:
@@ -116,10 +123,10 @@ def read_csv(path: Path, group: str | None = None) -> Table:
         raise DataError(problem, remedy="Give a file saved as CSV in UTF-8.") from None
     finally:
         csv.field_size_limit(limit)
-    return Table(str(path), header, list(enumerate(rows, start=2)), group)
+    return Table(str(path), header, list(enumerate(rows, start=2)), named)
 
 
-def read_jsonl(path: Path, group: str | None = None) -> Table:
+def read_jsonl(path: Path, named: Mapping[str, str]) -> Table:
     """Reads one JSON object a line. What is null, a list or an object is a blank cell, but for
     labels that are all lists of classes.
 
@@ -138,17 +145,17 @@ def read_jsonl(path: Path, group: str | None = None) -> Table:
             remedy = 'Give one object a line, such as {"text": "...", "label": "..."}.'
             raise DataError(problem, remedy=remedy) from None
     first = list(records[0][1]) if records else []
-    known = set(itertools.chain(*_meant(group).values()))
+    known = set(itertools.chain(*_meant(named).values()))
     later = [key for _, record in records for key in record if key.strip().lower() in known]
     header = list(dict.fromkeys([*first, *later]))
-    labels = [key for key in header if key.strip().lower() in COLUMNS["label"]][:1]
+    labels = [key for key in header if key.strip().lower() in _meant(named)["label"]][:1]
     held = {type(record.get(key)) for _, record in records for key in labels} - {type(None)}
     if listed := held == {list}:
         for number, record in records:
             if record.get(labels[0]) is not None:
                 record[labels[0]] = of_list(record[labels[0]], f"{path}, line {number}")
     rows = [(number, [_cell(record.get(key)) for key in header]) for number, record in records]
-    return Table(str(path), header, rows, group, listed or None)
+    return Table(str(path), header, rows, named, listed or None)
 
 
 def of_list(names: Iterable[Any], where: str) -> str:
@@ -165,15 +172,15 @@ def of_list(names: Iterable[Any], where: str) -> str:
     return MARK.join([*words, ""]) or MARK
 
 
-def read_frame(frame: Any, group: str | None = None) -> Table:
+def read_frame(frame: Any, named: Mapping[str, str]) -> Table:
     """Reads a pandas DataFrame, or what has its ``columns`` and ``iloc``; rows count from 0."""
-    header, known = [str(column) for column in frame.columns], [*_meant(group).values()]
+    header, known = [str(column) for column in frame.columns], _meant(named)
     columns, listed = [], False
     for i, name in enumerate(header):
         column = frame.iloc[:, i]
-        wanted = name.strip().lower() in itertools.chain(*known)
+        wanted = name.strip().lower() in itertools.chain(*known.values())
         held = column.tolist() if wanted else []
-        if name.strip().lower() in COLUMNS["label"]:
+        if name.strip().lower() in known["label"]:
             listed = listed or any(isinstance(cell, LISTS) for cell in held)
             held = [
                 of_list(cell, f"the DataFrame, row {row}") if isinstance(cell, LISTS) else cell
@@ -184,7 +191,7 @@ def read_frame(frame: Any, group: str | None = None) -> Table:
             ["" if missing else str(cell) for cell, missing in cells] or [""] * len(frame)
         )
     rows = [(number, list(cells)) for number, cells in enumerate(zip(*columns, strict=True))]
-    return Table("the DataFrame", header, rows, group, listed or None)
+    return Table("the DataFrame", header, rows, named, listed or None)
 
 
 def _cell(value: Any) -> str:

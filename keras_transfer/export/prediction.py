@@ -48,13 +48,15 @@ class Opened(NamedTuple):
 class About(NamedTuple):
     """What is known of a model: its labels, [] if none; the modalities that it may be of; the
     probability from which on its answers are trusted, 0 for none; how examples are fitted, if
-    known; of each class the probability from which on it is answered, where several may be."""
+    known; of each class the probability from which on it is answered, where several may be; what
+    tables call their columns."""
 
     names: Sequence[str]
     forms: Sequence[Modality]
     threshold: float
     fit: str | None
     thresholds: Sequence[float] = ()
+    columns: str | None = None
 
 
 @reads_arguments
@@ -68,6 +70,8 @@ def predict(
             ``.tflite``, ``.onnx`` or ``.keras`` file, or a ``keras.Model`` with preprocessing
             inside, whose classes are then called by their numbers.
         items: one or several of these: a file of any kind that training reads, or a folder of them;
+            a ``.csv``, ``.tsv`` or ``.jsonl`` with a column ``path`` or ``text``, or what the run
+            was told that they are called, an item a row;
             bytes of one; an array or a PIL image; of a model of sounds also samples and their rate,
             as a pair; of a model of texts a text, and ``-`` for the lines of the standard input.
             One array may hold a batch.
@@ -89,7 +93,7 @@ def predict(
     """
     opened, about, form, spec = _open(model)
     rows: list[dict[str, Any]] = []
-    for item, data in named_items(form, spec, items):
+    for item, data in named_items(form, spec, items, about.columns):
         row: dict[str, Any] = {form.NOUN: item}
         try:
             with warnings.catch_warnings(action="ignore"):  # decoders' remarks name no item
@@ -126,8 +130,9 @@ def _open(model: Model) -> tuple[Opened, About, Modality, InputSpec]:
         model = run
     if isinstance(model, Finished):
         about = About(
-            model.class_names, [model.modality], card.threshold(model), model.fit, model.thresholds
-        )
+            model.class_names, [model.modality], card.threshold(model), model.fit, model.thresholds,
+            model.config.get("columns"),
+        )  # fmt: skip
         file = (model.path or Path()) / runs.MODEL
         return _fitting(file, _of_keras(model.model), about)
     if hasattr(model, "input_shape"):

@@ -99,7 +99,8 @@ class Finished:
     @property
     def how(self) -> dict[str, Any]:
         """How data is opened for its model, as keywords of ``load_dataset`` and ``inspect``."""
-        return {"image_size": self.size, "fit": self.fit, "multi_label": self.task.setting}
+        how = {"image_size": self.size, "fit": self.fit, "multi_label": self.task.setting}
+        return how | {"columns": self.config.get("columns")}
 
     def predict(
         self, items: Items, *, top: int = 3, csv: Folder | None = None

@@ -178,7 +178,7 @@ def test_rows_of_a_data_frame_are_grouped(said):
     places = {(films[i], split) for i, split in zip(rows, data.splits.tolist(), strict=True)}
     assert len([film for film, _ in places if film in range(19)]) == 19
     assert "19 groups by the column 'Film'" in str(data.findings)
-    with pytest.raises(DataError, match=r"no column 'actor' to group by"):
+    with pytest.raises(DataError, match=r"no column 'actor' for group"):
         load_dataset(Frame(text=texts, label=labels, Film=films), group="actor")
 
 

@@ -60,7 +60,7 @@ CHOICES = {
     "engine": "auto keras openvino openvino-bfloat16", "jit": "auto on off",
     "precision": "auto float32 mixed_bfloat16 mixed_float16",
 }  # fmt: skip
-OTHERS = {"time_budget", "split", "fold", "unfreeze", "cache_limit"}
+OTHERS = {"columns", "time_budget", "split", "fold", "unfreeze", "cache_limit"}
 
 NO_NUMBERS = {
     "nothing": "", "a space": " ", "not a number": "nan", "infinity": "inf",

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import pytest
 
 from keras_transfer.base.errors import UsageError
 from keras_transfer.modalities import modality
-from keras_transfer.recipe import Recipe
+from keras_transfer.recipe import Recipe, resolve
 from tuning import space
 from tuning.__main__ import main
 
@@ -27,6 +28,23 @@ def test_the_default_space_of_texts_begins_with_their_default_effort():
     searched = effort.keys() & begins.keys()
     assert {"unfreeze", "fine_tune_lr", "fine_tune_epochs"} <= searched
     assert {name: begins[name] for name in searched} == {name: effort[name] for name in searched}
+
+
+@pytest.mark.parametrize("kind", ["image", "text", "audio"])
+@pytest.mark.parametrize("effort", ["quick", "default", "high"])
+def test_an_effort_is_trial_0_and_fixes_what_trials_cost(kind, effort):
+    given, efforts = {"effort": effort}, modality(kind).EFFORTS
+    wanted = resolve(given, efforts=efforts)
+    begins = space.default_space(given, kind).defaults()
+    assert {"unfreeze", "fine_tune_epochs", "views"}.isdisjoint(begins)
+    assert dataclasses.replace(wanted, **begins) == wanted
+    assert ("fine_tune_lr" in begins) == (wanted.unfreeze != "none")
+
+
+def test_what_is_typed_beside_an_effort_beats_it():
+    given = {"effort": "high", "fine_tune_lr": 1e-3}
+    assert "fine_tune_lr" not in space.default_space(given).defaults()
+    assert "fine_tune_lr" in space.default_space({"effort": "high"}).defaults()
 
 
 def test_the_printed_space_is_the_default_one(tmp_path, capsys):
