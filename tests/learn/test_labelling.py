@@ -193,6 +193,75 @@ def test_labels_that_are_wrong_are_found_by_inspect(digits_folder, tmp_path, cap
     assert all("looks like" in one["reason"] for one in suspects)
 
 
+def suspects_of(data, page, capsys):
+    """The examples whose labels ``inspect --labels`` doubts, by name, once its page is written."""
+    assert cli.main(["inspect", str(data), "--labels", "--page", str(page), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    return [one["path"] for one in found if one["kind"] == "suspect_label"]
+
+
+def test_wrong_labels_of_texts_are_found_by_inspect(texts_table, tmp_path, capsys):
+    rows = [json.loads(line) for line in texts_table.read_text().splitlines()]
+    names, wrong = sorted({row["label"] for row in rows}), set()
+    for number in (5, 29, 53, 66):
+        row = rows[number]
+        row["label"] = names[(names.index(row["label"]) + 1) % 3]
+        wrong.add(f"row-{number + 1:06d}")
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = suspects_of(tmp_path / "texts.jsonl", tmp_path / "page.html", capsys)
+    assert len(wrong & set(found)) >= 3
+    assert len(found) <= 12  # of 72
+    page = (tmp_path / "page.html").read_text()
+    assert all(name in page for name in found)
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """Class folders of three spoken digits, 20 recordings of each; and the others of these."""
+    pytest.importorskip("soundfile")
+    data, folder = datasets.load_dataset("builtin:spoken"), tmp_path_factory.mktemp("spoken")
+    for label in range(3):
+        for number, i in enumerate(np.flatnonzero(data.labels == label)):
+            place = folder / (f"data/digit-{label}" if number < 20 else "new")
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{label}-{number:02d}.flac").write_bytes(data.read(int(i)))
+    return folder
+
+
+def test_wrong_labels_of_sounds_are_found_by_inspect(spoken, tmp_path, capsys):
+    shutil.copytree(spoken / "data", tmp_path / "data")
+    wrong = set()
+    for label in range(3):
+        there = f"digit-{(label + 1) % 3}"
+        for number in (3, 17):
+            path = tmp_path / "data" / f"digit-{label}" / f"{label}-{number:02d}.flac"
+            path.rename(tmp_path / "data" / there / path.name)
+            wrong.add(f"{there}/{path.name}")
+    found = suspects_of(tmp_path / "data", tmp_path / "page.html", capsys)
+    assert len(wrong & set(found)) >= 5
+    assert len(found) <= 12  # of 60
+    assert "<audio" in (tmp_path / "page.html").read_text()
+
+
+def test_sounds_are_ranked_heard_and_read_back(spoken, tmp_path):
+    run = tmp_path / "run"
+    kt.train(str(spoken / "data"), output=run, effort="quick")
+    found = kt.label(run, spoken / "new", count=6, output=tmp_path / "sheet")
+    assert len(found.rows) == 6
+    assert {row["guess"] for row in found.rows} <= {"digit-0", "digit-1", "digit-2"}
+    assert (tmp_path / "sheet" / "sheet.html").read_text().count("<audio") == 6
+    rows = [row | {"label": f"digit-{row['path'].split('/')[-1][0]}"} for row in found.rows]
+    with open(found.path, "w", newline="") as stream:
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    dataset, fresh, _ = _merged(runs.open_run(run), str(found.path))
+    assert [dataset.class_names[dataset.labels[i]] for i in fresh] == [
+        f"digit-{dataset.paths[i].split('/')[-1][0]}" for i in fresh
+    ]
+    assert len(fresh) > 0
+
+
 def test_what_is_asked_of_labels_from_python_is_told_where_that_is_wanted(digits_folder, capsys):
     kt.inspect_labels(str(digits_folder))
     assert "Wrong labels" not in capsys.readouterr().err
