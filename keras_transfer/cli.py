@@ -267,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made = add_commands(parser, _COMMANDS)
     add_settings(made["train"])
+    add_settings(made["inspect"], ("group", "columns", "multi_label"))
     return parser
 
 
@@ -274,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    how = {name: getattr(options, name) for name in ("group", "columns", "multi_label")}
+    how = settings_of(options)
     if options.labels:
         with telling(options) as progress:
             load_keras()
@@ -534,12 +535,6 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     ("inspect", _inspect, "Look at a data set and say what is wrong with it.", (
         argument("data", metavar="DATA", help=DATA),
         flag("strict", "exit 2 if there are findings"),
-        argument("--group", metavar="COLUMN", help=SETTINGS["group"].metadata["help"]),
-        argument("--columns", metavar="NAMES", type=SETTINGS["columns"].metadata["kind"].take,
-                 help=SETTINGS["columns"].metadata["help"]),
-        argument("--multi-label", default="auto", metavar="auto|on|off",
-                 type=SETTINGS["multi_label"].metadata["kind"].take,
-                 help=SETTINGS["multi_label"].metadata["help"]),
         flag("labels", "also find labels that look wrong, which takes one pass of every example "
              "through the default backbone"),
         argument("--fix", metavar="DIR", help="write a clean manifest into DIR"),
