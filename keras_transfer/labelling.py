@@ -20,7 +20,7 @@ from keras_transfer.base.errors import DataError, ExampleError, UsageError
 from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.task import ONE, Task
-from keras_transfer.base.types import POOL
+from keras_transfer.base.types import POOL, Columns
 from keras_transfer.datasets import manifests
 from keras_transfer.datasets.inspection_page import printable
 from keras_transfer.datasets.sources import Data, check_outside, is_hidden, name_of, read_file
@@ -153,7 +153,7 @@ def inspect_labels(
     data: Data,
     *,
     group: str | None = None,
-    columns: str | None = None,
+    columns: Columns | None = None,
     multi_label: str = "auto",
     progress: Progress | bool | None = None,
 ) -> datasets.Inspection:

@@ -495,7 +495,7 @@ SETTINGS = {field.name: field for field in dataclasses.fields(Recipe)}
 _ARGUMENTS = {
     **{
         name: SETTINGS[name].metadata["kind"]
-        for name in ("split", "fold", "seed", "per_class", "multi_label", "columns")
+        for name in ("split", "fold", "seed", "per_class", "multi_label")
     },
     **dict.fromkeys(("path", "folder", "output", "config", "csv", "key", "sign", "group"), TEXT),
     **{"splits": TEXT, "weights": TEXT, "top": whole(1), "count": whole(1), "limit": BYTES},
@@ -516,6 +516,7 @@ _TYPES = {
     ),
     "Sequence[str]": Kind("names", functools.partial(_each, _string)),
     "registry.Layers": Kind("a function that puts layers on a tensor", _called),
+    "Columns": COLUMNS,
     "np.ndarray": Kind("an array of numbers", _array),
     "int": Kind("a whole number", operator.index),
     "float": Kind("a number", lambda v: _number(v, -math.inf, math.inf)),

@@ -19,6 +19,8 @@ LOGITS, TEMPERATURE, PROBABILITIES = "logits", "temperature", "probabilities"
 
 Size = int | float | tuple[int, int]
 """Of an example: pixels of each side or of both, tokens, seconds."""
+Columns = str
+"""What a table calls its columns, such as ``text=review,label=stars``."""
 
 # Regular expressions over layers' names, and what they stand for.
 Patterns = tuple[tuple[str, str], ...]

@@ -17,7 +17,7 @@ import numpy as np
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError, UsageError, closest
 from keras_transfer.base.quiet import quiet_stdio
-from keras_transfer.base.types import SPLITS, Dataset, Finding, Size
+from keras_transfer.base.types import SPLITS, Columns, Dataset, Finding, Size
 from keras_transfer.datasets import archives, arrays, manifests, tables, tfds
 from keras_transfer.datasets import splits as splitting
 from keras_transfer.datasets.inspection import Inspection, untrainable
@@ -45,7 +45,7 @@ def open_source(
     *,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
-    columns: str | None = None,
+    columns: Columns | None = None,
     multi_label: str = "auto",
 ) -> Source:
     """Finds the source that ``data`` stands for; see ``load_dataset``.
@@ -128,7 +128,7 @@ def inspect(
     cache: bool = True,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
-    columns: str | None = None,
+    columns: Columns | None = None,
     fit: str | None = None,
     multi_label: str = "auto",
 ) -> Inspection:
@@ -192,7 +192,7 @@ def load_dataset(
     per_class: int | None = None,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
-    columns: str | None = None,
+    columns: Columns | None = None,
     fit: str | None = None,
     multi_label: str = "auto",
     for_training: bool = True,

@@ -59,18 +59,22 @@ class Table(NamedTuple):
         """
         names = [cell.strip().lower() for cell in self.header]
         listed, present = ", ".join(self.header)[:500], dict[str, int]()
-        for key, aliases in _meant(self.named).items():
+        own = {key: name.strip().lower() for key, name in self.named.items()}
+        # A table with none of them, such as the sheet that label() writes, has the usual ones.
+        named = own if "group" in own or set(own.values()) & set(names) else {}
+        for key, aliases in COLUMNS.items():
+            aliases = (named[key],) if key in named else aliases
             found = [names.index(alias) for alias in aliases if alias in names]
             present |= {key: found[0]} if found else {}
+        for key in named.keys() - present.keys():
+            problem = f"{self.where} has no column {self.named[key]!r} for {key}. It has: {listed}"
+            raise DataError(problem, remedy=f"Give {key} the name of one of its columns.")
         for key in needed:
             if present.keys().isdisjoint(key.split(" or ")):
                 missing = key.replace(" or ", "' or '")
                 problem = f"{self.where} has no column '{missing}'. Its first row is: {listed}"
                 remedy = "Name them path, text, label, or say columns text=review,label=stars."
                 raise DataError(problem, remedy=remedy)
-        for key in self.named.keys() - present.keys():
-            problem = f"{self.where} has no column {self.named[key]!r} for {key}. It has: {listed}"
-            raise DataError(problem, remedy=f"Give {key} the name of one of its columns.")
         return present
 
     def cells(self, columns: dict[str, int]) -> list[tuple[int, dict[str, str]]]:

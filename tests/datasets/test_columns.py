@@ -65,6 +65,16 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
         kt.inspect(table, columns="text=Review,label=stars,split=prat")
 
 
+def test_a_named_column_that_is_missing_is_not_replaced_by_a_usual_one(tmp_path: Path) -> None:
+    table = str(written(tmp_path, ".csv", [row | {"label": "other"} for row in ROWS]))
+    with pytest.raises(DataError, match=r"no column 'strs' for label.*id, Review, stars"):
+        kt.inspect(table, columns="text=Review,label=strs")
+    usual = [{"text": row["Review"], "label": row["stars"], "split": row["part"]} for row in ROWS]
+    (tmp_path / "sheet").mkdir()
+    sheet = written(tmp_path / "sheet", ".csv", usual)
+    assert read_so(str(sheet)) == [(row["Review"], row["stars"], row["part"]) for row in ROWS]
+
+
 @pytest.mark.parametrize("wrong", ["review", "texts=review", "text=", "text=a=b", "", 5, "text"])
 def test_what_cannot_be_a_name_of_columns_is_refused(wrong: object) -> None:
     with pytest.raises(UsageError, match="columns must be names of columns such as text=review"):
