@@ -62,7 +62,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "four views": {"views": 4},
     "eight epochs": {"fine_tune_epochs": 8, "views": 2},
     "70 % unfrozen": {"unfreeze": "70%"},
-    "depth by a race": {"unfreeze": "auto"},
     "rate 5e-4": {"fine_tune_lr": 5e-4},
     "rate 1e-3": {"fine_tune_lr": 1e-3},
     "label smoothing 0.1": {"label_smoothing": 0.1},

@@ -193,7 +193,7 @@ DURATION = Kind("a duration such as 90s, 10m or 1.5h", _duration)
 BYTES = Kind("a size such as 500M or 20G", _bytes)
 SHARES = Kind("three shares that add up to 1, such as 0.7,0.15,0.15", _shares)
 FOLD = Kind("a fold such as 1/5", _fold)
-DEPTH = Kind("a number of blocks, a block's name, a share such as 35%, all, none or auto", _depth)
+DEPTH = Kind("a number of blocks, a block's name, a share such as 35%, all or none", _depth)
 RATE = real(1e-12, 100)
 
 
@@ -322,8 +322,8 @@ class Recipe:
 
     unfreeze: int | str = setting(
         "fine-tuning", "35%", DEPTH, "blocks that the second phase trains, from the top: a number, "
-        "the name of the lowest, or a share of the multiply-adds; auto decides by a short race",
-        metavar="N|NAME|SHARE|all|none|auto",
+        "the name of the lowest, or a share of the multiply-adds",
+        metavar="N|NAME|SHARE|all|none",
         search={"choices": ["12%", "35%", "70%"]},
     )  # fmt: skip
     fine_tune_lr: float = setting(

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from keras_transfer.frozen.engine import (
 from keras_transfer.frozen.extraction import Extracted, extract, layers_between
 from keras_transfer.frozen.features import Array, FrozenPart, Views
 from keras_transfer.frozen.store import ActivationStore, StoreCounts
-from keras_transfer.learn import calibration, head_phase, planner, race, second_phase
+from keras_transfer.learn import calibration, head_phase, planner, second_phase
 from keras_transfer.learn.batches import Examples
 from keras_transfer.learn.finetune import Trained, trace_ahead
 from keras_transfer.learn.heads import FEW
@@ -125,7 +125,7 @@ def train(
         UsageError: a setting cannot be used as given (``DataError`` for the data, ``WeightsError``
             for the weights).
     """
-    is_part = shared is not None  # of a search, or of a race of depths, which tell themselves
+    is_part = shared is not None  # of a search, which tells itself
     if progress is None and is_part:
         progress = False
     with contextlib.ExitStack() as until_the_end:
@@ -152,8 +152,7 @@ def train(
         with clock.stage("build"):  # what is wrong with it shows before an hour of decoding
             keras.utils.set_random_seed(recipe.seed)  # random weights must come back with resume
             built = preparation.build(spec, recipe, given)
-        if recipe.unfreeze != race.AUTO:
-            planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses a depth there is not
+        planner.resolve_depth(built.blocks, recipe.unfreeze)  # refuses a depth there is not
         with clock.stage("decode"):
             dataset = preparation.load(source, recipe)
         preparation.check(dataset, built, recipe.fit, SPLITS if judge else SPLITS[:2])
@@ -165,7 +164,7 @@ def train(
         labels, validation_labels = dataset.labels[train_rows], dataset.labels[validation_rows]
         classes, task = len(dataset.class_names), task_of(dataset.labels)
 
-        # The run folder and, where the depth is left to us, the race ---------------------------
+        # The run folder ------------------------------------------------------------------------
         about = config_before(dataset, built, recipe, asked)
         state = shared.state
         if output is not None:
@@ -179,13 +178,8 @@ def train(
         deadline = (clock.start if began is None else began) + budget
         decision, base = _read_decision(state), shared.base
         if decision is not None:  # of a killed run, which goes on above the cut that it stored
-            recipe, about = Recipe(**decision["recipe"]), about | decision["about"]
+            recipe = Recipe(**decision["recipe"])
             base = tuple(decision["base"]) if decision.get("base") is not None else base
-        elif recipe.unfreeze == race.AUTO:
-            with clock.stage("race"):
-                runner = _racer(built, shared)
-                winner, about["race"] = race.decide(dataset, recipe, runner, progress, deadline)
-            recipe = dataclasses.replace(recipe, unfreeze=winner)
 
         # The classifier: a copy of the backbone with a new head --------------------------------
         untrained = built.weights == "none"
@@ -214,7 +208,7 @@ def train(
         left = deadline - time.monotonic() if budgeted else math.inf
         plan, recipe = plan_for(recipe, measured, time_left=left)
         first_plan = plan
-        _write_decision(state, recipe, about, base)
+        _write_decision(state, recipe, base)
         store, stored_cut = _what_is_stored(plan, base, shared.store)
         if (stored_cut, recipe.views) != (frozen.cut, whole_recipe.views):
             frozen = frozen_below(stored_cut, recipe.views)
@@ -248,7 +242,7 @@ def train(
             )  # fmt: skip
             progress.detail(f"The frozen part is done. {plan}")
             stages = _expect(progress, clock, plan, extracted=True)
-            _write_decision(state, recipe, about, stored_cut if store else base)
+            _write_decision(state, recipe, stored_cut if store else base)
             extracted = extracted.first(recipe.views)
         continued = plan.unfreeze > 0 and plan.cut != stored_cut
         if continued:
@@ -381,8 +375,7 @@ def _check_reporting(
 @contextlib.contextmanager
 def _alone(recipe: Recipe, given: Backbone | None, progress: Progress) -> Iterator[Shared]:
     """For a run that is no part of another: classifiers of its own, and the cache's activations."""
-    # A race makes several classifiers of one backbone, and one that was given must not change.
-    pool = ModelPool(copies=given is not None or recipe.unfreeze == race.AUTO)
+    pool = ModelPool(copies=given is not None)  # which must not change
     if recipe.cache == "off":
         yield Shared(pool)
         return
@@ -393,30 +386,15 @@ def _alone(recipe: Recipe, given: Backbone | None, progress: Progress) -> Iterat
 
 
 def _read_decision(state: Path | None) -> dict[str, Any] | None:
-    """What a killed run had decided: its plan must not be made twice, nor its race be run again."""
+    """What a killed run had decided: its plan must not be made twice."""
     path = state / DECISION if state else None
     return files.read_json(path, remedy=head_phase.ANEW) if path and path.exists() else None
 
 
-def _write_decision(
-    state: Path | None, recipe: Recipe, about: dict[str, Any], base: tuple[str, ...] | None
-) -> None:
+def _write_decision(state: Path | None, recipe: Recipe, base: tuple[str, ...] | None) -> None:
     if state is not None:
-        raced = {"race": about["race"]} if "race" in about else {}
-        decision = {"recipe": dataclasses.asdict(recipe), "about": raced, "base": base}
+        decision = {"recipe": dataclasses.asdict(recipe), "base": base}
         files.write_json(state / DECISION, files.sealed(decision))
-
-
-def _racer(backbone: Backbone, shared: Shared) -> Callable[[Dataset, Recipe], Fitted]:
-    """Trains for the race, with the classifiers and the activations of the run."""
-    of_race = Shared(shared.pool, shared.store)
-
-    def fit(dataset: Dataset, recipe: Recipe) -> Fitted:
-        done: Fitted = train(dataset, recipe=recipe, backbone=backbone, shared=of_race, judge=False)
-        of_race.measured = done.measured
-        return done
-
-    return fit
 
 
 def _what_is_stored(

@@ -18,7 +18,6 @@ from keras_transfer.base.quiet import say
 WORDS = {
     "build": "Loading the backbone",
     "decode": "Reading the data",
-    "race": "Comparing two depths",
     "extract": "Running the frozen layers",
     "head": "Solving the head",
     "fine_tune": "Training the top blocks",

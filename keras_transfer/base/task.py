@@ -159,17 +159,12 @@ class OneLabel:
         return np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-38))
 
     def losses(
-        self,
-        logits: np.ndarray,
-        labels: np.ndarray,
-        temperature: float = 1.0,
-        weights: np.ndarray | None = None,
+        self, logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
     ) -> np.ndarray:
-        """Negative log-likelihood of each example in nats, float64 ``[n]``, weighed if asked. Here:
-        of the true class."""
+        """Negative log-likelihood of each example in nats, float64 ``[n]``. Here: of the true
+        class."""
         scores = special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
-        losses = -scores[np.arange(len(labels)), np.asarray(labels, np.int64)]
-        return losses if weights is None else losses * weights
+        return -scores[np.arange(len(labels)), np.asarray(labels, np.int64)]
 
     def scaled_nll(
         self, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
@@ -352,16 +347,11 @@ class SeveralLabels:
         return special.logit(np.clip(np.asarray(probabilities, np.float64), 1e-12, 1 - 1e-12))
 
     def losses(
-        self,
-        logits: np.ndarray,
-        labels: np.ndarray,
-        temperature: float = 1.0,
-        weights: np.ndarray | None = None,
+        self, logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
     ) -> np.ndarray:
         """The mean over an example's decisions."""
         scaled = np.asarray(logits, np.float64) / temperature
-        losses = np.logaddexp(0.0, scaled) - labels * scaled
-        return (losses if weights is None else losses * weights).mean(axis=1)
+        return (np.logaddexp(0.0, scaled) - labels * scaled).mean(axis=1)
 
     def scaled_nll(
         self, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
