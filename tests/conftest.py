@@ -80,7 +80,7 @@ def digits_result(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 
     return training.train(
         str(digits_folder), image_size=64, effort="quick", seed=6, split=(0.6, 0.2, 0.2),
-        output=tmp_path_factory.mktemp("runs") / "digits",
+        refit="off", output=tmp_path_factory.mktemp("runs") / "digits",
     )  # fmt: skip
 
 

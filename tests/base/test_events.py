@@ -71,7 +71,7 @@ def test_the_command_logs_both_phases_and_can_leave_probabilities_as_they_are(
     output = tmp_path / "run"
     arguments = ["train", digits_folder, "--output", output, "--image-size", "32", "--quiet"]
     arguments += ["--unfreeze", "1", "--fine-tune-epochs", "2", "--effort", "quick"]
-    arguments += ["--tensorboard", "--calibration", "none"]
+    arguments += ["--tensorboard", "--calibration", "none", "--refit", "off"]
     assert cli.main([str(argument) for argument in arguments]) == 0
     run = runs.open_run(output)
     tuned = read(output / "tensorboard" / "fine_tune")

@@ -491,7 +491,7 @@ def test_a_custom_layer_is_named(run: runs.Run, tmp_path: Path) -> None:
     model = keras.Model(entry, Mine(name="special")(entry))
     vars(odd := dataclasses.replace(run)).update(model=model)
     with pytest.raises(UsageError, match=r"layer 'special' is a .*Mine"):
-        export_run(odd, "tflite", tmp_path / "out")
+        export_run(odd, "tflite,keras", tmp_path / "out")
 
 
 def test_without_test_images_there_is_no_proof(run: runs.Run, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ CHOICES = {
     "penalty": "none l2 l2-sp", "decay": "cosine constant", "batch_norm": "auto frozen train",
     "flip": "auto on off", "multi_label": "auto on off", "calibration": "temperature none",
     "engine": "auto keras openvino openvino-bfloat16", "jit": "auto on off",
-    "precision": "auto float32 mixed_bfloat16 mixed_float16",
+    "precision": "auto float32 mixed_bfloat16 mixed_float16", "refit": "on off",
 }  # fmt: skip
 OTHERS = {"columns", "time_budget", "split", "fold", "unfreeze", "cache_limit"}
 
