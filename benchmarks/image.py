@@ -120,10 +120,9 @@ SAID = {
     "chosen says `recipe.md`, by a script that this one has replaced; this table, why the head is "
     "solved at last on validation examples, too (`no refit` leaves that out), and why photos of 32 "
     "pixels are trained at 128 and no more at 96.",
-    "report": "Run once, after the settings were chosen, whatever came out. There are two sets to "
-    "report on, so that an interval over tasks says little. Tasks with so many a class share the "
-    "test images of their whole set, and have no head of validation examples: who thins training "
-    "examples leaves these out.",
+    "report": "Run once, after the settings were chosen, whatever came out, beside other "
+    "processes. There are two sets to report on, so that an interval over tasks says little. The "
+    "tasks with so many a class, which share the test images of their set, were not run.",
 }
 
 
