@@ -197,18 +197,20 @@ def solve_again(
     few: bool,
 ) -> Head:
     """A head on training and validation examples, by what these chose of one that had not seen
-    them; every example counts once, however many views there are of it. Arguments as of
-    :func:`solve`.
+    them, and from the one on that the model has; every example counts once, however many views
+    there are of it. Arguments as of :func:`solve`.
     """
     seen = [head_inputs(model, one)[:, chosen.ignored :] for one in (*views, validation)]
     task, judged = task_of(labels), examples.validation_labels
     shares, classes = [examples.weights / len(views)] * len(views), int(model.output_shape[-1])
     of_judged = examples.validation_weights
+    kernel, bias = model.get_layer(LOGITS).get_weights()
     shares.append(task.weights(judged, classes) if of_judged is None else of_judged)
     return solve_head(
         np.concatenate(seen), np.concatenate([labels] * len(views) + [judged]), classes,
         seen[-1], judged,
         sample_weights=np.concatenate(shares), penalties=[chosen.penalty], few=few,
+        start=(kernel[chosen.ignored :], bias),
     ).seeing(chosen.ignored)  # fmt: skip
 
 

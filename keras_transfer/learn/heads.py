@@ -91,6 +91,7 @@ def solve_head(
     label_smoothing: float = 0.0,
     penalties: Sequence[float] = PENALTIES,
     few: bool = False,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Head:
     """Logistic regression over a path of L2 penalties, by L-BFGS with warm starts.
 
@@ -114,10 +115,13 @@ def solve_head(
         penalties: the lambdas, strongest first.
         few: whether the examples are too few to tell how much a feature varies, see
             :func:`steadied`.
+        start: kernel and bias from which the path begins, or None for zero.
     """
     problem = _Problem(
         features, labels, classes, validation_features, sample_weights, label_smoothing, few
     )
+    if start is not None:
+        problem.start = problem.unfold(*start)
 
     def judge(matrices: Sequence[np.ndarray]) -> float:
         logits = problem.answers(matrices[0])
@@ -207,6 +211,7 @@ class _Problem:
     Attributes:
         start: weights ``[d + 1, classes]`` of a path's first solve, the bias last.
         fold: what makes of them kernel and bias for features as they come.
+        unfold: what makes weights of kernel and bias.
     """
 
     def __init__(
@@ -219,7 +224,7 @@ class _Problem:
         label_smoothing: float = 0.0,
         few: bool = False,
     ) -> None:
-        standard, self._others, self.fold = _standardised(features, others, few)
+        standard, self._others, self.fold, self.unfold = _standardised(features, others, few)
         self._objective = _objective(standard, labels, classes, weights, label_smoothing)
         self._gram = (standard.T @ standard).astype(np.float64) / len(standard)
         self.start = np.zeros((standard.shape[1] + 1, classes))
@@ -234,6 +239,8 @@ class _Problem:
 
 
 _Tried = tuple[float, float, int, list[np.ndarray]]  # penalty, loss, iterations, weights
+_Fold = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+_Unfold = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _path(
@@ -256,8 +263,10 @@ def _path(
 
 def _standardised(
     features: np.ndarray, validation: np.ndarray, few: bool = False
-) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]:
-    """Both standardised by the first, and what folds this into the solved weights, exactly."""
+) -> tuple[np.ndarray, np.ndarray, _Fold, _Unfold]:
+    """Both standardised by the first, what folds this into the solved weights, exactly, and what
+    takes it out of folded ones.
+    """
     mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
     deviation = features.std(axis=0, dtype=np.float64).astype(np.float32)
     if few:
@@ -276,7 +285,11 @@ def _standardised(
         folded = weights / deviation[:, None]
         return folded.astype(np.float32), (matrix[-1] - mean @ folded).astype(np.float32)
 
-    return parts[0], parts[1], fold
+    def unfold(kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        weights = kernel * np.where(np.isfinite(deviation), deviation, 0.0)[:, None]
+        return np.vstack([weights if basis is None else basis.T @ weights, bias + mean @ kernel])
+
+    return parts[0], parts[1], fold, unfold
 
 
 def _solve(

@@ -174,11 +174,11 @@ def tune(
     progress.stage("choose")
     # The weights are in what came back; the suffix is in float32 on one device.
     part = _Part(model, suffix, build_engine(suffix, "keras"), examples, labels, few)
-    chosen, candidates, logits, new = _choose(part, start, done, recipe, on_all)
-    kept_head, said = candidates[0].name == "head", ""
-    if solved and not (on_all and kept_head):
+    chosen, candidates, logits, renewed = _choose(part, start, done, recipe, on_all)
+    kept, said = candidates[0].name, ""
+    if solved and not (on_all and kept == "head"):
         progress.detail(said := AGAIN)
-        chosen = part.at_last(chosen, solved, None if kept_head else new)
+        chosen = part.at_last(kept, chosen, solved, renewed)
     assign(suffix.learned, chosen)
     return Outcome(candidates, logits, part.engine, done, seconds, said)
 
@@ -224,21 +224,37 @@ class _Part(NamedTuple):
         ]
 
     def at_last(
-        self, values: Sequence[np.ndarray], solved: Chosen, new: Head | None
+        self, kept: str, values: Sequence[np.ndarray], solved: Chosen, renewed: _Renewed | None
     ) -> list[np.ndarray]:
-        """The weights with a head of all examples, or, where training changed their features and a
-        new head of these was chosen, with the mean of theirs and that one.
+        """The weights that were kept, by this name, with a head of all examples, or, where training
+        changed their features and a new head of these was chosen, with the mean of theirs and that.
         """
-        chosen = Chosen(new.penalty, new.ignored) if new else solved
-        seen = self.labels, self.examples, *self.features(values)
-        again = self.with_head(values, solve_again(self.model, chosen, *seen, self.few))
+        if kept == "head":
+            renewed = None
+        if renewed is not None and kept.endswith("new head"):
+            assign(self.suffix.learned, values)
+            features, validation = renewed.features, renewed.validation  # only the head is another
+        else:
+            features, validation = self.features(values)
+        if renewed is not None:
+            solved = Chosen(renewed.head.penalty, renewed.head.ignored)
+        seen = self.labels, self.examples, features, validation
+        again = self.with_head(values, solve_again(self.model, solved, *seen, self.few))
         # Features that were fitted to most of these examples make a head that is too sure.
-        return between(values, again, 0.5) if new else again
+        return again if renewed is None else between(values, again, 0.5)
+
+
+class _Renewed(NamedTuple):
+    """A head solved on the features of what trained, and these, see :meth:`_Part.features`."""
+
+    head: Head
+    features: list[np.ndarray]
+    validation: np.ndarray
 
 
 def _choose(
     part: _Part, start: list[np.ndarray], done: Trained, recipe: Recipe, on_all: OnAll | None
-) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray, Head | None]:
+) -> tuple[list[np.ndarray], tuple[Candidate, ...], np.ndarray, _Renewed | None]:
     """Judges what the second phase came to, a head solved again on its features included, which is
     returned last.
     """
@@ -255,18 +271,18 @@ def _choose(
     ends = done.ends()
     if "average" in ends:
         ends["average"] = settled(ends["average"])
-    solving: list[Future[Head]] = []
+    renewing: list[Future[_Renewed]] = []
     with ThreadPoolExecutor(1) as aside:
 
         def new_head(values: Sequence[np.ndarray]) -> Callable[[], NewHead]:
             features, validation = part.features(values)
             solve = solver(part.model, part.labels, examples, features, validation, part.few)
-            solving.append(aside.submit(solve))
+            renewing.append(aside.submit(lambda: _Renewed(solve(), features, validation)))
             seen = head_inputs(part.model, validation)
 
             def wait() -> NewHead:
-                solved = solving[0].result()
-                return part.with_head(values, solved), solved.logits(seen)
+                head = renewing[0].result().head
+                return part.with_head(values, head), head.logits(seen)
 
             return wait
 
@@ -276,7 +292,7 @@ def _choose(
             new_head if recipe.head_is_solved else None, examples.validation_weights,
             mix=lambda first, second, share: settled(between(first, second, share)), head=head,
         )  # fmt: skip
-    return *chosen, solving[0].result() if solving else None
+    return *chosen, renewing[0].result() if renewing else None
 
 
 def _some(inputs: Inputs, recipe: Recipe, number: int) -> Iterator[Batch]:
