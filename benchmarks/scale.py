@@ -1,7 +1,6 @@
-"""Time and memory of a whole run as the data grows: synthetic JPEG files of 128 px, or WAV files of
-a second.
+"""Time and memory of a whole run as the data grows: synthetic JPEG files, or WAV files of a second.
 
-python benchmarks/scale.py [--images 5000 20000 | --clips 3600 36000]
+python benchmarks/scale.py [--images 5000 20000 [--size 128] | --clips 3600 36000]
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from common import python, record
 from PIL import Image
 
 
-def write_images(folder: Path, count: int, classes: int = 10) -> None:
+def write_images(folder: Path, count: int, size: int, classes: int = 10) -> None:
     """Noise of few colours over a hue that belongs to the class: no two files alike."""
     draw = np.random.default_rng(0)
     for number in range(count):
@@ -28,7 +27,9 @@ def write_images(folder: Path, count: int, classes: int = 10) -> None:
         pixels = np.clip(coarse, 0, 255).astype(np.uint8)
         path = folder / f"class-{kind}" / f"{number:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).resize((128, 128), Image.Resampling.BICUBIC).save(path, quality=85)
+        Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).save(
+            path, quality=85
+        )
 
 
 def write_clips(folder: Path, count: int, classes: int = 10) -> None:
@@ -67,6 +68,7 @@ def whole_run(folder: Path, count: int, *settings: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, nargs="+", default=[5000, 20000])
+    parser.add_argument("--size", type=int, default=128, help="of an image, in pixels")
     parser.add_argument("--clips", type=int, nargs="+")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -77,14 +79,16 @@ def main() -> None:
                 write_clips(folder / "data", count)
                 rows.append(whole_run(folder, count))
             else:
-                write_images(folder / "data", count)
-                rows.append(whole_run(folder, count, "--image-size", "128"))
+                write_images(folder / "data", count, options.size)
+                rows.append(whole_run(folder, count, "--image-size", str(options.size)))
         print(rows[-1], flush=True)
+    counts = " ".join(map(str, options.clips or options.images))
     if options.clips:
-        counts = " ".join(map(str, options.clips))
         record("scale_audio", f"python benchmarks/scale.py --clips {counts}", rows)
     else:
-        record("scale", "python benchmarks/scale.py", rows)
+        name = "scale" if options.size == 128 else f"scale_{options.size}px"
+        asked = f"--images {counts} --size {options.size}"
+        record(name, f"python benchmarks/scale.py {asked}", rows)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from keras_transfer.datasets.sources import Data
 from keras_transfer.frozen.engine import (
     BATCH,
     Engine,
+    build_engine,
     computes_bfloat16,
-    predict_probabilities,
 )
 from keras_transfer.frozen.extraction import Extracted, extract, layers_between
 from keras_transfer.frozen.features import Array, FrozenPart, Views
@@ -52,6 +52,7 @@ from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report
 from keras_transfer.runs.result import Fitted, TransferResult, config_before
 
+_AT_ONCE = 16 * BATCH  # test examples whose activations are held
 DECISION = "decision.json"  # what a run that was killed goes on with
 
 
@@ -483,16 +484,21 @@ def _probabilities(fitted: Fitted, outcome: Outcome, below: Engine | None) -> np
         outcome: with the engine of what trained.
         below: that of the rest, whose outputs it takes; None where the model runs as a whole.
     """
-    assert fitted.dataset.examples is not None
-    examples = fitted.dataset.examples[fitted.dataset.indices("test")]
+    views, rows = Views(fitted.dataset), fitted.dataset.indices("test")
+    drawn = (
+        views.draw(rows[start : start + _AT_ONCE], 0) for start in range(0, len(rows), _AT_ONCE)
+    )
     if below is None or below.name != "openvino":
-        return predict_probabilities(fitted.model, examples)
-    # What never trained runs on the engine that it ran on.
-    *at_cut, pooled = below.predict(examples)
-    inputs = [pooled] if outcome.trained is None else at_cut
-    logits = predict(outcome.engine, Array(*inputs))[0]
-    task = task_of(fitted.dataset.labels)
-    return task.probabilities(logits / fitted.temperature).astype(np.float32)
+        engine = build_engine(fitted.model, images=len(rows))
+        return np.concatenate([engine.predict(examples)[0] for examples in drawn])
+    logits = []
+    for examples in drawn:
+        # What never trained runs on the engine that it ran on.
+        *at_cut, pooled = below.predict(examples)
+        inputs = [pooled] if outcome.trained is None else at_cut
+        logits.append(predict(outcome.engine, Array(*inputs)))
+    probabilities = task_of(fitted.dataset.labels).probabilities
+    return probabilities(np.concatenate(logits) / fitted.temperature).astype(np.float32)
 
 
 def _judged(

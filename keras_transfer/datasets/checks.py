@@ -143,7 +143,8 @@ class _Checks:
     def near_copies(self, fingerprints: np.ndarray, modality: Modality) -> np.ndarray:
         """Alike to a person: int64 pairs of positions, shape ``[pairs, 2]``."""
         rows = np.flatnonzero(self.kept)
-        pairs = rows[modality.near_copies(fingerprints[rows])]
+        held = fingerprints if len(rows) == len(fingerprints) else fingerprints[rows]
+        pairs = rows[modality.near_copies(held)]
         alike = f"almost the same {modality.NOUN} as"
         reported: set[int] = set()
         for i, j in pairs.tolist():
@@ -210,21 +211,29 @@ def group_names(
     from scipy.sparse.csgraph import connected_components
 
     # Items are nodes of a graph, and so is what they have in common.
-    common: dict[str, int] = {}
-    ends: list[tuple[int, int]] = []
-    for i, (digest, group) in enumerate(zip(digests, groups, strict=True)):
-        for key in (f"image {digest}", *([] if group is None else [f"group {group}"])):
-            ends.append((i, common.setdefault(key, len(digests) + len(common))))
-    links = np.concatenate([np.reshape(ends, (-1, 2)), near]).astype(np.int64)
-    nodes = len(digests) + len(common)
-    graph = coo_array((np.ones(len(links), bool), tuple(links.T)), shape=(nodes, nodes))
-    component = connected_components(graph, directed=False)[1].tolist() if nodes else []
-    names: dict[int, str] = {}
-    for key, node in common.items():
-        # "group" sorts before "image", so that adding items does not rename a source's group. These
-        # words decide splits, and are the same for all modalities.
-        names[component[node]] = min(key, names.get(component[node], key))
-    return [names[component[i]] for i in range(len(digests))]
+    held, content = np.unique(np.array(digests, np.bytes_), return_inverse=True)
+    names = sorted({group for group in groups if group is not None})
+    place = {name: number for number, name in enumerate(names)}
+    named = np.array([i for i, group in enumerate(groups) if group is not None], np.int64)
+    group = np.array([place[one] for one in groups if one is not None], np.int64)
+    count, nodes = len(digests), len(digests) + len(held) + len(names)
+    starts = np.concatenate([np.arange(count), named, near[:, 0]])
+    ends = np.concatenate([count + content, count + len(held) + group, near[:, 1]])
+    graph = coo_array((np.ones(len(starts), bool), (starts, ends)), shape=(nodes, nodes))
+    component = connected_components(graph, directed=False)[1] if nodes else np.empty(0, np.int64)
+    # The first of each component by order of text, which is that of the nodes.
+    first = np.full(nodes, nodes)
+    np.minimum.at(first, component[count:], np.arange(count, nodes))
+    first_group = np.full(nodes, nodes)
+    np.minimum.at(first_group, component[count + len(held) :], np.arange(count + len(held), nodes))
+
+    def name(part: int) -> str:
+        # These words decide splits, and are the same for all modalities.
+        if first_group[part] < nodes:  # so that adding items does not rename a source's group
+            return f"group {names[first_group[part] - count - len(held)]}"
+        return f"image {held[first[part] - count].decode()}"
+
+    return [name(part) for part in component[:count].tolist()]
 
 
 def _class_findings(

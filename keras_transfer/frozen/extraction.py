@@ -14,6 +14,7 @@ import numpy as np
 from keras_transfer import backbones
 from keras_transfer.backbones.graph import tensors
 from keras_transfer.base.progress import Progress
+from keras_transfer.base.rows import Table
 from keras_transfer.base.types import Inputs
 from keras_transfer.frozen.engine import Batch, Engine, build_engine
 from keras_transfer.frozen.features import Continued, FrozenPart, Recomputed, Views
@@ -32,9 +33,9 @@ class Extracted:
         seconds_each: that a training example took which was computed; None where none was.
     """
 
-    features: Sequence[np.ndarray]
+    features: Sequence[Table]
     inputs: Sequence[Inputs]
-    validation_features: np.ndarray
+    validation_features: Table
     validation_inputs: Inputs
     seconds_each: float | None
 
@@ -81,7 +82,7 @@ def extract(
     """
     how: dict[str, Any] = {"store": store, "progress": progress}
     validation_features, validation_inputs = frozen.inputs(views, validation, 0, **how)
-    features, inputs = list[np.ndarray](), list[Inputs]()
+    features, inputs = list[Table](), list[Inputs]()
     begun, known = time.monotonic(), store.counts.misses if store else 0
     for number in range(count):
         ends = time.monotonic() + (time.monotonic() - begun) / max(1, number)

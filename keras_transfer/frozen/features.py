@@ -18,6 +18,7 @@ from keras_transfer.backbones.graph import tensors
 from keras_transfer.base import files
 from keras_transfer.base.compute import PLAIN, Compute, accelerators
 from keras_transfer.base.progress import Progress
+from keras_transfer.base.rows import BLOCK, Table
 from keras_transfer.base.threads import prefetch
 from keras_transfer.base.types import LEVELS, POOL, Backbone, Dataset, Inputs
 from keras_transfer.frozen.engine import (
@@ -30,9 +31,11 @@ from keras_transfer.frozen.engine import (
     seconds_per_image,
     worth_tracing,
 )
-from keras_transfer.frozen.store import ActivationKey, ActivationStore
+from keras_transfer.frozen.store import ActivationKey, Activations, ActivationStore
 from keras_transfer.modalities import modality
 
+# Of so many images pooled features are held in memory; of more they stay on disk.
+_HELD_ROWS = BLOCK
 # Beyond this float16 overflows; such a cut is stored in float32.
 _FLOAT16_SAFE = 6e4
 # How far bfloat16 may move an image's features, as a share of the way to its nearest neighbour.
@@ -76,11 +79,11 @@ class Views:
 
 
 class Array:
-    """Inputs held in memory: one array ``[images, ...]`` for each tensor."""
+    """Inputs that are there: one array ``[images, ...]`` for each tensor, or what is sliced so."""
 
     held = True
 
-    def __init__(self, *tensors: np.ndarray) -> None:
+    def __init__(self, *tensors: Table) -> None:
         self._tensors = tensors
 
     def __len__(self) -> int:
@@ -89,6 +92,23 @@ class Array:
     def gather(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows of every tensor."""
         return [tensor[rows] for tensor in self._tensors]
+
+
+class Pooled:
+    """Features ``[images, features]``, float32, read when they are sliced.
+
+    Args:
+        held: where they are stored.
+    """
+
+    def __init__(self, held: Activations) -> None:
+        self._held = held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return self._held.gather(np.arange(len(self))[rows])[0].astype(np.float32)
 
 
 class Recomputed:
@@ -231,7 +251,7 @@ class FrozenPart:
         store: ActivationStore | None,
         progress: Progress,
         exact: bool = True,
-    ) -> tuple[np.ndarray, Inputs]:
+    ) -> tuple[Table, Inputs]:
         """Pooled features and the inputs at the cut of one view of some images.
 
         Args:
@@ -244,7 +264,8 @@ class FrozenPart:
                 :meth:`_may_round`.
 
         Returns:
-            float32 ``[rows, features]``, and the inputs of the second phase for the same rows.
+            float32 ``[rows, features]``, of which many are read only as they are sliced, and the
+            inputs of the second phase for the same rows.
         """
         if store is not None:
             try:
@@ -262,13 +283,14 @@ class FrozenPart:
                     return self._batches(engine, views, rows[lacking], number, progress)
 
                 held = store.ensure(keys, digests, missing)
-                pooled = held[0].gather(np.arange(len(rows)))[0].astype(np.float32)
-                return pooled, held[1] if self.cut else Recomputed(views, rows, number)
+                pooled = Pooled(held[0])
+                at_cut = held[1] if self.cut else Recomputed(views, rows, number)
+                return pooled[:] if len(rows) <= _HELD_ROWS else pooled, at_cut
             except OSError as error:
                 warnings.warn(f"The activation store cannot be used: {error}", stacklevel=2)
         batches = self._batches(self.engine, views, rows, number, progress)
-        pooled = np.concatenate([batch[0] for batch in batches])
-        return pooled, Recomputed(views, rows, number, self._at_cut if self.cut else None)
+        computed = np.concatenate([batch[0] for batch in batches])
+        return computed, Recomputed(views, rows, number, self._at_cut if self.cut else None)
 
     def held(self, views: Views, rows: np.ndarray, count: int, store: ActivationStore) -> bool:
         """Whether so many views of some images are stored, of whichever engine."""

@@ -27,6 +27,7 @@ import socket
 import time
 import uuid
 import warnings
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,8 +47,9 @@ CODE_VERSION = 2
 SHARD_BYTES = 32 * 2**20
 # Share of the free disk that the store may take unless told otherwise.
 DEFAULT_SHARE = 0.25
-# Activations up to this many bytes in all are held in memory; larger ones are read row by row.
-MEMORY_BYTES = 2**30
+# Activations of a store that are in use are held in memory up to this many bytes in all; the others
+# are read row by row.
+MEMORY_BYTES = 2**29
 # The folder of what was decided once, see ActivationStore.remember.
 _ANSWERS = "answers"
 
@@ -103,22 +105,29 @@ class Activations:
     Args:
         index: where they lie.
         digests: of the images.
+        room: bytes up to which they are held in memory, rather than read when they are asked for.
     """
 
     held = True
 
-    def __init__(self, index: Index, digests: Sequence[str]) -> None:
+    def __init__(self, index: Index, digests: Sequence[str], room: int) -> None:
         shards: dict[tuple[Path, ...], int] = {}
         self._places = np.empty((len(digests), 2), np.int64)
         for position, digest in enumerate(digests):
             paths, row = index[digest]
             self._places[position] = shards.setdefault(tuple(paths), len(shards)), row
         self._shards = [[_RowFile(path) for path in paths] for paths in shards]
-        total = sum(path.stat().st_size for paths in shards for path in paths)
-        self._tensors = self._read(self._places) if total <= MEMORY_BYTES else None
+        row = sum(one.dtype.itemsize * math.prod(one.shape) for one in self._shards[0])
+        fits = row * len(digests) <= room
+        self._tensors = self._read(self._places) if fits else None
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def bytes(self) -> int:
+        """That they take in memory."""
+        return sum(tensor.nbytes for tensor in self._tensors or ())
 
     def gather(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows asked for, one float array ``[rows, ...]`` for each tensor of the cut."""
@@ -180,6 +189,7 @@ class ActivationStore:
         self.counts = StoreCounts()
         self._note: Callable[[str], None] = lambda text: None
         self._marked: set[Path] = set()
+        self._in_use = weakref.WeakSet[Activations]()
         self._sound: dict[Path, tuple[int, ...]] = {}
 
     def on_note(self, note: Callable[[str], None]) -> None:
@@ -227,7 +237,12 @@ class ActivationStore:
                 ]
                 _extract(writers, [digests[i] for i in missing], compute(missing))
         self.prune()
-        return [Activations(index, digests) for index in indices]
+        found = []
+        for index in indices:
+            room = MEMORY_BYTES - sum(one.bytes for one in self._in_use)
+            found.append(Activations(index, digests, room))
+            self._in_use.add(found[-1])
+        return found
 
     def holds(self, keys: Sequence[ActivationKey], digests: Sequence[str]) -> bool:
         """Whether nothing would have to be computed, sound shards taken for granted."""

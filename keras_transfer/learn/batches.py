@@ -32,6 +32,35 @@ class Examples:
     validation_labels: np.ndarray
     validation_weights: np.ndarray | None = None
 
+    def some(self, rows: np.ndarray | slice, judged: np.ndarray | slice) -> Examples:
+        """Those at some positions, of training and of validation."""
+        weights = self.validation_weights
+        return Examples(
+            [Subset(view, rows) for view in self.views], self.targets[rows], self.weights[rows],
+            Subset(self.validation, judged), self.validation_labels[judged],
+            None if weights is None else weights[judged],
+        )  # fmt: skip
+
+
+class Subset:
+    """Some of other inputs.
+
+    Args:
+        inputs: those.
+        rows: positions in them.
+    """
+
+    def __init__(self, inputs: Inputs, rows: np.ndarray | slice) -> None:
+        self._inputs, self.held = inputs, inputs.held
+        self._rows = np.arange(len(inputs))[rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def gather(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The tensors of the images at ``rows``."""
+        return self._inputs.gather(self._rows[rows])
+
 
 def batches(
     view: Inputs, examples: Examples, size: int, seed: list[int], multiple: int = 1

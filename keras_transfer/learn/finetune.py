@@ -273,7 +273,7 @@ def _validate(
     suffix: Suffix, engine: Engine, examples: Examples, done: Trained
 ) -> dict[str, float]:
     """Judges the weights on validation, and keeps them if they are the best so far."""
-    logits, labels = predict(engine, examples.validation)[0], examples.validation_labels
+    logits, labels = predict(engine, examples.validation), examples.validation_labels
     weights = examples.validation_weights
     temperature = calibration.fit_temperature(logits, labels, weights)
     calibrated = calibration.nll(logits, labels, temperature, weights)

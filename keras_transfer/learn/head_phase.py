@@ -15,6 +15,7 @@ import numpy as np
 from keras_transfer.base import files
 from keras_transfer.base.compute import Compute
 from keras_transfer.base.progress import Progress
+from keras_transfer.base.rows import MEMORY, Rows, Table, width
 from keras_transfer.base.task import task_of
 from keras_transfer.base.types import LOGITS, Dataset, PhaseReport
 from keras_transfer.frozen.extraction import Extracted
@@ -28,8 +29,6 @@ from keras_transfer.learn.pool import ModelPool
 from keras_transfer.learn.suffix import assign, values_of, working
 from keras_transfer.recipe import Recipe
 
-# Features of more views than fit are left to the second phase; the head sees as many as do.
-_BYTES = 2**29
 AGAIN = "At last the head was solved once more, on training and validation examples alike."
 ANEW = "Restore the file, or begin anew with --overwrite."
 
@@ -71,8 +70,8 @@ def solve(
     model: keras.Model,
     labels: np.ndarray,
     examples: Examples,
-    views: Sequence[np.ndarray],
-    validation: np.ndarray,
+    views: Sequence[Table],
+    validation: Table,
     *,
     few: bool,
     progress: Progress,
@@ -147,17 +146,20 @@ def train(
     return Done(done.epoch, done.epoch * len(labels), details, done)
 
 
-def as_many_as_fit(features: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """The features of the first views, up to half a gibibyte of them."""
-    return features[: max(1, _BYTES // max(1, features[0].nbytes))]
+def as_many_as_fit(features: Sequence[Table]) -> Sequence[Table]:
+    """The features of the first views, so many that the head can be solved in memory, or of one.
+
+    Those of more views are left to the second phase.
+    """
+    return features[: max(1, MEMORY // max(1, 4 * len(features[0]) * width(features[0])))]
 
 
 def solver(
     model: keras.Model,
     labels: np.ndarray,
     examples: Examples,
-    views: Sequence[np.ndarray],
-    validation: np.ndarray,
+    views: Sequence[Table],
+    validation: Table,
     few: bool,
 ) -> Callable[[], Head]:
     """Solves the head of a classifier on the pooled features of some views, without the model.
@@ -166,14 +168,15 @@ def solver(
     model is asked for what its head sees before another thread solves: a step may give its
     variables away meanwhile.
     """
-    seen = head_inputs(model, np.concatenate(views) if len(views) > 1 else views[0])
-    judged, classes = head_inputs(model, validation), int(model.output_shape[-1])
-    ways = _ways(model)
+    seen, classes, ways = head_inputs(model), int(model.output_shape[-1]), _ways(model)
 
     def without(first: int) -> Head:
+        def change(rows: np.ndarray) -> np.ndarray:
+            return seen(rows)[:, first:]
+
         solved = solve_head(
-            seen[:, first:], np.concatenate([labels] * len(views)), classes,
-            judged[:, first:], examples.validation_labels,
+            Rows(views, change), np.concatenate([labels] * len(views)), classes,
+            Rows([validation], change), examples.validation_labels,
             sample_weights=np.concatenate([examples.weights] * len(views)),
             validation_weights=examples.validation_weights, few=few,
         )  # fmt: skip
@@ -192,23 +195,26 @@ def solve_again(
     chosen: Chosen,
     labels: np.ndarray,
     examples: Examples,
-    views: Sequence[np.ndarray],
-    validation: np.ndarray,
+    views: Sequence[Table],
+    validation: Table,
     few: bool,
 ) -> Head:
     """A head on training and validation examples, by what these chose of one that had not seen
     them, and from the one on that the model has; every example counts once, however many views
     there are of it. Arguments as of :func:`solve`.
     """
-    seen = [head_inputs(model, one)[:, chosen.ignored :] for one in (*views, validation)]
-    task, judged = task_of(labels), examples.validation_labels
+    seen, task, judged = head_inputs(model), task_of(labels), examples.validation_labels
+
+    def change(rows: np.ndarray) -> np.ndarray:
+        return seen(rows)[:, chosen.ignored :]
+
     shares, classes = [examples.weights / len(views)] * len(views), int(model.output_shape[-1])
     of_judged = examples.validation_weights
     kernel, bias = model.get_layer(LOGITS).get_weights()
     shares.append(task.weights(judged, classes) if of_judged is None else of_judged)
     return solve_head(
-        np.concatenate(seen), np.concatenate([labels] * len(views) + [judged]), classes,
-        seen[-1], judged,
+        Rows([*views, validation], change), np.concatenate([labels] * len(views) + [judged]),
+        classes, Rows([validation], change), judged,
         sample_weights=np.concatenate(shares), penalties=[chosen.penalty], few=few,
         start=(kernel[chosen.ignored :], bias),
     ).seeing(chosen.ignored)  # fmt: skip
@@ -234,8 +240,8 @@ def solve_on_few(
     model: keras.Model,
     dataset: Dataset,
     examples: Examples,
-    views: Sequence[np.ndarray],
-    validation: np.ndarray,
+    views: Sequence[Table],
+    validation: Table,
 ) -> OnAll | None:
     """The head on training and validation examples, judged by cross-validation; None where these
     are not few.
@@ -251,8 +257,9 @@ def solve_on_few(
     weights = task.weights(labels, classes)
     if examples.validation_weights is not None:
         weights = np.concatenate([examples.weights, examples.validation_weights])
-    clean, *others = (head_inputs(model, one) for one in views)
-    clean = np.concatenate([clean, head_inputs(model, validation)])
+    seen = head_inputs(model)
+    clean, *others = (seen(one[:]) for one in views)
+    clean = np.concatenate([clean, seen(validation[:])])
 
     def without(first: int) -> tuple[Head, np.ndarray]:
         fewer = [view[:, first:] for view in others]

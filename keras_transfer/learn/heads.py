@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
 import scipy.optimize
 import threadpoolctl
 
+from keras_transfer.base import rows as tables
+from keras_transfer.base.rows import Table
 from keras_transfer.base.task import task_of
 from keras_transfer.learn import calibration
 
@@ -80,10 +82,10 @@ class Head:
 # Products this thin gain nothing from threads, and wait long for them on a busy machine.
 @threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
 def solve_head(
-    features: np.ndarray,
+    features: Table,
     labels: np.ndarray,
     classes: int,
-    validation_features: np.ndarray,
+    validation_features: Table,
     validation_labels: np.ndarray,
     *,
     sample_weights: np.ndarray | None = None,
@@ -103,6 +105,9 @@ def solve_head(
     path ends early once two lambdas in a row are worse, and the best is solved more tightly then.
     Standardisation is folded into the returned kernel and bias, exactly.
 
+    Of features that do not fit in memory the path is searched on a sample, and goes on from the
+    best there with all of them, summed over block by block.
+
     Args:
         features: float ``[n, d]`` frozen features of the training images, all views of them.
         labels: of either task, see :mod:`~keras_transfer.base.task`.
@@ -117,17 +122,25 @@ def solve_head(
             :func:`steadied`.
         start: kernel and bias from which the path begins, or None for zero.
     """
-    problem = _Problem(
-        features, labels, classes, validation_features, sample_weights, label_smoothing, few
-    )
+    weights = task_of(labels).weights(labels, classes) if sample_weights is None else sample_weights
+    held = tables.sample(len(features), tables.width(features))
+    problem = _posed(
+        features if isinstance(held, slice) else features[held], labels[held], classes,
+        validation_features, weights[held], label_smoothing, few,
+    )  # fmt: skip
     if start is not None:
-        problem.start = problem.unfold(*start)
+        problem = dataclasses.replace(problem, start=problem.unfold(*start))
 
     def judge(matrices: Sequence[np.ndarray]) -> float:
         logits = problem.answers(matrices[0])
         return calibration.nll(logits, validation_labels, weights=validation_weights)
 
     tried, place = _path([problem], penalties, judge)
+    if not isinstance(held, slice):
+        standard = _Standard(features, problem.change)
+        objective = _objective(standard, labels, classes, weights, label_smoothing)
+        problem = dataclasses.replace(problem, objective=objective, start=tried[place][3][0])
+        tried, place = _path([problem], penalties[place:], judge)
     penalty, _, iterations, (matrix,) = tried[place]
     matrix, more = problem.solve(matrix, penalty, _TIGHT)
     tried[place] = penalty, judge([matrix]), iterations + more, [matrix]
@@ -176,7 +189,7 @@ def solve_on_all(
         for seen, left in parts.split(clean, strata, np.asarray(groups)):
             fit = np.isin(example, seen)
             given = rows[fit], labels[example[fit]], classes, clean[left], shares[fit]
-            problems.append(_Problem(*given, few=True))
+            problems.append(_posed(*given, few=True))
             asked.append(left)
     logits = np.empty((len(clean), classes))
 
@@ -205,42 +218,82 @@ def steadied(variance: np.ndarray, examples: int) -> np.ndarray:
     return (examples * variance + _PRIOR * usual) / (examples + _PRIOR)
 
 
+_Fold = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+_Unfold = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_Objective = Callable[[np.ndarray, float], tuple[float, np.ndarray]]
+
+
+class _Standard:
+    """Features as they are solved on, float32: held where they fit, else read block by block."""
+
+    def __init__(self, features: Table, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._features, self._change = features, change
+        self._held: np.ndarray | None = None
+        if tables.fits(features):
+            self._held = np.empty((len(features), tables.width(change(features[:0]))), np.float32)
+            for rows in tables.blocks(features):
+                self._held[rows] = change(features[rows])
+
+    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows, and where they stand."""
+        if self._held is not None:
+            yield slice(None), self._held
+            return
+        for rows in tables.blocks(self._features):
+            yield rows, self._change(self._features[rows])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Problem:
     """Examples to solve a head on, standardised, and others that it answers.
 
     Attributes:
+        objective: see :func:`_objective`.
+        gram: second moments of the features, float64 ``[d, d]``.
+        others: what it answers.
         start: weights ``[d + 1, classes]`` of a path's first solve, the bias last.
-        fold: what makes of them kernel and bias for features as they come.
+        change: standardises features.
+        fold: what makes of weights kernel and bias for features as they come.
         unfold: what makes weights of kernel and bias.
     """
 
-    def __init__(
-        self,
-        features: np.ndarray,
-        labels: np.ndarray,
-        classes: int,
-        others: np.ndarray,
-        weights: np.ndarray | None,
-        label_smoothing: float = 0.0,
-        few: bool = False,
-    ) -> None:
-        standard, self._others, self.fold, self.unfold = _standardised(features, others, few)
-        self._objective = _objective(standard, labels, classes, weights, label_smoothing)
-        self._gram = (standard.T @ standard).astype(np.float64) / len(standard)
-        self.start = np.zeros((standard.shape[1] + 1, classes))
+    objective: _Objective
+    gram: np.ndarray
+    others: _Standard
+    start: np.ndarray
+    change: Callable[[np.ndarray], np.ndarray]
+    fold: _Fold
+    unfold: _Unfold
 
     def solve(self, start: np.ndarray, penalty: float, tolerance: float) -> tuple[np.ndarray, int]:
         """The weights from some others on, and the iterations."""
-        return _solve(self._objective, start, self._gram, penalty, tolerance)
+        return _solve(self.objective, start, self.gram, penalty, tolerance)
 
     def answers(self, matrix: np.ndarray) -> np.ndarray:
         """The logits of the others."""
-        return self._others @ matrix[:-1] + matrix[-1]
+        return np.concatenate([rows @ matrix[:-1] + matrix[-1] for _, rows in self.others])
+
+
+def _posed(
+    features: Table,
+    labels: np.ndarray,
+    classes: int,
+    others: Table,
+    weights: np.ndarray,
+    label_smoothing: float = 0.0,
+    few: bool = False,
+) -> _Problem:
+    """The problem of features that fit in memory."""
+    change, fold, unfold = _standardised(features, few)
+    standard = _Standard(features, change)
+    ((_, rows),) = standard
+    gram = (rows.T @ rows).astype(np.float64) / len(rows)
+    objective = _objective(standard, labels, classes, weights, label_smoothing)
+    start = np.zeros((len(gram) + 1, classes))
+    return _Problem(objective, gram, _Standard(others, change), start, change, fold, unfold)
 
 
 _Tried = tuple[float, float, int, list[np.ndarray]]  # penalty, loss, iterations, weights
-_Fold = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-_Unfold = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _path(
@@ -262,23 +315,27 @@ def _path(
 
 
 def _standardised(
-    features: np.ndarray, validation: np.ndarray, few: bool = False
-) -> tuple[np.ndarray, np.ndarray, _Fold, _Unfold]:
-    """Both standardised by the first, what folds this into the solved weights, exactly, and what
-    takes it out of folded ones.
+    features: Table, few: bool = False
+) -> tuple[Callable[[np.ndarray], np.ndarray], _Fold, _Unfold]:
+    """What standardises rows by the moments of some, what folds this into solved weights, exactly,
+    and what takes it out of folded ones.
     """
-    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    deviation = features.std(axis=0, dtype=np.float64).astype(np.float32)
+    mean, variance = tables.moments(features)
+    mean, deviation = mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
     if few:
         deviation = np.sqrt(steadied(deviation**2, len(features)))
     # A feature that never varies carries nothing; dividing by its deviation would be 0/0.
     deviation[deviation < 1e-6 * max(float(deviation.max()), 1e-30)] = np.inf
-    parts = [(part.astype(np.float32) - mean) / deviation for part in (features, validation)]
+
+    def standard(rows: np.ndarray) -> np.ndarray:
+        return (rows.astype(np.float32) - mean) / deviation
+
     # The solution has no part where the features do not vary: fewer images than features span as
     # many dimensions as there are images, and L2 does not change under rotation.
-    basis = np.linalg.qr(parts[0].T)[0] if len(features) < features.shape[1] else None
-    if basis is not None:
-        parts = [part @ basis for part in parts]
+    basis = np.linalg.qr(standard(features[:]).T)[0] if len(features) < len(mean) else None
+
+    def change(rows: np.ndarray) -> np.ndarray:
+        return standard(rows) if basis is None else standard(rows) @ basis
 
     def fold(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         weights = matrix[:-1] if basis is None else basis @ matrix[:-1]
@@ -289,7 +346,7 @@ def _standardised(
         weights = kernel * np.where(np.isfinite(deviation), deviation, 0.0)[:, None]
         return np.vstack([weights if basis is None else basis.T @ weights, bias + mean @ kernel])
 
-    return parts[0], parts[1], fold, unfold
+    return change, fold, unfold
 
 
 def _solve(
@@ -333,27 +390,29 @@ def _solve(
 
 
 def _objective(
-    standard: np.ndarray,
+    standard: _Standard,
     labels: np.ndarray,
     classes: int,
-    sample_weights: np.ndarray | None,
+    weights: np.ndarray,
     label_smoothing: float,
-) -> Callable[[np.ndarray, float], tuple[float, np.ndarray]]:
+) -> _Objective:
     """The loss and its gradient; products in float32, sums and the optimiser in float64."""
     task = task_of(labels)
-    targets = task.targets(labels, classes, label_smoothing)
-    weights = task.weights(labels, classes) if sample_weights is None else sample_weights
     shares = np.asarray(weights, float).reshape(len(labels), -1)
     shares = shares / (shares.sum() / shares.shape[1])
 
     def loss_and_gradient(matrix: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
         kernel, bias = matrix[:-1].astype(np.float32), matrix[-1]
-        # This way round a product with so few columns takes half the time.
-        logits = (kernel.T @ standard.T).T.astype(np.float64) + bias
-        loss, error = task.descent(logits, targets, shares)
-        error = error.astype(np.float32)
-        slope = np.vstack([(error.T @ standard).T, error.sum(axis=0)]).astype(np.float64)
-        slope[:-1] += 2.0 * penalty * matrix[:-1]
-        return loss + penalty * float((matrix[:-1] ** 2).sum()), slope
+        loss, slope = penalty * float((matrix[:-1] ** 2).sum()), np.zeros_like(matrix)
+        slope[:-1] = 2.0 * penalty * matrix[:-1]
+        for rows, seen in standard:
+            # This way round a product with so few columns takes half the time.
+            logits = (kernel.T @ seen.T).T.astype(np.float64) + bias
+            targets = task.targets(labels[rows], classes, label_smoothing)
+            part, error = task.descent(logits, targets, shares[rows])
+            error = error.astype(np.float32)
+            loss += part
+            slope += np.vstack([(error.T @ seen).T, error.sum(axis=0)])
+        return loss, slope
 
     return loss_and_gradient

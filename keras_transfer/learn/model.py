@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_transfer.backbones.graph import tensors
+from keras_transfer.base.rows import Table, moments, sample, width
 from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import (
     LEVELS,
@@ -164,7 +165,7 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
     model.predict_function = None
 
 
-def standardise(model: keras.Model, features: np.ndarray, few: bool = False) -> None:
+def standardise(model: keras.Model, features: Table, few: bool = False) -> None:
     """Sets the statistics by which a head with levels standardises what it sees.
 
     Otherwise a step of the same length in each weight would move the logits most by way of the
@@ -178,19 +179,21 @@ def standardise(model: keras.Model, features: np.ndarray, few: bool = False) -> 
     """
     if _norm(model) is None:
         return
-    mean, variance = (part(features, axis=0, dtype=np.float64) for part in (np.mean, np.var))
+    mean, variance = moments(features[sample(len(features), width(features))])
     said = variance > np.maximum(1e-3 * mean**2, 1e-12 * variance.max())
     if few:
         variance = steadied(np.where(said, variance, 0.0), len(features))
     _norm(model).set_weights([mean, np.where(said, variance, _NOTHING)])
 
 
-def head_inputs(model: keras.Model, features: np.ndarray) -> np.ndarray:
-    """What the head's first weights see, float32, of pooled features ``[images, features]``."""
+def head_inputs(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """What makes of pooled features ``[images, features]`` what the head's first weights see,
+    float32, as the model stands now.
+    """
     if _norm(model) is None:
-        return features
+        return lambda features: features
     mean, variance = _norm(model).get_weights()
-    return (features.astype(np.float32) - mean) / np.sqrt(variance)
+    return lambda features: (features.astype(np.float32) - mean) / np.sqrt(variance)
 
 
 def optional_features(model: keras.Model) -> int:

@@ -13,7 +13,8 @@ import numpy as np
 
 from keras_transfer.base.compute import Compute
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.types import LOGITS, Inputs, PhaseReport
+from keras_transfer.base.rows import Table, sample
+from keras_transfer.base.types import LOGITS, POOL, Inputs, PhaseReport
 from keras_transfer.frozen.engine import Batch, Engine, build_engine
 from keras_transfer.frozen.features import Array
 from keras_transfer.learn import planner
@@ -87,7 +88,7 @@ class Outcome:
 def keep_head(
     model: keras.Model,
     top: Suffix,
-    features: np.ndarray,
+    features: Table,
     examples: Examples,
     on_all: OnAll | None,
     again: Head | None,
@@ -103,7 +104,7 @@ def keep_head(
         again: one solved on validation examples, too, which it gets unjudged.
     """
     engine = build_engine(top, "keras")
-    logits = predict(engine, Array(features))[0] if on_all is None else on_all.logits
+    logits = predict(engine, Array(features)) if on_all is None else on_all.logits
     if kept := on_all.head if on_all else again:
         model.get_layer(LOGITS).set_weights([kept.kernel, kept.bias])
     _, candidates, _ = choose(
@@ -173,7 +174,10 @@ def tune(
     seconds = time.monotonic() - begun
     progress.stage("choose")
     # The weights are in what came back; the suffix is in float32 on one device.
-    part = _Part(model, suffix, build_engine(suffix, "keras"), examples, labels, few)
+    width = int(model.get_layer(POOL).output.shape[-1])
+    rows, judged = (sample(len(one), width) for one in (labels, examples.validation_labels))
+    some = examples.some(rows, judged)
+    part = _Part(model, suffix, build_engine(suffix, "keras"), examples, some, labels[rows], few)
     chosen, candidates, logits, renewed = _choose(part, start, done, recipe, on_all)
     kept, said = candidates[0].name, ""
     if solved and not (on_all and kept == "head"):
@@ -191,7 +195,8 @@ class _Part(NamedTuple):
         suffix: its part above the cut.
         engine: runs the suffix.
         examples: what it trained and is validated on.
-        labels: of the training examples.
+        some: of these as many as new heads are solved on, in memory.
+        labels: of the training examples among them.
         few: see :func:`~keras_transfer.learn.heads.solve_head`.
     """
 
@@ -199,20 +204,21 @@ class _Part(NamedTuple):
     suffix: Suffix
     engine: Engine
     examples: Examples
+    some: Examples
     labels: np.ndarray
     few: bool
 
     def logits(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Of the validation examples."""
         assign(self.suffix.learned, values)
-        return predict(self.engine, self.examples.validation)[0]
+        return predict(self.engine, self.examples.validation)
 
     def features(self, values: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Pooled ones, of the first views and of the validation examples."""
+        """Pooled ones of some, of the first views and of the validation examples."""
         assign(self.suffix.learned, values)
-        views = planner.new_head_views(len(self.labels), len(self.examples.views))
-        features = [predict(self.engine, inputs)[1] for inputs in self.examples.views[:views]]
-        return features, predict(self.engine, self.examples.validation)[1]
+        views = planner.new_head_views(len(self.labels), len(self.some.views))
+        features = [predict(self.engine, inputs, 1) for inputs in self.some.views[:views]]
+        return features, predict(self.engine, self.some.validation, 1)
 
     def with_head(self, values: Sequence[np.ndarray], head: Head) -> list[np.ndarray]:
         """The weights with another head."""
@@ -238,7 +244,7 @@ class _Part(NamedTuple):
             features, validation = self.features(values)
         if renewed is not None:
             solved = Chosen(renewed.head.penalty, renewed.head.ignored)
-        seen = self.labels, self.examples, features, validation
+        seen = self.labels, self.some, features, validation
         again = self.with_head(values, solve_again(self.model, solved, *seen, self.few))
         # Features that were fitted to most of these examples make a head that is too sure.
         return again if renewed is None else between(values, again, 0.5)
@@ -276,13 +282,15 @@ def _choose(
 
         def new_head(values: Sequence[np.ndarray]) -> Callable[[], NewHead]:
             features, validation = part.features(values)
-            solve = solver(part.model, part.labels, examples, features, validation, part.few)
+            solve = solver(part.model, part.labels, part.some, features, validation, part.few)
             renewing.append(aside.submit(lambda: _Renewed(solve(), features, validation)))
-            seen = head_inputs(part.model, validation)
+            seen = head_inputs(part.model)
 
             def wait() -> NewHead:
                 head = renewing[0].result().head
-                return part.with_head(values, head), head.logits(seen)
+                renewed = part.with_head(values, head)
+                whole = len(validation) == len(examples.validation_labels)
+                return renewed, head.logits(seen(validation)) if whole else part.logits(renewed)
 
             return wait
 

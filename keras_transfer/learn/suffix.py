@@ -123,14 +123,14 @@ def working(suffix: Suffix, compute: Compute) -> Suffix:
     return copy
 
 
-def predict(engine: Engine, inputs: Inputs, batch_size: int = 64) -> list[np.ndarray]:
-    """The outputs float32 ``[images, ...]`` for all inputs, in order."""
+def predict(engine: Engine, inputs: Inputs, output: int = 0, batch_size: int = 64) -> np.ndarray:
+    """One of the outputs, float32 ``[images, ...]``, for all inputs, in order."""
     rows = np.arange(len(inputs))
     parts = []
     for start in range(0, len(rows), batch_size):
         batch = inputs.gather(rows[start : start + batch_size])
-        parts.append(engine.run(batch if len(batch) > 1 else batch[0]))
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+        parts.append(engine.run(batch if len(batch) > 1 else batch[0])[output])
+    return np.concatenate(parts)
 
 
 def values_of(variables: Sequence[Any]) -> list[np.ndarray]:

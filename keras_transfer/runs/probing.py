@@ -46,7 +46,7 @@ def _features(
     with ActivationStore(files.cache_folder() / "activations") as store:
         rows = np.arange(len(dataset))
         telling = progress or Progress()
-        return frozen.inputs(Views(dataset), rows, 0, store=store, progress=telling)[0]
+        return frozen.inputs(Views(dataset), rows, 0, store=store, progress=telling)[0][:]
 
 
 def curve(run: runs.Run, progress: Progress | None = None) -> evaluation.LearningCurve:

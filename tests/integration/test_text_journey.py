@@ -109,7 +109,7 @@ def test_what_is_no_matter_of_texts_is_refused_by_name(texts_table, tmp_path):
 def test_the_head_leaves_lower_blocks_out_where_validation_says_so(texts_table):
     result = kt.train(texts_table, effort="quick", max_length=24, engine="keras")
     pooled = keras.Model(result.model.input, result.model.get_layer("avg_pool").output)
-    features = head_inputs(result.model, build_engine(pooled).predict(result.dataset.examples)[0])
+    features = head_inputs(result.model)(build_engine(pooled).predict(result.dataset.examples)[0])
     train, val = (result.dataset.indices(name) for name in ("train", "val"))
     labels, lower = result.dataset.labels, features.shape[1] - 384
     with_lower, topmost = (

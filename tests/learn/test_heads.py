@@ -4,6 +4,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from keras_transfer.base import rows
 from keras_transfer.base.task import ONE
 from keras_transfer.learn import calibration, heads
 
@@ -46,6 +47,47 @@ def test_fewer_images_than_features_is_the_same_problem(digits):
     expected = reference(features[few][:, varying], labels[few], validation[:, varying], 1e-2)
     found = ONE.probabilities(head.logits(np.where(varying, validation, features[0])))
     assert np.abs(found - ONE.probabilities(expected)).max() < 0.02
+
+
+class Read:
+    """A table that is larger than memory: it says how much of it was read at once."""
+
+    def __init__(self, table):
+        self.table, self.most = table, 0
+
+    def __len__(self):
+        return len(self.table)
+
+    def __getitem__(self, rows):
+        found = self.table[rows]
+        self.most = max(self.most, len(found))
+        return found
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_what_does_not_fit_in_memory_is_the_same_problem(digits, monkeypatch, start):
+    features, labels, validation, validation_labels = digits
+    weights = np.random.default_rng(0).uniform(0.5, 2, len(labels)).astype(np.float32)
+    given = {"penalties": heads.PENALTIES[4:], "sample_weights": weights}
+    whole = heads.solve_head(features, labels, 10, validation, validation_labels, **given)
+    if start:  # as the last head is, from another one
+        given["start"] = whole.kernel + 0.01, whole.bias
+        given["penalties"] = [whole.penalty]
+    monkeypatch.setattr(rows, "MEMORY", 4 * 64 * 600)
+    monkeypatch.setattr(rows, "BLOCK", 128)
+    tables = Read(features), Read(validation)
+    large, judged = (rows.Rows([table], lambda found: 2 * found + 1) for table in tables)
+    head = heads.solve_head(large, labels, 10, judged, validation_labels, **given)
+    assert tables[0].most == 300  # half of what fits, to begin with
+    expected = ONE.probabilities(
+        heads.solve_head(
+            features, labels, 10, validation, validation_labels,
+            penalties=[head.penalty], sample_weights=weights,
+        ).logits(validation)
+    )  # fmt: skip
+    found = ONE.probabilities(head.logits(2 * validation + 1))
+    assert np.abs(found - expected).max() < 0.02
+    assert head.validation_nll < whole.validation_nll + 0.005
 
 
 def test_the_chosen_penalty_is_the_best_of_the_path_on_validation(digits):

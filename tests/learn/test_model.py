@@ -57,7 +57,7 @@ def test_a_head_with_levels_sees_standardised_features(mobile):
     standardise(model, features)
     above = keras.Model(model.get_layer("avg_pool").output, model.get_layer("logits").input)
     seen = np.asarray(above(features, training=False))
-    np.testing.assert_allclose(seen, head_inputs(model, features), atol=1e-4)
+    np.testing.assert_allclose(seen, head_inputs(model)(features), atol=1e-4)
     silent = np.isin(np.arange(count), (3, 4))
     np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-3)
     np.testing.assert_allclose(seen[:, ~silent].std(axis=0), 1, rtol=1e-3)
@@ -67,7 +67,7 @@ def test_a_head_with_levels_sees_standardised_features(mobile):
 def test_a_head_without_levels_is_left_alone(mobile):
     model, features = build_classifier(mobile, 3), np.ones((4, 576), np.float32)
     standardise(model, features)
-    assert head_inputs(model, features) is features
+    assert head_inputs(model)(features) is features
 
 
 def test_whatever_the_head_sees_has_its_own_keys(mobile, digits_folder, tmp_path):

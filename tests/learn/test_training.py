@@ -18,9 +18,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from keras_transfer import backbones, console, datasets, evaluation, preparation, training
+from keras_transfer.base import rows as tables
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.task import ONE
 from keras_transfer.base.types import LOGITS
+from keras_transfer.frozen import features as frozen_features
+from keras_transfer.frozen import store as activations
 from keras_transfer.frozen.features import Views
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import calibration, finetune, head_phase, heads, planner, second_phase
@@ -226,6 +229,21 @@ def test_what_is_kept_meets_a_head_of_all_examples_half_way(data, monkeypatch, k
         met = [2 * mean - before for mean, before in zip(met, layer_of(off), strict=True)]
     on_training, on_all = excesses(on, data, met, penalty)
     assert on_all < 0.01 < on_training
+
+
+def test_a_run_of_more_than_fits_in_memory_is_nearly_the_same(data, monkeypatch, tmp_path):
+    recipe, found = short(views=2, engine="keras", fine_tune_epochs=2), []
+    for small in (False, True):
+        if small:
+            monkeypatch.setattr(tables, "MEMORY", 2**20)
+            monkeypatch.setattr(tables, "BLOCK", 16)
+            monkeypatch.setattr(frozen_features, "_HELD_ROWS", 16)
+            monkeypatch.setattr(activations, "MEMORY_BYTES", 2**16)
+        with ActivationStore(tmp_path) as store:
+            found.append(run(data, recipe, store=store))
+    held, streamed = found
+    assert streamed.phases[0].details["penalty"] != held.phases[0].details["path"][0][0]
+    assert streamed.evaluation.nll == pytest.approx(held.evaluation.nll, abs=0.05)
 
 
 def test_a_head_trained_by_gradient_is_not_solved_again(data):

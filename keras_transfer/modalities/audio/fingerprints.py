@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from keras_transfer.modalities.neighbours import neighbours
+from keras_transfer.modalities.neighbours import alike_neighbours
 
 WINDOW = 1024  # samples: 64 ms
 MOMENTS, BANDS = 32, 32  # cells of the picture of a sound, over its whole length
@@ -54,8 +54,8 @@ def near_copies(fingerprints: np.ndarray) -> np.ndarray:
     """Finds pairs of near copies: encoded again, louder, or at another rate.
 
     On which side of 256 random planes a picture lies (M. S. Charikar, "Similarity estimation
-    techniques from rounding algorithms", 2002) proposes pairs, see ``neighbours``; one counts when
-    the pictures correlate. Parts of a recording that begin at other moments are not found.
+    techniques from rounding algorithms", 2002) proposes pairs; one counts when the pictures
+    correlate. Parts of a recording that begin at other moments are not found.
 
     Args:
         fingerprints: uint8, shape ``[sounds, 32, 32]``.
@@ -68,12 +68,12 @@ def near_copies(fingerprints: np.ndarray) -> np.ndarray:
     for start in range(0, len(cells), BLOCK):
         sides = _centred(cells[start : start + BLOCK]) @ _PLANES > 0
         words[start : start + BLOCK] = np.packbits(sides, axis=1).view(np.uint16)
-    pairs = neighbours(words, np.roll(words, -1, axis=1))
-    alike = np.empty(len(pairs))
-    for start in range(0, len(pairs), BLOCK):
-        left, right = (_centred(cells[rows]) for rows in pairs[start : start + BLOCK].T)
-        alike[start : start + BLOCK] = (left * right).sum(axis=1)
-    return pairs[alike >= LIKENESS]
+
+    def alike(pairs: np.ndarray) -> np.ndarray:
+        left, right = (_centred(cells[rows]) for rows in pairs.T)
+        return (left * right).sum(axis=1) >= LIKENESS
+
+    return alike_neighbours(words, np.roll(words, -1, axis=1), alike)
 
 
 def _centred(cells: np.ndarray) -> np.ndarray:

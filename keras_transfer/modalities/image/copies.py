@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_transfer.modalities.neighbours import neighbours
+from keras_transfer.modalities.neighbours import alike_neighbours
 
 MARGIN = 2  # levels by which neighbouring cells must differ to set a bit
 TOLERANCE = 0.15  # greatest difference of any 3x3 cells, as a share of the thumbnails' contrast
+BLOCK = 8192  # thumbnails looked at at once
 MIN_CONTRAST = 6.0  # levels; flatter images hold too little to be recognised by
 
 
@@ -15,12 +16,12 @@ def near_copies(fingerprints: np.ndarray) -> np.ndarray:
     """Finds pairs of near copies: encoded again, or at another size.
 
     A difference hash of 112 bits (is a cell of an 8x8 grid darker than its neighbour to the right,
-    and below; N. Krawetz, "Kind of like that", 2013) proposes pairs: images that share one of its
-    seven 16-bit bands are sorted by brightness, see ``neighbours``. A pair counts when nowhere
-    the mean of 3x3 cells differs by more than 15 % of the contrast: encoding again spreads its
-    errors over the whole image, while another expression of the same face is one large difference
-    in one place. Crops, rotations and changes of colour are not found, and images with hardly any
-    contrast are never near copies.
+    and below; N. Krawetz, "Kind of like that", 2013) proposes pairs: of images that share one of
+    its seven 16-bit bands, those of nearly the same brightness. A pair counts when nowhere the mean
+    of 3x3 cells differs by more than 15 % of the contrast: encoding again spreads its errors over
+    the whole image, while another expression of the same face is one large difference in one place.
+    Crops, rotations and changes of colour are not found, and images with hardly any contrast are
+    never near copies.
 
     Args:
         fingerprints: thumbnails, uint8, shape ``[images, 16, 16, 3]``.
@@ -28,21 +29,25 @@ def near_copies(fingerprints: np.ndarray) -> np.ndarray:
     Returns:
         int64, shape ``[pairs, 2]``, each pair once.
     """
-    cells = fingerprints.reshape(len(fingerprints), 768)
-    contrast = cells.std(axis=1, dtype=np.float32)
-    brightness = cells.mean(axis=1, dtype=np.float32)
-    bands = _bands(fingerprints)
-    pairs = neighbours(bands, np.broadcast_to(brightness[:, None], bands.shape))
-    least = contrast[pairs].min(axis=1)
-    pairs, limits = pairs[least >= MIN_CONTRAST], TOLERANCE * least[least >= MIN_CONTRAST]
-    for step in (3, 1):  # 25 of the 196 boxes tell nearly all others apart, for a tenth of the work
-        near = np.empty(len(pairs), bool)
-        for start in range(0, len(pairs), 1024):  # what these need stays in a processor's cache
-            these = slice(start, start + 1024)
-            first, second = (_boxes(fingerprints[rows], step) for rows in pairs[these].T)
-            near[these] = _worst(first, second) <= limits[these]
-        pairs, limits = pairs[near], limits[near]
-    return pairs
+    count = len(fingerprints)
+    contrast, brightness = np.empty((2, count), np.float32)
+    bands = np.empty((count, 7), np.uint16)
+    for start in range(0, count, BLOCK):
+        these = slice(start, start + BLOCK)
+        cells = fingerprints[these].reshape(-1, 768)
+        contrast[these] = cells.std(axis=1, dtype=np.float32)
+        brightness[these] = cells.mean(axis=1, dtype=np.float32)
+        bands[these] = _bands(fingerprints[these])
+
+    def alike(pairs: np.ndarray) -> np.ndarray:
+        least = contrast[pairs].min(axis=1)
+        near = np.flatnonzero(least >= MIN_CONTRAST)
+        for step in (3, 1):  # 25 of the 196 boxes tell nearly all apart, for a tenth of the work
+            first, second = (_boxes(fingerprints[rows], step) for rows in pairs[near].T)
+            near = near[_worst(first, second) <= TOLERANCE * least[near]]
+        return np.isin(np.arange(len(pairs)), near)
+
+    return alike_neighbours(bands, np.broadcast_to(brightness[:, None], bands.shape), alike)
 
 
 def _boxes(thumbnails: np.ndarray, step: int) -> np.ndarray:

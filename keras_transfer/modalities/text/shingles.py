@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from keras_transfer.modalities.neighbours import neighbours
+from keras_transfer.modalities.neighbours import alike_neighbours
 
 HASHES = 128
 BANDS = 32  # of four hashes each; two texts that share one are compared
@@ -43,7 +43,7 @@ def fingerprint(tokens: np.ndarray, words: np.ndarray) -> np.ndarray:
 def near_copies(fingerprints: np.ndarray) -> np.ndarray:
     """Finds pairs of near copies: of other case or spacing, or with a few words changed.
 
-    Texts that share a band are sorted by the next band, see ``neighbours``.
+    Texts that share a band are sorted by the next band, see ``alike_neighbours``.
 
     Args:
         fingerprints: uint8, shape ``[texts, 256]``.
@@ -52,10 +52,10 @@ def near_copies(fingerprints: np.ndarray) -> np.ndarray:
         int64, shape ``[pairs, 2]``, each pair once.
     """
     bands = np.ascontiguousarray(fingerprints).view("<u8")
-    pairs = neighbours(bands, np.roll(bands, -1, axis=1))
     hashes = bands.view("<u2")
-    alike = np.empty(len(pairs))
-    for start in range(0, len(pairs), BLOCK):
-        left, right = pairs[start : start + BLOCK].T
-        alike[start : start + BLOCK] = (hashes[left] == hashes[right]).mean(axis=1)
-    return pairs[alike >= LIKENESS]
+
+    def alike(pairs: np.ndarray) -> np.ndarray:
+        left, right = pairs.T
+        return (hashes[left] == hashes[right]).mean(axis=1) >= LIKENESS
+
+    return alike_neighbours(bands, np.roll(bands, -1, axis=1), alike)

@@ -1,0 +1,83 @@
+"""Tables of features that may be larger than memory: sliced like arrays, and read when they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+MEMORY = 2**29
+"""Bytes of features, as float32, that are held at once; of more, blocks are read as needed."""
+BLOCK = 8192
+"""Rows in a block."""
+
+
+class Table(Protocol):
+    """Rows ``[n, d]``: an array, or what is sliced like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray:
+        """The rows at a slice without a step, or at positions."""
+
+
+class Rows:
+    """Tables one below the other, changed when they are read.
+
+    Args:
+        parts: the tables.
+        change: what is done to rows that were read, each by itself.
+    """
+
+    def __init__(self, parts: Sequence[Table], change: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._parts, self._change = parts, change
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The rows at a slice without a step, or at ascending positions."""
+        found, first = [], 0
+        for part in self._parts:
+            last = first + len(part)
+            if isinstance(rows, slice):
+                start, stop, _ = rows.indices(len(self))
+                within: Any = slice(max(start, first) - first, max(stop, first) - first)
+            else:
+                within = rows[(rows >= first) & (rows < last)] - first
+            found.append(self._change(part[within]))
+            first = last
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def width(table: Table) -> int:
+    """The number of columns."""
+    return int(table[:0].shape[1])
+
+
+def fits(table: Table) -> bool:
+    """Whether a table may be held in memory."""
+    return 4 * len(table) * width(table) <= MEMORY
+
+
+def sample(count: int, width: int) -> np.ndarray | slice:
+    """Positions, of so many rows, of those that stand for all: of all where they fit in memory,
+    else of as many as take half of it, drawn at random, ascending.
+    """
+    if 4 * count * width <= MEMORY:
+        return slice(None)
+    most = max(1, MEMORY // (8 * width))
+    return np.sort(np.random.default_rng(0).choice(count, most, replace=False))
+
+
+def blocks(table: Table) -> Iterator[slice]:
+    """Slices that cut a table into blocks."""
+    return (slice(start, start + BLOCK) for start in range(0, len(table), BLOCK))
+
+
+def moments(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each column, float64 ``[d]``."""
+    mean = sum(table[rows].sum(axis=0, dtype=np.float64) for rows in blocks(table)) / len(table)
+    squares = (np.square(table[rows] - mean).sum(axis=0) for rows in blocks(table))
+    return mean, sum(squares) / len(table)
