@@ -107,6 +107,7 @@ def train(
     devices: int | str | None = ...,
     cache: str | PathLike[str] | None = ...,
     cache_limit: int | str | None = ...,
+    machines: str | None = ...,
 ) -> TransferResult: ...
 @overload
 def train(
@@ -172,6 +173,7 @@ def train(
     devices: int | str | None = ...,
     cache: str | PathLike[str] | None = ...,
     cache_limit: int | str | None = ...,
+    machines: str | None = ...,
 ) -> Fitted: ...
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
@@ -231,6 +233,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         devices: int | str | None = ...,
         cache: str | PathLike[str] | None = ...,
         cache_limit: int | str | None = ...,
+        machines: str | None = ...,
     ) -> None: ...
     def fit(self, X: Items, y: Any) -> TransferClassifier: ...
     def predict(self, X: Items) -> np.ndarray: ...

@@ -36,6 +36,7 @@ from keras_transfer.frozen.engine import (
 )
 from keras_transfer.frozen.extraction import Extracted, extract, layers_between
 from keras_transfer.frozen.features import Array, FrozenPart, Views
+from keras_transfer.frozen.machines import Machines, join
 from keras_transfer.frozen.store import ActivationStore, StoreCounts
 from keras_transfer.learn import calibration, head_phase, planner, second_phase
 from keras_transfer.learn.batches import Examples
@@ -66,6 +67,7 @@ class Shared:
         base: the cut at which activations are stored, where that is not the second phase's own but
             one below (empty: at the examples): then every epoch computes the layers between anew.
         state: a folder for checkpoints; a run that was killed goes on from what is there.
+        machines: others that run the frozen part; None for this one.
     """
 
     pool: ModelPool
@@ -73,6 +75,7 @@ class Shared:
     measured: planner.Measured | None = None
     base: tuple[str, ...] | None = None
     state: Path | None = None
+    machines: Machines | None = None
 
 
 @spelled_out
@@ -145,6 +148,7 @@ def train(
         # The backbone and the data -------------------------------------------------------------
         place = None if recipe.cache in ("on", "off") else recipe.cache
         until_the_end.enter_context(files.cache_at(place))
+        machines = shared.machines if shared else join(recipe.machines)
         source = data if isinstance(data, Dataset) else preparation.opened(data, recipe)
         recipe, asked = ask(modality(source.modality).EFFORTS)
         spec = given.spec if given else backbones.spec(recipe.backbone)
@@ -193,7 +197,9 @@ def train(
 
         # The plan: what is cached, and what fits the time --------------------------------------
         whole_recipe = recipe  # before anything is left out to fit the time
-        frozen_below = functools.partial(_frozen_part, dataset, model, built, recipe, compute)
+        frozen_below = functools.partial(
+            _frozen_part, dataset, model, built, recipe, compute, machines
+        )
         depth = planner.resolve_depth(blocks, recipe.unfreeze)
         first_cut = planner.cut_below(blocks, depth) if base is None else base
         frozen = frozen_below(first_cut, recipe.views)  # timed, and kept if the plan keeps its cut
@@ -424,6 +430,7 @@ def _frozen_part(
     backbone: Backbone,
     recipe: Recipe,
     compute: Compute,
+    machines: Machines | None,
     cut: tuple[str, ...],
     views: int,
 ) -> FrozenPart:
@@ -434,7 +441,7 @@ def _frozen_part(
     sample = dataset.examples[train_rows[:BATCH]]
     return FrozenPart(
         model, backbone, cut, engine=recipe.engine, examples_count=count, sample=sample,
-        compute=compute,
+        compute=compute, machines=machines,
     )  # fmt: skip
 
 
