@@ -427,6 +427,10 @@ class Recipe:
     devices: int | str = setting(
         "machine", 1, word_or("all", whole(1)), "how many share each batch", metavar="N|all"
     )
+    hosts: str = setting(
+        "machine", "off", words("off", "on"), "share each batch of the second phase among all "
+        "devices of all hosts that TF_CONFIG names, or for JAX SLURM or KERAS_DISTRIBUTION_*",
+    )  # fmt: skip
     cache: str = setting(
         "machine", "on", Kind("on, off or a folder", _cache), "where frozen work is kept",
         metavar="DIR|off",
@@ -533,7 +537,7 @@ _TYPES = {
 }
 """The same by what is said of an argument's type."""
 
-LOCAL = ("cache", "cache_limit", "machines", "splits", "time_budget")
+LOCAL = ("cache", "cache_limit", "hosts", "machines", "splits", "time_budget")
 """Settings of a machine or a moment: repeating a run elsewhere needs none of them."""
 
 EFFORTS: Mapping[str, Mapping[str, Any]] = {

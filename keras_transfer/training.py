@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,10 @@ from keras_transfer import backbones, datasets, evaluation, preparation
 from keras_transfer.base import files
 from keras_transfer.base.clock import Clock
 from keras_transfer.base.compute import Compute, choose_compute
+from keras_transfer.base.distribution import meet
 from keras_transfer.base.errors import UsageError, require
 from keras_transfer.base.events import EventLog
+from keras_transfer.base.hosts import hosts_of
 from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.task import task_of
 from keras_transfer.base.types import LOGITS, SPLITS, Backbone, Dataset
@@ -140,6 +143,8 @@ def train(
         settings["backbone"] = given.spec.name if given else backbone
         ask = functools.partial(preparation.asked_recipe, recipe, settings, config, given)
         recipe, asked = ask(EFFORTS)  # what is wrong with it shows before any data is read
+        if not _met(recipe, resume):  # another host writes the run
+            output, tensorboard = None, False
         if output is not None:
             old = data.update_of if isinstance(data, Dataset) else ""
             runs.check_output(output, resume=resume, overwrite=overwrite, data=data, update_of=old)
@@ -192,18 +197,22 @@ def train(
         blocks = cut_blocks(built.blocks, recipe.levels)
         first_head = values_of(model.get_layer(LOGITS).variables) if untrained else None
         compute = choose_compute(
-            recipe.jit, recipe.precision, recipe.devices, multiplies_bfloat16=computes_bfloat16()
-        )
+            recipe.jit, recipe.precision, recipe.devices, hosts=recipe.hosts == "on",
+            multiplies_bfloat16=computes_bfloat16(),
+        )  # fmt: skip
+        here = compute.here  # what never trains is not shared by several hosts
+        if here is not compute and compute.distribution:
+            compute.distribution.check_alike(_begun_with(dataset, about))
 
         # The plan: what is cached, and what fits the time --------------------------------------
         whole_recipe = recipe  # before anything is left out to fit the time
         frozen_below = functools.partial(
-            _frozen_part, dataset, model, built, recipe, compute, machines
+            _frozen_part, dataset, model, built, recipe, here, machines
         )
         depth = planner.resolve_depth(blocks, recipe.unfreeze)
         first_cut = planner.cut_below(blocks, depth) if base is None else base
         frozen = frozen_below(first_cut, recipe.views)  # timed, and kept if the plan keeps its cut
-        measured = shared.measured or planner.measure(frozen, built, recipe, compute)
+        measured = shared.measured or planner.measure(frozen, built, recipe, here)
         plan_for = functools.partial(
             planner.make_plan, blocks,
             cache_bytes=shared.store.allowed_bytes() if shared.store else None,
@@ -376,6 +385,25 @@ def _check_reporting(
         raise UsageError(problem, remedy="Pass output.")
     if tensorboard:
         require(["tensorboard"], "pip install tensorboard, or leave --tensorboard out.")
+
+
+def _met(recipe: Recipe, resume: bool) -> bool:
+    """Meets the other hosts of a run, where there are any; whether this one is to write it."""
+    hosts = hosts_of(recipe.hosts)
+    if hosts is None:
+        return True
+    if resume or recipe.time_budget is not None:
+        problem = "A run on several hosts is not resumed, and knows no time budget."
+        raise UsageError(problem, remedy="Leave these out, or --hosts.")
+    meet()
+    return hosts.number == 0
+
+
+def _begun_with(dataset: Dataset, about: dict[str, Any]) -> str:
+    """What hosts that train together must have in common."""
+    own = {**about, "created": "", "data": "", "data_path": "", "digests": dataset.digests}
+    own |= {"labels": dataset.labels, "splits": dataset.splits}
+    return json.dumps(files.plain(own))
 
 
 @contextlib.contextmanager

@@ -62,6 +62,9 @@ class Workbench:
         folder: Path,
         store: ActivationStore | None,
     ) -> None:
+        if recipe.hosts == "on":
+            problem = "A search shares trials among hosts, not a trial."
+            raise UsageError(problem, remedy="Use `tuning chief` and `tuning worker`.")
         self._machines = join(recipe.machines)
         self.data = preparation.opened(data, recipe)
         self.recipe, self.store = recipe, store
