@@ -105,8 +105,10 @@ def train(
     jit: Literal["auto", "on", "off"] | None = ...,
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] | None = ...,
     devices: int | str | None = ...,
+    hosts: Literal["off", "on"] | None = ...,
     cache: str | PathLike[str] | None = ...,
     cache_limit: int | str | None = ...,
+    machines: str | None = ...,
 ) -> TransferResult: ...
 @overload
 def train(
@@ -170,8 +172,10 @@ def train(
     jit: Literal["auto", "on", "off"] | None = ...,
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] | None = ...,
     devices: int | str | None = ...,
+    hosts: Literal["off", "on"] | None = ...,
     cache: str | PathLike[str] | None = ...,
     cache_limit: int | str | None = ...,
+    machines: str | None = ...,
 ) -> Fitted: ...
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
@@ -229,8 +233,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         jit: Literal["auto", "on", "off"] | None = ...,
         precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] | None = ...,
         devices: int | str | None = ...,
+        hosts: Literal["off", "on"] | None = ...,
         cache: str | PathLike[str] | None = ...,
         cache_limit: int | str | None = ...,
+        machines: str | None = ...,
     ) -> None: ...
     def fit(self, X: Items, y: Any) -> TransferClassifier: ...
     def predict(self, X: Items) -> np.ndarray: ...

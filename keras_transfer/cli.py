@@ -24,6 +24,7 @@ from keras_transfer._version import __version__
 from keras_transfer.base import quiet
 from keras_transfer.base.backend import require_backend
 from keras_transfer.base.errors import KerasTransferError, UsageError, require
+from keras_transfer.base.hosts import hosts_of
 from keras_transfer.base.progress import LEVELS, Progress, progress_for
 from keras_transfer.recipe import (
     BYTES,
@@ -322,8 +323,10 @@ def _train(options: argparse.Namespace) -> int:
 
         # What is wrong is said before Keras is loaded.
         allowed = {name: getattr(options, name) for name in ("resume", "overwrite", "data")}
-        runs.check_output(options.output, **allowed)
         settings = settings_of(options)
+        hosts = hosts_of(settings.get("hosts"))
+        if hosts is None or hosts.number == 0:
+            runs.check_output(options.output, **allowed)
         resolve(settings, read_file(options.config, settings) if options.config else None)
         load_keras()
         result = keras_transfer.train(
@@ -333,6 +336,8 @@ def _train(options: argparse.Namespace) -> int:
             **{name: getattr(options, name) for name in _OF_RUN},
             **settings,
         )
+        if result.path is None:  # the first of several hosts writes the run, and tells of it
+            return DONE
         run = keras_transfer.open_run(options.output)
         if options.baselines:
             from keras_transfer.runs import probing

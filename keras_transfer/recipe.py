@@ -140,6 +140,10 @@ def _depth(value: Any) -> int | str:
     return int(value) if str(value).isdigit() else str(value)
 
 
+def _cluster(value: Any) -> str:
+    return _matched(r"auto|local|(ray://)?[\w.-]+:[1-9][0-9]{0,4}", value)[0]
+
+
 def _columns(value: Any) -> str:
     pairs = dict(pair.split("=") for pair in str(value).split(","))
     if not pairs.keys() <= MEANINGS or not all(map(str.strip, pairs.values())):
@@ -195,6 +199,7 @@ SHARES = Kind("three shares that add up to 1, such as 0.7,0.15,0.15", _shares)
 FOLD = Kind("a fold such as 1/5", _fold)
 DEPTH = Kind("a number of blocks, a block's name, a share such as 35%, all or none", _depth)
 RATE = real(1e-12, 100)
+CLUSTER = Kind("ray://HOST:PORT, HOST:PORT, auto or local", _cluster)
 
 
 def setting(
@@ -422,6 +427,10 @@ class Recipe:
     devices: int | str = setting(
         "machine", 1, word_or("all", whole(1)), "how many share each batch", metavar="N|all"
     )
+    hosts: str = setting(
+        "machine", "off", words("off", "on"), "share each batch of the second phase among all "
+        "devices of all hosts that TF_CONFIG names, or for JAX SLURM or KERAS_DISTRIBUTION_*",
+    )  # fmt: skip
     cache: str = setting(
         "machine", "on", Kind("on, off or a folder", _cache), "where frozen work is kept",
         metavar="DIR|off",
@@ -429,6 +438,10 @@ class Recipe:
     cache_limit: int | None = setting(
         "machine", None, BYTES, "that it may take, such as 20G", metavar="SIZE"
     )
+    machines: str | None = setting(
+        "machine", None, CLUSTER, "a Ray cluster whose machines run the frozen part: auto for the "
+        "one that this machine is in, local to start one here", metavar="ADDRESS",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -524,7 +537,7 @@ _TYPES = {
 }
 """The same by what is said of an argument's type."""
 
-LOCAL = ("cache", "cache_limit", "splits", "time_budget")
+LOCAL = ("cache", "cache_limit", "hosts", "machines", "splits", "time_budget")
 """Settings of a machine or a moment: repeating a run elsewhere needs none of them."""
 
 EFFORTS: Mapping[str, Mapping[str, Any]] = {

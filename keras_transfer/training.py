@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,10 @@ from keras_transfer import backbones, datasets, evaluation, preparation
 from keras_transfer.base import files
 from keras_transfer.base.clock import Clock
 from keras_transfer.base.compute import Compute, choose_compute
+from keras_transfer.base.distribution import meet
 from keras_transfer.base.errors import UsageError, require
 from keras_transfer.base.events import EventLog
+from keras_transfer.base.hosts import hosts_of
 from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.task import task_of
 from keras_transfer.base.types import LOGITS, SPLITS, Backbone, Dataset
@@ -36,6 +39,7 @@ from keras_transfer.frozen.engine import (
 )
 from keras_transfer.frozen.extraction import Extracted, extract, layers_between
 from keras_transfer.frozen.features import Array, FrozenPart, Views
+from keras_transfer.frozen.machines import Machines, join
 from keras_transfer.frozen.store import ActivationStore, StoreCounts
 from keras_transfer.learn import calibration, head_phase, planner, second_phase
 from keras_transfer.learn.batches import Examples
@@ -67,6 +71,7 @@ class Shared:
         base: the cut at which activations are stored, where that is not the second phase's own but
             one below (empty: at the examples): then every epoch computes the layers between anew.
         state: a folder for checkpoints; a run that was killed goes on from what is there.
+        machines: others that run the frozen part; None for this one.
     """
 
     pool: ModelPool
@@ -74,6 +79,7 @@ class Shared:
     measured: planner.Measured | None = None
     base: tuple[str, ...] | None = None
     state: Path | None = None
+    machines: Machines | None = None
 
 
 @spelled_out
@@ -138,6 +144,8 @@ def train(
         settings["backbone"] = given.spec.name if given else backbone
         ask = functools.partial(preparation.asked_recipe, recipe, settings, config, given)
         recipe, asked = ask(EFFORTS)  # what is wrong with it shows before any data is read
+        if not _met(recipe, resume):  # another host writes the run
+            output, tensorboard = None, False
         if output is not None:
             old = data.update_of if isinstance(data, Dataset) else ""
             runs.check_output(output, resume=resume, overwrite=overwrite, data=data, update_of=old)
@@ -146,6 +154,7 @@ def train(
         # The backbone and the data -------------------------------------------------------------
         place = None if recipe.cache in ("on", "off") else recipe.cache
         until_the_end.enter_context(files.cache_at(place))
+        machines = shared.machines if shared else join(recipe.machines)
         source = data if isinstance(data, Dataset) else preparation.opened(data, recipe)
         recipe, asked = ask(modality(source.modality).EFFORTS)
         spec = given.spec if given else backbones.spec(recipe.backbone)
@@ -189,16 +198,22 @@ def train(
         blocks = cut_blocks(built.blocks, recipe.levels)
         first_head = values_of(model.get_layer(LOGITS).variables) if untrained else None
         compute = choose_compute(
-            recipe.jit, recipe.precision, recipe.devices, multiplies_bfloat16=computes_bfloat16()
-        )
+            recipe.jit, recipe.precision, recipe.devices, hosts=recipe.hosts == "on",
+            multiplies_bfloat16=computes_bfloat16(),
+        )  # fmt: skip
+        here = compute.here  # what never trains is not shared by several hosts
+        if here is not compute and compute.distribution:
+            compute.distribution.check_alike(_begun_with(dataset, about))
 
         # The plan: what is cached, and what fits the time --------------------------------------
         whole_recipe = recipe  # before anything is left out to fit the time
-        frozen_below = functools.partial(_frozen_part, dataset, model, built, recipe, compute)
+        frozen_below = functools.partial(
+            _frozen_part, dataset, model, built, recipe, here, machines
+        )
         depth = planner.resolve_depth(blocks, recipe.unfreeze)
         first_cut = planner.cut_below(blocks, depth) if base is None else base
         frozen = frozen_below(first_cut, recipe.views)  # timed, and kept if the plan keeps its cut
-        measured = shared.measured or planner.measure(frozen, built, recipe, compute)
+        measured = shared.measured or planner.measure(frozen, built, recipe, here)
         plan_for = functools.partial(
             planner.make_plan, blocks,
             cache_bytes=shared.store.allowed_bytes() if shared.store else None,
@@ -373,6 +388,25 @@ def _check_reporting(
         require(["tensorboard"], "pip install tensorboard, or leave --tensorboard out.")
 
 
+def _met(recipe: Recipe, resume: bool) -> bool:
+    """Meets the other hosts of a run, where there are any; whether this one is to write it."""
+    hosts = hosts_of(recipe.hosts)
+    if hosts is None:
+        return True
+    if resume or recipe.time_budget is not None:
+        problem = "A run on several hosts is not resumed, and knows no time budget."
+        raise UsageError(problem, remedy="Leave these out, or --hosts.")
+    meet()
+    return hosts.number == 0
+
+
+def _begun_with(dataset: Dataset, about: dict[str, Any]) -> str:
+    """What hosts that train together must have in common."""
+    own = {**about, "created": "", "data": "", "data_path": "", "digests": dataset.digests}
+    own |= {"labels": dataset.labels, "splits": dataset.splits}
+    return json.dumps(files.plain(own))
+
+
 @contextlib.contextmanager
 def _alone(recipe: Recipe, given: Backbone | None, progress: Progress) -> Iterator[Shared]:
     """For a run that is no part of another: classifiers of its own, and the cache's activations."""
@@ -425,6 +459,7 @@ def _frozen_part(
     backbone: Backbone,
     recipe: Recipe,
     compute: Compute,
+    machines: Machines | None,
     cut: tuple[str, ...],
     views: int,
 ) -> FrozenPart:
@@ -435,7 +470,7 @@ def _frozen_part(
     sample = dataset.examples[train_rows[:BATCH]]
     return FrozenPart(
         model, backbone, cut, engine=recipe.engine, examples_count=count, sample=sample,
-        compute=compute,
+        compute=compute, machines=machines,
     )  # fmt: skip
 
 

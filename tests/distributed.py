@@ -2,7 +2,8 @@
 
 Run by the tests in a process of its own, with ``frozen`` or ``normalised`` (BatchNorm in training
 mode) and the numbers of devices as arguments: the processor must be divided before it is first
-used, and TensorFlow groups devices once in a process.
+used, and TensorFlow groups devices once in a process. With ``hosts`` it is one of those that the
+environment names.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import numpy as np
 from keras_transfer.backbones.copying import working_copy
 from keras_transfer.base import compute, distribution
 from keras_transfer.base.errors import UsageError
+from keras_transfer.base.hosts import hosts_of
 from keras_transfer.frozen.engine import build_engine
 from keras_transfer.frozen.features import Array
 from keras_transfer.learn.batches import Examples
@@ -46,14 +48,14 @@ def problem(normalised: bool = False) -> tuple[Suffix, Examples]:
     return Suffix(inputs, logits), Examples([Array(images)], targets, weights, held, labels[:9])
 
 
-def train(count: int, recipe: Recipe, normalised: bool) -> dict[str, object]:
+def train(count: int, recipe: Recipe, normalised: bool, hosts: bool = False) -> dict[str, object]:
     suffix, examples = problem(normalised)
     # Where JAX does not compile a step it runs it in Python, and there is nothing to count.
     shared = compute.Compute(
         xla=keras.backend.backend() == "jax",
-        distribution=distribution.distribute(count, compute.hardware()),
+        distribution=distribution.distribute(count, compute.hardware(), hosts),
     )
-    extracted = build_engine(suffix, "keras", compute=shared)
+    extracted = build_engine(suffix, "keras", compute=shared.here)
     features = extracted.run(examples.views[0].gather(np.arange(7))[0])[0].tolist()
     working = working_copy(suffix, shared)
     done = fine_tune(working, recipe, examples, compute=shared)
@@ -63,6 +65,20 @@ def train(count: int, recipe: Recipe, normalised: bool) -> dict[str, object]:
         "compilations": done.compilations,
         "features": features,
     }
+
+
+def train_with_others() -> dict[str, object]:
+    """As one of several hosts; what it says where they begin with different things."""
+    hosts = hosts_of("on")
+    distribution.meet()
+    found = train(0, RECIPE, normalised=False, hosts=True)
+    try:
+        shared = distribution.distribute(0, compute.hardware(), hosts=True)
+        shared.check_alike("the same")
+        shared.check_alike(f"the data of host {hosts.number}")
+    except UsageError as error:
+        found["refused"] = error.message
+    return found
 
 
 def divide_processor() -> None:
@@ -76,8 +92,11 @@ def divide_processor() -> None:
 
 
 if __name__ == "__main__":
-    divide_processor()
     kind, *counts = sys.argv[1:]
+    if kind == "hosts":
+        print(json.dumps(train_with_others()))
+        sys.exit()
+    divide_processor()
     normalised = kind == "normalised"
     # What fills a batch up, so that it can be shared, has no weight in the loss but counts in
     # BatchNorm's statistics.

@@ -74,7 +74,9 @@ def test_every_setting_is_an_option_a_word_of_a_file_and_in_the_help(tmp_path, c
         kind = field.metadata["kind"]
         value = others.get(name) or (kind.words[-1] if kind.words else field.default)
         if value is None:
-            value = {"weights": "none", "splits": "s.csv", "group": "film"}.get(name, 1)
+            value = {
+                "weights": "none", "splits": "s.csv", "group": "film", "machines": "auto",
+            }.get(name, 1)  # fmt: skip
         held = Recipe(**{name: value})
         if name not in LOCAL:
             assert Recipe(**held.to_dict()) == held

@@ -19,6 +19,7 @@ from keras_transfer.base.task import task_of
 from keras_transfer.base.types import Backbone, Dataset
 from keras_transfer.frozen.engine import BATCH, keras_engine, seconds_per_image
 from keras_transfer.frozen.features import FrozenPart, Views
+from keras_transfer.frozen.machines import join
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn import planner
 from keras_transfer.learn.model import cut_blocks
@@ -61,6 +62,10 @@ class Workbench:
         folder: Path,
         store: ActivationStore | None,
     ) -> None:
+        if recipe.hosts == "on":
+            problem = "A search shares trials among hosts, not a trial."
+            raise UsageError(problem, remedy="Use `tuning chief` and `tuning worker`.")
+        self._machines = join(recipe.machines)
         self.data = preparation.opened(data, recipe)
         self.recipe, self.store = recipe, store
         self._size = modality(self.data.modality).SIZE
@@ -192,7 +197,7 @@ class Workbench:
         alike = *_kind(recipe), recipe.views
         shared = training.Shared(
             self._pool, self.store, measured=self._measured.get(alike),
-            base=self._base(built, recipe), state=state,
+            base=self._base(built, recipe), state=state, machines=self._machines,
         )  # fmt: skip
         done: Fitted = training.train(
             data, recipe=recipe, backbone=built, judge=False, shared=shared
@@ -227,6 +232,7 @@ class Workbench:
             ),
             built, first, also=others, engine=recipe.engine, sample=data.examples[train[:BATCH]],
             examples_count=len(train) * recipe.views + len(data) - len(train),
+            machines=self._machines,
         )  # fmt: skip
         views = Views(
             data, seed=recipe.view_seed, strength=recipe.strength, flip=recipe.flip == "on"

@@ -50,6 +50,12 @@ class Compute:
         """In how many parts a step computes its loss."""
         return self.distribution.replicas if self.distribution else 1
 
+    @property
+    def here(self) -> Compute:
+        """The same on this host alone, where several share every batch."""
+        several = self.distribution is not None and self.distribution.several_hosts
+        return dataclasses.replace(self, distribution=None) if several else self
+
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Variables made, and steps taken, within the block belong to all devices."""
         return self.distribution.scope() if self.distribution else contextlib.nullcontext()
@@ -85,6 +91,7 @@ def choose_compute(
     precision: str = "auto",
     devices: int | str = 1,
     *,
+    hosts: bool = False,
     multiplies_bfloat16: bool = False,
 ) -> Compute:
     """Decides how training steps compute.
@@ -98,12 +105,13 @@ def choose_compute(
             gradients may be rounded to bfloat16. ``mixed_float16`` on a CPU becomes ``float32``,
             with a warning.
         devices: how many share every batch, or ``all``.
+        hosts: whether all devices of several hosts do, see ``distribution.meet``.
         multiplies_bfloat16: whether the CPU has instructions for bfloat16.
 
     Raises:
         UsageError: there are not that many devices.
     """
-    distribution = distribute(devices, hardware())
+    distribution = distribute(devices, hardware(), hosts)
     xla, xla_reason = _xla(jit, shared=distribution is not None)
     policy, reason = _dtype_policy(precision)
     usual = precision == "auto" and policy == "float32"

@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_transfer import fast
 from keras_transfer.base.compute import accelerators
+from keras_transfer.base.distribution import averaged
 from keras_transfer.fast.gradients import cheap_calls
 from keras_transfer.fast.resident import Resident
 
@@ -62,7 +63,8 @@ class StepModel(keras.Model):
         if on_tensorflow and not plain:
             self.record.calls = cheap_calls(self, rounded=self.rounded)
         try:
-            return super().train_step(*arguments)
+            done = super().train_step(*arguments)
+            return averaged(done) if on_tensorflow else done
         finally:
             self.record.calls = {}
 

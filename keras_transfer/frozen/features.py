@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import mmap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -76,6 +76,28 @@ class Views:
         return modality(self.dataset.modality).view(
             clean, digests, number, seed=self.seed, strength=self.strength, flip=self.flip
         )
+
+
+Forward = Callable[[Engine, Views, np.ndarray, int], Iterator[list[np.ndarray]]]
+
+
+def forward(
+    engine: Engine, views: Views, rows: np.ndarray, number: int
+) -> Iterator[list[np.ndarray]]:
+    """Yields of a view of some examples, batch by batch, the engine's last output and the others.
+
+    Args:
+        engine: of a frozen part.
+        views: draws the examples.
+        rows: positions in the data set.
+        number: the view's.
+    """
+    parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+    for batch in prefetch(views.draw(part, number) for part in parts):
+        # In Keras the last digits of a row depend on how many come with it.
+        whole = filled([batch], BATCH)[0] if engine.name == "keras" else batch
+        *found, pooled = (tensor[: len(batch)] for tensor in engine.run(whole))
+        yield [pooled, *found]
 
 
 class Array:
@@ -171,6 +193,7 @@ class FrozenPart:
         sample: examples that stand for all, by which it is decided what may be rounded.
         also: further cuts that the same pass stores, for later runs.
         compute: how Keras computes, where it is the engine.
+        machines: others that compute what is missing, see ``machines.join``; None for this one.
 
     Attributes:
         cut: as given.
@@ -187,8 +210,9 @@ class FrozenPart:
         sample: np.ndarray,
         also: Sequence[tuple[str, ...]] = (),
         compute: Compute = PLAIN,
+        machines: Any = None,
     ) -> None:
-        self.cut = cut
+        self.cut, self._machines = cut, machines
         self._cuts = [one for one in (cut, *also) if one]
         self._model, self._backbone = model, backbone
         self._asked: dict[str, Any] = {"name": engine, "images": examples_count}
@@ -215,6 +239,11 @@ class FrozenPart:
     def rounded_engine(self) -> Engine:
         """As :attr:`engine`, in bfloat16 where it can."""
         return self.engine.rounded() if self.engine.rounded else self.engine
+
+    @functools.cached_property
+    def _forward(self) -> Forward:
+        """Runs views through an engine, here or elsewhere, where the network goes once."""
+        return self._machines.send(self._network, self._asked) if self._machines else forward
 
     @functools.cached_property
     def _at_cut(self) -> Engine:
@@ -307,16 +336,11 @@ class FrozenPart:
         self, engine: Engine, views: Views, rows: np.ndarray, number: int, progress: Progress
     ) -> Iterator[list[np.ndarray]]:
         """Yields batch by batch the pooled features and then the cuts' tensors."""
-        parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
-        batches = prefetch(views.draw(part, number) for part in parts)
         named = f"extract view {number + 1}" if number else "extract"
         with progress.step(named, len(rows)) as advance:
-            for batch in batches:
-                # In Keras the last digits of a row depend on how many come with it.
-                whole = filled([batch], BATCH)[0] if engine.name == "keras" else batch
-                *found, pooled = (tensor[: len(batch)] for tensor in engine.run(whole))
-                advance(len(batch))
-                yield [pooled, *found]
+            for tensors in self._forward(engine, views, rows, number):
+                advance(len(tensors[0]))
+                yield tensors
 
     def keys(
         self, views: Views, number: int, engine: str, store: ActivationStore

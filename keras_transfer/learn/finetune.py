@@ -103,7 +103,7 @@ def fine_tune(
     epochs, save_at, parts = recipe.fine_tune_epochs, time.monotonic() + CHECKPOINT_SECONDS, 1
     make = functools.partial(build_optimizer, recipe, suffix, depths or {}, compute=compute)
     views = _held(examples, recipe, compute)  # refuses batches that cannot be shared
-    engine = keras_engine(suffix, compute)
+    engine = keras_engine(suffix, compute.here)
     with compute.scope(), progress.step(name.replace("_", "-"), epochs) as advance:
         suffix.regularise(recipe.penalty, recipe.penalty_strength)
         optimizer, done = _begin(suffix, make, parts, compute, checkpoint)
@@ -188,7 +188,8 @@ def _held(examples: Examples, recipe: Recipe, compute: Compute) -> Any:
 
 def _more_parts(parts: int, size: int, compute: Compute, progress: Progress) -> int:
     """Twice as many parts of a batch, if there is anything left to divide."""
-    if -(-size // parts) <= compute.share or compute.replicas > 1:
+    alone = compute.replicas == 1 and compute.here is compute
+    if -(-size // parts) <= compute.share or not alone:
         raise UsageError(
             f"The device's memory is too small for a step of {size} examples"
             f"{f' in {parts} parts' if parts > 1 else ''}.",

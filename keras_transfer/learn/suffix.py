@@ -42,7 +42,7 @@ class Suffix(StepModel):
     @property
     def compilations(self) -> int:
         """How often a step was traced."""
-        return self.record.traced // self.replicas
+        return -(-self.record.traced // self.replicas)  # of several hosts, this one traces its own
 
     @property
     def learned(self) -> list[Any]:

@@ -60,7 +60,7 @@ CHOICES = {
     "engine": "auto keras openvino openvino-bfloat16", "jit": "auto on off",
     "precision": "auto float32 mixed_bfloat16 mixed_float16", "refit": "on off",
 }  # fmt: skip
-OTHERS = {"columns", "time_budget", "split", "fold", "unfreeze", "cache_limit"}
+OTHERS = {"columns", "time_budget", "split", "fold", "unfreeze", "cache_limit", "machines"}
 
 NO_NUMBERS = {
     "nothing": "", "a space": " ", "not a number": "nan", "infinity": "inf",
@@ -174,6 +174,8 @@ def test_a_word_that_is_none_of_the_choices(name: str, word: str) -> None:
         ("unfreeze", ["", " ", "a b", "1/2", "±5", "\0", "²"], "a number of blocks"),
         ("cache_limit", ["", "-1", "nan", "inf", "1e999", "9" * 400, "20X", "1 2", "0x10"],
          "a size such as 500M or 20G"),
+        ("machines", ["", "here", "host", "host:", ":1", "host:0", "host:x", "http://host:1",
+                      "ray://", "ray://host", "a b:1", "host:123456"], "ray://HOST:PORT"),
     ],
 )  # fmt: skip
 def test_a_spelling_that_means_nothing(name: str, words: list[str], expected: str) -> None:

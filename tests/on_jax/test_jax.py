@@ -26,6 +26,7 @@ import keras  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from recorder import Recorder  # noqa: E402
 from test_compute import check_distributed, train  # noqa: E402
+from test_hosts import check_hosts  # noqa: E402
 
 from keras_transfer import cli, training  # noqa: E402
 from keras_transfer.backbones.copying import working_copy  # noqa: E402
@@ -262,3 +263,7 @@ def test_mixed_precision_learns_the_same(precision):
 
 def test_several_devices_learn_as_one_does():
     check_distributed()
+
+
+def test_several_hosts_learn_as_one_does():
+    check_hosts()
