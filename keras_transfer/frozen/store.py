@@ -225,9 +225,9 @@ class ActivationStore:
                 self._open(folder, folders[folder], stack)
             indices = [self._index(folder) for folder in folders]
             # One image may stand in a data set twice.
-            first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
-            held = set.intersection(*map(set, indices))
-            missing = np.array(sorted(first[one] for one in first.keys() - held), np.int64)
+            first = {digests[i]: i for i in range(len(digests) - 1, -1, -1)}
+            lacking = (i for one, i in first.items() if not all(one in index for index in indices))
+            missing = np.array(sorted(lacking), np.int64)
             self.counts.hits += len(digests) - len(missing)
             self.counts.misses += len(missing)
             if len(missing):
@@ -247,7 +247,7 @@ class ActivationStore:
     def holds(self, keys: Sequence[ActivationKey], digests: Sequence[str]) -> bool:
         """Whether nothing would have to be computed, sound shards taken for granted."""
         indices = (self._index(self.folder / key.digest, verify=False) for key in keys)
-        return all(index.keys() >= set(digests) for index in indices)
+        return all(one in index for index in indices for one in digests)
 
     def remember(self, question: str, answer: Callable[[], Answer]) -> Answer:
         """What was answered to a question once, for all who share the store.
