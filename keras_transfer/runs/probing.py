@@ -82,7 +82,7 @@ def compare_with_baselines(
     (progress or Progress()).note(f"Training from scratch for {budget:.0f} s.")
     methods = [
         *evaluation.baselines(data, features),
-        train_from_scratch(data, run.config["backbone"], seconds=budget),
+        train_from_scratch(data, run.backbone, seconds=budget),
     ]
     by_path, test = {row["path"]: row["predicted"] for row in run.predictions}, data.indices("test")
     predicted = run.task.encode((by_path[data.paths[i]] for i in test), run.class_names)
