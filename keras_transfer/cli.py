@@ -277,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
 def _inspect(options: argparse.Namespace) -> int:
     how = settings_of(options)
     if options.labels:
-        with telling(options) as progress:
+        with progress_of(options) as progress:
             load_keras()
             found = keras_transfer.inspect_labels(options.data, **how, progress=progress)
     else:
@@ -299,7 +299,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def telling(options: argparse.Namespace, *, briefly: bool = False) -> Iterator[Progress]:
+def progress_of(options: argparse.Namespace, *, briefly: bool = False) -> Iterator[Progress]:
     """Says at once that there is work, and tells of it until the block ends.
 
     Args:
@@ -317,7 +317,7 @@ _OF_RUN = ("output", "resume", "overwrite", "tensorboard", "config")
 def _train(options: argparse.Namespace) -> int:
     began, compared = time.monotonic(), list[dict[str, Any]]()
     options.output = options.output or str(Path("runs") / default_name(options.data))
-    with telling(options) as progress:
+    with progress_of(options) as progress:
         from keras_transfer.runs import folder as runs
 
         # What is wrong is said before Keras is loaded.
@@ -356,7 +356,7 @@ def _opened(options: argparse.Namespace) -> keras_transfer.Run:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    with telling(options, briefly=True):
+    with progress_of(options, briefly=True):
         run = _opened(options)
         from keras_transfer import console
         from keras_transfer.runs import probing
@@ -370,7 +370,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _curve(options: argparse.Namespace) -> int:
-    with telling(options) as progress:
+    with progress_of(options) as progress:
         run = _opened(options)
         from keras_transfer import console
         from keras_transfer.runs import probing
@@ -385,7 +385,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _update(options: argparse.Namespace) -> int:
-    with telling(options) as progress:
+    with progress_of(options) as progress:
         from keras_transfer.runs import folder as runs
 
         run = keras_transfer.open_run(options.run)
@@ -399,7 +399,7 @@ def _update(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
-    with telling(options):
+    with progress_of(options):
         run = _opened(options)
         asked = {"count": options.count, "output": options.output}
         found = keras_transfer.label(run, options.data, **asked)
@@ -407,7 +407,7 @@ def _label(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    with telling(options, briefly=True):
+    with progress_of(options, briefly=True):
         load_keras()
         from keras_transfer import console
 
@@ -419,7 +419,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    with telling(options) as progress:
+    with progress_of(options) as progress:
         run = _opened(options)
         from keras_transfer import console
 
@@ -455,7 +455,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    with telling(options, briefly=True):
+    with progress_of(options, briefly=True):
         run = _opened(options)
         from keras_transfer.runs import report
 

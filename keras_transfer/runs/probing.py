@@ -45,8 +45,8 @@ def _features(
     frozen = FrozenPart(model, built, (), examples_count=len(dataset), sample=dataset.examples[:32])
     with ActivationStore(files.cache_folder() / "activations") as store:
         rows = np.arange(len(dataset))
-        telling = progress or Progress()
-        return frozen.inputs(Views(dataset), rows, 0, store=store, progress=telling)[0]
+        told = progress or Progress()
+        return frozen.inputs(Views(dataset), rows, 0, store=store, progress=told)[0]
 
 
 def curve(run: runs.Run, progress: Progress | None = None) -> evaluation.LearningCurve:
