@@ -278,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
 def _inspect(options: argparse.Namespace) -> int:
     how = settings_of(options)
     if options.labels:
-        with telling(options) as progress:
+        with progress_of(options) as progress:
             load_keras()
             found = keras_transfer.inspect_labels(options.data, **how, progress=progress)
     else:
@@ -300,7 +300,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def telling(options: argparse.Namespace, *, briefly: bool = False) -> Iterator[Progress]:
+def progress_of(options: argparse.Namespace, *, briefly: bool = False) -> Iterator[Progress]:
     """Says at once that there is work, and tells of it until the block ends.
 
     Args:
@@ -318,7 +318,7 @@ _OF_RUN = ("output", "resume", "overwrite", "tensorboard", "config")
 def _train(options: argparse.Namespace) -> int:
     began, compared = time.monotonic(), list[dict[str, Any]]()
     options.output = options.output or str(Path("runs") / default_name(options.data))
-    with telling(options) as progress:
+    with progress_of(options) as progress:
         from keras_transfer.runs import folder as runs
 
         # What is wrong is said before Keras is loaded.
@@ -361,7 +361,7 @@ def _opened(options: argparse.Namespace) -> keras_transfer.Run:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    with telling(options, briefly=True):
+    with progress_of(options, briefly=True):
         run = _opened(options)
         from keras_transfer import console
         from keras_transfer.runs import probing
@@ -375,7 +375,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _curve(options: argparse.Namespace) -> int:
-    with telling(options) as progress:
+    with progress_of(options) as progress:
         run = _opened(options)
         from keras_transfer import console
         from keras_transfer.runs import probing
@@ -390,7 +390,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _update(options: argparse.Namespace) -> int:
-    with telling(options) as progress:
+    with progress_of(options) as progress:
         from keras_transfer.runs import folder as runs
 
         run = keras_transfer.open_run(options.run)
@@ -404,7 +404,7 @@ def _update(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
-    with telling(options):
+    with progress_of(options):
         run = _opened(options)
         asked = {"count": options.count, "output": options.output}
         found = keras_transfer.label(run, options.data, **asked)
@@ -412,7 +412,7 @@ def _label(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    with telling(options, briefly=True):
+    with progress_of(options, briefly=True):
         load_keras()
         from keras_transfer import console
 
@@ -424,7 +424,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    with telling(options) as progress:
+    with progress_of(options) as progress:
         run = _opened(options)
         from keras_transfer import console
 
@@ -460,7 +460,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    with telling(options, briefly=True):
+    with progress_of(options, briefly=True):
         run = _opened(options)
         from keras_transfer.runs import report
 

@@ -238,7 +238,7 @@ def train(
                 progress.detail(why)
             views = Views(dataset, seed=recipe.view_seed, strength=recipe.strength, flip=mirrored)
             held = store is not None and frozen.held(views, train_rows, recipe.views, store)
-            stages = _expect(progress, clock, plan, extracted=held)
+            stages = _expect(progress, clock, plan, extracted=held, held=held)
             extracted = extract(
                 frozen, views, train_rows, validation_rows, recipe.views,
                 store=store, progress=progress,
@@ -257,7 +257,7 @@ def train(
                 time_left=deadline - time.monotonic(), after=first_plan,
             )  # fmt: skip
             progress.detail(f"The frozen part is done. {plan}")
-            stages = _expect(progress, clock, plan, extracted=True)
+            stages = _expect(progress, clock, plan, extracted=True, held=held)
             _write_decision(state, recipe, stored_cut if store else base)
             extracted = extracted.first(recipe.views)
         continued = plan.unfreeze > 0 and plan.cut != stored_cut
@@ -364,8 +364,10 @@ def train(
                 run = runs.finish(output, result)
                 if not dataset.update_of:  # else it is written with what the update has brought
                     report.write_report(run)
-            if recipe.cache != "off":
-                clock.learn(stages)
+            if recipe.cache != "off" and decision is None:  # else a part of it was done before
+                trained_for = {"fine_tune": outcome.seconds}
+                chosen_for = {"choose": clock.seconds["fine_tune"] - outcome.seconds}
+                clock.learn(stages, clock.seconds | trained_for | chosen_for)
         if budget < math.inf:
             taken = round(time.monotonic() - (deadline - budget), 2)
             kept = "kept" if taken <= budget else "overrun"
@@ -445,10 +447,19 @@ def _what_is_stored(
 
 
 def _expect(
-    progress: Progress, clock: Clock, plan: planner.Plan, *, extracted: bool
+    progress: Progress, clock: Clock, plan: planner.Plan, *, extracted: bool, held: bool
 ) -> dict[str, float]:
-    """Tells how long the stages of a plan will take, and returns what they were planned to."""
+    """Tells how long the stages of a plan will take, and returns what they were planned to.
+
+    Args:
+        progress: who is told.
+        clock: knows how long stages took on this machine.
+        plan: of the run.
+        extracted: whether the frozen part is done.
+        held: whether all of it was found in the store: then its engine is made ready for the test.
+    """
     stages = plan.stage_seconds | ({"extract": 0.0} if extracted else {})
+    stages["evaluate"] += plan.convert_seconds if held else 0.0
     progress.expect(clock.paced(stages), {"extract": plan.rows, "fine_tune": plan.epochs})
     return stages
 

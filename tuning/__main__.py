@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _chief(options: argparse.Namespace) -> int:
-    with cli.telling(options):
+    with cli.progress_of(options):
         cli.load_keras()
         from tuning import workers
 
@@ -57,7 +57,7 @@ def _chief(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
-    with cli.telling(options) as progress:
+    with cli.progress_of(options) as progress:
         cli.load_keras()
         from tuning import workers
 
@@ -74,7 +74,7 @@ def _worker(options: argparse.Namespace) -> int:
 def _search(options: argparse.Namespace, serve: Any = None) -> int:
     options.output = options.output or str(Path("studies") / cli.default_name(options.data))
     settings = cli.settings_of(options)
-    with cli.telling(options) as progress:
+    with cli.progress_of(options) as progress:
         cli.load_keras()
         from tuning import results, search, space
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from keras_transfer.evaluation.plots import FIRST, INK, MUTED, SECOND, _figure, _styled
+from keras_transfer.evaluation.plots import FIRST, INK, MUTED, SECOND, WIDTH, _figure, _styled
 from tuning import results
 from tuning.importance import Importance, natural
 from tuning.results import Record
@@ -33,7 +33,7 @@ def progress(records: Sequence[Record], objective: str) -> Figure:
     begun = min(end - record.seconds for end, record in zip(ends, done, strict=True))
     minutes, values = (np.array(ends) - begun) / 60, _values(done, objective)
     best = np.minimum if results.OBJECTIVES[objective][1] else np.maximum
-    figure = _figure(4.4, 2.8)
+    figure = _figure(WIDTH, 2.8)
     axes = figure.subplots()
     axes.step(minutes, best.accumulate(values), where="post", color=FIRST, label="best so far")
     axes.scatter(minutes, values, s=18, color=MUTED, label="trials", zorder=3)
@@ -106,7 +106,7 @@ def importance(found: Sequence[Importance]) -> Figure:
     Args:
         found: from ``importance.importances``, at least one.
     """
-    figure = _figure(4.4, 0.8 + 0.3 * len(found))
+    figure = _figure(WIDTH, 0.8 + 0.3 * len(found))
     axes = figure.subplots()
     places = np.arange(len(found))[::-1]
     axes.hlines(places, [one.low for one in found], [one.high for one in found], color=MUTED)
@@ -124,7 +124,7 @@ def costs(records: Sequence[Record]) -> Figure:
     Args:
         records: of a study, at least one.
     """
-    figure = _figure(4.4, 2.8)
+    figure = _figure(WIDTH, 2.8)
     axes, below = figure.subplots(), np.zeros(len(records))
     for seconds, colour, label in (
         ([r.shared_seconds for r in records], SECOND, "shared: frozen layers and head"),

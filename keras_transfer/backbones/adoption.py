@@ -13,7 +13,7 @@ from keras_transfer.backbones.blocks import block_map
 from keras_transfer.backbones.graph import cuts, trace
 from keras_transfer.backbones.naming import canonical_names, label
 from keras_transfer.backbones.weight_files import load_model
-from keras_transfer.backbones.weights import digest, unset_weights
+from keras_transfer.backbones.weights import digest, normalise_by_weights, unset_weights
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import Backbone, BackboneSpec, Patterns, Size
@@ -68,6 +68,7 @@ def adopt(
             built = entrance and keras_model(*entrance, f"{OWN}-{name}")
         for old, new in pairs:
             new.set_weights(old.get_weights())
+            normalise_by_weights(new)
     except (TypeError, ValueError) as error:  # of Keras, or of a layer of somebody's own
         of = "" if size is None else f" for a size of {size}"
         problem = f"{name} cannot be built again{of}: {str(error).splitlines()[0]}"

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_transfer.backbones.naming import constant
-from keras_transfer.backbones.weights import unset_weights
+from keras_transfer.backbones.weights import normalise_by_weights, unset_weights
 from keras_transfer.base.compute import PLAIN, Compute
 from keras_transfer.base.types import LEVELS, LOGITS, POOL, PROBABILITIES, TEMPERATURE, Backbone
 
@@ -80,4 +80,5 @@ def _clone(
             for theirs, mine in zip(old.variables, new.variables, strict=True):  # seeds included
                 # By value: JAX would share the array, and a step gives its inputs away.
                 mine.assign(np.array(theirs))
+            normalise_by_weights(new)
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
 import math
@@ -12,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from keras_transfer.base import files
 
 # How many times as long as planned a stage takes, until this machine has shown it: two busy cores.
-_USUAL = {"extract": 1.2, "head": 1.6, "fine_tune": 1.5, "evaluate": 1.0, "report": 1.0}
+_USUAL = {
+    "extract": 1.5, "head": 2.0, "fine_tune": 0.5, "choose": 0.5, "evaluate": 1.4, "report": 1.2,
+}  # fmt: skip
 _PACES = "paces.json"
-# What is told apart while it lasts, and timed as a part of another stage.
-_PART_OF = {"choose": "fine_tune"}
 STAGES = ("decode", "extract", "head", "fine_tune", "evaluate")
 
 
@@ -47,18 +46,14 @@ class Clock:
     def paced(self, planned: Mapping[str, float]) -> dict[str, float]:
         """Expected seconds of stages, by how long they took on this machine so far."""
         paces = _paces()
-        return {
-            name: seconds * paces[_PART_OF.get(name, name)] for name, seconds in planned.items()
-        }
+        return {name: seconds * paces[name] for name, seconds in planned.items()}
 
-    def learn(self, planned: Mapping[str, float]) -> None:
-        """Remembers for later runs how long stages took against what was planned."""
-        paces, whole = _paces(), collections.defaultdict[str, float](float)
+    def learn(self, planned: Mapping[str, float], taken: Mapping[str, float]) -> None:
+        """Remembers for later runs how many seconds stages took against what was planned."""
+        paces = _paces()
         for name, seconds in planned.items():
-            whole[_PART_OF.get(name, name)] += seconds
-        for name, seconds in whole.items():
             if seconds > 0.5:
-                seen = min(5.0, max(0.2, self.seconds.get(name, seconds) / seconds))
+                seen = min(5.0, max(0.2, taken[name] / seconds))
                 paces[name] = round(math.sqrt(paces[name] * seen), 3)
         with contextlib.suppress(OSError):  # a cache that cannot be written to is no reason to fail
             files.write_json(files.cache_folder() / _PACES, paces)

@@ -122,10 +122,13 @@ class Timeline:
         return bool(self._present["name"] == "Starting")
 
     def begin(self, name: str) -> None:
-        """A stage begins, and those before it are over."""
-        for earlier in list(self._expected) if name in self._expected else ():
-            if earlier == name:
-                break
+        """A stage begins, and those before it are over; what these showed goes on to count."""
+        names = list(self._expected)
+        over = names[: names.index(name)] if name in names else []
+        if self._present["name"] in over:
+            pace = self._pace(self._now() - self._present["since"])
+            self._expected.update((stage, pace * self._expected[stage]) for stage in names)
+        for earlier in over:
             del self._expected[earlier]
         self._present.update(name=name, since=self._now(), done=0)
 
@@ -145,12 +148,24 @@ class Timeline:
         if not self._expected:
             return None
         name, spent = self._present["name"], self._now() - self._present["since"]
-        expected = self._expected.get(name, 0.0)
-        units = self._units.get(name, 0)
-        done = self._present["done"] / units if units else spent / max(expected, 1e-9)
-        share = min(0.95, done)
-        here = (1 - share) * (expected * (1 - share) + spent)
-        return here + sum(value for stage, value in self._expected.items() if stage != name)
+        expected, units = self._expected.get(name, 0.0), self._units.get(name, 0)
+        if units:
+            share = min(0.95, self._present["done"] / units)
+            unseen = (1 - share) ** 2
+            whole = unseen * expected + (1 - unseen) * spent / max(share, 1e-9)
+        else:
+            whole = max(expected, spent / 0.95, 1e-9)
+            share = spent / whole
+        later = sum(value for stage, value in self._expected.items() if stage != name)
+        return (1 - share) * whole + self._pace(whole) * later
+
+    def _pace(self, whole: float) -> float:
+        """How many times as long as expected what is to come takes, if the present stage takes so
+        long: half of its own factor, where its units show how fast the network runs today.
+        """
+        name = self._present["name"]
+        expected = self._expected.get(name, 0.0) if self._units.get(name) else 0.0
+        return min(5.0, max(0.2, whole / expected)) ** 0.5 if expected > 0.5 else 1.0
 
     def share(self) -> float:
         """The share of all time that is over; it never becomes less."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_transfer import backbones
+from keras_transfer.backbones.adoption import OWN
+from keras_transfer.backbones.naming import constant
 from keras_transfer.base.compute import choose_compute
 from keras_transfer.base.errors import DataError
 from keras_transfer.base.task import Task, task_of
@@ -34,7 +37,8 @@ def train_from_scratch(
 
     Args:
         dataset: with pixels at a size that the backbone accepts.
-        backbone: its name in the registry.
+        backbone: its name in the registry, or the ``.keras`` file of one of the user's own, whose
+            weights are drawn anew as its layers say, those of preprocessing excepted.
         seconds: time for training, from the first step on, validation included.
         seed: of the weights, the order of images and the augmentation.
         flip: whether augmentation mirrors images.
@@ -88,6 +92,8 @@ def _random_network(backbone: str, classes: int, sample: np.ndarray, task: Task)
     built = backbones.build(backbone, image_size=size, weights="none")
     model = build_classifier(built, classes)
     network = keras.Model(model.input, model.get_layer(LOGITS).output)
+    if built.weights == OWN:
+        network = _drawn_anew(network)
     set_batch_norm(network, trains=True)
     measure_statistics(network, [sample])
     network.compile(
@@ -96,3 +102,16 @@ def _random_network(backbone: str, classes: int, sample: np.ndarray, task: Task)
         jit_compile=choose_compute().xla,
     )
     return network
+
+
+def _drawn_anew(network: keras.Model) -> keras.Model:
+    """The same layers with random weights, all of which train; but statistics of the data stay."""
+
+    def anew(layer: Any) -> Any:
+        if constant(layer) or isinstance(layer, keras.layers.Normalization):
+            return layer
+        made = type(layer).from_config(layer.get_config())
+        made.trainable = True
+        return made
+
+    return keras.models.clone_model(network, clone_function=anew)

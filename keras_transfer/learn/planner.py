@@ -37,8 +37,8 @@ _TRACE_SECONDS = 0.35
 _CHOICES = 8
 # How many times as fast a converted network is taken to be, before it has run.
 _CONVERTED = 2
-# Converting the network for its engine, and asking whether bfloat16 will do.
-_CONVERT_SECONDS = 2.0
+# Converting the network for its engine, and asking whether bfloat16 will do; more for each weight.
+_CONVERT_SECONDS, _CONVERT_EACH = 2.0, 1.5e-7
 # What takes as long whatever the data: starting and leaving Python, getting the test ready, saving,
 # figures, Grad-CAM and the page. 1.5 to 3 s on two cores of an AMD EPYC.
 _END_SECONDS = 3.0
@@ -64,6 +64,7 @@ class Plan:
         reserve_seconds: expected for what follows the last epoch: choice, test, saving, page.
         needed_seconds: expected for everything from here on, the reserve included.
         step_ratio: predicted cost of an uncached over a cached step, ``(T + 2R) / 3R``.
+        convert_seconds: expected for making its engine ready.
         engine: what runs the frozen part.
         notes: why, and what was rejected, a sentence each.
     """
@@ -82,6 +83,7 @@ class Plan:
     reserve_seconds: float
     needed_seconds: float
     step_ratio: float
+    convert_seconds: float
     engine: str
     notes: tuple[str, ...]
 
@@ -257,7 +259,7 @@ def _price(
     trace = tuned * depth * _TRACE_SECONDS  # while the head is solved
     passes = 2 if recipe.refit == "on" else 1  # for a new head, and for one of all examples
     looked = tuned * train * new_head_views(train, recipe.views)
-    again = looked * (passes * above * measured.forward + solve)
+    again = looked * passes * (above * measured.forward + solve)
     epoch = train * step + validation * above * measured.forward
     seconds = {
         "extract": rows * measured.extract + augment,
@@ -266,10 +268,11 @@ def _price(
     }
     choice = tuned * _CHOICES * validation * above * measured.forward
     end = choice + test * (measured.extract + share * measured.forward) + _END_SECONDS
-    ahead = 0.0 if after else seconds["extract"] + _CONVERT_SECONDS
+    convert = _CONVERT_SECONDS + _CONVERT_EACH * sum(block.parameters for block in blocks)
+    ahead = 0.0 if after else seconds["extract"] + convert
     needed = ahead + seconds["head"] + seconds["fine_tune"] + end
     stages = {
-        "extract": seconds["extract"] + _CONVERT_SECONDS,
+        "extract": seconds["extract"] + convert,
         "head": seconds["head"] + trace,
         "fine_tune": epochs * epoch,
         "choose": again + choice,
@@ -281,11 +284,11 @@ def _price(
         unfreeze=depth, blocks=tuple(block.name for block in blocks[len(blocks) - depth :]),
         cut=cut_below(blocks, depth), cached=cached, views=recipe.views, epochs=epochs,
         rows=rows, bytes=rows * row_bytes if cached else 0, needed_seconds=round(needed, 2),
-        seconds={name: round(value, 2) for name, value in seconds.items()},
-        stage_seconds=stages,
+        seconds={name: round(value, 2) for name, value in seconds.items()}, stage_seconds=stages,
         epoch_seconds=round(epoch, 2), reserve_seconds=round(again + end, 2),
         step_ratio=round((1 + 2 * share) / (3 * share), 3) if share else 0.0,
-        engine=measured.engine, notes=() if after else tuple(filter(None, notes)),
+        convert_seconds=convert, engine=measured.engine,
+        notes=() if after else tuple(filter(None, notes)),
     )  # fmt: skip
 
 

@@ -45,8 +45,8 @@ def _features(
     frozen = FrozenPart(model, built, (), examples_count=len(dataset), sample=dataset.examples[:32])
     with ActivationStore(files.cache_folder() / "activations") as store:
         rows = np.arange(len(dataset))
-        telling = progress or Progress()
-        return frozen.inputs(Views(dataset), rows, 0, store=store, progress=telling)[0][:]
+        told = progress or Progress()
+        return frozen.inputs(Views(dataset), rows, 0, store=store, progress=told)[0][:]
 
 
 def curve(run: runs.Run, progress: Progress | None = None) -> evaluation.LearningCurve:
@@ -82,7 +82,7 @@ def compare_with_baselines(
     (progress or Progress()).note(f"Training from scratch for {budget:.0f} s.")
     methods = [
         *evaluation.baselines(data, features),
-        train_from_scratch(data, run.config["backbone"], seconds=budget),
+        train_from_scratch(data, run.backbone, seconds=budget),
     ]
     by_path, test = {row["path"]: row["predicted"] for row in run.predictions}, data.indices("test")
     predicted = run.task.encode((by_path[data.paths[i]] for i in test), run.class_names)

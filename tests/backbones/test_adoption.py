@@ -8,6 +8,7 @@ import pytest
 
 import keras_transfer as kt
 from keras_transfer import backbones
+from keras_transfer.backbones.copying import copy_of
 from keras_transfer.base.errors import UsageError
 from keras_transfer.runs import probing
 
@@ -121,6 +122,17 @@ def test_what_is_no_backbone_is_refused(network: keras.Model) -> None:
             kt.build(model, preprocessing="tf")
 
 
+def test_what_it_has_learnt_of_its_own_data_is_taken_over_and_copied() -> None:
+    by_data = keras.layers.Normalization()
+    by_data.adapt(np.linspace(-9.0, 99.0, 300).reshape(100, 3))
+    images = keras.Input((32, 32, 3))
+    mine = keras.Model(images, keras.layers.Conv2D(4, 3)(by_data(images)))
+    built = kt.build(mine)
+    np.testing.assert_allclose(built.model(PIXELS), mine(PIXELS), rtol=1e-4, atol=1e-4)
+    copied = copy_of(built).model
+    np.testing.assert_array_equal(copied(PIXELS), built.model(PIXELS))
+
+
 def test_a_run_of_it_is_complete_and_goes_on_without_it(
     network: keras.Model, digits_folder, tmp_path
 ) -> None:
@@ -138,6 +150,8 @@ def test_a_run_of_it_is_complete_and_goes_on_without_it(
     features = probing.pretrained_features(run, data)
     expected = np.asarray(network(data.examples[:4] / 255.0)).mean(axis=(1, 2))
     np.testing.assert_allclose(features[:4, -8:], expected, rtol=1e-3, atol=1e-3)
+    rows = probing.compare_with_baselines(run, scratch_seconds=0.1)
+    assert [row["name"] for row in rows][-1] == "training from scratch"
     with pytest.raises(UsageError, match="'own-mine' is unknown") as caught:
         kt.train(digits_folder, config=tmp_path / "run" / "config.json")
     assert "backbone.keras" in caught.value.remedy

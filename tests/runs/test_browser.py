@@ -50,6 +50,16 @@ CONTRAST = """
 """
 
 
+LETTERS = """
+[...document.querySelectorAll("figure svg")].map((svg) => {
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+  const size = (text) => parseFloat(getComputedStyle(text).fontSize);
+  return scale * Math.min(...[...svg.querySelectorAll("text, tspan")].map(size));
+})
+"""
+"""Of each plot the size of its smallest letters on the screen."""
+
+
 @pytest.fixture(scope="module")
 def page():
     with browser.browser() as opened:
@@ -71,6 +81,9 @@ def test_the_page_reads_well(page, report, width, dark):
     page.open(report, width=width, dark=dark)
     assert page.run("document.documentElement.scrollWidth") <= width
     assert page.run(CONTRAST) == []
+    letters = page.run(LETTERS)
+    assert len(letters) == 2
+    assert min(letters) >= 11
     outside = [url for url in page.requests if not url.startswith(("file:", "data:"))]
     assert outside == []
     assert page.errors == []
