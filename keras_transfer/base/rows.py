@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from keras_transfer.base import files
 
 MEMORY = 2**29
 """Bytes of features, as float32, that are held at once; of more, blocks are read as needed."""
@@ -49,6 +54,39 @@ class Rows:
             found.append(self._change(part[within]))
             first = last
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+class Spooled:
+    """Rows that were written to a file without a name, which is gone with them.
+
+    Args:
+        batches: the rows, float32, in order.
+
+    Raises:
+        OSError: there is no room; it names the folder for such files, see ``TMPDIR``.
+    """
+
+    def __init__(self, batches: Iterable[np.ndarray]) -> None:
+        count, self._file = 0, tempfile.TemporaryFile()  # noqa: SIM115
+        with files.naming(tempfile.gettempdir()):
+            for batch in batches:
+                self._file.write(np.ascontiguousarray(batch, np.float32).data)
+                count, self._shape = count + len(batch), batch.shape[1:]
+            self._file.flush()
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        places = np.arange(len(self))[rows]
+        found = np.empty((len(places), *self._shape), np.float32)
+        # Rows that lie one after the other are read at once.
+        steps = np.flatnonzero(np.diff(places) != 1) + 1
+        for first, last in itertools.pairwise(np.unique([0, *steps, len(places)]).tolist()):
+            start = int(places[first]) * found[0].nbytes
+            os.preadv(self._file.fileno(), [found[first:last].data], start)
+        return found
 
 
 def width(table: Table) -> int:

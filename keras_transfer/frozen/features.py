@@ -18,7 +18,7 @@ from keras_transfer.backbones.graph import tensors
 from keras_transfer.base import files
 from keras_transfer.base.compute import PLAIN, Compute, accelerators
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.rows import BLOCK, Table
+from keras_transfer.base.rows import BLOCK, Spooled, Table
 from keras_transfer.base.threads import prefetch
 from keras_transfer.base.types import LEVELS, POOL, Backbone, Dataset, Inputs
 from keras_transfer.frozen.engine import (
@@ -318,7 +318,9 @@ class FrozenPart:
             except OSError as error:
                 warnings.warn(f"The activation store cannot be used: {error}", stacklevel=2)
         batches = self._batches(self.engine, views, rows, number, progress)
-        computed = np.concatenate([batch[0] for batch in batches])
+        found = (batch[0] for batch in batches)
+        few = len(rows) <= _HELD_ROWS
+        computed: Table = np.concatenate(list(found)) if few else Spooled(found)
         return computed, Recomputed(views, rows, number, self._at_cut if self.cut else None)
 
     def held(self, views: Views, rows: np.ndarray, count: int, store: ActivationStore) -> bool:

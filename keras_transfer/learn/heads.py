@@ -137,9 +137,8 @@ def solve_head(
 
     tried, place = _path([problem], penalties, judge)
     if not isinstance(held, slice):
-        standard = _Standard(features, problem.change)
-        objective = _objective(standard, labels, classes, weights, label_smoothing)
-        problem = dataclasses.replace(problem, objective=objective, start=tried[place][3][0])
+        begun = tried[place][3][0]
+        problem = problem.on(features, labels, classes, weights, label_smoothing, begun)
         tried, place = _path([problem], penalties[place:], judge)
     penalty, _, iterations, (matrix,) = tried[place]
     matrix, more = problem.solve(matrix, penalty, _TIGHT)
@@ -268,6 +267,20 @@ class _Problem:
     def solve(self, start: np.ndarray, penalty: float, tolerance: float) -> tuple[np.ndarray, int]:
         """The weights from some others on, and the iterations."""
         return _solve(self.objective, start, self.gram, penalty, tolerance)
+
+    def on(
+        self,
+        features: Table,
+        labels: np.ndarray,
+        classes: int,
+        weights: np.ndarray,
+        label_smoothing: float,
+        start: np.ndarray,
+    ) -> _Problem:
+        """The same problem on more examples, standardised as these are."""
+        standard = _Standard(features, self.change)
+        objective = _objective(standard, labels, classes, weights, label_smoothing)
+        return dataclasses.replace(self, objective=objective, start=start)
 
     def answers(self, matrix: np.ndarray) -> np.ndarray:
         """The logits of the others."""

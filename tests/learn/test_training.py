@@ -231,19 +231,22 @@ def test_what_is_kept_meets_a_head_of_all_examples_half_way(data, monkeypatch, k
     assert on_all < 0.01 < on_training
 
 
-def test_a_run_of_more_than_fits_in_memory_is_nearly_the_same(data, monkeypatch, tmp_path):
-    recipe, found = short(views=2, engine="keras", fine_tune_epochs=2), []
-    for small in (False, True):
-        if small:
-            monkeypatch.setattr(tables, "MEMORY", 2**20)
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("unfreeze", ["none", 1])
+def test_more_than_fits_in_memory(data, monkeypatch, tmp_path, stored, unfreeze):
+    recipe, found = short(views=1, engine="keras", unfreeze=unfreeze, fine_tune_epochs=1), []
+    for memory in (tables.MEMORY, 2**20):
+        monkeypatch.setattr(tables, "MEMORY", memory)
+        if memory == 2**20:
             monkeypatch.setattr(tables, "BLOCK", 16)
             monkeypatch.setattr(frozen_features, "_HELD_ROWS", 16)
             monkeypatch.setattr(activations, "MEMORY_BYTES", 2**16)
         with ActivationStore(tmp_path) as store:
-            found.append(run(data, recipe, store=store))
-    held, streamed = found
-    assert streamed.phases[0].details["penalty"] != held.phases[0].details["path"][0][0]
-    assert streamed.evaluation.nll == pytest.approx(held.evaluation.nll, abs=0.05)
+            found.append(run(data, recipe, store=store if stored else None))
+    held, read = found
+    # The head alone is the same; new heads are solved on fewer examples.
+    near = 0.02 if unfreeze == "none" else 0.2
+    assert read.evaluation.nll == pytest.approx(held.evaluation.nll, abs=near)
 
 
 def test_a_head_trained_by_gradient_is_not_solved_again(data):
