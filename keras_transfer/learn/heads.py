@@ -126,7 +126,7 @@ def solve_head(
     held = tables.sample(len(features), tables.width(features))
     problem = _posed(
         features if isinstance(held, slice) else features[held], labels[held], classes,
-        validation_features, weights[held], label_smoothing, few,
+        validation_features, weights[held], label_smoothing, few, not isinstance(held, slice),
     )  # fmt: skip
     if start is not None:
         problem = dataclasses.replace(problem, start=problem.unfold(*start))
@@ -140,12 +140,7 @@ def solve_head(
         begun = tried[place][3][0]
         problem = problem.on(features, labels, classes, weights, label_smoothing, begun)
         tried, place = _path([problem], penalties[place:], judge)
-    penalty, _, iterations, (matrix,) = tried[place]
-    matrix, more = problem.solve(matrix, penalty, _TIGHT)
-    tried[place] = penalty, judge([matrix]), iterations + more, [matrix]
-    kernel, bias = problem.fold(matrix)
-    path = tuple((penalty, loss, iterations) for penalty, loss, iterations, _ in tried)
-    return Head(kernel, bias, penalty, tried[place][1], path)
+    return _kept(problem, tried, place, judge)
 
 
 @threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
@@ -295,9 +290,10 @@ def _posed(
     weights: np.ndarray,
     label_smoothing: float = 0.0,
     few: bool = False,
+    sampled: bool = False,
 ) -> _Problem:
-    """The problem of features that fit in memory."""
-    change, fold, unfold = _standardised(features, few)
+    """The problem of features that fit in memory; ``sampled`` where there are more of them."""
+    change, fold, unfold = _standardised(features, few, sampled)
     standard = _Standard(features, change)
     ((_, rows),) = standard
     gram = (rows.T @ rows).astype(np.float64) / len(rows)
@@ -327,8 +323,23 @@ def _path(
     return tried, losses.index(min(losses))
 
 
+def _kept(
+    problem: _Problem,
+    tried: list[_Tried],
+    place: int,
+    judge: Callable[[Sequence[np.ndarray]], float],
+) -> Head:
+    """The best of a path, solved more tightly."""
+    penalty, _, iterations, (matrix,) = tried[place]
+    matrix, more = problem.solve(matrix, penalty, _TIGHT)
+    tried[place] = penalty, judge([matrix]), iterations + more, [matrix]
+    kernel, bias = problem.fold(matrix)
+    path = tuple((penalty, loss, iterations) for penalty, loss, iterations, _ in tried)
+    return Head(kernel, bias, penalty, tried[place][1], path)
+
+
 def _standardised(
-    features: Table, few: bool = False
+    features: Table, few: bool, sampled: bool
 ) -> tuple[Callable[[np.ndarray], np.ndarray], _Fold, _Unfold]:
     """What standardises rows by the moments of some, what folds this into solved weights, exactly,
     and what takes it out of folded ones.
@@ -345,7 +356,8 @@ def _standardised(
 
     # The solution has no part where the features do not vary: fewer images than features span as
     # many dimensions as there are images, and L2 does not change under rotation.
-    basis = np.linalg.qr(standard(features[:]).T)[0] if len(features) < len(mean) else None
+    spanned = not sampled and len(features) < len(mean)
+    basis = np.linalg.qr(standard(features[:]).T)[0] if spanned else None
 
     def change(rows: np.ndarray) -> np.ndarray:
         return standard(rows) if basis is None else standard(rows) @ basis
