@@ -12,7 +12,7 @@ import scipy.optimize
 import threadpoolctl
 
 from keras_transfer.base import rows as tables
-from keras_transfer.base.rows import Table
+from keras_transfer.base.rows import Spooled, Table
 from keras_transfer.base.task import task_of
 from keras_transfer.learn import calibration
 
@@ -218,23 +218,28 @@ _Objective = Callable[[np.ndarray, float], tuple[float, np.ndarray]]
 
 
 class _Standard:
-    """Features as they are solved on, float32: held where they fit, else read block by block."""
+    """Features as they are solved on, float32: in memory, or in a file where they do not fit.
+
+    Args:
+        features: as they come.
+        change: standardises them.
+    """
 
     def __init__(self, features: Table, change: Callable[[np.ndarray], np.ndarray]) -> None:
-        self._features, self._change = features, change
-        self._held: np.ndarray | None = None
+        parts = (change(features[rows]) for rows in tables.blocks(features))
         if tables.fits(features):
-            self._held = np.empty((len(features), tables.width(change(features[:0]))), np.float32)
-            for rows in tables.blocks(features):
-                self._held[rows] = change(features[rows])
+            width = tables.width(change(features[:0]))
+            held = np.empty((len(features), width), np.float32)
+            for rows, part in zip(tables.blocks(features), parts, strict=True):
+                held[rows] = part
+            self._rows: Table = held
+            self._blocks = [slice(None)]
+        else:
+            self._rows, self._blocks = Spooled(parts), list(tables.blocks(features))
 
     def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Rows, and where they stand."""
-        if self._held is not None:
-            yield slice(None), self._held
-            return
-        for rows in tables.blocks(self._features):
-            yield rows, self._change(self._features[rows])
+        """Blocks of rows, and where they stand."""
+        return ((rows, self._rows[rows]) for rows in self._blocks)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
