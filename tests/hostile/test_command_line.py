@@ -59,6 +59,7 @@ CHOICES = {
     "flip": "auto on off", "multi_label": "auto on off", "calibration": "temperature none",
     "engine": "auto keras openvino openvino-bfloat16", "jit": "auto on off",
     "precision": "auto float32 mixed_bfloat16 mixed_float16", "refit": "on off",
+    "hosts": "off on",
 }  # fmt: skip
 OTHERS = {"columns", "time_budget", "split", "fold", "unfreeze", "cache_limit", "machines"}
 

@@ -60,13 +60,13 @@ def resumed(digits_folder, tmp_path_factory):
     before = kill_after(2, command(digits_folder, folder), study)
     opened = []
     with pytest.MonkeyPatch.context() as patch:
-        predict = training.predict_probabilities
+        probabilities = training._probabilities
 
-        def counted(model, pixels):
-            opened.append(len(pixels))
-            return predict(model, pixels)
+        def counted(fitted, *others):
+            opened.append(len(fitted.dataset.indices("test")))
+            return probabilities(fitted, *others)
 
-        patch.setattr(training, "predict_probabilities", counted)
+        patch.setattr(training, "_probabilities", counted)
         assert main(command(digits_folder, folder, "--resume")) == 0
     return study, before, opened
 
