@@ -8,13 +8,13 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import Finding
-from keras_transfer.datasets.sources import LEFT_OUT, Item, classes_of, name_findings
+from keras_transfer.datasets.sources import LEFT_OUT, Item, classes_of, name_findings, repeated
 from keras_transfer.modalities import Modality
 
 FEW = 10  # a class with fewer items is reported
@@ -51,6 +51,48 @@ class Record(NamedTuple):
     remarks: Sequence[tuple[str, str]] = ()
 
 
+class Records(Sequence[Record]):
+    """A record for each item, in columns: a million of them take 100 MB.
+
+    Attributes:
+        table: structured ``[items]``, the fields of ``Record`` that every item has.
+        odd: fault and remarks of the few that have any, by position.
+    """
+
+    COLUMNS = np.dtype(
+        [
+            ("digest", "S64"), ("format", "S12"), ("extent", np.int64), ("checksum", np.uint32),
+            ("unknown", np.int64),
+        ]
+    )  # fmt: skip
+
+    def __init__(self, table: np.ndarray, odd: Mapping[int, tuple[Any, Any]] | None = None) -> None:
+        self.table, self.odd = table, dict(odd or {})
+
+    @classmethod
+    def of(cls, count: int) -> Records:
+        """So many of which nothing is known."""
+        return cls(np.zeros(count, cls.COLUMNS))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, i: Any) -> Any:
+        digest, format, extent, checksum, unknown = self.table[i].item()
+        fault, remarks = self.odd.get(int(i), (None, ()))
+        return Record(digest.decode(), fault, format.decode(), extent, checksum, unknown, remarks)
+
+    def __setitem__(self, i: int, one: Record) -> None:
+        about = one.format.encode(), one.extent, one.checksum, one.unknown
+        self.table[i] = (one.digest.encode(), *about)
+        if one.fault is not None or one.remarks:
+            self.odd[i] = one.fault, one.remarks
+
+    def digests(self, rows: np.ndarray) -> list[str]:
+        """Those of the items at some positions."""
+        return [one.decode() for one in self.table["digest"][rows].tolist()]
+
+
 class Verdict(NamedTuple):
     """What the checks decided.
 
@@ -67,7 +109,7 @@ class Verdict(NamedTuple):
 
 def judge(
     items: Sequence[Item],
-    records: Sequence[Record],
+    records: Records,
     fingerprints: np.ndarray,
     modality: Modality,
     task: Task = ONE,
@@ -90,8 +132,7 @@ def judge(
     place = np.full(len(items), -1)
     place[rows] = np.arange(len(rows))
     near = place[near[checks.kept[near].all(axis=1)]]
-    digests = [records[i].digest for i in rows.tolist()]
-    groups = group_names(digests, [item.group for item in kept], near)
+    groups = group_names(records.digests(rows), [item.group for item in kept], near)
     findings = checks.findings + _class_findings(items, kept, groups, modality.NOUN, task)
     return Verdict(rows, tuple(groups), tuple(findings))
 
@@ -99,7 +140,7 @@ def judge(
 class _Checks:
     """The checks of single items and of pairs, in the order in which they run."""
 
-    def __init__(self, items: Sequence[Item], records: Sequence[Record], task: Task) -> None:
+    def __init__(self, items: Sequence[Item], records: Records, task: Task) -> None:
         self.items = items
         self.task = task
         self.records = records
@@ -126,7 +167,8 @@ class _Checks:
     def exact_copies(self) -> None:
         """Equal bytes: with other labels, in other given splits, or merely twice."""
         copies: dict[str, list[int]] = defaultdict(list)
-        for i in np.flatnonzero(self.kept).tolist():
+        rows = np.flatnonzero(self.kept)
+        for i in rows[repeated(self.records.table["digest"][rows])].tolist():
             copies[self.records[i].digest].append(i)
         for same in copies.values():
             first = max(same, key=lambda i: (self.precedence[i], -i))

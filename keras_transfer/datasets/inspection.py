@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from keras_transfer.base.intervals import wilson_interval
 from keras_transfer.base.task import task_of
 from keras_transfer.base.types import SPLITS, Dataset, Finding
 from keras_transfer.datasets import inspection_page as page
-from keras_transfer.datasets.checks import NOTES, RANKED, TITLES, Record
+from keras_transfer.datasets.checks import NOTES, RANKED, TITLES, Records
 from keras_transfer.datasets.sources import BLANK, LEFT_OUT, Source, check_outside, readable
 from keras_transfer.modalities import modality
 
@@ -39,7 +38,7 @@ class Inspection:
 
     dataset: Dataset
     source: Source
-    records: Sequence[Record]
+    records: Records
     kept: np.ndarray
     problem: DataError | None
 
@@ -78,9 +77,9 @@ class Inspection:
         images the longer side in pixels), ``to`` being None for the last, open range;
         ``expected_accuracy`` is the 95 % interval that a measured accuracy of 0.9 would have.
         """
-        data, known = self.dataset, [self.records[i] for i in self.kept]
+        data, known = self.dataset, self.records.table[self.kept]
         edges = modality(data.modality).EXTENT_EDGES
-        extents = np.histogram([one.extent for one in known], [*edges, np.inf])[0].tolist()
+        extents = np.histogram(known["extent"], [*edges, np.inf])[0].tolist()
         ranges = zip(edges, [*edges[1:], None], extents, strict=True)
         splits: dict[str, np.ndarray] = {name: data.labels[data.indices(name)] for name in SPLITS}
         counts = {
@@ -100,7 +99,7 @@ class Inspection:
             ],
             "splits": {name: len(labels) for name, labels in splits.items()},
             "sizes": [{"from": a, "to": b, "images": count} for a, b, count in ranges if count],
-            "formats": dict(Counter(one.format for one in known).most_common()),
+            "formats": dict(Counter(known["format"].astype(str).tolist()).most_common()),
             "expected_accuracy": expected_accuracy(len(splits["test"])),
             "finding_counts": dict(Counter(finding.kind for finding in self.findings)),
             "findings": [dataclasses.asdict(finding) for finding in self.findings],

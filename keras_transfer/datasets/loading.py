@@ -157,7 +157,7 @@ def inspect(
     given = [item.split for item in items]
     findings = [*source.findings, *_notes(source, items, verdict.groups)]
     findings += form.losses(
-        [records[i].extent for i in kept], sum(records[i].unknown for i in kept), spec,
+        records.table["extent"][kept].tolist(), int(records.table["unknown"][kept].sum()), spec,
         [records[i].extent for i in _spread(len(records)) if records[i].fault is None],
     )  # fmt: skip
     findings += verdict.findings  # last: a page shows the first so many
@@ -165,7 +165,7 @@ def inspect(
     known = [name for name in source.class_names or sorted(present) if name in present]
     encoded = source.task.encode([item.label for item in items], known)
     strata = splitting.strata_of(encoded, known)
-    digests, paths = tuple(records[i].digest for i in kept), tuple(one.path for one in items)
+    digests, paths = tuple(records.digests(kept)), tuple(one.path for one in items)
     dataset = Dataset(
         name=source.name, paths=paths, labels=encoded, class_names=tuple(known),
         splits=splitting.complete(strata, verdict.groups, given, split=split, seed=seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -167,4 +168,4 @@ def _item(where: str, root: Path, cells: dict[str, str]) -> Item:
     file = cells["path"]
     if "\\" in file and not os.path.exists(root / file):
         file = file.replace("\\", "/")
-    return Item(file, cells["label"], split, cells["group"] or None)
+    return Item(file, sys.intern(cells["label"]), split, cells["group"] or None)

@@ -27,14 +27,14 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import NEEDS_PACKAGE, DataError, ExampleError
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.threads import in_threads
-from keras_transfer.datasets.checks import Record, Verdict, judge
+from keras_transfer.datasets.checks import Record, Records, Verdict, judge
 from keras_transfer.datasets.sources import Source
 from keras_transfer.modalities import InputSpec, modality
 
 IN_MEMORY = 256 * 2**20  # bytes of examples up to which they are read rather than mapped
 
-Found = tuple[list[Record], Verdict]
-Scanned = tuple[list[Record], Verdict, np.ndarray | None]
+Found = tuple[Records, Verdict]
+Scanned = tuple[Records, Verdict, np.ndarray | None]
 
 
 def scan(source: Source, spec: InputSpec | None, *, cache: bool) -> Scanned:
@@ -63,7 +63,7 @@ def scan(source: Source, spec: InputSpec | None, *, cache: bool) -> Scanned:
 
 
 def _through_cache(source: Source, spec: InputSpec | None) -> Scanned:
-    about = f"{source.modality} {modality(source.modality).VERSION} {Record._fields}"
+    about = f"{source.modality} {modality(source.modality).VERSION} {Records.COLUMNS}"
     key = f"{source.identity}\n{spec}\n{about}"
     place = files.cache_folder() / "examples" / files.sha256(os.fsencode(key))[:32]
     index, path = place.with_suffix(".npz"), place.with_suffix(".examples")
@@ -71,9 +71,10 @@ def _through_cache(source: Source, spec: InputSpec | None) -> Scanned:
     if earlier is None or not _is_sound(path, spec, *earlier):
         with files.atomic_path(path, flush=False) as temporary, open(temporary, "w+b") as stream:
             earlier, fingerprints = _decode_all(source, spec, stream, path.parent)
-        records = np.frombuffer(json.dumps(earlier[0]).encode(), np.uint8)
+        odd = np.frombuffer(json.dumps([*earlier[0].odd.items()]).encode(), np.uint8)
+        known = {"records": earlier[0].table, "odd": odd, "kept": earlier[1].kept}
         with files.atomic_path(index) as temporary:
-            np.savez(temporary, records=records, fingerprints=fingerprints, kept=earlier[1].kept)
+            np.savez(temporary, allow_pickle=False, fingerprints=fingerprints, **known)
     with open(path, "rb") as stream:
         return *earlier, _open_examples(stream, spec, len(earlier[1].kept))
 
@@ -91,7 +92,7 @@ def _decode_all(
             "take a smaller size.",
         )
     form = modality(source.modality)
-    records = [Record()] * count
+    records = Records.of(count)
     fingerprints = np.zeros((count, *form.FINGERPRINT), np.uint8)
     lock = threading.Lock()
 
@@ -148,36 +149,36 @@ def _load(index: Path, source: Source) -> Found | None:
     """What an earlier pass found, if every item still has the same bytes and the same are kept."""
     try:
         with np.load(index, allow_pickle=False) as held:
-            records = [Record(*row) for row in json.loads(held["records"].tobytes())]
+            records = Records(held["records"], dict(json.loads(held["odd"].tobytes())))
             fingerprints, kept = held["fingerprints"], held["kept"]
     except FileNotFoundError:
         return None
     except Exception:  # one that is damaged may raise nearly anything
         warnings.warn(f"{index} is damaged; the examples are decoded again.", stacklevel=6)
         return None
-    if any(record.fault and record.fault[0] == NEEDS_PACKAGE for record in records):
+    if any(fault and fault[0] == NEEDS_PACKAGE for fault, _ in records.odd.values()):
         return None  # it may be there now
-    digests = [""] * len(source.items)
+    digests = np.zeros(len(source.items), "S64")
 
     def digest(i: int) -> None:
         with contextlib.suppress(ExampleError):
             digests[i] = files.sha256(source.read(source.items[i].path))
 
     in_threads(digest, len(digests))
-    if digests != [record.digest for record in records]:
+    if not np.array_equal(digests, records.table["digest"]):
         return None
     form = modality(source.modality)
     verdict = judge(source.items, records, fingerprints, form, source.task)
     return (records, verdict) if np.array_equal(verdict.kept, kept) else None
 
 
-def _is_sound(path: Path, spec: InputSpec | None, records: list[Record], verdict: Verdict) -> bool:
+def _is_sound(path: Path, spec: InputSpec | None, records: Records, verdict: Verdict) -> bool:
     """Whether there is a file of examples, each with its checksum."""
-    size, kept = _row_bytes(spec), verdict.kept.tolist()
-    if not path.is_file() or path.stat().st_size != len(kept) * size:
+    size, checksums = _row_bytes(spec), records.table["checksum"][verdict.kept].tolist()
+    if not path.is_file() or path.stat().st_size != len(checksums) * size:
         return False
     with open(path, "rb") as stream:
-        sound = all(zlib.crc32(stream.read(size)) == records[i].checksum for i in kept)
+        sound = all(zlib.crc32(stream.read(size)) == one for one in checksums)
     if not sound:
         warnings.warn(f"{path} is damaged; the examples are decoded again.", stacklevel=6)
     return sound

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,21 +55,28 @@ def _strata(
     The middles are shares of the class's items, in (0, 1). Of a source's own groups those that hold
     several classes are a class of their own where theirs would have fewer than ``FEW_GROUPS``.
     """
-    members: dict[str, Counter[str]] = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        members[group][label] += 1
-    by_class: dict[str, list[str]] = defaultdict(list)
-    fullest = {g: min(sorted(c), key=lambda label: -c[label]) for g, c in members.items()}
-    number = Counter(fullest.values())
-    own = [group for group in members if group.startswith("group ") and len(members[group]) > 1]
-    mixed = {group for group in own if number[fullest[group]] < FEW_GROUPS}
-    for group, label in fullest.items():
-        by_class["" if group in mixed and len(mixed) > 2 else label].append(group)
-    strata = []
-    for _, stratum in sorted(by_class.items()):
-        stratum.sort(key=lambda group: rank(seed, group))
-        sizes = np.array([members[group].total() for group in stratum])
-        strata.append((stratum, (np.cumsum(sizes) - sizes / 2) / sizes.sum()))
+    # By number: a counter for each of a million groups would take half a gigabyte.
+    place: dict[str, int] = {}
+    numbers = np.array([place.setdefault(group, len(place)) for group in groups], np.int64)
+    kinds, names = ["", *sorted(set(labels) - {""})], list(place)
+    number_of = {kind: number for number, kind in enumerate(kinds)}
+    pairs = numbers * len(kinds) + [number_of[label] for label in labels]
+    pairs, counts = np.unique(pairs, return_counts=True)
+    held, kind = np.divmod(pairs, len(kinds))
+    # Of each group the class that it has most of comes first, and of equals the first by name.
+    order = np.lexsort((kind, -counts, held))
+    held, first = np.unique(held[order], return_index=True)
+    fullest, several = kind[order][first], np.diff([*first, len(order)]) > 1
+    few = np.bincount(fullest, minlength=len(kinds)) < FEW_GROUPS
+    mixed = [i for i in np.flatnonzero(several & few[fullest]) if names[i].startswith("group ")]
+    if len(mixed) > 2:
+        fullest[mixed] = number_of[""]
+    sizes, strata = np.bincount(numbers), []
+    for number in np.unique(fullest):
+        stratum = np.flatnonzero(fullest == number).tolist()
+        stratum.sort(key=lambda i: rank(seed, names[i]))
+        many = sizes[stratum]
+        strata.append(([names[i] for i in stratum], (np.cumsum(many) - many / 2) / many.sum()))
     return strata
 
 

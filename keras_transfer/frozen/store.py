@@ -29,7 +29,7 @@ import uuid
 import warnings
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,8 +95,32 @@ class ActivationKey:
         return files.sha256(plain.encode())[:32]
 
 
-Index = dict[str, tuple[list[Path], int]]
-"""Where the row of each image lies, by the image's digest: a shard's files, and the row in them."""
+class Index:
+    """Where the rows of some images lie in the shards of a key.
+
+    Args:
+        count: of the images, of which none has a row yet.
+
+    Attributes:
+        shards: the files of each shard that has rows of them.
+        places: int64 ``[images, 2]``, the shard and the row in it, or -1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.shards: list[list[Path]] = []
+        self.places = np.full((count, 2), -1)
+
+    @property
+    def absent(self) -> np.ndarray:
+        """Bool ``[images]``: which have no row."""
+        return self.places[:, 0] < 0
+
+    def add(self, paths: list[Path], images: Sequence[int], rows: Sequence[int]) -> None:
+        """Notes in which rows of one more shard some of the images lie."""
+        if len(images):
+            self.places[images, 0] = len(self.shards)
+            self.places[images, 1] = rows
+            self.shards.append(paths)
 
 
 class Activations:
@@ -104,21 +128,17 @@ class Activations:
 
     Args:
         index: where they lie.
-        digests: of the images.
+        images: which of the index's they are, int64.
         room: bytes up to which they are held in memory, rather than read when they are asked for.
     """
 
     held = True
 
-    def __init__(self, index: Index, digests: Sequence[str], room: int) -> None:
-        shards: dict[tuple[Path, ...], int] = {}
-        self._places = np.empty((len(digests), 2), np.int64)
-        for position, digest in enumerate(digests):
-            paths, row = index[digest]
-            self._places[position] = shards.setdefault(tuple(paths), len(shards)), row
-        self._shards = [[_RowFile(path) for path in paths] for paths in shards]
+    def __init__(self, index: Index, images: np.ndarray, room: int) -> None:
+        self._places = index.places[images]
+        self._shards = [[_RowFile(path) for path in paths] for paths in index.shards]
         row = sum(one.dtype.itemsize * math.prod(one.shape) for one in self._shards[0])
-        fits = row * len(digests) <= room
+        fits = row * len(images) <= room
         self._tensors = self._read(self._places) if fits else None
 
     def __len__(self) -> int:
@@ -223,31 +243,34 @@ class ActivationStore:
             # One order for all processes, or two could wait for each other.
             for folder in sorted(folders):
                 self._open(folder, folders[folder], stack)
-            indices = [self._index(folder) for folder in folders]
             # One image may stand in a data set twice.
-            first = {digests[i]: i for i in range(len(digests) - 1, -1, -1)}
-            lacking = (i for one, i in first.items() if not all(one in index for index in indices))
-            missing = np.array(sorted(lacking), np.int64)
-            self.counts.hits += len(digests) - len(missing)
-            self.counts.misses += len(missing)
-            if len(missing):
+            known: dict[str, int] = {}
+            images = np.array([known.setdefault(one, len(known)) for one in digests], np.int64)
+            indices = [self._index(folder, known) for folder in folders]
+            lacking = np.flatnonzero(np.any([index.absent for index in indices], axis=0))
+            self.counts.hits += len(digests) - len(lacking)
+            self.counts.misses += len(lacking)
+            if len(lacking):
+                names = list(known)
                 writers = [
-                    _ShardWriter(self, folder, key, index)
+                    _ShardWriter(self, folder, key, index, names)
                     for (folder, key), index in zip(folders.items(), indices, strict=True)
                 ]
-                _extract(writers, [digests[i] for i in missing], compute(missing))
+                missing = np.unique(images, return_index=True)[1][lacking]
+                _extract(writers, lacking, compute(missing))
         self.prune()
         found = []
         for index in indices:
             room = MEMORY_BYTES - sum(one.bytes for one in self._in_use)
-            found.append(Activations(index, digests, room))
+            found.append(Activations(index, images, room))
             self._in_use.add(found[-1])
         return found
 
     def holds(self, keys: Sequence[ActivationKey], digests: Sequence[str]) -> bool:
         """Whether nothing would have to be computed, sound shards taken for granted."""
-        indices = (self._index(self.folder / key.digest, verify=False) for key in keys)
-        return all(one in index for index in indices for one in digests)
+        known = {digest: i for i, digest in enumerate(dict.fromkeys(digests))}
+        indices = (self._index(self.folder / key.digest, known, verify=False) for key in keys)
+        return not any(index.absent.any() for index in indices)
 
     def remember(self, question: str, answer: Callable[[], Answer]) -> Answer:
         """What was answered to a question once, for all who share the store.
@@ -290,20 +313,23 @@ class ActivationStore:
             files.write_json(folder / "key.json", dataclasses.asdict(key))
         os.utime(folder / "key.json")
 
-    def _index(self, folder: Path, verify: bool = True) -> Index:
-        """Where each image's row is; damaged shards are removed with a warning."""
-        index: Index = {}
+    def _index(self, folder: Path, known: Mapping[str, int], verify: bool = True) -> Index:
+        """Where the row of each image is, numbered by digest; damaged shards are removed with a
+        warning.
+        """
+        index = Index(len(known))
         for record in sorted(folder.glob("shard-*.json")):
             try:
                 entry = json.loads(record.read_text())
                 paths = [folder / name for name in entry["files"]]
                 pairs = zip(paths, entry["checksums"], strict=True)
                 sound = not verify or all(self._is_sound(*pair) for pair in pairs)
-                rows = {digest: (paths, row) for row, digest in enumerate(entry["digests"])}
+                rows = [row for row, one in enumerate(entry["digests"]) if one in known]
+                images = [known[entry["digests"][row]] for row in rows]
             except (OSError, ValueError, KeyError, TypeError):
                 sound = False
             if sound:
-                index.update(rows)
+                index.add(paths, images, rows)
             else:
                 text = f"{record} is damaged; its activations are computed again."
                 warnings.warn(text, stacklevel=3)
@@ -395,21 +421,36 @@ def _in_use(folder: Path) -> bool:
 
 
 class _ShardWriter:
-    """Collects the rows that a key lacks and writes them shard by shard."""
+    """Collects the rows that a key lacks and writes them shard by shard.
+
+    Args:
+        store: whose folder it is.
+        folder: of the key.
+        key: what is written.
+        index: what is there, and receives what is written.
+        digests: of the index's images.
+    """
 
     def __init__(
-        self, store: ActivationStore, folder: Path, key: ActivationKey, index: Index
+        self,
+        store: ActivationStore,
+        folder: Path,
+        key: ActivationKey,
+        index: Index,
+        digests: Sequence[str],
     ) -> None:
         self.tensors = len(key.cut)
-        self._store, self._folder, self._dtype, self._index = store, folder, key.dtype, index
+        self._store, self._folder, self._dtype = store, folder, key.dtype
+        self._index, self._names = index, digests
         self._parts: list[list[np.ndarray]] = []
-        self._digests: list[str] = []
+        self._images: list[int] = []
 
-    def add(self, digests: list[str], tensors: list[np.ndarray]) -> None:
-        rows = [i for i, digest in enumerate(digests) if digest not in self._index]
-        if not rows:
+    def add(self, images: np.ndarray, tensors: list[np.ndarray]) -> None:
+        """Takes the rows of some images."""
+        rows = np.flatnonzero(self._index.absent[images])
+        if not len(rows):
             return
-        chosen = tensors if len(rows) == len(digests) else [tensor[rows] for tensor in tensors]
+        chosen = tensors if len(rows) == len(images) else [tensor[rows] for tensor in tensors]
         most = np.finfo(self._dtype).max
         # Not a number is no smaller than any.
         if not all(tensor.max() <= most and tensor.min() >= -most for tensor in chosen):
@@ -417,7 +458,7 @@ class _ShardWriter:
                 f"Activations at {self._folder.name} are not finite in {self._dtype}."
             )
         self._parts.append([np.ascontiguousarray(_cast(one, self._dtype)) for one in chosen])
-        self._digests += [digests[i] for i in rows]
+        self._images += images[rows].tolist()
         if sum(tensor.nbytes for part in self._parts for tensor in part) >= SHARD_BYTES:
             self.flush()
 
@@ -428,7 +469,8 @@ class _ShardWriter:
         columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
         self._store.prune(room=sum(column.nbytes for column in columns))
         stem = f"shard-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        record: dict[str, list[Any]] = {"files": [], "checksums": [], "digests": self._digests}
+        digests = [self._names[image] for image in self._images]
+        record: dict[str, list[Any]] = {"files": [], "checksums": [], "digests": digests}
         for number, column in enumerate(columns):
             # NumPy's own writing to a file hides why it failed.
             content = io.BytesIO()
@@ -440,9 +482,9 @@ class _ShardWriter:
             self._store.counts.bytes += len(content.getbuffer())
         files.write_text(self._folder / f"{stem}.json", json.dumps(record))
         paths = [self._folder / name for name in record["files"]]
-        self._index.update((digest, (paths, i)) for i, digest in enumerate(self._digests))
+        self._index.add(paths, self._images, range(len(self._images)))
         self._parts.clear()
-        self._digests.clear()
+        self._images.clear()
 
 
 def _cast(tensor: np.ndarray, dtype: str) -> np.ndarray:
@@ -458,12 +500,12 @@ def _cast(tensor: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _extract(
-    writers: list[_ShardWriter], digests: list[str], batches: Iterable[list[np.ndarray]]
+    writers: list[_ShardWriter], images: np.ndarray, batches: Iterable[list[np.ndarray]]
 ) -> None:
-    def add(names: list[str], outputs: list[np.ndarray]) -> None:
+    def add(some: np.ndarray, outputs: list[np.ndarray]) -> None:
         tensors = iter(outputs)
         for writer in writers:
-            writer.add(names, list(itertools.islice(tensors, writer.tensors)))
+            writer.add(some, list(itertools.islice(tensors, writer.tensors)))
 
     done, written = 0, None
     # What a batch gave is converted and written while the engine computes the next one.
@@ -471,9 +513,9 @@ def _extract(
         for outputs in batches:
             if written is not None:
                 written.result()
-            names = digests[done : done + len(outputs[0])]
-            done += len(names)
-            written = pool.submit(add, names, outputs)
+            some = images[done : done + len(outputs[0])]
+            done += len(some)
+            written = pool.submit(add, some, outputs)
         if written is not None:
             written.result()
     for writer in writers:

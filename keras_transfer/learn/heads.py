@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
@@ -105,8 +105,8 @@ def solve_head(
     path ends early once two lambdas in a row are worse, and the best is solved more tightly then.
     Standardisation is folded into the returned kernel and bias, exactly.
 
-    Of features that do not fit in memory the path is searched on a sample, and goes on from the
-    best there with all of them, summed over block by block.
+    Of features that do not fit in memory the path is searched on a sample, unless there is a start,
+    and goes on from the best there with all of them, summed over block by block.
 
     Args:
         features: float ``[n, d]`` frozen features of the training images, all views of them.
@@ -123,11 +123,8 @@ def solve_head(
         start: kernel and bias from which the path begins, or None for zero.
     """
     weights = task_of(labels).weights(labels, classes) if sample_weights is None else sample_weights
-    held = tables.sample(len(features), tables.width(features))
-    problem = _posed(
-        features if isinstance(held, slice) else features[held], labels[held], classes,
-        validation_features, weights[held], label_smoothing, few, not isinstance(held, slice),
-    )  # fmt: skip
+    given = features, labels, classes, validation_features, weights
+    problem = _posed(*given, label_smoothing, few)
     if start is not None:
         problem = dataclasses.replace(problem, start=problem.unfold(*start))
 
@@ -135,11 +132,14 @@ def solve_head(
         logits = problem.answers(matrices[0])
         return calibration.nll(logits, validation_labels, weights=validation_weights)
 
-    tried, place = _path([problem], penalties, judge)
-    if not isinstance(held, slice):
-        begun = tried[place][3][0]
-        problem = problem.on(features, labels, classes, weights, label_smoothing, begun)
-        tried, place = _path([problem], penalties[place:], judge)
+    if start is None and not tables.fits(features):
+        rows = tables.sample(len(features), tables.width(features))
+        sampled = dataclasses.replace(problem, objective=problem.of_some(rows))
+        tried, place = _path([sampled], penalties, judge)
+        problem = dataclasses.replace(problem, start=tried[place][3][0])
+        tried, place = _path([problem], penalties[place:], judge, worse=1)  # more bear no stronger
+    else:
+        tried, place = _path([problem], penalties, judge)
     return _kept(problem, tried, place, judge)
 
 
@@ -241,6 +241,15 @@ class _Standard:
         """Blocks of rows, and where they stand."""
         return ((rows, self._rows[rows]) for rows in self._blocks)
 
+    def some(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Those at some positions."""
+        return self._rows[rows]
+
+    def gram(self) -> np.ndarray:
+        """Second moments, float64 ``[d, d]``."""
+        total = sum((rows.T @ rows).astype(np.float64) for _, rows in self)
+        return np.asarray(total) / len(self._rows)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Problem:
@@ -248,39 +257,26 @@ class _Problem:
 
     Attributes:
         objective: see :func:`_objective`.
-        gram: second moments of the features, float64 ``[d, d]``.
+        of_some: the objective of those at some positions, standardised as all are: a feature that
+            is rare would be far from zero wherever a sample did not have it.
+        gram: second moments of the features of all, float64 ``[d, d]``.
         others: what it answers.
         start: weights ``[d + 1, classes]`` of a path's first solve, the bias last.
-        change: standardises features.
         fold: what makes of weights kernel and bias for features as they come.
         unfold: what makes weights of kernel and bias.
     """
 
     objective: _Objective
+    of_some: Callable[[np.ndarray | slice], _Objective]
     gram: np.ndarray
     others: _Standard
     start: np.ndarray
-    change: Callable[[np.ndarray], np.ndarray]
     fold: _Fold
     unfold: _Unfold
 
     def solve(self, start: np.ndarray, penalty: float, tolerance: float) -> tuple[np.ndarray, int]:
         """The weights from some others on, and the iterations."""
         return _solve(self.objective, start, self.gram, penalty, tolerance)
-
-    def on(
-        self,
-        features: Table,
-        labels: np.ndarray,
-        classes: int,
-        weights: np.ndarray,
-        label_smoothing: float,
-        start: np.ndarray,
-    ) -> _Problem:
-        """The same problem on more examples, standardised as these are."""
-        standard = _Standard(features, self.change)
-        objective = _objective(standard, labels, classes, weights, label_smoothing)
-        return dataclasses.replace(self, objective=objective, start=start)
 
     def answers(self, matrix: np.ndarray) -> np.ndarray:
         """The logits of the others."""
@@ -295,16 +291,20 @@ def _posed(
     weights: np.ndarray,
     label_smoothing: float = 0.0,
     few: bool = False,
-    sampled: bool = False,
 ) -> _Problem:
-    """The problem of features that fit in memory; ``sampled`` where there are more of them."""
-    change, fold, unfold = _standardised(features, few, sampled)
+    """The problem of some features, in memory or, where they do not fit, in a file."""
+    change, fold, unfold = _standardised(features, few)
     standard = _Standard(features, change)
-    ((_, rows),) = standard
-    gram = (rows.T @ rows).astype(np.float64) / len(rows)
-    objective = _objective(standard, labels, classes, weights, label_smoothing)
-    start = np.zeros((len(gram) + 1, classes))
-    return _Problem(objective, gram, _Standard(others, change), start, change, fold, unfold)
+    gram, about = standard.gram(), (classes, label_smoothing)
+
+    def of_some(rows: np.ndarray | slice) -> _Objective:
+        held = [(slice(None), standard.some(rows))]
+        return _objective(held, labels[rows], weights[rows], *about)
+
+    return _Problem(
+        _objective(standard, labels, weights, *about), of_some, gram, _Standard(others, change),
+        np.zeros((len(gram) + 1, classes)), fold, unfold,
+    )  # fmt: skip
 
 
 _Tried = tuple[float, float, int, list[np.ndarray]]  # penalty, loss, iterations, weights
@@ -314,8 +314,9 @@ def _path(
     problems: Sequence[_Problem],
     penalties: Sequence[float],
     judge: Callable[[Sequence[np.ndarray]], float],
+    worse: int = 2,
 ) -> tuple[list[_Tried], int]:
-    """Solves problems along the penalties until two in a row are worse; and which was best."""
+    """Solves problems along the penalties until some in a row are worse; and which was best."""
     matrices, tried, losses = [one.start for one in problems], list[_Tried](), list[float]()
     for penalty in penalties:
         pairs = zip(problems, matrices, strict=True)
@@ -323,7 +324,7 @@ def _path(
         matrices = [matrix for matrix, _ in solved]
         losses.append(judge(matrices))
         tried.append((penalty, losses[-1], sum(count for _, count in solved), matrices))
-        if len(tried) - losses.index(min(losses)) > 2:
+        if len(tried) - losses.index(min(losses)) > worse:
             break
     return tried, losses.index(min(losses))
 
@@ -344,9 +345,9 @@ def _kept(
 
 
 def _standardised(
-    features: Table, few: bool, sampled: bool
+    features: Table, few: bool
 ) -> tuple[Callable[[np.ndarray], np.ndarray], _Fold, _Unfold]:
-    """What standardises rows by the moments of some, what folds this into solved weights, exactly,
+    """What standardises rows by their moments, what folds this into solved weights, exactly,
     and what takes it out of folded ones.
     """
     mean, variance = tables.moments(features)
@@ -361,7 +362,7 @@ def _standardised(
 
     # The solution has no part where the features do not vary: fewer images than features span as
     # many dimensions as there are images, and L2 does not change under rotation.
-    spanned = not sampled and len(features) < len(mean)
+    spanned = tables.fits(features) and len(features) < len(mean)
     basis = np.linalg.qr(standard(features[:]).T)[0] if spanned else None
 
     def change(rows: np.ndarray) -> np.ndarray:
@@ -420,10 +421,10 @@ def _solve(
 
 
 def _objective(
-    standard: _Standard,
+    standard: Iterable[tuple[slice, np.ndarray]],
     labels: np.ndarray,
-    classes: int,
     weights: np.ndarray,
+    classes: int,
     label_smoothing: float,
 ) -> _Objective:
     """The loss and its gradient; products in float32, sums and the optimiser in float64."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from zoo import encode, fill, photo
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError
+from keras_transfer.base.types import Finding
 from keras_transfer.datasets import load_dataset, scan
-from keras_transfer.datasets.sources import Item, Source
+from keras_transfer.datasets.sources import Item, Source, label_by_folder
 from keras_transfer.modalities import image
 
 
@@ -228,3 +230,29 @@ def test_one_byte_that_changes_later_is_noticed(folder):
     path.write_bytes(encoded[:-1] + b"?")
     with pytest.raises(DataError, match="changed"):
         data.read(3)
+
+
+def test_a_million_items_would_take_half_a_gibibyte():
+    """What is held of an item besides its example, from a folder's way of listing on."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    def png(path: str) -> bytes:
+        pixels = np.random.default_rng(int(path[-9:-4])).integers(0, 255, (32, 32, 3), np.uint8)
+        stream = BytesIO()
+        Image.fromarray(pixels).save(stream, "png", compress_level=0)
+        return stream.getvalue()
+
+    def held(count: int) -> int:
+        findings: list[Finding] = []
+        paths = [f"{('cat', 'dog')[i % 2]}/{i:05d}.png" for i in range(count)]
+        tracemalloc.start(1)
+        items, _ = label_by_folder(map(str.swapcase, map(str.swapcase, paths)), findings)
+        data = load_dataset(Source("many", items, png), image_size=32)
+        now = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return now - data.examples.nbytes
+
+    held(200)  # what is imported and made once
+    assert (held(2200) - held(200)) / 2000 < 512

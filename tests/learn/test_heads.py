@@ -78,7 +78,7 @@ def test_what_does_not_fit_in_memory_is_the_same_problem(digits, monkeypatch, st
     tables = Read(features), Read(validation)
     large, judged = (rows.Rows([table], lambda found: 2 * found + 1) for table in tables)
     head = heads.solve_head(large, labels, 10, judged, validation_labels, **given)
-    assert tables[0].most == 300  # half of what fits, to begin with
+    assert tables[0].most == 128
     expected = ONE.probabilities(
         heads.solve_head(
             features, labels, 10, validation, validation_labels,
@@ -88,6 +88,23 @@ def test_what_does_not_fit_in_memory_is_the_same_problem(digits, monkeypatch, st
     found = ONE.probabilities(head.logits(2 * validation + 1))
     assert np.abs(found - expected).max() < 0.02
     assert head.validation_nll < whole.validation_nll + 0.005
+
+
+def test_features_that_a_sample_lacks_keep_their_scale(digits, monkeypatch):
+    """Measured on a sample, they would count for nothing, or be far from zero elsewhere."""
+    features, labels, validation, validation_labels = digits
+    draw = np.random.default_rng(0)
+    rare = 50 * (draw.uniform(size=(len(features), 40)) < 2e-3).astype(np.float32)
+    rare[draw.permutation(len(features))[:40], np.arange(40)] = 50  # each at least once
+    wide = np.hstack([features, rare])
+    others = np.hstack([validation, np.zeros((len(validation), 40), np.float32)])
+    given = others, validation_labels
+    whole = heads.solve_head(wide, labels, 10, *given)
+    monkeypatch.setattr(rows, "MEMORY", 4 * wide.shape[1] * 200)  # a sample of 100
+    monkeypatch.setattr(rows, "BLOCK", 128)
+    head = heads.solve_head(wide, labels, 10, *given)
+    assert head.validation_nll < whole.validation_nll + 0.005
+    assert max(count for *_, count in head.path) <= 2 * max(count for *_, count in whole.path)
 
 
 def test_the_chosen_penalty_is_the_best_of_the_path_on_validation(digits):

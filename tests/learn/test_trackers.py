@@ -39,10 +39,12 @@ def test_weights_and_biases_has_the_numbers_of_the_history(digits_folder, tmp_pa
 def test_mlflow_has_the_numbers_of_the_history(digits_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "kept").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     mlflow = pytest.importorskip("mlflow")
     from mlflow.keras import MlflowCallback
 
-    with mlflow.start_run() as run:
+    # By name: a page that ran in this process has left its own experiment active.
+    with mlflow.start_run(experiment_id="0") as run:
         result = kt.train(digits_folder, callbacks=[MlflowCallback()], **HOW)
     client = mlflow.MlflowClient()
     for theirs, ours in (
