@@ -150,7 +150,7 @@ NEEDS: dict[str, Callable[[Path, pytest.FixtureRequest], None]] = {
 """What the reader of a page has in the current folder by then; ``photos`` where nothing is said."""
 SMALLER = {"README.md", "docs/python.md", "docs/several_labels.md"}
 """Where ``train`` has less to do than its reader asks for."""
-SLOW = {"docs/changed_data.md", "docs/python.md", "docs/serving.md"}
+SLOW = {"docs/changed_data.md", "docs/python.md", "docs/serving.md", "docs/trackers.md"}
 
 
 def after_readme(held: dict[str, Any], said: str) -> None:

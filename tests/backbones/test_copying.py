@@ -65,6 +65,7 @@ def test_training_a_copy_leaves_the_original(backbone: Backbone) -> None:
     assert not isinstance(backbone.model.layers[-1], keras.layers.Softmax)
 
 
+@pytest.mark.slow
 def test_a_registered_backbone_is_copied_too() -> None:
     def layers(x: keras.KerasTensor) -> keras.KerasTensor:
         x = keras.layers.Conv2D(4, 3, strides=2, name="block1_conv")(x)

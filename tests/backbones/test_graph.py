@@ -71,6 +71,7 @@ def test_what_cannot_be_split_is_an_error() -> None:
         graph.trace(keras.Model(inputs, twice(twice(inputs))))
 
 
+@pytest.mark.slow
 def test_nasnet_is_cut_between_its_cells() -> None:
     backbone = backbones.build("NASNetMobile", image_size=(33, 64), weights="none")
     randomise(backbone.model)

@@ -152,6 +152,7 @@ def test_another_vocabulary_and_other_levels_are_refused(tmp_path: Path) -> None
         kt.build(waves(None), preprocessing="int61")
 
 
+@pytest.mark.slow
 def test_a_run_of_texts_is_complete(texts_table: Path, tmp_path: Path) -> None:
     network = encoder()
     how: dict[str, Any] = {"fine_tune_epochs": 1, "group": "page", "seed": 3}

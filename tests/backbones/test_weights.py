@@ -27,7 +27,9 @@ FORMATS = {
 }
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(
+    scope="module", params=["Xception", pytest.param("ConvNeXtTiny", marks=pytest.mark.slow)]
+)
 def published(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, keras.Model, Path]:

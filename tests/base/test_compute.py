@@ -230,6 +230,7 @@ def check_distributed():
     assert "batch of 3 examples cannot be shared by 4 devices" in found["refused"]["message"]
 
 
+@pytest.mark.slow
 def test_several_devices_learn_as_one_does():
     check_distributed()
 

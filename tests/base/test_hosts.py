@@ -66,6 +66,7 @@ def check_hosts():
     assert one["curve"][-1][0] < one["curve"][0][0]
 
 
+@pytest.mark.slow
 def test_several_hosts_learn_as_one_does():
     check_hosts()
 

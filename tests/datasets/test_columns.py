@@ -81,6 +81,7 @@ def test_what_cannot_be_a_name_of_columns_is_refused(wrong: object) -> None:
         read("columns", wrong)
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_columns_from_then_on(
     texts_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def test_it_is_trained_on(images, texts) -> None:
     assert words.evaluation.accuracy > 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["category", "string", object])
 def test_an_estimator_takes_columns(images, kind) -> None:
     names = images["label"].astype(kind)

@@ -67,6 +67,7 @@ def test_the_curve_foresees_what_twice_the_data_brings(digits):
     assert curve.plot()._repr_png_()
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_gain_holds_as_often_as_it_says():
     """Of raw digits: the gain from twice the data lies in nearly all of 95 % intervals."""
     digits = load_digits()

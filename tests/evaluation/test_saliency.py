@@ -249,6 +249,7 @@ def test_images_are_explained_on_a_finer_map_by_contrast(photos, lite):
     np.testing.assert_allclose(maps, scaled(expected), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_it_points_at_the_object_more_often_than_the_centre_is_on_it(monkeypatch):
     """The pointing game on digits that lie anywhere, each explained as its own class."""
     from keras_transfer import training

@@ -120,6 +120,7 @@ def test_tables_and_kernels_are_int8(exported: ExportResult) -> None:
         assert weights == []  # no large one is left in float
 
 
+@pytest.mark.slow
 def test_strings_become_the_tokenizers_ids() -> None:
     """10,000 odd strings, by TensorFlow's own operations."""
     import tensorflow as tf

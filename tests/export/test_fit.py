@@ -89,6 +89,7 @@ def test_a_run_says_and_keeps_how_its_pictures_were_fitted(
     assert json.loads(capsys.readouterr().out)["nll"] == pytest.approx(cut.metrics["test"]["nll"])
 
 
+@pytest.mark.slow
 def test_an_export_answers_as_the_run_does(
     exported: ExportResult, cut: folders.Run, photos: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_arrays_and_pictures(digits_run: Path, sample: Path, said: list) -> None
         predict(digits_run, pixels / 255.0)
 
 
+@pytest.mark.slow
 def test_a_picture_is_taken_as_its_file_would_be(digits_run: Path, tmp_path: Path) -> None:
     """Palette, transparency, one bit, and the turn that EXIF asks for."""
     levels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
@@ -94,6 +95,7 @@ def test_a_picture_is_taken_as_its_file_would_be(digits_run: Path, tmp_path: Pat
         assert close(held[0], read[0]["classes"], 1e-3 if name == "turned.png" else 1e-9), name
 
 
+@pytest.mark.slow
 def test_models_in_memory(
     digits_run: Path, digits_result: TransferResult, sample: Path, said: list
 ) -> None:

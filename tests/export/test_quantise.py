@@ -15,6 +15,7 @@ def _interpreter(exported: ExportResult, name: str):
     return interpreter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "-float16", "-dynamic", "-int8"])
 def test_pixels_go_in_as_they_are(exported: ExportResult, name: str) -> None:
     """uint8 in with scale 1 and zero point 0 at most, float32 out, and named."""

@@ -97,6 +97,7 @@ def test_what_was_not_signed_by_the_key_fails_and_is_not_run(
     assert [line.split(":")[0] for line in result.result["files"]] == ["manifest.sig"]
 
 
+@pytest.mark.slow
 def test_a_changed_file_of_a_signed_export_fails(signed, keys):
     with open(signed / "model.tflite", "ab") as stream:
         stream.write(b"0")

@@ -30,6 +30,7 @@ def losses(done):
     return [row["train_loss"] for row in done.history]
 
 
+@pytest.mark.slow
 def test_the_plain_way_gives_the_same(fit, monkeypatch):
     cheap = []
     own = steps.cheap_calls

@@ -116,6 +116,7 @@ def test_unknown_engine_is_named_with_a_near_one(model):
         engine.build_engine(model, "openvno")
 
 
+@pytest.mark.slow
 def test_openvino_reports_nothing_to_anybody():
     # It would from a process of its own; in another Python, where nobody has imported it yet.
     script = (

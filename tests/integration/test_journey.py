@@ -26,6 +26,7 @@ def without_times(value):
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result(digits_folder, tmp_path):
     """From the very beginning each time: a cache of its own, so nothing is handed over."""
     found = []

@@ -111,6 +111,7 @@ def cells(rows):
     return ["|".join(row["labels"]) or "|" for row in rows]
 
 
+@pytest.mark.slow
 def test_other_data_is_held_against_the_shared_classes(run, tmp_path, capsys):
     other = pairs(tmp_path, 60, range(2, 7), 1)
     shift = probing.evaluate_elsewhere(run, str(other))

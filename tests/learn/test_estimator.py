@@ -114,6 +114,7 @@ def test_a_matrix_of_0_and_1_is_several_labels():
         kt.TransferClassifier(**HOW, multi_label="off").fit(list(images), labels)
 
 
+@pytest.mark.slow
 def test_cross_validation_of_a_pipeline(digits_folder: Path):
     paths = np.array(sorted(map(str, digits_folder.glob("digit-[01]/0[01]*.png"))))
     labels = np.array([Path(path).parent.name for path in paths])

@@ -200,6 +200,7 @@ def suspects_of(data, page, capsys):
     return [one["path"] for one in found if one["kind"] == "suspect_label"]
 
 
+@pytest.mark.slow
 def test_wrong_labels_of_texts_are_found_by_inspect(texts_table, tmp_path, capsys):
     rows = [json.loads(line) for line in texts_table.read_text().splitlines()]
     names, wrong = sorted({row["label"] for row in rows}), set()

@@ -35,6 +35,7 @@ def fit(digits_folder, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_shared_step_is_compiled_once_and_changes_nothing(fit):
     pool = ModelPool()
     first, second, again = (fit(recipe, pool) for recipe in (FIRST, SECOND, FIRST))
@@ -48,6 +49,7 @@ def test_a_shared_step_is_compiled_once_and_changes_nothing(fit):
     assert ends[0] != ends[1]
 
 
+@pytest.mark.slow
 def test_what_is_compiled_into_a_step_is_not_shared(fit):
     pool = ModelPool()
     fit(FIRST, pool)

@@ -174,6 +174,7 @@ def excesses(result, data, head, penalty):
     return found
 
 
+@pytest.mark.slow
 def test_at_last_the_head_alone_is_solved_on_validation_examples_too(data):
     alone = short(unfreeze="none", views=1, engine="keras")
     off = run(data, dataclasses.replace(alone, refit="off"))
@@ -198,7 +199,7 @@ def layer_of(result):
     return result.model.get_layer(LOGITS).get_weights()
 
 
-@pytest.mark.parametrize("kept", ["last epoch", "head"])
+@pytest.mark.parametrize("kept", ["last epoch", pytest.param("head", marks=pytest.mark.slow)])
 def test_what_is_kept_meets_a_head_of_all_examples_half_way(data, monkeypatch, kept):
     def keeping(start, ends, logits_of, labels, new_head, *others, **named):
         weights, candidates, _ = choose(start, ends, logits_of, labels, new_head)
@@ -338,6 +339,7 @@ def test_few_labels_are_all_in_the_head(data, tmp_path):
         assert "Few" not in run(rest, recipe).phases[0].details.get("on_all", "")
 
 
+@pytest.mark.slow
 def test_the_page_says_what_became_of_few_labels(data, tmp_path):
     recipe = short(fine_tune_epochs=1, views=1, class_weights="balanced")
     result = run(few_of(data, 8), recipe, output=tmp_path / "run")
@@ -355,6 +357,7 @@ def test_a_head_trains_by_gradient(data, tmp_path):
     assert result.evaluation.accuracy > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -524,6 +527,7 @@ def epochs_of(result):
     return sum(phase.epochs for phase in result.phases if phase.name == "fine_tune")
 
 
+@pytest.mark.slow
 def test_extraction_that_is_slower_than_priced_shortens_the_second_phase(
     data, tmp_path, monkeypatch
 ):
@@ -563,6 +567,7 @@ def test_a_view_that_would_take_the_time_of_the_rest_is_not_extracted(data, tmp_
     assert epochs_of(done) == done.plan.epochs == 2
 
 
+@pytest.mark.slow
 def test_less_may_train_than_lies_above_the_cut_that_was_extracted(data, tmp_path, monkeypatch):
     slow = Slow(monkeypatch, image=0.3)
     asked = {"unfreeze": 6, "fine_tune_epochs": 4, "refit": "off"}
@@ -600,6 +605,7 @@ def test_a_head_that_took_the_time_is_what_the_run_gives(data, tmp_path, monkeyp
     assert slow.notes[-1] == "Time budget kept: 200.0 of 205 s."
 
 
+@pytest.mark.slow
 def test_a_budget_counts_from_where_it_began_and_still_gives_the_head(data, tmp_path, monkeypatch):
     slow = Slow(monkeypatch)
     done = budgeted(data, tmp_path, slow, 600.0, began=1000.0 - 599.0)
@@ -637,6 +643,7 @@ def test_resuming_gives_what_an_unbroken_run_gives(data, tmp_path, monkeypatch):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_callers_backbone_stays_as_it_is(data):
     backbone = lite()
     before, trains = (
@@ -697,6 +704,7 @@ def test_plain_values_only_in_what_is_reported(cached):
     assert "EfficientNetLite0" in repr(result)
 
 
+@pytest.mark.slow
 def test_random_weights_learn_and_take_their_statistics_along(data):
     result = training.train(
         data, backbone="MobileNetV3Small", weights="none", effort="quick", cache=False,
@@ -710,6 +718,7 @@ def test_random_weights_learn_and_take_their_statistics_along(data):
     np.testing.assert_allclose(exact, result.validation_logits, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", ["average", "halfway"])
 def test_means_of_weights_have_statistics_of_their_own(data, monkeypatch, mixed):
     """The statistics of averaged kernels against NumPy's moments of what comes in."""

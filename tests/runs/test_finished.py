@@ -77,6 +77,7 @@ def test_each_says_in_one_line_what_it_is(
     assert "ema" not in repr(digits_result.recipe)  # its default
 
 
+@pytest.mark.slow
 def test_one_without_a_folder_is_exported_and_has_a_page(
     unwritten: TransferResult, digits_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:

@@ -46,7 +46,10 @@ def words(data, output, *more):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("head", [(), ("--head-epochs", "3", "--head-lr", "0.001")])
+BY_GRADIENT = ("--head-epochs", "3", "--head-lr", "0.001")
+
+
+@pytest.mark.parametrize("head", [(), pytest.param(BY_GRADIENT, marks=pytest.mark.slow)])
 def test_what_is_told_of_a_head_is_kept_when_a_run_goes_on(
     digits_folder, tmp_path, monkeypatch, head
 ):
@@ -69,6 +72,7 @@ def test_what_is_told_of_a_head_is_kept_when_a_run_goes_on(
     assert (resumed.test_probabilities == whole.test_probabilities).all()
 
 
+@pytest.mark.slow
 def test_an_interrupted_overwrite_keeps_the_old_run_and_goes_on(
     digits_folder, copy, monkeypatch, capsys
 ):

@@ -119,6 +119,7 @@ def test_a_winner_tested_on_few_examples_shows_little(study, tmp_path, images, f
     assert (f"Only {images} test examples: too few to tell." in text) == few
 
 
+@pytest.mark.slow
 def test_importance_finds_the_setting_that_decides(study):
     found = importance.importances(results.read_records(study), "nll")
     assert found[0].name == "fine_tune_lr"

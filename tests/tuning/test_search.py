@@ -195,6 +195,7 @@ def test_a_study_of_something_else_is_refused(resumed, digits_folder, capsys):
 # Rungs, depths ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_rung_continues_as_if_trained_in_one_go(digits_folder, tmp_path):
     store = ActivationStore(tmp_path / "store")
     bench = Workbench(str(digits_folder), RECIPE, tmp_path / "heads", store)
@@ -235,6 +236,7 @@ def two_depths(digits_folder, tmp_path):
     return bench, store, planned, run
 
 
+@pytest.mark.slow
 def test_one_pass_serves_all_depths(two_depths):
     _, store, _, run = two_depths
     run("1", "0")
@@ -244,6 +246,7 @@ def test_one_pass_serves_all_depths(two_depths):
     assert store.counts.misses == computed
 
 
+@pytest.mark.slow
 def test_a_cut_that_is_not_stored_is_computed_anew_from_the_one_below(two_depths, tmp_path):
     bench, _, planned, run = two_depths
 
