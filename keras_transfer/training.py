@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from os import PathLike
@@ -228,6 +229,8 @@ def train(
         store, stored_cut = _what_is_stored(plan, base, shared.store)
         if (stored_cut, recipe.views) != (frozen.cut, whole_recipe.views):
             frozen = frozen_below(stored_cut, recipe.views)
+        too_large = "Set TMPDIR to a larger disk, or take fewer examples."
+        files.check_room("the head's features", plan.spooled, tempfile.gettempdir(), too_large)
         for note in (str(plan), *compute.notes()):
             progress.detail(note)
 

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import msgspec
 import platformdirs
 
-from keras_transfer.base.errors import KerasTransferError, UsageError
+from keras_transfer.base.errors import DataError, KerasTransferError, UsageError
 
 Named = str | os.PathLike[str]
 
@@ -243,6 +243,18 @@ def check_unpacked(path: str | os.PathLike[str], size: int) -> None:
     most = max(256 * 2**20, 100 * os.stat(path).st_size)
     if size > most:
         raise ValueError(f"it unpacks to more than {most:,} bytes")
+
+
+def check_room(what: str, size: int, folder: Named, remedy: str) -> None:
+    """Refuses to begin what will not fit on a disk.
+
+    Raises:
+        DataError: ``folder`` has fewer bytes free than ``size`` and a twentieth.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > 0.95 * free:
+        problem = f"{what} take {size:,} bytes; {folder} has {free:,} bytes free."
+        raise DataError(problem, remedy=remedy)
 
 
 def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> None:

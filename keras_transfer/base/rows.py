@@ -96,14 +96,20 @@ def width(table: Table) -> int:
 
 def fits(table: Table) -> bool:
     """Whether a table may be held in memory."""
-    return 4 * len(table) * width(table) <= MEMORY
+    return not spooled_bytes(len(table), width(table))
+
+
+def spooled_bytes(count: int, width: int) -> int:
+    """What so many rows take in a file, where they do not fit in memory; else 0."""
+    size = 4 * count * width
+    return size if size > MEMORY else 0
 
 
 def sample(count: int, width: int) -> np.ndarray | slice:
     """Positions, of so many rows, of those that stand for all: of all where they fit in memory,
     else of as many as take half of it, drawn at random, ascending.
     """
-    if 4 * count * width <= MEMORY:
+    if not spooled_bytes(count, width):
         return slice(None)
     most = max(1, MEMORY // (8 * width))
     return np.sort(np.random.default_rng(0).choice(count, most, replace=False))

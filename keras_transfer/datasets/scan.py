@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import tempfile
 import threading
 import warnings
@@ -24,7 +23,7 @@ from typing import IO
 import numpy as np
 
 from keras_transfer.base import files
-from keras_transfer.base.errors import NEEDS_PACKAGE, DataError, ExampleError
+from keras_transfer.base.errors import NEEDS_PACKAGE, ExampleError
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.threads import in_threads
 from keras_transfer.datasets.checks import Record, Records, Verdict, judge
@@ -84,13 +83,8 @@ def _decode_all(
 ) -> tuple[Found, np.ndarray]:
     """Examines every item, and writes the examples of those that are kept."""
     count, size = len(source.items), _row_bytes(spec)
-    free = shutil.disk_usage(folder).free
-    if count * size > 0.95 * free:
-        raise DataError(
-            f"the decoded examples take {count * size:,} bytes; {folder} has {free:,} bytes free.",
-            remedy="Set KERAS_TRANSFER_CACHE (or TMPDIR, without the cache) to a larger disk, or "
-            "take a smaller size.",
-        )
+    remedy = "Set KERAS_TRANSFER_CACHE (or TMPDIR, without the cache) to a larger disk, or take a "
+    files.check_room("the decoded examples", count * size, folder, remedy + "smaller size.")
     form = modality(source.modality)
     records = Records.of(count)
     fingerprints = np.zeros((count, *form.FINGERPRINT), np.uint8)

@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_transfer import backbones
 from keras_transfer.base.compute import Compute
+from keras_transfer.base.rows import spooled_bytes
 from keras_transfer.base.types import Backbone, Block
 from keras_transfer.frozen.engine import worth_converting
 from keras_transfer.frozen.features import FrozenPart
@@ -67,6 +68,8 @@ class Plan:
         convert_seconds: expected for making its engine ready.
         engine: what runs the frozen part.
         notes: why, and what was rejected, a sentence each.
+        spooled: bytes of a temporary file, while the head is solved, of features that do not fit
+            in memory.
     """
 
     unfreeze: int
@@ -86,6 +89,7 @@ class Plan:
     convert_seconds: float
     engine: str
     notes: tuple[str, ...]
+    spooled: int = 0
 
     def __str__(self) -> str:
         where = f"above {self.cut[0]}" if self.cut else "everything"
@@ -95,6 +99,7 @@ class Plan:
             else "no second phase"
         )
         stored = f"cache {self.bytes / 2**20:.0f} MiB" if self.cached else "no cache"
+        stored += f", {self.spooled / 2**20:.0f} MiB of temporary files" if self.spooled else ""
         steps = f"{self.views} views, solve the head, {tuned}; {stored}"
         seconds = f"about {self.seconds['total']:.0f} s in all"
         return "\n  ".join([f"Plan: {steps}; {seconds}.", *self.notes])
@@ -227,7 +232,8 @@ def make_plan(
             f"{time_left:.0f} s of the budget are left, this needs {plan.needed_seconds:.0f} s, of "
             f"which {plan.reserve_seconds:.0f} s for the choice, the test and the report."
         )
-    return dataclasses.replace(plan, notes=(*plan.notes, *notes)), recipe
+    spooled = spooled_bytes(train + validation, measured.features)
+    return dataclasses.replace(plan, notes=(*plan.notes, *notes), spooled=spooled), recipe
 
 
 def _price(

@@ -175,7 +175,8 @@ def tune(
     progress.stage("choose")
     # The weights are in what came back; the suffix is in float32 on one device.
     width = int(model.get_layer(POOL).output.shape[-1])
-    rows, judged = (sample(len(one), width) for one in (labels, examples.validation_labels))
+    # Both are held beside each other, and once more where a head is solved on them.
+    rows, judged = sample(len(labels), width), sample(len(examples.validation_labels), 2 * width)
     some = examples.some(rows, judged)
     part = _Part(model, suffix, build_engine(suffix, "keras"), examples, some, labels[rows], few)
     chosen, candidates, logits, renewed = _choose(part, start, done, recipe, on_all)

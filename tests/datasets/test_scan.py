@@ -138,7 +138,7 @@ def test_an_interrupted_pass_leaves_nothing(folder, monkeypatch):
 
 def test_lack_of_room_is_said_beforehand(folder, monkeypatch):
     usage = shutil.disk_usage(folder)
-    monkeypatch.setattr(scan.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000))
     with pytest.raises(DataError, match=r"take 51,840 bytes; .* has 10,000 bytes free"):
         load_dataset(folder, image_size=24)
     with pytest.raises(DataError, match="10,000 bytes free"):

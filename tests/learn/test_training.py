@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from keras_transfer import backbones, console, datasets, evaluation, preparation, training
 from keras_transfer.base import rows as tables
-from keras_transfer.base.errors import UsageError
+from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.base.task import ONE
 from keras_transfer.base.types import LOGITS
 from keras_transfer.frozen import features as frozen_features
@@ -245,8 +246,20 @@ def test_more_than_fits_in_memory(data, monkeypatch, tmp_path, stored, unfreeze)
         with ActivationStore(tmp_path) as store:
             found.append(run(data, recipe, store=store if stored else None))
     held, read = found
-    # So few examples are standardised by fewer still: nearly the same, see test_heads.py.
+    # New heads see fewer examples: nearly the same, see test_heads.py.
     assert read.evaluation.accuracy > held.evaluation.accuracy - 0.1
+    rows = sum(len(data.indices(split)) for split in ("train", "val"))
+    assert (held.plan.spooled, read.plan.spooled) == (0, 4 * rows * 2024)
+    assert f"{4 * rows * 2024 / 2**20:.0f} MiB of temporary files" in str(read.plan)
+
+
+def test_lack_of_room_for_features_is_said_before_anything_is_extracted(data, monkeypatch):
+    monkeypatch.setattr(tables, "MEMORY", 2**20)
+    usage = shutil.disk_usage(".")._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(training, "extract", None)
+    with pytest.raises(DataError, match=r"the head's features take .* has 10,000 bytes free"):
+        run(data, short(views=1, engine="keras"))
 
 
 def test_a_head_trained_by_gradient_is_not_solved_again(data):
