@@ -14,8 +14,8 @@ from keras_transfer.base import files
 
 MEMORY = 2**29
 """Bytes of features, as float32, that are held at once; of more, blocks are read as needed."""
-BLOCK = 8192
-"""Rows in a block."""
+BLOCK = 2048
+"""Rows in a block, of which several copies are made at a time."""
 
 
 class Table(Protocol):
@@ -81,12 +81,20 @@ class Spooled:
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         places = np.arange(len(self))[rows]
         found = np.empty((len(places), *self._shape), np.float32)
-        # Rows that lie one after the other are read at once.
-        steps = np.flatnonzero(np.diff(places) != 1) + 1
-        for first, last in itertools.pairwise(np.unique([0, *steps, len(places)]).tolist()):
+        for first, last in stretches(places):
             start = int(places[first]) * found[0].nbytes
             os.preadv(self._file.fileno(), [found[first:last].data], start)
         return found
+
+
+def stretches(places: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Where stretches of places that follow each other begin and end: they are read at once.
+
+    >>> list(stretches(np.array([4, 5, 6, 2, 9])))
+    [(0, 3), (3, 4), (4, 5)]
+    """
+    steps = np.flatnonzero(np.diff(places) != 1) + 1
+    return itertools.pairwise(np.unique([0, *steps, len(places)]).tolist())
 
 
 def width(table: Table) -> int:
@@ -123,5 +131,8 @@ def blocks(table: Table) -> Iterator[slice]:
 def moments(table: Table) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of each column, float64 ``[d]``."""
     mean = sum(table[rows].sum(axis=0, dtype=np.float64) for rows in blocks(table)) / len(table)
-    squares = (np.square(table[rows] - mean).sum(axis=0) for rows in blocks(table))
-    return mean, sum(squares) / len(table)
+    near = mean.astype(np.float32)
+    squares = (
+        np.square(table[rows] - near).sum(axis=0, dtype=np.float64) for rows in blocks(table)
+    )
+    return mean, sum(squares) / len(table) - np.square(mean - near)

@@ -18,7 +18,7 @@ from keras_transfer.backbones.graph import tensors
 from keras_transfer.base import files
 from keras_transfer.base.compute import PLAIN, Compute, accelerators
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.rows import BLOCK, Spooled, Table
+from keras_transfer.base.rows import Spooled, Table
 from keras_transfer.base.threads import prefetch
 from keras_transfer.base.types import LEVELS, POOL, Backbone, Dataset, Inputs
 from keras_transfer.frozen.engine import (
@@ -35,7 +35,7 @@ from keras_transfer.frozen.store import ActivationKey, Activations, ActivationSt
 from keras_transfer.modalities import modality
 
 # Of so many images pooled features are held in memory; of more they stay on disk.
-_HELD_ROWS = BLOCK
+_HELD_ROWS = 8192
 # Beyond this float16 overflows; such a cut is stored in float32.
 _FLOAT16_SAFE = 6e4
 # How far bfloat16 may move an image's features, as a share of the way to its nearest neighbour.

@@ -38,6 +38,7 @@ import filelock
 import numpy as np
 
 from keras_transfer.base import files
+from keras_transfer.base.rows import stretches
 from keras_transfer.recipe import reads_arguments
 
 Answer = TypeVar("Answer")
@@ -45,6 +46,7 @@ Answer = TypeVar("Answer")
 # Raised whenever the code that computes activations changes the values of a row.
 CODE_VERSION = 2
 SHARD_BYTES = 32 * 2**20
+_ROWS = 2**32  # more than there are in a shard
 # Share of the free disk that the store may take unless told otherwise.
 DEFAULT_SHARE = 0.25
 # Activations of a store that are in use are held in memory up to this many bytes in all; the others
@@ -103,23 +105,22 @@ class Index:
 
     Attributes:
         shards: the files of each shard that has rows of them.
-        places: int64 ``[images, 2]``, the shard and the row in it, or -1.
+        places: int64 ``[images]``, the shard times ``_ROWS`` and the row in it, or -1.
     """
 
     def __init__(self, count: int) -> None:
         self.shards: list[list[Path]] = []
-        self.places = np.full((count, 2), -1)
+        self.places = np.full(count, -1)
 
     @property
     def absent(self) -> np.ndarray:
         """Bool ``[images]``: which have no row."""
-        return self.places[:, 0] < 0
+        return self.places < 0
 
     def add(self, paths: list[Path], images: Sequence[int], rows: Sequence[int]) -> None:
         """Notes in which rows of one more shard some of the images lie."""
         if len(images):
-            self.places[images, 0] = len(self.shards)
-            self.places[images, 1] = rows
+            self.places[images] = len(self.shards) * _ROWS + np.asarray(rows)
             self.shards.append(paths)
 
 
@@ -157,10 +158,8 @@ class Activations:
 
     def _read(self, places: np.ndarray) -> list[np.ndarray]:
         found = [np.empty((len(places), *one.shape), one.dtype) for one in self._shards[0]]
-        # Rows that lie one after the other in a shard are read at once.
-        steps = np.flatnonzero((np.diff(places, axis=0) != (0, 1)).any(axis=1)) + 1
-        for first, last in itertools.pairwise(np.unique([0, *steps, len(places)])):
-            shard, row = places[first]
+        for first, last in stretches(places):
+            shard, row = divmod(int(places[first]), _ROWS)
             for whole, file in zip(found, self._shards[shard], strict=True):
                 whole[first:last] = file.read(row, last - first)
         return found
@@ -176,7 +175,7 @@ class _RowFile:
 
     def read(self, row: int, count: int) -> np.ndarray:
         """``count`` rows from ``row`` on."""
-        items, start = count * self._items, int(row) * self._items * self.dtype.itemsize
+        items, start = count * self._items, row * self._items * self.dtype.itemsize
         found = np.fromfile(self._path, self.dtype, items, offset=self._offset + start)
         if len(found) < items:
             raise OSError(errno.EIO, "ends before its last row", str(self._path))
