@@ -1,6 +1,6 @@
-"""Time and memory of a whole run as the data grows: synthetic JPEG files, or WAV files of a second.
+"""Time and memory of a whole run as the data grows: synthetic JPEG files, sounds, or texts.
 
-python benchmarks/scale.py [--images 5000 20000 [--size 128] | --clips 3600 36000]
+python benchmarks/scale.py [--images 5000 20000 [--size 128] | --clips 3600 36000 | --texts 100000]
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from common import python, record
 from PIL import Image
+
+from keras_transfer.modalities.text.tokens import VOCABULARY
 
 
 def write_images(folder: Path, count: int, size: int, classes: int = 10) -> None:
@@ -47,12 +49,25 @@ def write_clips(folder: Path, count: int, classes: int = 10) -> None:
             stream.writeframes(samples.astype("<i2").tobytes())
 
 
-def whole_run(folder: Path, count: int, *settings: str) -> dict[str, Any]:
-    """What training on ``folder/data`` takes with an empty cache."""
-    output = folder / "run"
+def write_texts(file: Path, count: int, classes: int = 10) -> None:
+    """Twelve words of the vocabulary each, of which three are more frequent in the class."""
+    draw = np.random.default_rng(0)
+    words = [word for word in VOCABULARY.read_text().split() if word.isalpha() and len(word) > 3]
+    with open(file, "w") as stream:
+        for number in range(count):
+            kind = number % classes
+            own = draw.integers(0, 300, 3) + 300 * kind
+            chosen = draw.permutation([*own, *draw.integers(0, len(words), 9)])
+            row = {"text": " ".join(words[i] for i in chosen), "label": f"class-{kind}"}
+            stream.write(json.dumps(row) + "\n")
+
+
+def whole_run(data: Path, count: int, *settings: str) -> dict[str, Any]:
+    """What training on some data takes with an empty cache."""
+    output = data.parent / "run"
     done = python(
-        "-m", "keras_transfer", "train", str(folder / "data"), *settings, "--effort", "quick",
-        "--output", str(output), KERAS_TRANSFER_CACHE=str(folder / "cache"),
+        "-m", "keras_transfer", "train", str(data), *settings, "--effort", "quick",
+        "--output", str(output), KERAS_TRANSFER_CACHE=str(data.parent / "cache"),
     )  # fmt: skip
     metrics = json.loads((output / "metrics.json").read_text())
     return {
@@ -70,21 +85,28 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[5000, 20000])
     parser.add_argument("--size", type=int, default=128, help="of an image, in pixels")
     parser.add_argument("--clips", type=int, nargs="+")
+    parser.add_argument("--texts", type=int, nargs="+")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for count in options.clips or options.images:
+    for count in options.clips or options.texts or options.images:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+            data = Path(name) / "data"
             if options.clips:
-                write_clips(folder / "data", count)
-                rows.append(whole_run(folder, count))
+                write_clips(data, count)
+                rows.append(whole_run(data, count))
+            elif options.texts:
+                data = data.with_suffix(".jsonl")
+                write_texts(data, count)
+                rows.append(whole_run(data, count))
             else:
-                write_images(folder / "data", count, options.size)
-                rows.append(whole_run(folder, count, "--image-size", str(options.size)))
+                write_images(data, count, options.size)
+                rows.append(whole_run(data, count, "--image-size", str(options.size)))
         print(rows[-1], flush=True)
-    counts = " ".join(map(str, options.clips or options.images))
+    counts = " ".join(map(str, options.clips or options.texts or options.images))
     if options.clips:
         record("scale_audio", f"python benchmarks/scale.py --clips {counts}", rows)
+    elif options.texts:
+        record("scale_text", f"python benchmarks/scale.py --texts {counts}", rows)
     else:
         name = "scale" if options.size == 128 else f"scale_{options.size}px"
         asked = f"--images {counts} --size {options.size}"
