@@ -229,8 +229,9 @@ def train(
         store, stored_cut = _what_is_stored(plan, base, shared.store)
         if (stored_cut, recipe.views) != (frozen.cut, whole_recipe.views):
             frozen = frozen_below(stored_cut, recipe.views)
-        too_large = "Set TMPDIR to a larger disk, or take fewer examples."
-        files.check_room("the head's features", plan.spooled, tempfile.gettempdir(), too_large)
+        if plan.spooled:
+            remedy = "Set TMPDIR to a larger disk, or take fewer examples."
+            files.check_room("the head's features", plan.spooled, tempfile.gettempdir(), remedy)
         for note in (str(plan), *compute.notes()):
             progress.detail(note)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_transfer.base import files
 
-MEMORY = 2**29
+MEMORY = 2**28
 """Bytes of features, as float32, that are held at once; of more, blocks are read as needed."""
 BLOCK = 2048
 """Rows in a block, of which several copies are made at a time."""
@@ -113,6 +113,11 @@ def spooled_bytes(count: int, width: int) -> int:
     return size if size > MEMORY else 0
 
 
+def views_that_fit(rows: int, width: int, views: int) -> int:
+    """Of how many views, each of so many rows, all fit in memory; of one in any case."""
+    return min(views, max(1, MEMORY // max(1, 4 * rows * width)))
+
+
 def sample(count: int, width: int) -> np.ndarray | slice:
     """Positions, of so many rows, of those that stand for all: of all where they fit in memory,
     else of as many as take half of it, drawn at random, ascending.
@@ -131,8 +136,5 @@ def blocks(table: Table) -> Iterator[slice]:
 def moments(table: Table) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of each column, float64 ``[d]``."""
     mean = sum(table[rows].sum(axis=0, dtype=np.float64) for rows in blocks(table)) / len(table)
-    near = mean.astype(np.float32)
-    squares = (
-        np.square(table[rows] - near).sum(axis=0, dtype=np.float64) for rows in blocks(table)
-    )
-    return mean, sum(squares) / len(table) - np.square(mean - near)
+    squares = (np.square(table[rows] - mean).sum(axis=0) for rows in blocks(table))
+    return mean, sum(squares) / len(table)

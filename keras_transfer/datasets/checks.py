@@ -78,8 +78,11 @@ class Records(Sequence[Record]):
         return len(self.table)
 
     def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[one] for one in range(len(self))[i]]
+        i = range(len(self))[i]
         digest, format, extent, checksum, unknown = self.table[i].item()
-        fault, remarks = self.odd.get(int(i), (None, ()))
+        fault, remarks = self.odd.get(i, (None, ()))
         return Record(digest.decode(), fault, format.decode(), extent, checksum, unknown, remarks)
 
     def __setitem__(self, i: int, one: Record) -> None:
@@ -132,7 +135,7 @@ def judge(
     place = np.full(len(items), -1)
     place[rows] = np.arange(len(rows))
     near = place[near[checks.kept[near].all(axis=1)]]
-    groups = group_names(records.digests(rows), [item.group for item in kept], near)
+    groups = group_names(records.table["digest"][rows], [item.group for item in kept], near)
     findings = checks.findings + _class_findings(items, kept, groups, modality.NOUN, task)
     return Verdict(rows, tuple(groups), tuple(findings))
 
@@ -189,11 +192,11 @@ class _Checks:
         pairs = rows[modality.near_copies(held)]
         alike = f"almost the same {modality.NOUN} as"
         reported: set[int] = set()
-        for i, j in pairs.tolist():
+        exact = np.equal(*self.records.table["digest"][pairs].T)
+        for (i, j), equal in zip(pairs.tolist(), exact.tolist(), strict=True):
             # The later of two is reported, unless the earlier leaks from a lower split.
             i, j = (i, j) if self.precedence[i] < self.precedence[j] else (j, i)
-            exact = self.records[i].digest == self.records[j].digest
-            if exact or not (self.kept[i] and self.kept[j]):
+            if equal or not (self.kept[i] and self.kept[j]):
                 continue
             if self.precedence[i] == self.precedence[j]:
                 if i in reported:  # one finding an item, however many it resembles
@@ -237,7 +240,7 @@ class _Checks:
 
 
 def group_names(
-    digests: Sequence[str], groups: Sequence[str | None], near: np.ndarray
+    digests: Sequence[str] | np.ndarray, groups: Sequence[str | None], near: np.ndarray
 ) -> list[str]:
     """Names the group of each item: those that may never be in different splits.
 

@@ -83,8 +83,9 @@ def _decode_all(
 ) -> tuple[Found, np.ndarray]:
     """Examines every item, and writes the examples of those that are kept."""
     count, size = len(source.items), _row_bytes(spec)
-    remedy = "Set KERAS_TRANSFER_CACHE (or TMPDIR, without the cache) to a larger disk, or take a "
-    files.check_room("the decoded examples", count * size, folder, remedy + "smaller size.")
+    where = "KERAS_TRANSFER_CACHE (or TMPDIR, without the cache)"
+    remedy = f"Set {where} to a larger disk, or take a smaller size."
+    files.check_room("the decoded examples", count * size, folder, remedy)
     form = modality(source.modality)
     records = Records.of(count)
     fingerprints = np.zeros((count, *form.FINGERPRINT), np.uint8)

@@ -72,9 +72,9 @@ def _strata(
     if len(mixed) > 2:
         fullest[mixed] = number_of[""]
     sizes, strata = np.bincount(numbers), []
-    for number in np.unique(fullest):
-        stratum = np.flatnonzero(fullest == number).tolist()
-        stratum.sort(key=lambda i: rank(seed, names[i]))
+    order = np.argsort(fullest, kind="stable")
+    for those in np.split(order, np.flatnonzero(np.diff(fullest[order])) + 1):
+        stratum = sorted(those.tolist(), key=lambda i: rank(seed, names[i]))
         many = sizes[stratum]
         strata.append(([names[i] for i in stratum], (np.cumsum(many) - many / 2) / many.sum()))
     return strata

@@ -314,13 +314,13 @@ class FrozenPart:
                 held = store.ensure(keys, digests, missing)
                 pooled = Pooled(held[0])
                 at_cut = held[1] if self.cut else Recomputed(views, rows, number)
-                return pooled[:] if len(rows) <= _HELD_ROWS else pooled, at_cut
+                return pooled if stay_on_disk(len(rows)) else pooled[:], at_cut
             except OSError as error:
                 warnings.warn(f"The activation store cannot be used: {error}", stacklevel=2)
         batches = self._batches(self.engine, views, rows, number, progress)
         found = (batch[0] for batch in batches)
-        few = len(rows) <= _HELD_ROWS
-        computed: Table = np.concatenate(list(found)) if few else Spooled(found)
+        many = stay_on_disk(len(rows))
+        computed: Table = Spooled(found) if many else np.concatenate(list(found))
         return computed, Recomputed(views, rows, number, self._at_cut if self.cut else None)
 
     def held(self, views: Views, rows: np.ndarray, count: int, store: ActivationStore) -> bool:
@@ -429,6 +429,11 @@ class FrozenPart:
             hashed.update(value.tobytes())
         self._digests[cut] = hashed.hexdigest()
         return self._digests[cut]
+
+
+def stay_on_disk(rows: int) -> bool:
+    """Whether so many rows of pooled features are read when they are needed."""
+    return rows > _HELD_ROWS
 
 
 def _let_go(examples: np.ndarray) -> None:

@@ -446,7 +446,7 @@ class _ShardWriter:
 
     def add(self, images: np.ndarray, tensors: list[np.ndarray]) -> None:
         """Takes the rows of some images."""
-        rows = np.flatnonzero(self._index.absent[images])
+        rows = np.flatnonzero(self._index.places[images] < 0)
         if not len(rows):
             return
         chosen = tensors if len(rows) == len(images) else [tensor[rows] for tensor in tensors]

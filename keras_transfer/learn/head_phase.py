@@ -15,7 +15,7 @@ import numpy as np
 from keras_transfer.base import files
 from keras_transfer.base.compute import Compute
 from keras_transfer.base.progress import Progress
-from keras_transfer.base.rows import MEMORY, Rows, Table, width
+from keras_transfer.base.rows import Rows, Table, views_that_fit, width
 from keras_transfer.base.task import task_of
 from keras_transfer.base.types import LOGITS, Dataset, PhaseReport
 from keras_transfer.frozen.extraction import Extracted
@@ -151,7 +151,7 @@ def as_many_as_fit(features: Sequence[Table]) -> Sequence[Table]:
 
     Those of more views are left to the second phase.
     """
-    return features[: max(1, MEMORY // max(1, 4 * len(features[0]) * width(features[0])))]
+    return features[: views_that_fit(len(features[0]), width(features[0]), len(features))]
 
 
 def solver(

@@ -106,7 +106,8 @@ def solve_head(
     Standardisation is folded into the returned kernel and bias, exactly.
 
     Of features that do not fit in memory the path is searched on a sample, unless there is a start,
-    and goes on from the best there with all of them, summed over block by block.
+    and goes on from the best there with all of them, summed over block by block, until one lambda
+    is worse: more examples need no stronger penalty.
 
     Args:
         features: float ``[n, d]`` frozen features of the training images, all views of them.
@@ -134,10 +135,11 @@ def solve_head(
 
     if start is None and not tables.fits(features):
         rows = tables.sample(len(features), tables.width(features))
-        sampled = dataclasses.replace(problem, objective=problem.of_some(rows))
-        tried, place = _path([sampled], penalties, judge)
+        on_some = dataclasses.replace(problem, objective=problem.of_some(rows))
+        tried, place = _path([on_some], penalties, judge)
+        del on_some  # its rows are a copy
         problem = dataclasses.replace(problem, start=tried[place][3][0])
-        tried, place = _path([problem], penalties[place:], judge, worse=1)  # more bear no stronger
+        tried, place = _path([problem], penalties[place:], judge, worse=1)
     else:
         tried, place = _path([problem], penalties, judge)
     return _kept(problem, tried, place, judge)
@@ -280,7 +282,8 @@ class _Problem:
 
     def answers(self, matrix: np.ndarray) -> np.ndarray:
         """The logits of the others."""
-        return np.concatenate([rows @ matrix[:-1] + matrix[-1] for _, rows in self.others])
+        kernel = matrix[:-1].astype(np.float32)  # or NumPy makes float64 of all rows
+        return np.concatenate([rows @ kernel + matrix[-1] for _, rows in self.others])
 
 
 def _posed(

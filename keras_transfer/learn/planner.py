@@ -18,10 +18,10 @@ import numpy as np
 
 from keras_transfer import backbones
 from keras_transfer.base.compute import Compute
-from keras_transfer.base.rows import spooled_bytes
+from keras_transfer.base.rows import spooled_bytes, views_that_fit
 from keras_transfer.base.types import Backbone, Block
 from keras_transfer.frozen.engine import worth_converting
-from keras_transfer.frozen.features import FrozenPart
+from keras_transfer.frozen.features import FrozenPart, stay_on_disk
 from keras_transfer.recipe import Recipe
 
 # What reading cached activations costs, seconds a byte: a conservative SSD.
@@ -68,8 +68,7 @@ class Plan:
         convert_seconds: expected for making its engine ready.
         engine: what runs the frozen part.
         notes: why, and what was rejected, a sentence each.
-        spooled: bytes of a temporary file, while the head is solved, of features that do not fit
-            in memory.
+        spooled: bytes of temporary files, at most, see :func:`_spooled`.
     """
 
     unfreeze: int
@@ -232,8 +231,21 @@ def make_plan(
             f"{time_left:.0f} s of the budget are left, this needs {plan.needed_seconds:.0f} s, of "
             f"which {plan.reserve_seconds:.0f} s for the choice, the test and the report."
         )
-    spooled = spooled_bytes(train + validation, measured.features)
+    spooled = _spooled(plan, recipe, measured.features, train, validation)
     return dataclasses.replace(plan, notes=(*plan.notes, *notes), spooled=spooled), recipe
+
+
+def _spooled(plan: Plan, recipe: Recipe, features: int, train: int, validation: int) -> int:
+    """Bytes of temporary files: features that no store keeps, and those on which a head is solved
+    that do not fit in memory.
+    """
+    parts = [train] * plan.views + [validation]
+    kept = 0 if plan.cached else sum(4 * n * features for n in parts if stay_on_disk(n))
+    if not recipe.head_is_solved:
+        return kept
+    solved_on = train * views_that_fit(train, features, plan.views)
+    solved_on += validation if recipe.refit == "on" else 0
+    return kept + spooled_bytes(solved_on, features) + spooled_bytes(validation, features)
 
 
 def _price(

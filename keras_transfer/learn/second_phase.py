@@ -175,13 +175,14 @@ def tune(
     progress.stage("choose")
     # The weights are in what came back; the suffix is in float32 on one device.
     width = int(model.get_layer(POOL).output.shape[-1])
-    # Both are held beside each other, and once more where a head is solved on them.
+    # Those of validation are held beside the others, and need less room: they only judge.
     rows, judged = sample(len(labels), width), sample(len(examples.validation_labels), 2 * width)
     some = examples.some(rows, judged)
     part = _Part(model, suffix, build_engine(suffix, "keras"), examples, some, labels[rows], few)
     chosen, candidates, logits, renewed = _choose(part, start, done, recipe, on_all)
     kept, said = candidates[0].name, ""
-    if solved and not (on_all and kept == "head"):
+    # A head of a sample would be one of fewer examples than trained, not of more.
+    if solved and isinstance(rows, slice) and not (on_all and kept == "head"):
         progress.detail(said := AGAIN)
         chosen = part.at_last(kept, chosen, solved, renewed)
     assign(suffix.learned, chosen)
