@@ -105,9 +105,8 @@ def solve_head(
     path ends early once two lambdas in a row are worse, and the best is solved more tightly then.
     Standardisation is folded into the returned kernel and bias, exactly.
 
-    Of features that do not fit in memory the path is searched on a sample, unless there is a start,
-    and goes on from the best there with all of them, summed over block by block, until one lambda
-    is worse: more examples need no stronger penalty.
+    Of features that do not fit in memory the path begins on a sample, unless there is a start, and
+    goes on from its best with all, block by block, until one lambda is worse.
 
     Args:
         features: float ``[n, d]`` frozen features of the training images, all views of them.
@@ -124,8 +123,7 @@ def solve_head(
         start: kernel and bias from which the path begins, or None for zero.
     """
     weights = task_of(labels).weights(labels, classes) if sample_weights is None else sample_weights
-    given = features, labels, classes, validation_features, weights
-    problem = _posed(*given, label_smoothing, few)
+    problem = _posed(features, labels, classes, validation_features, weights, label_smoothing, few)
     if start is not None:
         problem = dataclasses.replace(problem, start=problem.unfold(*start))
 

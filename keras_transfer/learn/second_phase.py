@@ -174,8 +174,7 @@ def tune(
     seconds = time.monotonic() - begun
     progress.stage("choose")
     # The weights are in what came back; the suffix is in float32 on one device.
-    width = int(model.get_layer(POOL).output.shape[-1])
-    # Those of validation are held beside the others, and need less room: they only judge.
+    width = model.get_layer(POOL).output.shape[-1]
     rows, judged = sample(len(labels), width), sample(len(examples.validation_labels), 2 * width)
     some = examples.some(rows, judged)
     part = _Part(model, suffix, build_engine(suffix, "keras"), examples, some, labels[rows], few)
