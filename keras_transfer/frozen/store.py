@@ -242,9 +242,7 @@ class ActivationStore:
             # One order for all processes, or two could wait for each other.
             for folder in sorted(folders):
                 self._open(folder, folders[folder], stack)
-            # One image may stand in a data set twice.
-            known: dict[str, int] = {}
-            images = np.array([known.setdefault(one, len(known)) for one in digests], np.int64)
+            known, images = _numbered(digests)
             indices = [self._index(folder, known) for folder in folders]
             lacking = np.flatnonzero(np.any([index.absent for index in indices], axis=0))
             self.counts.hits += len(digests) - len(lacking)
@@ -267,7 +265,7 @@ class ActivationStore:
 
     def holds(self, keys: Sequence[ActivationKey], digests: Sequence[str]) -> bool:
         """Whether nothing would have to be computed, sound shards taken for granted."""
-        known = {digest: i for i, digest in enumerate(dict.fromkeys(digests))}
+        known, _ = _numbered(digests)
         indices = (self._index(self.folder / key.digest, known, verify=False) for key in keys)
         return not any(index.absent.any() for index in indices)
 
@@ -404,6 +402,13 @@ class ActivationStore:
 
     def __exit__(self, *exception: object) -> None:
         self.release()
+
+
+def _numbered(digests: Sequence[str]) -> tuple[dict[str, int], np.ndarray]:
+    """Numbers of distinct images, of which one may stand in a data set twice; and that of each."""
+    known: dict[str, int] = {}
+    numbers = [known.setdefault(one, len(known)) for one in digests]
+    return known, np.array(numbers, np.int64)
 
 
 def _in_use(folder: Path) -> bool:

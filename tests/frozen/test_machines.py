@@ -21,13 +21,13 @@ from keras_transfer.learn.model import build_classifier
 
 ray = pytest.importorskip("ray")
 
-# A cluster of three needs more than a minute to start where other processes take the cores.
-started = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Three machines of one core, each a process of its own that starts workers."""
+    """Three machines of one core, each a process of its own that starts workers.
+
+    They need more than a minute where other processes take the cores: these tests are slow ones.
+    """
     from ray.cluster_utils import Cluster
 
     machine = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -60,7 +60,7 @@ class Deadly(Views):
         return super().draw(rows, number)
 
 
-@started
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_block_and_no_row_changes(cluster, data, tmp_path):
     backbone = backbones.build("EfficientNetLite0", image_size=32, weights="offline")
     rows, found = np.arange(5 * BLOCK + 7), {}
@@ -83,7 +83,7 @@ def test_a_killed_worker_costs_its_block_and_no_row_changes(cluster, data, tmp_p
             np.testing.assert_array_equal(here, there)
 
 
-@started
+@pytest.mark.slow
 def test_a_run_on_machines_is_the_run_without(cluster, tmp_path):
     def run(name, **options):
         return kt.train(
@@ -97,7 +97,7 @@ def test_a_run_on_machines_is_the_run_without(cluster, tmp_path):
     assert cluster not in configs[1]
 
 
-@started
+@pytest.mark.slow
 def test_machines_of_another_kind_are_refused(cluster, monkeypatch):
     monkeypatch.setattr(machines, "__version__", "99.0")
     with pytest.raises(UsageError, match=r"has keras_transfer .*, this machine 99\.0"):
