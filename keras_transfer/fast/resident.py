@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,11 +18,14 @@ from keras_transfer import fast
 from keras_transfer.base.compute import accelerators
 from keras_transfer.base.distribution import place
 from keras_transfer.base.types import Inputs
+from keras_transfer.fast import frozen_graph
 
 # The share of the memory left that views may take; the rest is the steps'.
 _SHARE = 0.3
 _PIECE = 64 << 20
 _THREADS = 4
+# The attribute of a model that keeps what predict_all has compiled, as in frozen_graph.
+_KEPT = "_keras_transfer_all"
 
 
 class Resident:
@@ -59,18 +63,48 @@ def resident(views: Sequence[Inputs], room: int) -> Sequence[Inputs]:
     """The views on the device if they fit there all together and are held anywhere; else as given.
 
     Args:
-        views: of as many images each, with one kind of tensors.
+        views: of some images each.
         room: bytes, see :func:`free_room`.
     """
     if room <= 0 or not all(view.held for view in views):
         return views
-    needed = row_bytes(views[0]) * len(views[0]) * len(views)
+    needed = sum(row_bytes(view) * len(view) for view in views)
     return [Resident(view) for view in views] if needed <= room else views
 
 
 def row_bytes(inputs: Inputs) -> int:
     """Bytes of an image's tensors."""
     return sum(tensor.nbytes for tensor in inputs.gather(np.arange(1)))
+
+
+def predict_all(model: keras.Model, view: Resident, batch_size: int = 64) -> np.ndarray:
+    """The first output for every image, computed in one call of the device.
+
+    Args:
+        model: takes the view's tensors.
+        view: the images.
+        batch_size: of how many at a time.
+
+    Returns:
+        float32 ``[images, ...]``.
+    """
+    import jax
+
+    infer, weights = frozen_graph.stateless(model)
+    if _KEPT not in vars(model):
+
+        def whole(weights: Any, tensors: Sequence[Any]) -> Any:
+            count = len(tensors[0])
+            rows = np.resize(np.arange(count), (-(-count // batch_size), batch_size))
+            found = jax.lax.map(
+                lambda some: infer(weights, [ops.take(one, some, axis=0) for one in tensors])[0],
+                rows,
+            )
+            # The last batch was filled up.
+            return ops.cast(ops.reshape(found, (-1, *found.shape[2:]))[:count], "float32")
+
+        vars(model)[_KEPT] = jax.jit(whole)
+    return np.asarray(vars(model)[_KEPT](weights, view.tensors))
 
 
 def free_room() -> int:

@@ -14,7 +14,7 @@ from keras import ops
 
 from keras_transfer import fast
 from keras_transfer.base.compute import accelerators
-from keras_transfer.base.distribution import averaged
+from keras_transfer.base.distribution import averaged, place
 from keras_transfer.fast.gradients import cheap_calls
 from keras_transfer.fast.resident import Resident
 
@@ -127,9 +127,11 @@ class HeldSteps:
         """As :meth:`PlainSteps.take`."""
         suffix = self._suffix
         with _timed(suffix.record, self._wait):
-            place = self._hold((x, y, shares))
+            if not self._losses:
+                suffix.reset_metrics()
+            place_of_rate = self._hold((x, y, shares))
             suffix.make_train_function()
-            self._state[2][place] = ops.convert_to_tensor(rate, "float32")
+            self._state[2][place_of_rate] = ops.convert_to_tensor(rate, "float32")
             logs, state = suffix.train_function(tuple(self._state), iter([(x, y, shares)]))
             self._state[:] = state
             self._losses.append(logs["loss"])
@@ -149,21 +151,28 @@ class HeldSteps:
             shares: their shares float32 ``[steps, batch]``.
         """
         with _timed(self._suffix.record, self._wait):
-            few = [ops.take(tensor, rows[0], axis=0) for tensor in view.tensors]
-            place = self._hold((few if len(few) > 1 else few[0], y[0], shares[0]))
-            whole = _epoch_function(self._suffix, place)
-            loss, state = whole(tuple(self._state), view.tensors, (rates, rows, y, shares))
+            few = [
+                keras.KerasTensor((rows.shape[1], *tensor.shape[1:]), str(tensor.dtype))
+                for tensor in view.tensors
+            ]
+            rate = self._hold((few if len(few) > 1 else few[0], y[0], shares[0]))
+            whole = _epoch_function(self._suffix, rate)
+            sent = place((rates, rows, y, shares))
+            loss, state = whole(tuple(self._state), view.tensors, sent)
             self._state[:] = state
             self._losses.append(loss)
 
-    def end(self) -> float:
-        """Gives the values back, and the mean loss over the steps since Keras's metrics began."""
+    def end(self) -> Any:
+        """Gives the values back, and the mean loss over the steps since Keras's metrics began.
+
+        The device may still be computing them; whoever makes a float of the loss waits for it.
+        """
         if not self._losses:
             return float("nan")
         for variables, values in zip(self._variables, self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
-        return float(self._losses[-1])
+        return self._losses[-1]
 
     def _wait(self) -> None:
         np.asarray(self._losses[-1])
@@ -173,7 +182,6 @@ class HeldSteps:
         suffix, optimizer = self._suffix, self._suffix.optimizer
         if not self._variables:
             suffix._symbolic_build(data_batch=batch)
-            suffix.reset_metrics()
             self._variables += [
                 list(suffix.trainable_variables),
                 list(suffix.non_trainable_variables),
@@ -215,6 +223,8 @@ def _epoch_function(suffix: StepModel, rate: int) -> Callable[..., Any]:
                 logs, state = suffix.train_step(state, (x if len(x) > 1 else x[0], y, shares))
                 return tuple(map(list, state)), logs["loss"]
 
+            *learned, figures = state
+            state = *learned, list(map(ops.zeros_like, figures))  # the loss is this epoch's mean
             state, losses = jax.lax.scan(one, state, batches)
             return losses[-1], state
 

@@ -6,13 +6,14 @@ The seam is one callable: a batch in, a list of arrays out.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import importlib.util
 import os
 import tempfile
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from keras_transfer.fast import frozen_graph
 ENGINES = ("auto", "keras", "openvino", "openvino-bfloat16")
 BATCH = 32
 Batch = np.ndarray | list[np.ndarray]
+Result = Callable[[], list[np.ndarray]]
 
 # Examples that OpenVINO is given at a time: what the layers of more of them hand to each other does
 # not stay in a processor's cache.
@@ -52,19 +54,35 @@ class Engine:
         run: takes one batch, uint8 or float ``[n, ...]``, or a list of such arrays for a model of
             several inputs; returns a list of float32 arrays, one an output, with n rows each.
         reason: why this engine was chosen, in one sentence.
+        begin: hands a batch to a device and returns what waits for its result, as ``run`` has it;
+            None where the work is done when a call is.
         rounded: makes the same network ready in bfloat16, where that is faster; None elsewhere.
     """
 
     name: str
     run: Callable[[Batch], list[np.ndarray]]
     reason: str = "asked for"
+    begin: Callable[[Batch], Result] | None = None
     rounded: Callable[[], Engine] | None = None
 
     def predict(self, examples: np.ndarray, batch_size: int = BATCH) -> list[np.ndarray]:
         """Runs all of ``examples`` in batches and joins the outputs."""
         starts = range(0, len(examples), batch_size)
-        parts = [self.run(examples[start : start + batch_size]) for start in starts]
+        parts = self.results(examples[start : start + batch_size] for start in starts)
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def results(self, batches: Iterable[Batch]) -> Iterator[list[np.ndarray]]:
+        """What ``run`` gives for each batch; a device computes the next one meanwhile."""
+        if self.begin is None:
+            yield from map(self.run, batches)
+            return
+        begun = collections.deque[Result]()
+        for batch in batches:
+            begun.append(self.begin(batch))
+            if len(begun) > 1:
+                yield begun.popleft()()
+        for fetch in begun:
+            yield fetch()
 
 
 def choose_engine(
@@ -161,7 +179,7 @@ def keras_engine(model: keras.Model, compute: Compute = PLAIN, *, traced: bool =
     static = -(-BATCH // share) * share if accelerators() else 0
     keep_compiled(files.cache_folder() / "compiled")
 
-    def run(batch: Batch) -> list[np.ndarray]:
+    def begin(batch: Batch) -> Result:
         nonlocal static
         tensors = batch if isinstance(batch, list) else [batch]
         rows = len(tensors[0])
@@ -169,15 +187,19 @@ def keras_engine(model: keras.Model, compute: Compute = PLAIN, *, traced: bool =
             static = max(static, -(-rows // share) * share)
             with compute.scope():
                 placed = compute.place(filled(tensors, static))
-                outputs = model.predict_on_batch(placed if len(placed) > 1 else placed[0])
+                if keras.backend.backend() == "jax" and fast.enabled():
+                    outputs = frozen_graph.compiled(model, placed)
+                else:
+                    outputs = model.predict_on_batch(placed if len(placed) > 1 else placed[0])
         elif traced and fast.enabled():
             outputs = frozen_graph.run(model, batch)
         else:
             outputs = model(batch, training=False)
         arrays = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        return [np.asarray(keras.ops.convert_to_numpy(a), np.float32)[:rows] for a in arrays]
+        numpy = keras.ops.convert_to_numpy
+        return lambda: [np.asarray(numpy(array), np.float32)[:rows] for array in arrays]
 
-    return Engine("keras", run)
+    return Engine("keras", lambda batch: begin(batch)(), begin=begin if compiled else None)
 
 
 def filled(tensors: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:

@@ -36,6 +36,8 @@ from keras_transfer.modalities import modality
 
 # Of so many images pooled features are held in memory; of more they stay on disk.
 _HELD_ROWS = 8192
+# Bytes of examples that an accelerator is given at a time: 128 of 224 x 224 pixels.
+_ON_A_CARD = 32 << 20
 # Beyond this float16 overflows; such a cut is stored in float32.
 _FLOAT16_SAFE = 6e4
 # How far bfloat16 may move an image's features, as a share of the way to its nearest neighbour.
@@ -92,12 +94,23 @@ def forward(
         rows: positions in the data set.
         number: the view's.
     """
-    parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
-    for batch in prefetch(views.draw(part, number) for part in parts):
-        # In Keras the last digits of a row depend on how many come with it.
-        whole = filled([batch], BATCH)[0] if engine.name == "keras" else batch
-        *found, pooled = (tensor[: len(batch)] for tensor in engine.run(whole))
+    assert views.dataset.examples is not None
+    size = rows_at_once(views.dataset.examples)
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    drawn: Iterator[np.ndarray] = prefetch(views.draw(part, number) for part in parts)
+    if engine.name == "keras":  # where the last digits of a row depend on how many come with it
+        drawn = (filled([batch], size)[0] for batch in drawn)
+    for part, outputs in zip(parts, engine.results(drawn), strict=True):
+        *found, pooled = (tensor[: len(part)] for tensor in outputs)
         yield [pooled, *found]
+
+
+def rows_at_once(examples: np.ndarray) -> int:
+    """How many examples an engine is given at a time: an accelerator more, and fewer large ones."""
+    if not accelerators():
+        return BATCH
+    fit = _ON_A_CARD // (examples.nbytes // max(1, len(examples)))
+    return int(np.clip(2 ** int(np.log2(max(1, fit))), BATCH, 8 * BATCH))
 
 
 class Array:
@@ -225,6 +238,11 @@ class FrozenPart:
         names = [*itertools.chain(*self._cuts), POOL]
         return keras.Model(self._model.input, tensors(self._model, names))
 
+    @property
+    def _full_sample(self) -> np.ndarray:
+        """The sample, as many as :func:`forward` takes: for another number it compiles again."""
+        return filled([self._sample], rows_at_once(self._sample))[0]
+
     @functools.cached_property
     def _native(self) -> Engine:
         """As :attr:`engine`, by Keras in float32 on one device."""
@@ -268,8 +286,7 @@ class FrozenPart:
 
     def native_rate(self) -> float:
         """Seconds an image of the network, in Keras."""
-        batch = filled([self._sample], BATCH)[0]
-        return seconds_per_image(self._native, batch)
+        return seconds_per_image(self._native, self._full_sample)
 
     def inputs(
         self,
@@ -381,7 +398,7 @@ class FrozenPart:
 
     def _dtypes(self) -> list[str]:
         """float16 for each key, unless a sample of its activations comes near its range."""
-        *found, pooled = self._native.run(filled([self._sample], BATCH)[0])
+        *found, pooled = self._native.run(self._full_sample)
         largest = iter([float(np.abs(tensor).max()) for tensor in (pooled, *found)])
         shares = [[next(largest) for _ in cut] for cut in [(POOL,), *self._cuts]]
         return ["float32" if max(share) > _FLOAT16_SAFE else "float16" for share in shares]

@@ -22,7 +22,7 @@ from keras_transfer.base.progress import Progress
 from keras_transfer.base.task import task_of
 from keras_transfer.base.threads import prefetch
 from keras_transfer.base.types import Inputs
-from keras_transfer.fast.resident import Resident, free_room, resident
+from keras_transfer.fast.resident import Resident, free_room, predict_all, resident
 from keras_transfer.fast.steps import HeldSteps, PlainSteps, begin_steps
 from keras_transfer.frozen.engine import Engine, keras_engine
 from keras_transfer.learn import calibration
@@ -102,7 +102,7 @@ def fine_tune(
     """
     epochs, save_at, parts = recipe.fine_tune_epochs, time.monotonic() + CHECKPOINT_SECONDS, 1
     make = functools.partial(build_optimizer, recipe, suffix, depths or {}, compute=compute)
-    views = _held(examples, recipe, compute)  # refuses batches that cannot be shared
+    examples = _held(examples, recipe, compute)  # refuses batches that cannot be shared
     engine = keras_engine(suffix, compute.here)
     with compute.scope(), progress.step(name.replace("_", "-"), epochs) as advance:
         suffix.regularise(recipe.penalty, recipe.penalty_strength)
@@ -110,19 +110,24 @@ def fine_tune(
         before = values_of(_changing(suffix))
         advance(first := done.epoch)
         while done.epoch < epochs and not suffix.stop_training:
-            start, view = time.monotonic(), views[(done.epoch + 1) % len(views)]
+            start, view = time.monotonic(), examples.views[(done.epoch + 1) % len(examples.views)]
             try:
-                row = _epoch(suffix, recipe, view, examples, done, parts, compute)
+                row = {
+                    "phase": name,
+                    **_epoch(suffix, recipe, view, examples, done, parts, compute),
+                }
+                row |= _validate(suffix, engine, examples, done)
+                # JAX has only begun to compute it: now it is there, as what came after it is.
+                row["train_loss"] = float(row["train_loss"])
             except Exception as error:
                 # All batches have one shape: where the first epoch fits, the others do.
-                if done.epoch > first or not out_of_memory(error):
+                if len(done.history) > first or not out_of_memory(error):
                     raise
                 parts = _more_parts(parts, recipe.batch_size, compute, progress)
                 # JAX gives a step's inputs away, and with them the weights where it fails.
                 assign(_changing(suffix), before)
                 optimizer, done = _begin(suffix, make, parts, compute, checkpoint)
                 continue
-            row = {"phase": name, **row, **_validate(suffix, engine, examples, done)}
             seconds = time.monotonic() - start
             done.history.append(row | {"seconds": round(seconds, 3)})
             progress.row(done.history[-1])
@@ -176,14 +181,16 @@ def trace_ahead(suffix: Suffix, recipe: Recipe, examples: Examples, depths: dict
     assign(_changing(suffix), before)
 
 
-def _held(examples: Examples, recipe: Recipe, compute: Compute) -> Any:
-    """The views, on the device where they fit there; refuses batches too small to be shared."""
+def _held(examples: Examples, recipe: Recipe, compute: Compute) -> Examples:
+    """The examples, on the device where all fit there; refuses batches too small to be shared."""
     if compute.share > recipe.batch_size:
         raise UsageError(
             f"A batch of {recipe.batch_size} examples cannot be shared by {compute.share} devices.",
             remedy=f"Use --batch-size {compute.share} or more, or fewer --devices.",
         )
-    return resident(examples.views, 0 if compute.distribution else free_room())
+    room = 0 if compute.distribution else free_room()
+    *views, validation = resident([*examples.views, examples.validation], room)
+    return dataclasses.replace(examples, views=views, validation=validation)
 
 
 def _more_parts(parts: int, size: int, compute: Compute, progress: Progress) -> int:
@@ -274,8 +281,11 @@ def _validate(
     suffix: Suffix, engine: Engine, examples: Examples, done: Trained
 ) -> dict[str, float]:
     """Judges the weights on validation, and keeps them if they are the best so far."""
-    logits, labels = predict(engine, examples.validation), examples.validation_labels
-    weights = examples.validation_weights
+    labels, weights = examples.validation_labels, examples.validation_weights
+    if isinstance(examples.validation, Resident):
+        logits = predict_all(suffix, examples.validation)
+    else:
+        logits = predict(engine, examples.validation)
     temperature = calibration.fit_temperature(logits, labels, weights)
     calibrated = calibration.nll(logits, labels, temperature, weights)
     if calibrated < done.best_nll:

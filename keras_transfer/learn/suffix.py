@@ -88,12 +88,14 @@ class Suffix(StepModel):
             The optimiser of the step.
         """
         fresh = make(parts)
-        if self.record.compiled == (parts, jit, self.rounded):
-            assign(self.optimizer.variables, values_of(fresh.variables))
-            return self.optimizer
-        self.compile(optimizer=fresh, jit_compile=jit)
-        self.record.compiled = parts, jit, self.rounded
-        return fresh
+        values = values_of(fresh.variables)
+        if self.record.compiled != (parts, jit, self.rounded):
+            self.compile(optimizer=fresh, jit_compile=jit)
+            self.record.compiled = parts, jit, self.rounded
+        # To a fresh one as well: JAX compiles again where the type of a value was "weak", as that
+        # of Python's numbers is, and is not the next time.
+        assign(self.optimizer.variables, values)
+        return self.optimizer
 
     def compute_loss(
         self,
