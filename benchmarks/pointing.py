@@ -1,6 +1,6 @@
 """How often the brightest place of a saliency map lies on the object.
 
-    python benchmarks/pointing.py [--seed 0]
+    python benchmarks/pointing.py [--seeds 3]
 
 The pointing game (Zhang et al. 2018). Objects of known classes are put anywhere on pictures of
 something else: digits on coloured squares, and emoji on photographs where ``../shared/data``
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from common import SHARED, record
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
 from keras_transfer import training
@@ -80,10 +81,11 @@ def pairs(data: Composed, rows: np.ndarray, random: np.random.Generator) -> Comp
     """Pictures with the object of another put beside their own; each twice, for either class."""
     found: list[tuple[np.ndarray, int, np.ndarray]] = []
     room = data.pictures.shape[1] - data.side + 1
-    for i, j in zip(rows, np.roll(rows, 1), strict=True):
+    for i in rows:
+        j = random.choice(rows[data.labels[rows] != data.labels[i]])
         beside = random.integers(0, room, (200, 2))
         apart = beside[(np.abs(beside - data.corners[i]) >= data.side).any(axis=1)]
-        if data.labels[i] == data.labels[j] or not len(apart):
+        if not len(apart):  # an object in the middle may leave no room
             continue
         (x, y), (left, top) = apart[0], data.corners[j]
         picture = data.pictures[i].copy()
@@ -94,26 +96,41 @@ def pairs(data: Composed, rows: np.ndarray, random: np.random.Generator) -> Comp
     return Composed(np.stack(pictures), np.array(labels), np.stack(corners), data.side)
 
 
-def hits(maps: np.ndarray, data: Composed) -> float:
-    """The share of maps whose brightest place lies on the object; one without any misses."""
+def hit(maps: np.ndarray, data: Composed) -> np.ndarray:
+    """Of each map, whether its brightest place lies on the object; one without any misses."""
     width = data.pictures.shape[2]
-    count = 0
+    found = []
     for one, (x, y) in zip(maps, data.corners, strict=True):
         wide = np.asarray(Image.fromarray(one).resize((width, width), Image.Resampling.BILINEAR))
         row, column = np.unravel_index(wide.argmax(), wide.shape)
         inside = x <= column < x + data.side and y <= row < y + data.side
-        count += bool(inside and one.max() > 0)
-    return count / len(maps)
+        found.append(bool(inside and one.max() > 0))
+    return np.array(found)
 
 
-def centre(data: Composed) -> float:
+def centre(data: Composed) -> np.ndarray:
     """The same of the picture's centre."""
     middle = data.pictures.shape[1] // 2
     inside = (data.corners <= middle) & (middle < data.corners + data.side)
-    return float(inside.all(axis=1).mean())
+    return inside.all(axis=1)
 
 
-def measure(name: str, data: Composed, seed: int) -> list[dict[str, Any]]:
+class Game(NamedTuple):
+    """What became of each map."""
+
+    centre: np.ndarray
+    topmost: np.ndarray
+    ours: np.ndarray
+    seconds: float
+
+
+def with_interval(hit: np.ndarray) -> str:
+    """A share with its interval of 95 % (Wilson)."""
+    low, high = binomtest(int(hit.sum()), len(hit)).proportion_ci(method="wilson")
+    return f"{hit.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+def play(data: Composed, seed: int) -> dict[str, Game]:
     """Trains on the pictures and plays the game on the test pictures that are answered rightly."""
     size = data.pictures.shape[1]
     done = training.train((data.pictures, data.labels), image_size=size, effort="quick", seed=seed)
@@ -121,33 +138,44 @@ def measure(name: str, data: Composed, seed: int) -> list[dict[str, Any]]:
     test = [place[one.tobytes()] for one in done.dataset.examples[done.dataset.indices("test")]]
     right = np.array(test)[done.test_probabilities.argmax(1) == data.labels[test]]
     single = Composed(*(part[right] for part in data[:3]), data.side)
-    rows = []
+    games = {}
     for what, game in (("one", single), ("pairs", pairs(data, right, np.random.default_rng(seed)))):
         begun = time.monotonic()
-        ours = hits(saliency.contrastive_map(done.model, game.pictures, game.labels), game)
-        seconds = (time.monotonic() - begun) / len(game.labels)
-        before = hits(saliency.grad_cam(done.model, game.pictures, game.labels), game)
-        rows.append({
-            "pictures": f"{name}, {size} px", "objects": what, "maps": len(game.labels),
-            "object, px": data.side, "centre": centre(game), "Grad-CAM, topmost": before,
-            "as in the report": ours, "ms an image": 1000 * seconds,
-        })  # fmt: skip
-        print(rows[-1], flush=True)
-    return rows
+        ours = hit(saliency.contrastive_map(done.model, game.pictures, game.labels), game)
+        seconds = time.monotonic() - begun
+        before = hit(saliency.grad_cam(done.model, game.pictures, game.labels), game)
+        games[what] = Game(centre(game), before, ours, seconds)
+    return games
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seed", type=int, default=0)
-    seed = parser.parse_args().seed
+    parser.add_argument("--seeds", type=int, default=3)
+    seeds = range(parser.parse_args().seeds)
     tasks = [("digits", digits, 64, 24)]
     if SHARED.is_dir():
         tasks += [("emoji", emoji, 64, 28), ("emoji", emoji, 96, 36), ("emoji", emoji, 128, 44)]
     rows: list[dict[str, Any]] = []
     for name, make, side, size in tasks:
-        rows += measure(name, make(side, size, np.random.default_rng(seed)), seed)
+        played = [play(make(side, size, np.random.default_rng(seed)), seed) for seed in seeds]
+        for what in played[0]:
+            games = [one[what] for one in played]
+            looked, topmost, ours = (
+                np.concatenate([one[place] for one in games]) for place in range(3)
+            )
+            rows.append({
+                "pictures": f"{name}, {side} px", "objects": what, "maps": len(ours),
+                "object, px": size, "centre": with_interval(looked),
+                "Grad-CAM, topmost": with_interval(topmost),
+                "as in the report": with_interval(ours),
+                "ms an image": 1000 * sum(one.seconds for one in games) / len(ours),
+            })  # fmt: skip
+            print(rows[-1], flush=True)
     command = " ".join(["python benchmarks/pointing.py", *sys.argv[1:]])
-    text = "Shares of maps whose brightest place lies on the object of the class that is asked for."
+    text = (
+        "Shares of maps whose brightest place lies on the object of the class that is asked for, "
+        f"with intervals of 95 %, over {len(seeds)} seeds of pictures, split and training."
+    )
     record("pointing", command, rows, text)
 
 

@@ -1,6 +1,9 @@
 """Time and memory of a whole run as the data grows: synthetic JPEG files, sounds, or texts.
 
-python benchmarks/scale.py [--images 5000 20000 [--size 128] | --clips 3600 36000 | --texts 100000]
+python benchmarks/scale.py --images 5000 20000 [--size 128]
+python benchmarks/scale.py --clips 3600 36000
+python benchmarks/scale.py --texts 100000
+python benchmarks/scale.py --data photos.zip --size 96
 """
 
 from __future__ import annotations
@@ -62,55 +65,63 @@ def write_texts(file: Path, count: int, classes: int = 10) -> None:
             stream.write(json.dumps(row) + "\n")
 
 
-def whole_run(data: Path, count: int, *settings: str) -> dict[str, Any]:
-    """What training on some data takes with an empty cache."""
-    output = data.parent / "run"
+def whole_run(data: Path, folder: Path, *settings: str) -> dict[str, Any]:
+    """What training on some data takes with an empty cache, which goes to a folder."""
+    output = folder / "run"
     done = python(
         "-m", "keras_transfer", "train", str(data), *settings, "--effort", "quick",
-        "--output", str(output), KERAS_TRANSFER_CACHE=str(data.parent / "cache"),
+        "--output", str(output), KERAS_TRANSFER_CACHE=str(folder / "cache"),
     )  # fmt: skip
     metrics = json.loads((output / "metrics.json").read_text())
+    count = len((output / "splits.csv").read_text().splitlines()) - 1
     return {
         "examples": count,
         "whole process, s": round(done["seconds"], 1),
         "ms an example": round(1000 * done["seconds"] / count, 1),
         "peak memory, GiB": round(done["peak_bytes"] / 2**30, 2),
         "cache, MiB": round(metrics["cache"]["bytes"] / 2**20),
+        "test accuracy": round(metrics["test"]["accuracy"], 4),
         "stages, s": json.dumps(metrics["seconds"]),
     }
 
 
+def measured(kind: str, count: int, size: int) -> dict[str, Any]:
+    """A row of synthetic data of some kind."""
+    settings = ["--image-size", str(size)] if kind == "images" else []
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name) / ("data.jsonl" if kind == "texts" else "data")
+        if kind == "images":
+            write_images(data, count, size)
+        else:
+            {"clips": write_clips, "texts": write_texts}[kind](data, count)
+        return whole_run(data, Path(name), *settings)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, nargs="+", default=[5000, 20000])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    kinds.add_argument("--images", type=int, nargs="+")
+    kinds.add_argument("--clips", type=int, nargs="+")
+    kinds.add_argument("--texts", type=int, nargs="+")
+    kinds.add_argument("--data", type=Path, help="images of one's own: a folder or an archive")
     parser.add_argument("--size", type=int, default=128, help="of an image, in pixels")
-    parser.add_argument("--clips", type=int, nargs="+")
-    parser.add_argument("--texts", type=int, nargs="+")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for count in options.clips or options.texts or options.images:
+    if options.data:
         with tempfile.TemporaryDirectory() as name:
-            data = Path(name) / "data"
-            if options.clips:
-                write_clips(data, count)
-                rows.append(whole_run(data, count))
-            elif options.texts:
-                data = data.with_suffix(".jsonl")
-                write_texts(data, count)
-                rows.append(whole_run(data, count))
-            else:
-                write_images(data, count, options.size)
-                rows.append(whole_run(data, count, "--image-size", str(options.size)))
-        print(rows[-1], flush=True)
-    counts = " ".join(map(str, options.clips or options.texts or options.images))
-    if options.clips:
-        record("scale_audio", f"python benchmarks/scale.py --clips {counts}", rows)
-    elif options.texts:
-        record("scale_text", f"python benchmarks/scale.py --texts {counts}", rows)
+            size = str(options.size)
+            rows = [whole_run(options.data.resolve(), Path(name), "--image-size", size)]
+        asked, name = f"--data {options.data.name} --size {size}", "scale_real"
     else:
-        name = "scale" if options.size == 128 else f"scale_{options.size}px"
-        asked = f"--images {counts} --size {options.size}"
-        record(name, f"python benchmarks/scale.py {asked}", rows)
+        kind = next(one for one in ("images", "clips", "texts") if getattr(options, one))
+        counts, rows = getattr(options, kind), []
+        for count in counts:
+            rows.append(measured(kind, count, options.size))
+            print(rows[-1], flush=True)
+        asked = f"--{kind} {' '.join(map(str, counts))}"
+        name = {"clips": "scale_audio", "texts": "scale_text"}.get(kind, "scale")
+        if kind == "images" and options.size != parser.get_default("size"):
+            asked, name = f"{asked} --size {options.size}", f"scale_{options.size}px"
+    record(name, f"python benchmarks/scale.py {asked}", rows)
 
 
 if __name__ == "__main__":

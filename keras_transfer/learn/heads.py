@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -14,6 +16,7 @@ import threadpoolctl
 from keras_transfer.base import rows as tables
 from keras_transfer.base.rows import Spooled, Table
 from keras_transfer.base.task import task_of
+from keras_transfer.base.threads import cores
 from keras_transfer.learn import calibration
 
 # From nearly no fit to nearly separable data, in factors of about 3 (lambda, see recipe.py).
@@ -237,9 +240,16 @@ class _Standard:
         else:
             self._rows, self._blocks = Spooled(parts), list(tables.blocks(features))
 
-    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Blocks of rows, and where they stand."""
-        return ((rows, self._rows[rows]) for rows in self._blocks)
+    def each(self, function: Callable[[slice, np.ndarray], Any]) -> Iterator[Any]:
+        """What a function makes of each block, given where its rows stand, and these; in order.
+
+        Blocks of a file are read and computed on several cores: BLAS is held to one here.
+        """
+        if len(self._blocks) == 1:
+            yield function(self._blocks[0], self._rows[self._blocks[0]])
+            return
+        with ThreadPoolExecutor(cores()) as pool:
+            yield from pool.map(lambda rows: function(rows, self._rows[rows]), self._blocks)
 
     def some(self, rows: np.ndarray | slice) -> np.ndarray:
         """Those at some positions."""
@@ -247,7 +257,7 @@ class _Standard:
 
     def gram(self) -> np.ndarray:
         """Second moments, float64 ``[d, d]``."""
-        total = sum((rows.T @ rows).astype(np.float64) for _, rows in self)
+        total = sum(self.each(lambda _, rows: (rows.T @ rows).astype(np.float64)))
         return np.asarray(total) / len(self._rows)
 
 
@@ -281,7 +291,7 @@ class _Problem:
     def answers(self, matrix: np.ndarray) -> np.ndarray:
         """The logits of the others."""
         kernel = matrix[:-1].astype(np.float32)  # or NumPy makes float64 of all rows
-        return np.concatenate([rows @ kernel + matrix[-1] for _, rows in self.others])
+        return np.concatenate(list(self.others.each(lambda _, rows: rows @ kernel + matrix[-1])))
 
 
 def _posed(
@@ -299,12 +309,16 @@ def _posed(
     gram, about = standard.gram(), (classes, label_smoothing)
 
     def of_some(rows: np.ndarray | slice) -> _Objective:
-        held = [(slice(None), standard.some(rows))]
-        return _objective(held, labels[rows], weights[rows], *about)
+        held = standard.some(rows)
+
+        def each(function: Callable[[slice, np.ndarray], Any]) -> Iterator[Any]:
+            yield function(slice(None), held)
+
+        return _objective(each, labels[rows], weights[rows], *about)
 
     return _Problem(
-        _objective(standard, labels, weights, *about), of_some, gram, _Standard(others, change),
-        np.zeros((len(gram) + 1, classes)), fold, unfold,
+        _objective(standard.each, labels, weights, *about), of_some, gram,
+        _Standard(others, change), np.zeros((len(gram) + 1, classes)), fold, unfold,
     )  # fmt: skip
 
 
@@ -422,7 +436,7 @@ def _solve(
 
 
 def _objective(
-    standard: Iterable[tuple[slice, np.ndarray]],
+    each_block: Callable[[Callable[[slice, np.ndarray], Any]], Iterator[Any]],
     labels: np.ndarray,
     weights: np.ndarray,
     classes: int,
@@ -437,14 +451,18 @@ def _objective(
         kernel, bias = matrix[:-1].astype(np.float32), matrix[-1]
         loss, slope = penalty * float((matrix[:-1] ** 2).sum()), np.zeros_like(matrix)
         slope[:-1] = 2.0 * penalty * matrix[:-1]
-        for rows, seen in standard:
+
+        def of_block(rows: slice, seen: np.ndarray) -> tuple[float, np.ndarray]:
             # This way round a product with so few columns takes half the time.
             logits = (kernel.T @ seen.T).T.astype(np.float64) + bias
             targets = task.targets(labels[rows], classes, label_smoothing)
             part, error = task.descent(logits, targets, shares[rows])
             error = error.astype(np.float32)
+            return part, np.vstack([(error.T @ seen).T, error.sum(axis=0)])
+
+        for part, direction in each_block(of_block):
             loss += part
-            slope += np.vstack([(error.T @ seen).T, error.sum(axis=0)])
+            slope += direction
         return loss, slope
 
     return loss_and_gradient

@@ -267,10 +267,9 @@ def test_it_points_at_the_object_more_often_than_the_centre_is_on_it(monkeypatch
     game = pointing.Composed(*(part[right] for part in few[:3]), few.side)
     maps = explain.explain(run.model, game.pictures, game.labels)
     assert len(right) > 30
-    assert pointing.hits(maps, game) > pointing.centre(game) + 0.2
-    assert pointing.hits(maps, game) > pointing.hits(
-        explain.grad_cam(run.model, game.pictures, game.labels), game
-    )
+    assert pointing.hit(maps, game).mean() > pointing.centre(game).mean() + 0.2
+    topmost = explain.grad_cam(run.model, game.pictures, game.labels)
+    assert pointing.hit(maps, game).mean() > pointing.hit(topmost, game).mean()
 
 
 def test_a_map_made_of_samples_is_explained_by_grad_cam():
