@@ -122,6 +122,16 @@ def compared(here: Path, request: pytest.FixtureRequest) -> None:
     carry_out(blocks("docs/changed_data.md"), only="predict")
 
 
+def cracked(here: Path, request: pytest.FixtureRequest) -> None:
+    """A run on unequal classes."""
+    for folder in request.getfixturevalue("digits_folder").iterdir():
+        name, count = ("crack", 12) if folder.name == "digit-3" else ("whole", 8)
+        (here / "photos" / name).mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.iterdir())[:count]:
+            shutil.copyfile(path, here / "photos" / name / f"{folder.name}-{path.name}")
+    small(kt.train)("photos", output="runs/photos")
+
+
 def reviews(here: Path, request: pytest.FixtureRequest) -> None:
     """A table of texts and a finished run on it."""
     rows = request.getfixturevalue("texts_table").read_text().splitlines()
@@ -143,7 +153,8 @@ def served(here: Path, request: pytest.FixtureRequest) -> None:
 
 NEEDS: dict[str, Callable[[Path, pytest.FixtureRequest], None]] = {
     "README.md": readme, "docs/changed_data.md": compared, "docs/data.md": by_person,
-    "docs/first_hour.md": lambda here, request: None, "docs/python.md": few,
+    "docs/first_hour.md": lambda here, request: None, "docs/imbalance.md": cracked,
+    "docs/python.md": few,
     "docs/serving.md": served, "docs/several_labels.md": several, "docs/texts.md": reviews,
     "docs/trackers.md": trained,
 }  # fmt: skip
@@ -174,6 +185,13 @@ def after_data(held: dict[str, Any], said: str) -> None:
         (Path(path).stem[0], split) for path, split in zip(data.paths, data.splits, strict=True)
     }
     assert len(splits) == 3  # each person in one split
+
+
+def after_imbalance(held: dict[str, Any], said: str) -> None:
+    found = [int(line.split("on: ")[1].split()[0]) for line in said.splitlines()]
+    assert len(found) == 4
+    assert found == sorted(found)  # the lower the threshold, the more
+    assert int(held["truly"].sum()) >= 1
 
 
 def after_python(held: dict[str, Any], said: str) -> None:
@@ -216,7 +234,8 @@ def after_trackers(held: dict[str, Any], said: str) -> None:
 
 AFTER: dict[str, Callable[[dict[str, Any], str], None]] = {
     "README.md": after_readme, "docs/changed_data.md": after_changed_data,
-    "docs/data.md": after_data, "docs/python.md": after_python, "docs/serving.md": after_serving,
+    "docs/data.md": after_data, "docs/imbalance.md": after_imbalance,
+    "docs/python.md": after_python, "docs/serving.md": after_serving,
     "docs/several_labels.md": after_several, "docs/texts.md": after_texts,
     "docs/trackers.md": after_trackers,
 }  # fmt: skip
