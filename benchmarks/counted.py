@@ -171,8 +171,8 @@ def counted(network: str, size: int, images: int, room: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--size", type=int, default=64, help="of an image, in pixels")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--size", type=int, default=32, help="of an image, in pixels")
     options = parser.parse_args()
     rows = []
     for network, room in itertools.product(("ResNet50", "EfficientNetB0"), (10**12, 0)):
