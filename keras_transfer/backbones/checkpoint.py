@@ -5,8 +5,6 @@ state dictionary, the storage keys) followed by the raw numbers of each storage.
 whatever its author likes, so the unpickler here knows four names and refuses every other.
 """
 
-from __future__ import annotations
-
 import collections
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Copies of a functional model that share nothing with it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

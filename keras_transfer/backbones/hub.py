@@ -1,7 +1,5 @@
 """Reads a network as the Hugging Face hub distributes it."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 from pathlib import Path

@@ -5,8 +5,6 @@ Both changes make the network fit for full-integer arithmetic on phones (TensorF
 blocks in the first and the last stage are not scaled with the network.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Products of weights or of two tensors count, as in published figures; biases, no
 activations, pooling and additions do not.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import math
@@ -101,7 +99,7 @@ def _composed(node: Any) -> int | None:
     return sum(count_macs(inner) for level in made._nodes_by_depth.values() for inner in level)
 
 
-def model_macs(model: keras.Model) -> int:
+def model_macs(model: "keras.Model") -> int:
     """The multiply-adds of a functional model for one example; raises as :func:`count_macs`."""
     return sum(map(count_macs, trace(model).values()))
 

@@ -1,7 +1,5 @@
 """What the names of layers tell: their block, or nothing where Keras made them up."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights that installed packages carry."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from pathlib import Path

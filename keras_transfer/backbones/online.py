@@ -1,7 +1,5 @@
 """ImageNet weights from Keras's own download, which does not wait for ever."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import socket

@@ -5,8 +5,6 @@ about T + 2 R, a backward pass being twice a forward one. With the frozen part's
 costs 3 R.
 """
 
-from __future__ import annotations
-
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +89,7 @@ def _learnable(layer: Any) -> int:
     return count
 
 
-def render_listing() -> Table:
+def render_listing() -> "Table":
     """The registry as a table for the terminal. Imports no Keras."""
     from rich.table import Table
 
@@ -110,7 +108,7 @@ def render_listing() -> Table:
     return table
 
 
-def render_price_table(name: str, image_size: int | tuple[int, int] | None = None) -> Table:
+def render_price_table(name: str, image_size: int | tuple[int, int] | None = None) -> "Table":
     """The price of a step at each depth as a table for the terminal, top block first."""
     from rich.table import Table
 

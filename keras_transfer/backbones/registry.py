@@ -1,7 +1,5 @@
 """The registry of backbones: rows of data beside each modality, and what users add to them."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import functools

@@ -4,8 +4,6 @@ Nothing in a file is built or called: configurations are looked at, never deseri
 a weights file from anywhere is data and cannot run code.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Finds the weights that were asked for, and puts them into a backbone's graph."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools
@@ -84,7 +82,7 @@ def _model_of_run(row: BackboneSpec, folder: Path) -> Path:
     return model
 
 
-def assign(model: keras.Model, weights: Weights, row: BackboneSpec) -> None:
+def assign(model: "keras.Model", weights: Weights, row: BackboneSpec) -> None:
     """Puts weights into a backbone's graph; what belongs to a head is left over.
 
     Layers are matched by name. Older Keras files are matched by their order, as Keras does, where
@@ -196,7 +194,7 @@ def normalise_by_weights(layer: Any) -> None:
         layer.finalize_state()
 
 
-def digest(model: keras.Model) -> str:
+def digest(model: "keras.Model") -> str:
     """SHA-256 over the names, shapes and values of all weights, in hexadecimal."""
     total = hashlib.sha256()
     for layer in model.layers:

@@ -1,7 +1,5 @@
 """Which framework Keras runs on, checked before Keras is imported."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """Where and how a model computes: in which type, compiled by XLA or not, on which hardware."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import warnings
@@ -51,7 +49,7 @@ class Compute:
         return self.distribution.replicas if self.distribution else 1
 
     @property
-    def here(self) -> Compute:
+    def here(self) -> "Compute":
         """The same on this host alone, where several share every batch."""
         several = self.distribution is not None and self.distribution.several_hosts
         return dataclasses.replace(self, distribution=None) if several else self

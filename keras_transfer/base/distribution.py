@@ -4,8 +4,6 @@ TensorFlow: ``tf.distribute.MirroredStrategy``, over several hosts
 ``tf.distribute.MultiWorkerMirroredStrategy``. JAX: ``keras.distribution.DataParallel``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One base error. Every message says what is wrong, where, and what to do about it."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Writing to disk so that no reader meets half a file, and reading what may have been edited."""
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import csv

@@ -1,7 +1,5 @@
 """Several hosts that train one model: what the environment of a cluster says of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

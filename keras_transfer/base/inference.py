@@ -1,7 +1,5 @@
 """OpenVINO, which reads and runs networks."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a measured figure leaves open: intervals that hold the true one 95 times of 100."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import stats
 

@@ -1,7 +1,5 @@
 """Holding back what native libraries print, and printing where nothing may be printed to."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Tables of features that may be larger than memory: sliced like arrays, and read when they are."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import tempfile

@@ -5,8 +5,6 @@ are several. Activation, loss, the fit of a temperature, what an answer is and w
 are asked of :func:`task_of`, and nobody else asks which of the two it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Filling the templates of pages, cards and READMEs, all by the same rules."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

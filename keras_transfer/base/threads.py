@@ -1,7 +1,5 @@
 """Work beside the main thread: batches prepared ahead, many small calls at once."""
 
-from __future__ import annotations
-
 import collections
 import os
 from collections.abc import Callable, Generator, Iterator

@@ -1,7 +1,5 @@
 """The frozen dataclasses that pass between the package's modules."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -182,11 +180,11 @@ class Backbone:
     """
 
     spec: BackboneSpec
-    model: keras.Model
+    model: "keras.Model"
     blocks: tuple[Block, ...]
     weights: str
     weights_digest: str
-    at: Callable[[Size], Backbone] | None = None
+    at: "Callable[[Size], Backbone] | None" = None
 
     @property
     def size(self) -> str:

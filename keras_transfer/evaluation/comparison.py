@@ -1,7 +1,5 @@
 """Whether one method is better than another on the very same images."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import html

@@ -4,8 +4,6 @@ Features are float arrays ``[images, d]``, a row for each example of the data se
 as the pooled output of the backbone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import time
@@ -157,7 +155,7 @@ class LearningCurve:
         """Plain values, with the verdict."""
         return {**dataclasses.asdict(self), "verdict": self.verdict}
 
-    def plot(self) -> Figure:
+    def plot(self) -> "Figure":
         """The measured points, their intervals, and the extrapolated one."""
         from keras_transfer.evaluation import plots
 

@@ -1,7 +1,5 @@
 """The baseline that transfer must beat: the same network, from random weights, in the same time."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import time

@@ -1,7 +1,5 @@
 """How good answers of several labels an example are, in figures. All of them are float64."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

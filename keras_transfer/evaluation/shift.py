@@ -1,7 +1,5 @@
 """What happens to a classifier on images from elsewhere."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import math

@@ -1,7 +1,5 @@
 """The rest of an export folder: samples, the proof that travels, the manifest."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shutil

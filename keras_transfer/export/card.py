@@ -1,7 +1,5 @@
 """What an export says of itself: in its files' metadata, its README and its model card."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any

@@ -1,7 +1,5 @@
 """How clients feed a model of sounds."""
 
-from __future__ import annotations
-
 import dataclasses
 import fractions
 import io

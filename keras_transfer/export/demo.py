@@ -1,7 +1,5 @@
 """A local page on which to try an export: a file, what camera or microphone give, or a text."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import json

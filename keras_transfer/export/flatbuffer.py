@@ -1,7 +1,5 @@
 """TensorFlow Lite files as trees of plain objects that can be changed and written again."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from typing import Any

@@ -1,7 +1,5 @@
 """The formats that a model can be exported to: one row each."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

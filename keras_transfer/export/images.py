@@ -1,7 +1,5 @@
 """How clients feed a model of images."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar

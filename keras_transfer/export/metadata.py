@@ -4,8 +4,6 @@ The layout is that of TensorFlow Lite's ``metadata_schema.fbs`` (identifier ``M0
 dict by the positions of its fields. MediaPipe's own writers are not needed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import os

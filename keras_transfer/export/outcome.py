@@ -1,7 +1,5 @@
 """What exporting and verifying give back."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -9,8 +9,6 @@ images (with ``pillow-heif`` where samples are HEIC), ``tokenizers`` for texts, 
     python verify/verify.py --json
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools

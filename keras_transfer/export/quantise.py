@@ -12,8 +12,6 @@ and eight bits for the softmax leave nothing of small probabilities. Here
 - so does the spectrogram of a sound: powers span more decades than eight bits have.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Everything else takes a :class:`Signature` from :func:`signature` and asks it. A
 a class, and a reader of its samples to ``proof.py``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -82,7 +80,7 @@ def signature(form: Modality, spec: InputSpec) -> Signature:
     return _SIGNATURES[form.NAME](spec)
 
 
-def signature_of(model: keras.Model, form: Modality, fit: str | None = None) -> Signature:
+def signature_of(model: "keras.Model", form: Modality, fit: str | None = None) -> Signature:
     """How a classifier is fed, its examples fitted as in training.
 
     Raises:

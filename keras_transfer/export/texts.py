@@ -1,7 +1,5 @@
 """How clients feed a model of texts."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """BERT's uncased tokens in TensorFlow's own operations, so that a SavedModel takes strings."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

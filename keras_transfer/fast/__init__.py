@@ -4,8 +4,6 @@
 Keras that they lean on are named in ``PRIVATE``, and where one is gone the plain way is taken.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import warnings

@@ -1,7 +1,5 @@
 """A model's inference as one graph: to run, or to hand to OpenVINO."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

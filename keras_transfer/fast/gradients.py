@@ -27,8 +27,6 @@ Four things, each where it applies and nowhere else:
 `benchmarks/steps.py` measures what a step gains.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from typing import Any

@@ -4,8 +4,6 @@ A GPU takes the steps above a cut faster than a host sends activations to it. Vi
 sent once; an epoch then needs the numbers of the images alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

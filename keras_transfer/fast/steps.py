@@ -1,7 +1,5 @@
 """Training steps that call some layers in a cheaper way, or leave their state on the device."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import time

@@ -1,7 +1,5 @@
 """What a phase trains on, batch by batch: shuffled, of one shape."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -32,7 +30,7 @@ class Examples:
     validation_labels: np.ndarray
     validation_weights: np.ndarray | None = None
 
-    def some(self, rows: np.ndarray | slice, judged: np.ndarray | slice) -> Examples:
+    def some(self, rows: np.ndarray | slice, judged: np.ndarray | slice) -> "Examples":
         """Those at some positions, of training and of validation."""
         weights = self.validation_weights
         return Examples(

@@ -4,8 +4,6 @@ Temperature scaling and the expected calibration error follow Guo, Pleiss, Sun a
 "On Calibration of Modern Neural Networks" (2017). Everything here is float64 inside.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

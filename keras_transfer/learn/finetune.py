@@ -1,7 +1,5 @@
 """Training by gradient above a cut, on whatever supplies the inputs at that cut."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """The first phase: the head alone, on features that were computed once."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Sequence

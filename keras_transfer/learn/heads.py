@@ -1,7 +1,5 @@
 """Solving a linear head to convergence on frozen features."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +70,7 @@ class Head:
         loss = self.validation_nll
         return {"penalty": self.penalty, "validation_nll": loss, "path": path, **ignored}
 
-    def seeing(self, ignored: int) -> Head:
+    def seeing(self, ignored: int) -> "Head":
         """One that was solved without so many first features, as one that is given them."""
         kernel = np.pad(self.kernel, ((ignored, 0), (0, 0)))
         return dataclasses.replace(self, kernel=kernel, ignored=ignored)

@@ -1,7 +1,5 @@
 """The optimiser of a phase: a rate for each block, on one device or several."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ twice the unfrozen part's forward pass), and 3R with one. Where gradients are pr
 which take half the time, a step with a cache costs about 2R.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

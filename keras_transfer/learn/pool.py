@@ -4,8 +4,6 @@ Tracing and compiling a training step costs seconds. Rates, decay and penalties 
 the step, so runs that train the same part of the same backbone in the same way can share it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The second phase: the top blocks are unfrozen, and what they came to is chosen among."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -231,7 +229,7 @@ class _Part(NamedTuple):
         ]
 
     def at_last(
-        self, kept: str, values: Sequence[np.ndarray], solved: Chosen, renewed: _Renewed | None
+        self, kept: str, values: Sequence[np.ndarray], solved: Chosen, renewed: "_Renewed | None"
     ) -> list[np.ndarray]:
         """The weights that were kept, by this name, with a head of all examples, or, where training
         changed their features and a new head of these was chosen, with the mean of theirs and that.

@@ -1,7 +1,5 @@
 """What a run returns is never worse on validation than its own head."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 

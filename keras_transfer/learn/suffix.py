@@ -1,7 +1,5 @@
 """The part of a classifier that trains: everything above a cut."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Keras's callbacks, told of the second phase."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

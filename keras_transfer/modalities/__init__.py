@@ -1,7 +1,5 @@
 """What is particular to a kind of example: one folder each, which no other room looks into."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Tensors as the Hugging Face hub has them, as those of Keras's layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Near copies among many examples: hashes that likes share propose pairs, which are compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

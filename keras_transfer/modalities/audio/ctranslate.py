@@ -1,7 +1,5 @@
 """Reads a Whisper as CTranslate2 converts it, which is how faster-whisper distributes it."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterator

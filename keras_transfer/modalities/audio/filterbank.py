@@ -4,8 +4,6 @@ Layers whose names begin with ``preprocessing`` are constants: they are computed
 weights holds them, and they never train.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,7 +59,7 @@ RANGE = 8.0
 """In powers of ten: what is further below the loudest place of a clip is raised to it."""
 
 
-def entrance(size: float, preprocessing: str) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+def entrance(size: float, preprocessing: str) -> "tuple[keras.KerasTensor, keras.KerasTensor]":
     """The input float32 ``[samples]``, and its log-mel spectrogram ``[frames, bands, 1]``.
 
     Args:
@@ -102,7 +100,7 @@ def entrance(size: float, preprocessing: str) -> tuple[keras.KerasTensor, keras.
 
 
 def adopted(
-    model: keras.Model, put: Put, size: Any, preprocessing: str | None
+    model: "keras.Model", put: Put, size: Any, preprocessing: str | None
 ) -> tuple[Any, Any] | None:
     """Takes what has one input ``[samples]`` or ``[samples, 1]`` and one output, see ``Modality``.
 

@@ -1,7 +1,5 @@
 """Which recordings are the same one, though their bytes differ."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How long the sounds of a model are."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """From the bytes of a sound file to samples."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

@@ -1,7 +1,5 @@
 """From samples in memory to the bytes of a file, and to what a page plays and shows."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

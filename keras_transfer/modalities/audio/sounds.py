@@ -1,7 +1,5 @@
 """What is odd about a recording, and what of it a model does not hear."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ From a log-mel spectrogram ``[frames, 32, 1]`` to one vector of 96 for every 80 
 hears 76 frames (0.78 s): ``[places, 1, 96]``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

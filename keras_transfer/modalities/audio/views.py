@@ -1,7 +1,5 @@
 """Augmented views of sounds: moved, louder or softer, under noise, with parts left out."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ From a log-mel spectrogram ``[frames, bands, 1]``, 100 frames a second, to the l
 seconds. Lower blocks know more of sounds that are no speech.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Mapping

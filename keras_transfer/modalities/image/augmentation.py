@@ -1,7 +1,5 @@
 """Augmented views of images, and whether they may be mirrored."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Which images show the same thing, though their bytes differ."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from keras_transfer.modalities.neighbours import alike_neighbours

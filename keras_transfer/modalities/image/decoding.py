@@ -1,7 +1,5 @@
 """From the bytes of an image file to uint8 pixels."""
 
-from __future__ import annotations
-
 import functools
 import io
 import math
@@ -177,7 +175,7 @@ class _Decoded(NamedTuple):
             height, width = within((self.height, self.width), (height, width))
         return self._squashed(height, width)
 
-    def _middle(self, height: int, width: int) -> _Decoded:
+    def _middle(self, height: int, width: int) -> "_Decoded":
         """The middle of the image, as large as can be, in the proportions of a size."""
         high = min(self.height, self.width * height / width)
         wide = min(self.width, self.height * width / height)

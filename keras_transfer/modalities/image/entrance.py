@@ -1,7 +1,5 @@
 """What lies below a network of images: uint8 pixels in, and what its weights expect out."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,7 +49,7 @@ def entrance(size: int | tuple[int, int], preprocessing: str) -> tuple[Any, Any]
 
 
 def adopted(
-    model: keras.Model, put: Put, size: Any, preprocessing: str | None
+    model: "keras.Model", put: Put, size: Any, preprocessing: str | None
 ) -> tuple[Any, Any] | None:
     """Takes what has one input ``[height, width, 3]`` and one output, see ``Modality``."""
     shapes = [tuple(one.shape[1:]) for one in model.inputs]
@@ -62,7 +60,7 @@ def adopted(
     return images, put([x])[0]
 
 
-def _preprocessing(model: keras.Model) -> str:
+def _preprocessing(model: "keras.Model") -> str:
     """``none``, where a model takes pixels as they are; raises UsageError."""
     import keras
 

@@ -6,8 +6,6 @@ package ``cykooz.resizer`` is installed (it has no wheel for Linux on ARM) it co
 the processor's vector instructions.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.sparse import csr_array
 

@@ -4,8 +4,6 @@ From token ids, 0 being padding, to the last hidden states ``[tokens, width]``. 
 states only ``mask`` crosses from block to block, 1 for a token and 0 for padding.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Augmented views of texts: some tokens masked, some left out."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Networks of somebody's own that read token ids."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,7 @@ _PARTS = {"mask": "mask", "segment": "segments", "type": "segments"}
 
 
 def adopted(
-    model: keras.Model, put: Put, size: Any, preprocessing: str | None
+    model: "keras.Model", put: Put, size: Any, preprocessing: str | None
 ) -> tuple[Any, Any] | None:
     """Takes integers ``[tokens]``, beside them a mask of what is no padding and segments, and of
     several outputs the one that has a place for each token, see ``Modality``.
@@ -53,7 +51,7 @@ def adopted(
     return examples, out
 
 
-def _check_vocabulary(model: keras.Model, given: str | None) -> None:
+def _check_vocabulary(model: "keras.Model", given: str | None) -> None:
     """Refuses a model of another vocabulary, by the rows of its embeddings or by its words."""
     parts = (part for layer in layers_within(model) for part in layer._flatten_layers())
     sizes = {getattr(part, "input_dim", None) or 0: part.name for part in parts}

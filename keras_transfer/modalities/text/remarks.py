@@ -1,7 +1,5 @@
 """What of texts a model does not read as it was meant: markup, other scripts, what is cut off."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

@@ -1,7 +1,5 @@
 """Which texts say the same, though their bytes differ."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From the bytes of a text to the ids of its tokens."""
 
-from __future__ import annotations
-
 import functools
 import threading
 import zlib
@@ -125,7 +123,7 @@ def read(data: bytes) -> str:
     return text
 
 
-def tokenizer() -> Tokenizer:
+def tokenizer() -> "Tokenizer":
     """BERT's uncased WordPiece, loaded once. It neither cuts nor fills.
 
     Raises:
@@ -136,7 +134,7 @@ def tokenizer() -> Tokenizer:
 
 
 @functools.cache
-def _load() -> Tokenizer:
+def _load() -> "Tokenizer":
     try:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     except ImportError:

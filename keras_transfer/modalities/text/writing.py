@@ -1,7 +1,5 @@
 """From texts in memory to the bytes of a file, and to what a page shows."""
 
-from __future__ import annotations
-
 import html
 import itertools
 import os
