@@ -1,5 +1,7 @@
 """Evaluation that can be believed: metrics, comparisons, probes of the features, and shift."""
 
+# ruff: noqa: F401
+
 from keras_transfer.base.intervals import wilson_interval
 from keras_transfer.evaluation.comparison import Comparison, compare, compare_predictions
 from keras_transfer.evaluation.metrics import Evaluation, evaluate
@@ -10,9 +12,3 @@ from keras_transfer.evaluation.probes import (
     suspected_label_errors,
 )
 from keras_transfer.evaluation.shift import Shift, measure_shift, shared_classes, unlikeness
-
-__all__ = [
-    "Comparison", "Evaluation", "LearningCurve", "Shift", "baselines", "compare",
-    "compare_predictions", "evaluate", "learning_curve", "measure_shift", "shared_classes",
-    "suspected_label_errors", "unlikeness", "wilson_interval",
-]  # fmt: skip

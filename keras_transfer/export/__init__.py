@@ -1,16 +1,7 @@
 """Exports that carry their own proof: each artefact is run on the runtime where it will live."""
 
+# ruff: noqa: F401
+
 from keras_transfer.export.exporter import export_run, verify
 from keras_transfer.export.formats import DEFAULT_FORMATS, FORMATS, Format, parse_formats
 from keras_transfer.export.outcome import ExportResult, VerifyResult
-
-__all__ = [
-    "DEFAULT_FORMATS",
-    "FORMATS",
-    "ExportResult",
-    "Format",
-    "VerifyResult",
-    "export_run",
-    "parse_formats",
-    "verify",
-]

@@ -1,5 +1,7 @@
 """What is particular to a kind of example: one folder each, which no other room looks into."""
 
+# ruff: noqa: F401
+
 import os
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -13,11 +15,6 @@ MODALITIES: dict[str, Modality] = {"image": image, "text": text, "audio": audio}
 
 KINDS: Any = Literal[tuple(MODALITIES)]
 """Their names as a type, for schemas."""
-
-__all__ = [
-    "KINDS", "MODALITIES", "Examined", "InputSpec", "Modality",
-    "modality", "modality_of_files", "modality_of_value",
-]  # fmt: skip
 
 
 def modality(name: str) -> Modality:
