@@ -13,8 +13,7 @@ import numpy as np
 
 from keras_transfer.backbones.hub import is_of_hub, read_folder
 from keras_transfer.backbones.naming import canonical_names, constant, is_automatic, label
-from keras_transfer.backbones.offline import offline_weights
-from keras_transfer.backbones.online import imagenet_weights
+from keras_transfer.backbones.published import imagenet_weights, offline_weights
 from keras_transfer.backbones.weight_files import Weights, read_weights
 from keras_transfer.base import files
 from keras_transfer.base.errors import WeightsError

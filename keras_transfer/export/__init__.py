@@ -2,6 +2,5 @@
 
 # ruff: noqa: F401
 
-from keras_transfer.export.exporter import export_run, verify
+from keras_transfer.export.exporter import ExportResult, VerifyResult, export_run, verify
 from keras_transfer.export.formats import DEFAULT_FORMATS, FORMATS, Format, parse_formats
-from keras_transfer.export.outcome import ExportResult, VerifyResult

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,15 +20,81 @@ from keras_transfer.datasets.sources import check_outside
 from keras_transfer.export import bundle, card, parity, proof, signing
 from keras_transfer.export.convert import Source
 from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
-from keras_transfer.export.outcome import ExportResult, VerifyResult
 from keras_transfer.export.quantise import CALIBRATION_IMAGES
 from keras_transfer.export.signature import Signature, signature_of
+from keras_transfer.modalities import modality
 from keras_transfer.recipe import reads_arguments
 from keras_transfer.runs.finished import Finished
 from keras_transfer.runs.folder import Run, on_disk
 
 if TYPE_CHECKING:
     import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """What an export came to.
+
+    Attributes:
+        path: the export folder.
+        parity: the contents of its ``parity.json``.
+    """
+
+    path: Path
+    parity: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every artefact that was asked for was converted and behaves as the model."""
+        return bool(self.parity["passed"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: ``path`` and everything in ``parity.json``."""
+        return {"path": str(self.path), **self.parity}
+
+    def render(self) -> str:
+        """The table of verdicts, as text."""
+        moved, noun = self.parity["mediapipe"], modality(self.parity["modality"]).NOUN
+        heading = (
+            f"{self.parity['images']} test {noun}s; accuracy of the trained "
+            f"model on them {self.parity['reference']['accuracy']:.3f}; {moved['way']} by "
+            f"MediaPipe it gives the same answer on {100 * moved['agreement']:.1f} %"
+        )
+        return f"{heading}\n{proof.table(list(self.parity['artefacts'].values()))}"
+
+    def __repr__(self) -> str:
+        verdicts = ", ".join(f"{k} {v['verdict']}" for k, v in self.parity["artefacts"].items())
+        return f"ExportResult({str(self.path)!r}: {verdicts})"
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyResult:
+    """What repeating the proof of an export folder came to.
+
+    Attributes:
+        path: the export folder.
+        result: what ``verify/verify.py --json`` prints: ``passed``, ``exit_code`` (0 passed, 1
+            failed, 2 no runtime of any artefact is installed), ``files`` and ``artefacts``.
+    """
+
+    path: Path
+    result: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every file is as exported and every artefact that could be run passed."""
+        return bool(self.result["passed"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: ``path`` and ``result``."""
+        return {"path": str(self.path), **self.result}
+
+    def render(self) -> str:
+        """The table of verdicts, below one line for each file that is not as it should be."""
+        return proof.report(self.result)
+
+    def __repr__(self) -> str:
+        return f"VerifyResult({str(self.path)!r}: {'passed' if self.passed else 'failed'})"
 
 
 @reads_arguments

@@ -8,7 +8,7 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
 from keras_transfer import backbones
-from keras_transfer.backbones.offline import offline_weights
+from keras_transfer.backbones.published import offline_weights
 from keras_transfer.base.errors import WeightsError
 
 PALACE = 698

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keras_transfer import backbones
-from keras_transfer.backbones import online
+from keras_transfer.backbones import published
 from keras_transfer.base.errors import WeightsError
 
 from .check import photos
@@ -21,7 +21,7 @@ def test_a_server_that_is_silent_is_given_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))  # an empty cache
-    monkeypatch.setattr(online, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(published, "SILENCE_SECONDS", 0.1)
     silent = socket.create_server(("127.0.0.1", 0))  # takes connections and answers nothing
     address = (socket.AF_INET, socket.SOCK_STREAM, 0, "", silent.getsockname())
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address])
@@ -61,7 +61,7 @@ def test_what_keras_returns_is_what_the_backbone_gets(
 def test_nested_layers_are_found() -> None:
     inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="deep")])
     outer = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(2, name="top")])
-    assert [name for name, _ in online.layer_arrays(outer)] == ["deep", "top"]
+    assert [name for name, _ in published.layer_arrays(outer)] == ["deep", "top"]
 
 
 def test_lite_has_no_download() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from keras_transfer.modalities.audio.filterbank import adopted, entrance
 from keras_transfer.modalities.audio.fingerprints import near_copies
-from keras_transfer.modalities.audio.lengths import suited
 from keras_transfer.modalities.audio.listening import (
     VERSION,
     decode,
@@ -25,7 +24,7 @@ from keras_transfer.modalities.audio.listening import (
     spec_of,
 )
 from keras_transfer.modalities.audio.playing import encode, excerpt, from_memory, show
-from keras_transfer.modalities.audio.sounds import losses
+from keras_transfer.modalities.audio.sounds import losses, suited
 from keras_transfer.modalities.audio.views import mirroring_is_safe, view
 
 NAME = "audio"

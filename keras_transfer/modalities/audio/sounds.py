@@ -1,11 +1,11 @@
-"""What is odd about a recording, and what of it a model does not hear."""
+"""How long the sounds of a model are; what is odd about one, and what of it is not heard."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from keras_transfer.base.types import Finding
-from keras_transfer.modalities.audio.lengths import suited
 from keras_transfer.modalities.protocol import InputSpec
 
 USUAL = 10.0  # seconds that backbones of sounds take at most, unless another length is asked for
@@ -14,6 +14,7 @@ FULL = 0.99  # of full scale: what two samples in a row have reached is cut off
 CLIPPED = 1e-3  # share of such samples from which on it is said
 OFFSET = 0.01  # of full scale, and OFFSET_SHARE of the root mean square
 OFFSET_SHARE = 0.3
+MARGIN = 0.5  # seconds
 RATES = 4_000, 384_000  # samples a second that anything is recorded at
 
 
@@ -53,6 +54,21 @@ def remarks(
     if not RATES[0] <= rate <= RATES[1]:
         found.append(("odd_rate", f"{rate:,} samples a second, by its header"))
     return tuple(found)
+
+
+def suited(sizes: Sequence[float], own: float) -> float:
+    """The length to train at: 95 of 100 clips stay whole, with half a second of silence beside
+    them, since a network knows a sound best that does not fill all it hears.
+
+    Args:
+        sizes: the lengths of some clips in seconds; ``own`` counts where there are none.
+        own: the longest that suits the backbone.
+
+    Returns:
+        Whole quarters of a second, at least 1.25 s, unless ``own`` is less.
+    """
+    wanted = float(np.percentile(sizes, 95)) + MARGIN if len(sizes) else own
+    return min(own, max(1.25, math.ceil(4 * wanted) / 4))
 
 
 def losses(

@@ -14,9 +14,8 @@ from typing import Any
 
 from keras_transfer.modalities.text.masking import mirroring_is_safe, view
 from keras_transfer.modalities.text.own import adopted
-from keras_transfer.modalities.text.remarks import losses
+from keras_transfer.modalities.text.remarks import entrance, losses, suited
 from keras_transfer.modalities.text.shingles import near_copies
-from keras_transfer.modalities.text.sizes import entrance, suited
 from keras_transfer.modalities.text.tokens import (
     VERSION,
     decode,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.types import MASK
 from keras_transfer.modalities.protocol import Put, layers_within
-from keras_transfer.modalities.text.remarks import USUAL
-from keras_transfer.modalities.text.sizes import entrance
+from keras_transfer.modalities.text.remarks import USUAL, entrance
 from keras_transfer.modalities.text.tokens import VOCABULARY, WORDS, spec
 
 if TYPE_CHECKING:

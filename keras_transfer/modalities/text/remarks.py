@@ -1,15 +1,17 @@
-"""What of texts a model does not read as it was meant: markup, other scripts, what is cut off."""
+"""How long the texts of a model are, and what of them it does not read as it was meant: markup,
+other scripts, what is cut off.
+"""
 
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from keras_transfer.base.types import Finding
 from keras_transfer.modalities.protocol import InputSpec
-from keras_transfer.modalities.text.sizes import suited
 
 USUAL = 256  # tokens that the backbones of texts take, unless another length is asked for
 
@@ -42,6 +44,28 @@ def remarks(text: str, tokens: int, unknown: int) -> tuple[tuple[str, str], ...]
     if 2 * unknown > tokens:
         found.append(("unknown_words", f"{unknown:,} of its {tokens:,} tokens are unknown"))
     return tuple(found)
+
+
+def suited(sizes: Sequence[int], own: int) -> int:
+    """The length to train at: 95 of 100 texts stay whole.
+
+    Args:
+        sizes: the numbers of tokens of some texts; ``own`` counts where there are none.
+        own: the longest that the backbone was made for.
+
+    Returns:
+        A multiple of 8, at least 16, unless ``own`` is less.
+    """
+    wanted = np.percentile(sizes, 95) if len(sizes) else own
+    return min(own, max(16, 8 * int(np.ceil(wanted / 8))))
+
+
+def entrance(size: int, preprocessing: str) -> tuple[Any, Any]:
+    """The input of a network, and what its first layer takes: ids need no preprocessing."""
+    import keras
+
+    ids = keras.Input((size,), dtype="int32", name="ids")
+    return ids, ids
 
 
 def losses(
