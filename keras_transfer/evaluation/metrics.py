@@ -208,7 +208,6 @@ def evaluate(
     class_names: Sequence[str],
     *,
     thresholds: Sequence[float] = (),
-    seed: int = 0,
 ) -> Evaluation:
     """Measures predictions against the truth.
 
@@ -219,7 +218,6 @@ def evaluate(
         class_names: the classes, in the order of the columns.
         thresholds: of several labels the probability from which on each class is answered, 0.5 by
             default.
-        seed: of the bootstrap.
 
     Raises:
         DataError: no images, or shapes or labels that do not fit together.
@@ -227,8 +225,7 @@ def evaluate(
     """
     _check(np.asarray(probabilities), np.asarray(labels), class_names)
     measures = {ONE.setting: _of_one, SEVERAL.setting: _of_several}
-    given = probabilities, labels, class_names, thresholds, seed
-    return measures[task_of(labels).setting](*given)
+    return measures[task_of(labels).setting](probabilities, labels, class_names, thresholds)
 
 
 def _note(images: int) -> str:
@@ -244,15 +241,14 @@ def _of_several(
     labels: np.ndarray,
     class_names: Sequence[str],
     thresholds: Sequence[float],
-    seed: int,
 ) -> EvaluationOfSeveral:
     # As predict compares them: a probability is float32 at first.
     answers = SEVERAL.answers(probabilities, thresholds)
     scores, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.uint8)
     resamples = RESAMPLES if len(truth) >= FEW_IMAGES else 0
-    found = several.measure(scores, truth, answers, resamples, seed)
+    found = several.measure(scores, truth, answers, resamples)
     frequencies = np.broadcast_to(truth.mean(axis=0), truth.shape)
-    common = several.measure(frequencies, truth, several.commonest(truth), 0, seed).values
+    common = several.measure(frequencies, truth, several.commonest(truth), 0).values
     counts = [one.sum(axis=0, dtype=np.int64) for one in (answers * truth, truth, answers)]
     names = list(class_names)
     rows = _rows_of_classes(counts, [""] * len(names), names)
@@ -275,7 +271,6 @@ def _of_one(
     labels: np.ndarray,
     class_names: Sequence[str],
     thresholds: Sequence[float],
-    seed: int,
 ) -> Evaluation:
     probabilities = np.asarray(probabilities, dtype=np.float64)
     labels = np.asarray(labels, dtype=np.int64)
@@ -285,12 +280,13 @@ def _of_one(
     cells = np.bincount(labels * classes + table["predicted"], minlength=classes * classes)
     confusion = cells.reshape(classes, classes)
     return Evaluation(
-        images=images, **metrics, ece_floor=_ece_floor(table, seed), confusion=confusion,
+        images=images, **metrics, confusion=confusion,
+        ece_floor=several.ece_floor(table["bin"], table["gap"] + table["accuracy"]),
         per_class=_per_class(confusion, class_names),
         reliability=calibration.reliability(probabilities, labels),
         intervals={
             **{name: wilson_interval(int(table[name].sum()), images) for name in RATES},
-            **_bootstrap(table, classes, metrics["ece"], seed),
+            **_bootstrap(table, classes, metrics["ece"]),
         },
         majority=_majority(labels, classes), chance=_chance(labels, classes),
         note=_note(images),
@@ -347,22 +343,17 @@ def _metrics(table: _Columns, classes: int) -> dict[str, float]:
         **{name: float(table[name].mean()) for name in (*RATES, "nll", "brier")},
         "balanced_accuracy": float((hits[support > 0] / support[support > 0]).mean()),
         "macro_f1": float((2.0 * hits[seen > 0] / seen[seen > 0]).mean()),
-        "ece": _ece(table["bin"], table["gap"]),
+        "ece": several.ece(table["bin"], table["gap"]),
     }
 
 
-def _ece(bins: np.ndarray, gap: np.ndarray) -> float:
-    gaps = np.bincount(bins, weights=gap, minlength=calibration.BINS)
-    return float(np.abs(gaps).sum() / len(gap))
-
-
-def _bootstrap(table: _Columns, classes: int, ece: float, seed: int) -> dict[str, Interval | None]:
+def _bootstrap(table: _Columns, classes: int, ece: float) -> dict[str, Interval | None]:
     """Percentile intervals of the metrics that are not simple rates."""
     names = [name for name in METRICS if name not in RATES]
     images = len(table["label"])
     if images < FEW_IMAGES:
         return dict.fromkeys(names)
-    random, drawn = np.random.default_rng(seed), []
+    random, drawn = np.random.default_rng(0), []
     # Intervals of very many images are narrow: their ends need fewer resamples.
     for _ in range(min(RESAMPLES, max(100, 10_000_000 // images))):
         rows = random.integers(images, size=images)
@@ -372,15 +363,6 @@ def _bootstrap(table: _Columns, classes: int, ece: float, seed: int) -> dict[str
     values["ece"] = np.maximum(0.0, values["ece"] - (values["ece"].mean() - ece))
     ends = {name: percentile_interval(found) for name, found in values.items()}
     return {name: (low, high) if high > low else None for name, (low, high) in ends.items()}
-
-
-def _ece_floor(table: _Columns, seed: int) -> float:
-    """Draws right and wrong answers as the confidences promise them, and measures their ECE."""
-    random, images = np.random.default_rng(seed), len(table["label"])
-    confidence = table["gap"] + table["accuracy"]
-    draws = min(200, max(20, 2_000_000 // images))
-    gaps = (confidence - (random.random(images) < confidence) for _ in range(draws))
-    return float(np.mean([_ece(table["bin"], gap) for gap in gaps]))
 
 
 def _chance(labels: np.ndarray, classes: int) -> dict[str, float]:

@@ -72,7 +72,7 @@ class Baseline:
         }
 
 
-def baselines(dataset: Dataset, features: np.ndarray, *, seed: int = 0) -> tuple[Baseline, ...]:
+def baselines(dataset: Dataset, features: np.ndarray) -> tuple[Baseline, ...]:
     """Nearest neighbour (cosine) and logistic regression, fitted on train, measured on test.
 
     The penalty and the temperature of the regression are chosen on validation. The nearest
@@ -96,11 +96,11 @@ def baselines(dataset: Dataset, features: np.ndarray, *, seed: int = 0) -> tuple
     results = []
     for name, fit in (("nearest neighbour", neighbour), ("logistic regression", regression)):
         begun = time.monotonic()
-        results.append(judge(name, begun, fit(), dataset, seed))
+        results.append(judge(name, begun, fit(), dataset))
     return tuple(results)
 
 
-def judge(name: str, begun: float, logits_of: Logits, dataset: Dataset, seed: int) -> Baseline:
+def judge(name: str, begun: float, logits_of: Logits, dataset: Dataset) -> Baseline:
     """Fits the temperature of a method on validation and measures the method on test.
 
     Args:
@@ -108,15 +108,13 @@ def judge(name: str, begun: float, logits_of: Logits, dataset: Dataset, seed: in
         begun: ``time.monotonic()`` when the method began to fit.
         logits_of: its logits ``[rows, classes]`` for rows of the data set.
         dataset: the data.
-        seed: of the bootstrap.
     """
     val, test, labels = _rows(dataset, "val"), _rows(dataset, "test"), dataset.labels
     task, of_validation = task_of(labels), logits_of(val)
     temperature = calibration.fit_temperature(of_validation, labels[val])
     least = task.thresholds(task.probabilities(of_validation / temperature), labels[val])
     probabilities = task.probabilities(logits_of(test) / temperature)
-    names = dataset.class_names
-    evaluation = evaluate(probabilities, labels[test], names, thresholds=least, seed=seed)
+    evaluation = evaluate(probabilities, labels[test], dataset.class_names, thresholds=least)
     answers = task.answers(probabilities, least)
     return Baseline(name, answers, evaluation, time.monotonic() - begun)
 
@@ -170,7 +168,6 @@ def learning_curve(
     features: np.ndarray,
     *,
     fractions: Sequence[float] = (0.125, 0.25, 0.5, 1.0),
-    seed: int = 0,
 ) -> LearningCurve:
     """Retrains the linear head on growing stratified subsets and extrapolates to twice the data.
 
@@ -186,7 +183,6 @@ def learning_curve(
         dataset: its labels and splits.
         features: float, shape ``[images, d]``.
         fractions: shares of the training images, ascending, ending in 1.
-        seed: of the draws and of the bootstrap.
 
     Raises:
         DataError: a split without images, too few to test on (``FEW_IMAGES``), or fewer than two
@@ -197,7 +193,7 @@ def learning_curve(
     if len(test) < FEW_IMAGES:
         problem = f"{len(test)} test {what}s are too few to see what more data brings."
         raise DataError(problem, remedy=f"Label more {what}s: {FEW_IMAGES} to test on at least.")
-    random, labels, task = np.random.default_rng(seed), dataset.labels, task_of(dataset.labels)
+    random, labels, task = np.random.default_rng(0), dataset.labels, task_of(dataset.labels)
     strata = task.strata(labels)
     hits: dict[int, list[np.ndarray]] = {}
     for fraction in fractions:
@@ -313,7 +309,7 @@ class Suspect:
 
 
 def suspected_label_errors(
-    dataset: Dataset, features: np.ndarray, *, limit: int = 50, seed: int = 0
+    dataset: Dataset, features: np.ndarray, *, limit: int = 50
 ) -> tuple[Suspect, ...]:
     """Training images that a model which has not seen them confidently gives to another class.
 
@@ -327,13 +323,12 @@ def suspected_label_errors(
         dataset: its labels and splits.
         features: float, shape ``[images, d]``.
         limit: the longest list returned.
-        seed: of the folds.
 
     Returns:
         Suspects, the most confident first.
     """
     rows, names, task = dataset.indices("train"), dataset.class_names, task_of(dataset.labels)
-    logits, labels = _out_of_fold(dataset, features, rows, seed), dataset.labels[rows]
+    logits, labels = _out_of_fold(dataset, features, rows), dataset.labels[rows]
     probabilities = task.probabilities(logits / calibration.fit_temperature(logits, labels))
     suggested, sure, given = labels.copy(), np.zeros(len(rows)), np.ones(len(rows))
     for scores, truth, place in task.choices(probabilities, labels):
@@ -363,9 +358,9 @@ def _doubted(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
     return suspects, suggested[suspects]
 
 
-def _out_of_fold(dataset: Dataset, features: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+def _out_of_fold(dataset: Dataset, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The logits that a head gives to each of some rows when it has not seen the row's fold."""
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    shuffled = np.random.default_rng(0).permutation(len(rows))
     strata = task_of(dataset.labels).strata(dataset.labels[rows])
     by_class = shuffled[np.argsort(strata[shuffled], kind="stable")]
     fold = np.empty(len(rows), np.int64)

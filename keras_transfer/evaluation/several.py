@@ -44,7 +44,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    probabilities: np.ndarray, labels: np.ndarray, answers: np.ndarray, resamples: int, seed: int
+    probabilities: np.ndarray, labels: np.ndarray, answers: np.ndarray, resamples: int
 ) -> Measured:
     """Measures answers.
 
@@ -52,7 +52,6 @@ def measure(
         probabilities: float64 ``[n, classes]``, n at least 1.
         labels: 0 and 1, of the same shape, as are the answers.
         resamples: of the bootstrap over the examples; 0 for no intervals by it.
-        seed: of the bootstrap.
     """
     ranking, table = rank(probabilities, labels), _contributions(probabilities, labels, answers)
     values, average = _metrics(table, ranking, np.ones(len(labels)))
@@ -61,7 +60,7 @@ def measure(
     intervals["accuracy"] = wilson_interval(int(table["accuracy"].sum()), len(labels))
     if labelled:
         intervals["top5"] = wilson_interval(int(table["top5"].sum()), labelled)
-    random, drawn = np.random.default_rng(seed), []
+    random, drawn = np.random.default_rng(0), []
     for _ in range(min(resamples, max(100, 10_000_000 // labels.size)) if resamples else 0):
         counts = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)))
         drawn.append(_metrics(table, ranking, counts.astype(np.float64))[0])
@@ -71,7 +70,8 @@ def measure(
             found = np.maximum(0.0, found - (found.mean() - values["ece"]))
         low, high = percentile_interval(found[np.isfinite(found)]) if found.any() else (0.0, 0.0)
         intervals[name] = (low, high) if high > low else None
-    floor = _ece_floor(probabilities, seed)
+    given = probabilities.ravel()
+    floor = ece_floor(calibration.confidence_bins(given), given)
     diagram = calibration.reliability(probabilities, labels)
     return Measured(values, average, intervals, floor, diagram)
 
@@ -151,15 +151,18 @@ def _share(part: Any, whole: Any, of_none: float = 0.0) -> float:
     return float(part / whole) if whole else of_none
 
 
-def _ece_floor(probabilities: np.ndarray, seed: int) -> float:
-    """Draws labels as the probabilities promise them, and measures their ECE."""
-    random, given = np.random.default_rng(seed), probabilities.ravel()
-    bins, floors = calibration.confidence_bins(given), []
-    for _ in range(min(200, max(20, 2_000_000 // len(given)))):
-        gap = given - (random.random(len(given)) < given)
-        gaps = np.bincount(bins, weights=gap, minlength=calibration.BINS)
-        floors.append(np.abs(gaps).sum() / len(given))
-    return float(np.mean(floors))
+def ece(bins: np.ndarray, gap: np.ndarray) -> float:
+    """The expected calibration error, from by how much each confidence exceeds what came true."""
+    gaps = np.bincount(bins, weights=gap, minlength=calibration.BINS)
+    return float(np.abs(gaps).sum() / len(gap))
+
+
+def ece_floor(bins: np.ndarray, confidence: np.ndarray) -> float:
+    """Draws right and wrong answers as the confidences promise them, and measures their ECE."""
+    random, count = np.random.default_rng(0), len(confidence)
+    draws = min(200, max(20, 2_000_000 // count))
+    gaps = (confidence - (random.random(count) < confidence) for _ in range(draws))
+    return float(np.mean([ece(bins, gap) for gap in gaps]))
 
 
 def commonest(labels: np.ndarray) -> np.ndarray:

@@ -122,7 +122,6 @@ def measure_shift(
     *,
     thresholds: Sequence[float] = (),
     unlike: Unlikeness | None = None,
-    seed: int = 0,
 ) -> Shift:
     """Measures the drop in accuracy between a run's own test images and others.
 
@@ -133,7 +132,6 @@ def measure_shift(
         away_probabilities: float, shape ``[images, classes]``, for the same classes.
         thresholds: of the run's classes, as for ``evaluate``.
         unlike: the other images' :func:`unlikeness`.
-        seed: of the bootstraps.
 
     Raises:
         DataError: no class in common, or no image of the shared classes on one side.
@@ -148,7 +146,7 @@ def measure_shift(
         rows, columns, truth = task.asked(labels, known)
         least = np.asarray(thresholds)[columns].tolist() if len(thresholds) else ()
         given, asked = probabilities[rows][:, columns], names[columns].tolist()
-        return evaluate(given, truth, asked, thresholds=least, seed=seed)
+        return evaluate(given, truth, asked, thresholds=least)
 
     here = judged(home_probabilities, home.labels[home.indices("test")])
     there = judged(away_probabilities, task.renumbered(away.labels, places, len(names)))

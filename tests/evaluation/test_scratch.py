@@ -13,7 +13,7 @@ from keras_transfer.evaluation.scratch import train_from_scratch
 def test_it_trains_until_the_time_is_up_and_answers_every_test_image():
     data = datasets.load_dataset("builtin:digits", image_size=32)
     before = data.examples[:5].copy()
-    result = train_from_scratch(data, "MobileNetV2", seconds=3.0, flip=False)
+    result = train_from_scratch(data, "MobileNetV2", seconds=3.0)
     test = data.labels[data.indices("test")]
     assert result.name == "training from scratch"
     assert result.predicted.shape == test.shape
