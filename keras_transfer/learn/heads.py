@@ -91,7 +91,6 @@ def solve_head(
     *,
     sample_weights: np.ndarray | None = None,
     validation_weights: np.ndarray | None = None,
-    label_smoothing: float = 0.0,
     penalties: Sequence[float] = PENALTIES,
     few: bool = False,
     start: tuple[np.ndarray, np.ndarray] | None = None,
@@ -117,14 +116,13 @@ def solve_head(
         validation_labels: of the same task.
         sample_weights: weights s_i, see ``Task.weights``, or None for 1.
         validation_weights: of each image in the validation NLL, or None for 1.
-        label_smoothing: see ``Task.targets``.
         penalties: the lambdas, strongest first.
         few: whether the examples are too few to tell how much a feature varies, see
             :func:`steadied`.
         start: kernel and bias from which the path begins, or None for zero.
     """
     weights = task_of(labels).weights(labels, classes) if sample_weights is None else sample_weights
-    problem = _posed(features, labels, classes, validation_features, weights, label_smoothing, few)
+    problem = _posed(features, labels, classes, validation_features, weights, few)
     if start is not None:
         problem = dataclasses.replace(problem, start=problem.unfold(*start))
 
@@ -184,7 +182,7 @@ def solve_on_all(
         for seen, left in parts.split(clean, strata, np.asarray(groups)):
             fit = np.isin(example, seen)
             given = rows[fit], labels[example[fit]], classes, clean[left], shares[fit]
-            problems.append(_posed(*given, few=True))
+            problems.append(_posed(*given, True))
             asked.append(left)
     logits = np.empty((len(clean), classes))
 
@@ -216,6 +214,7 @@ def steadied(variance: np.ndarray, examples: int) -> np.ndarray:
 _Fold = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 _Unfold = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _Objective = Callable[[np.ndarray, float], tuple[float, np.ndarray]]
+_Judge = Callable[[Sequence[np.ndarray]], float]
 
 
 class _Standard:
@@ -283,8 +282,36 @@ class _Problem:
     unfold: _Unfold
 
     def solve(self, start: np.ndarray, penalty: float, tolerance: float) -> tuple[np.ndarray, int]:
-        """The weights from some others on, and the iterations."""
-        return _solve(self.objective, start, self.gram, penalty, tolerance)
+        """Minimises from ``start``; the weights ``[d + 1, classes]``, and the iterations.
+
+        The loss curves by about p (1 - p) times the features' second moments, and the penalty by
+        2 lambda. In coordinates in which that is the identity, which the Cholesky factor of the sum
+        gives, the problem is nearly round, and L-BFGS solves it in tens of iterations instead of
+        hundreds.
+        """
+        curvature = 0.05 * self.gram
+        ridge = 2.0 * penalty + 1e-7 * curvature.max(initial=1e-9)
+        curvature[np.diag_indices_from(curvature)] += ridge
+        factor = scipy.linalg.cholesky(curvature, overwrite_a=True, check_finite=False)
+        level = 0.05**-0.5
+
+        def weights_of(flat: np.ndarray) -> np.ndarray:
+            matrix = flat.reshape(start.shape)
+            kernel = scipy.linalg.solve_triangular(factor, matrix[:-1], check_finite=False)
+            return np.vstack([kernel, level * matrix[-1:]])
+
+        def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            loss, slope = self.objective(weights_of(flat), penalty)
+            kernel = scipy.linalg.solve_triangular(factor, slope[:-1], trans=1, check_finite=False)
+            slope[:-1], slope[-1] = kernel, level * slope[-1]
+            return loss, slope.ravel()
+
+        begin = np.vstack([factor @ start[:-1], start[-1:] / level]).ravel()
+        options = {"maxiter": 300, "maxcor": 12, "ftol": tolerance, "gtol": 1e-5}
+        found = scipy.optimize.minimize(
+            evaluate, begin, jac=True, method="L-BFGS-B", options=options
+        )
+        return weights_of(found.x), int(found.nit)
 
     def answers(self, matrix: np.ndarray) -> np.ndarray:
         """The logits of the others."""
@@ -298,13 +325,12 @@ def _posed(
     classes: int,
     others: Table,
     weights: np.ndarray,
-    label_smoothing: float = 0.0,
-    few: bool = False,
+    few: bool,
 ) -> _Problem:
     """The problem of some features, in memory or, where they do not fit, in a file."""
     change, fold, unfold = _standardised(features, few)
     standard = _Standard(features, change)
-    gram, about = standard.gram(), (classes, label_smoothing)
+    gram = standard.gram()
 
     def of_some(rows: np.ndarray | slice) -> _Objective:
         held = standard.some(rows)
@@ -312,10 +338,10 @@ def _posed(
         def each(function: Callable[[slice, np.ndarray], Any]) -> Iterator[Any]:
             yield function(slice(None), held)
 
-        return _objective(each, labels[rows], weights[rows], *about)
+        return _objective(each, labels[rows], weights[rows], classes)
 
     return _Problem(
-        _objective(standard.each, labels, weights, *about), of_some, gram,
+        _objective(standard.each, labels, weights, classes), of_some, gram,
         _Standard(others, change), np.zeros((len(gram) + 1, classes)), fold, unfold,
     )  # fmt: skip
 
@@ -324,10 +350,7 @@ _Tried = tuple[float, float, int, list[np.ndarray]]  # penalty, loss, iterations
 
 
 def _path(
-    problems: Sequence[_Problem],
-    penalties: Sequence[float],
-    judge: Callable[[Sequence[np.ndarray]], float],
-    worse: int = 2,
+    problems: Sequence[_Problem], penalties: Sequence[float], judge: _Judge, worse: int = 2
 ) -> tuple[list[_Tried], int]:
     """Solves problems along the penalties until some in a row are worse; and which was best."""
     matrices, tried, losses = [one.start for one in problems], list[_Tried](), list[float]()
@@ -342,12 +365,7 @@ def _path(
     return tried, losses.index(min(losses))
 
 
-def _kept(
-    problem: _Problem,
-    tried: list[_Tried],
-    place: int,
-    judge: Callable[[Sequence[np.ndarray]], float],
-) -> Head:
+def _kept(problem: _Problem, tried: list[_Tried], place: int, judge: _Judge) -> Head:
     """The best of a path, solved more tightly."""
     penalty, _, iterations, (matrix,) = tried[place]
     matrix, more = problem.solve(matrix, penalty, _TIGHT)
@@ -393,52 +411,11 @@ def _standardised(
     return change, fold, unfold
 
 
-def _solve(
-    objective: Callable[[np.ndarray, float], tuple[float, np.ndarray]],
-    start: np.ndarray,
-    gram: np.ndarray,
-    penalty: float,
-    tolerance: float,
-) -> tuple[np.ndarray, int]:
-    """Minimises from ``start``; returns the weights ``[d + 1, classes]`` and the iterations.
-
-    The loss curves by about p (1 - p) times the features' second moments, ``gram``, and the penalty
-    by 2 lambda. In coordinates in which that is the identity, which the Cholesky factor of the sum
-    gives, the problem is nearly round, and L-BFGS solves it in tens of iterations instead of
-    hundreds.
-    """
-    curvature = 0.05 * gram
-    curvature[np.diag_indices_from(curvature)] += 2.0 * penalty + 1e-7 * curvature.max(initial=1e-9)
-    factor = scipy.linalg.cholesky(curvature, overwrite_a=True, check_finite=False)
-    level = 0.05**-0.5
-
-    def weights_of(flat: np.ndarray) -> np.ndarray:
-        matrix = flat.reshape(start.shape)
-        kernel = scipy.linalg.solve_triangular(factor, matrix[:-1], check_finite=False)
-        return np.vstack([kernel, level * matrix[-1:]])
-
-    def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, slope = objective(weights_of(flat), penalty)
-        slope[:-1] = scipy.linalg.solve_triangular(factor, slope[:-1], trans=1, check_finite=False)
-        slope[-1] *= level
-        return loss, slope.ravel()
-
-    solution = scipy.optimize.minimize(
-        evaluate,
-        np.vstack([factor @ start[:-1], start[-1:] / level]).ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 300, "maxcor": 12, "ftol": tolerance, "gtol": 1e-5},
-    )
-    return weights_of(solution.x), int(solution.nit)
-
-
 def _objective(
     each_block: Callable[[Callable[[slice, np.ndarray], Any]], Iterator[Any]],
     labels: np.ndarray,
     weights: np.ndarray,
     classes: int,
-    label_smoothing: float,
 ) -> _Objective:
     """The loss and its gradient; products in float32, sums and the optimiser in float64."""
     task = task_of(labels)
@@ -453,7 +430,7 @@ def _objective(
         def of_block(rows: slice, seen: np.ndarray) -> tuple[float, np.ndarray]:
             # This way round a product with so few columns takes half the time.
             logits = (kernel.T @ seen.T).T.astype(np.float64) + bias
-            targets = task.targets(labels[rows], classes, label_smoothing)
+            targets = task.targets(labels[rows], classes)
             part, error = task.descent(logits, targets, shares[rows])
             error = error.astype(np.float32)
             return part, np.vstack([(error.T @ seen).T, error.sum(axis=0)])

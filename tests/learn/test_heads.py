@@ -150,19 +150,6 @@ def test_validation_weights_decide_which_penalty_is_best(digits):
     )
 
 
-def test_label_smoothing_makes_the_head_less_sure(digits):
-    features, labels, validation, validation_labels = digits
-    sure, unsure = (
-        heads.solve_head(
-            features, labels, 10, validation, validation_labels,
-            label_smoothing=smoothing, penalties=[1e-3],
-        )
-        for smoothing in (0.0, 0.2)
-    )  # fmt: skip
-    peak = [ONE.probabilities(h.logits(validation)).max(1).mean() for h in (sure, unsure)]
-    assert peak[1] < peak[0] - 0.1
-
-
 def test_a_constant_feature_is_ignored(digits):
     features, labels, validation, validation_labels = digits
     wide = np.hstack([features, np.full((len(features), 1), 7.0, np.float32)])
