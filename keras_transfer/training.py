@@ -288,6 +288,7 @@ def train(
         with clock.stage("head"):
             begun, validation_features = time.monotonic(), extracted.validation_features
             features = head_phase.as_many_as_fit(extracted.features)
+            posed = head_phase.Posed(model, labels, examples, features, validation_features, few)
             standardise(model, features[0], few)
             if recipe.head_is_solved:
 
@@ -297,25 +298,22 @@ def train(
                         trace_ahead(suffix, recipe, examples, training["depths"])
 
                 head = head_phase.solve(
-                    model, labels, examples, features, validation_features,
-                    few=few, progress=progress, meanwhile=trace,
-                    checkpoint=state / "head.npz" if state else None,
-                )  # fmt: skip
+                    posed, progress, trace, state / "head.npz" if state else None
+                )
             else:
                 head = head_phase.train(
                     model, labels, examples, extracted, recipe, shared.pool, progress=progress,
                     checkpoint=state / "head-phase.npz" if state else None, **training,
                 )  # fmt: skip
             if on_validation_too:
-                seen = examples, features, validation_features
-                on_all = head_phase.solve_on_few(model, dataset, *seen)
+                on_all = head_phase.solve_on_few(posed, dataset)
                 if on_all is None and suffix is None and at_last:
-                    again = head_phase.solve_again(model, head.chosen, labels, *seen, few)
+                    again = head_phase.solve_again(posed, head.chosen)
             if on_all or again:
                 head.details["on_all"] = on_all.why if on_all else head_phase.AGAIN
                 progress.detail(head.details["on_all"])
             phases = [head.report(time.monotonic() - begun)]
-            del extracted, features  # the second phase needs the room of the features
+            del extracted, features, posed  # the second phase needs the room of the features
         late = time.monotonic() + plan.epoch_seconds > deadline - plan.reserve_seconds
         if suffix and late and decision is None:
             progress.note("Out of time before the second phase: the head alone.")

@@ -38,6 +38,26 @@ class Chosen(NamedTuple):
     ignored: int = 0
 
 
+class Posed(NamedTuple):
+    """What a head is solved on.
+
+    Attributes:
+        model: the classifier whose head it is.
+        labels: of the training examples.
+        examples: their weights, and the labels of validation.
+        views: float ``[n, features]``, the pooled features of each view.
+        validation: float ``[m, features]``.
+        few: see :func:`~keras_transfer.learn.heads.solve_head`.
+    """
+
+    model: keras.Model
+    labels: np.ndarray
+    examples: Examples
+    views: Sequence[Table]
+    validation: Table
+    few: bool
+
+
 class Done(NamedTuple):
     """What is reported of the phase.
 
@@ -65,44 +85,31 @@ class Done(NamedTuple):
 
 
 def solve(
-    model: keras.Model,
-    labels: np.ndarray,
-    examples: Examples,
-    views: Sequence[Table],
-    validation: Table,
-    *,
-    few: bool,
-    progress: Progress,
-    meanwhile: Callable[[], None] = lambda: None,
-    checkpoint: Path | None = None,
+    posed: Posed, progress: Progress, meanwhile: Callable[[], None], checkpoint: Path | None
 ) -> Done:
     """Solves the model's head on pooled features, or takes what a killed run had solved.
 
     Args:
-        model: the classifier; it gets the head.
-        labels: of the training examples.
-        examples: their weights, and the labels of validation.
-        views: float ``[n, features]``, the pooled features of each view.
-        validation: float ``[m, features]``.
-        few: see :func:`~keras_transfer.learn.heads.solve_head`.
+        posed: what it is solved on; the model gets it.
         progress: where to report.
         meanwhile: what else is to be done; the solver holds one core, and this may hold another.
-        checkpoint: a file for the solved head.
+        checkpoint: a file for the solved head, or None.
     """
     if checkpoint and checkpoint.exists():
-        return read_head(checkpoint, model)
-    solving = solver(model, labels, examples, views, validation, few)
+        return read_head(checkpoint, posed.model)
+    solving = solver(posed)
     with ThreadPoolExecutor(1) as aside:
         solved = aside.submit(solving)
         meanwhile()
         head = solved.result()
-    model.get_layer(LOGITS).set_weights([head.kernel, head.bias])
+    posed.model.get_layer(LOGITS).set_weights([head.kernel, head.bias])
     progress.detail(f"Head: penalty {head.penalty:.2g}, {len(head.path)} tried.")
     for row in head.rows():
         progress.row(row)
-    done = Done(head.iterations, head.iterations * len(labels) * len(views), head.details())
+    images = len(posed.labels) * len(posed.views)
+    done = Done(head.iterations, head.iterations * images, head.details())
     if checkpoint:
-        _write_head(checkpoint, model, done)
+        _write_head(checkpoint, posed.model, done)
     return done
 
 
@@ -152,20 +159,14 @@ def as_many_as_fit(features: Sequence[Table]) -> Sequence[Table]:
     return features[: views_that_fit(len(features[0]), width(features[0]), len(features))]
 
 
-def solver(
-    model: keras.Model,
-    labels: np.ndarray,
-    examples: Examples,
-    views: Sequence[Table],
-    validation: Table,
-    few: bool,
-) -> Callable[[], Head]:
+def solver(posed: Posed) -> Callable[[], Head]:
     """Solves the head of a classifier on the pooled features of some views, without the model.
 
     With and without the features that a head may do better without, as validation decides. The
     model is asked for what its head sees before another thread solves: a step may give its
     variables away meanwhile.
     """
+    model, labels, examples, views, validation, few = posed
     seen, classes, ways = head_inputs(model), int(model.output_shape[-1]), _ways(model)
 
     def without(first: int) -> Head:
@@ -188,19 +189,12 @@ def _ways(model: keras.Model) -> list[int]:
     return sorted({0, optional_features(model)})
 
 
-def solve_again(
-    model: keras.Model,
-    chosen: Chosen,
-    labels: np.ndarray,
-    examples: Examples,
-    views: Sequence[Table],
-    validation: Table,
-    few: bool,
-) -> Head:
+def solve_again(posed: Posed, chosen: Chosen) -> Head:
     """A head on training and validation examples, by what these chose of one that had not seen
     them, and from the one on that the model has; every example counts once, however many views
-    there are of it. Arguments as of :func:`solve`.
+    there are of it.
     """
+    model, labels, examples, views, validation, few = posed
     seen, task, judged = head_inputs(model), task_of(labels), examples.validation_labels
 
     def change(rows: np.ndarray) -> np.ndarray:
@@ -234,16 +228,11 @@ class OnAll(NamedTuple):
     why: str
 
 
-def solve_on_few(
-    model: keras.Model,
-    dataset: Dataset,
-    examples: Examples,
-    views: Sequence[Table],
-    validation: Table,
-) -> OnAll | None:
+def solve_on_few(posed: Posed, dataset: Dataset) -> OnAll | None:
     """The head on training and validation examples, judged by cross-validation; None where these
     are not few.
     """
+    model, _, examples, views, validation, _ = posed
     rows = np.concatenate([dataset.indices("train"), dataset.indices("val")])
     labels, classes = dataset.labels[rows], len(dataset.class_names)
     groups = [(dataset.groups or dataset.digests)[row] for row in rows]

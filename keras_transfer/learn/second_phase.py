@@ -18,7 +18,7 @@ from keras_transfer.frozen.features import Array
 from keras_transfer.learn import planner
 from keras_transfer.learn.batches import Examples
 from keras_transfer.learn.finetune import Trained, fine_tune
-from keras_transfer.learn.head_phase import AGAIN, Chosen, OnAll, solve_again, solver
+from keras_transfer.learn.head_phase import AGAIN, Chosen, OnAll, Posed, solve_again, solver
 from keras_transfer.learn.heads import Head
 from keras_transfer.learn.model import head_inputs, measure_statistics, set_batch_norm
 from keras_transfer.learn.pool import ModelPool
@@ -212,12 +212,15 @@ class _Part(NamedTuple):
         assign(self.suffix.learned, values)
         return predict(self.engine, self.examples.validation)
 
-    def features(self, values: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Pooled ones of some, of the first views and of the validation examples."""
+    def posed(self, values: Sequence[np.ndarray]) -> Posed:
+        """What a new head is solved on: pooled features of some, of the first views and of the
+        validation examples.
+        """
         assign(self.suffix.learned, values)
         views = planner.new_head_views(len(self.labels), len(self.some.views))
         features = [predict(self.engine, inputs, 1) for inputs in self.some.views[:views]]
-        return features, predict(self.engine, self.some.validation, 1)
+        validation = predict(self.engine, self.some.validation, 1)
+        return Posed(self.model, self.labels, self.some, features, validation, self.few)
 
     def with_head(self, values: Sequence[np.ndarray], head: Head) -> list[np.ndarray]:
         """The weights with another head."""
@@ -238,23 +241,21 @@ class _Part(NamedTuple):
             renewed = None
         if renewed is not None and kept.endswith("new head"):
             assign(self.suffix.learned, values)
-            features, validation = renewed.features, renewed.validation  # only the head is another
+            posed = renewed.posed  # only the head is another
         else:
-            features, validation = self.features(values)
+            posed = self.posed(values)
         if renewed is not None:
             solved = Chosen(renewed.head.penalty, renewed.head.ignored)
-        seen = self.labels, self.some, features, validation
-        again = self.with_head(values, solve_again(self.model, solved, *seen, self.few))
+        again = self.with_head(values, solve_again(posed, solved))
         # Features that were fitted to most of these examples make a head that is too sure.
         return again if renewed is None else between(values, again, 0.5)
 
 
 class _Renewed(NamedTuple):
-    """A head solved on the features of what trained, and these, see :meth:`_Part.features`."""
+    """A head solved on the features of what trained, and these, see :meth:`_Part.posed`."""
 
     head: Head
-    features: list[np.ndarray]
-    validation: np.ndarray
+    posed: Posed
 
 
 def _choose(
@@ -280,16 +281,17 @@ def _choose(
     with ThreadPoolExecutor(1) as aside:
 
         def new_head(values: Sequence[np.ndarray]) -> Callable[[], NewHead]:
-            features, validation = part.features(values)
-            solve = solver(part.model, part.labels, part.some, features, validation, part.few)
-            renewing.append(aside.submit(lambda: _Renewed(solve(), features, validation)))
+            posed = part.posed(values)
+            solve = solver(posed)
+            renewing.append(aside.submit(lambda: _Renewed(solve(), posed)))
             seen = head_inputs(part.model)
 
             def wait() -> NewHead:
                 head = renewing[0].result().head
                 renewed = part.with_head(values, head)
-                whole = len(validation) == len(examples.validation_labels)
-                return renewed, head.logits(seen(validation)) if whole else part.logits(renewed)
+                if len(posed.validation) < len(examples.validation_labels):  # a sample
+                    return renewed, part.logits(renewed)
+                return renewed, head.logits(seen(posed.validation[:]))
 
             return wait
 
