@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_transfer.backbones.weight_files import Weights
 from keras_transfer.base import files
-from keras_transfer.base.errors import WeightsError
+from keras_transfer.base.errors import WeightsError, require
 from keras_transfer.base.types import BackboneSpec
 
 SAFETENSORS, CONVERTED = "model.safetensors", "model.bin"
@@ -40,15 +40,14 @@ def read_folder(row: BackboneSpec, folder: Path) -> Weights:
     converted = not path.is_file() and hasattr(kind, "read_converted")
     config = {} if converted else _configuration(kind, folder, another)
     path = folder / CONVERTED if converted else path
+    if not converted:
+        require(["safetensors"], f"pip install safetensors to read {path}.")
     try:
         if converted:
             tensors, heads = kind.read_converted(path)
         else:
             tensors, heads = _read_safetensors(path), config[kind.HEADS]
         arrays = kind.hub_layers(tensors, heads)
-    except ImportError:
-        problem = f"Reading {path} takes the package safetensors."
-        raise WeightsError(problem, remedy="pip install safetensors") from None
     except KeyError as error:
         problem = f"{path} is not a {row.name}: it has no tensor {error}."
         raise WeightsError(problem, remedy=another) from error

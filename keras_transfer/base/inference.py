@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from keras_transfer.base.errors import UsageError
+from keras_transfer.base.errors import require
 
 
 def openvino_core() -> Any:
@@ -11,9 +11,7 @@ def openvino_core() -> Any:
     # OpenVINO reports over the network that it is imported, and what it converts, from a process
     # of its own, unless this package cannot be found. No variable of the environment stops it.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError:
-        problem = "The engine openvino is not installed."
-        raise UsageError(problem, remedy="pip install openvino, or --engine keras.") from None
+    require(["openvino"], "pip install openvino, or --engine keras.")
+    import openvino
+
     return openvino.Core()

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files
-from keras_transfer.base.errors import ExampleError, UsageError
+from keras_transfer.base.errors import ExampleError, UsageError, require
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.task import MARK, MIDDLE, ONE, SEVERAL, task_of_model
 from keras_transfer.datasets.items import Items, named_items
@@ -267,11 +267,9 @@ def _open_tflite(path: Path) -> Opened:
 
 
 def _open_onnx(path: Path) -> Opened:
-    try:
-        import onnxruntime
-    except ImportError:
-        problem = f"{path} needs the package onnxruntime, which is not installed."
-        raise UsageError(problem, remedy="pip install keras-transfer[onnx]") from None
+    require(["onnxruntime"], f"pip install 'keras-transfer[onnx]' to open {path}.")
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (taken,), given = session.get_inputs(), session.get_outputs()[0]
     kind = taken.type.removeprefix("tensor(").removesuffix(")")

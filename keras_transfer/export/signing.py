@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_transfer.base import files
-from keras_transfer.base.errors import UsageError
+from keras_transfer.base.errors import UsageError, require
 from keras_transfer.export.proof import MANIFEST, SIGNATURE
 
 if TYPE_CHECKING:
@@ -61,13 +61,11 @@ def check_signature(folder: Path, key: Ed25519PublicKey) -> list[str]:
 
 
 def _read(path: str | os.PathLike[str], loader: str, remedy: str, **options: Any) -> Any:
-    try:
-        from cryptography.exceptions import UnsupportedAlgorithm
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError:
-        problem = "signatures need the package cryptography, which is not installed."
-        raise UsageError(problem, remedy="pip install 'keras-transfer[sign]'") from None
+    require(["cryptography"], "pip install 'keras-transfer[sign]', which signatures need.")
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
     try:
         key = getattr(serialization, loader)(Path(path).read_bytes(), **options)
     except OSError as error:

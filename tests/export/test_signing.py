@@ -134,7 +134,7 @@ def test_bad_keys_are_refused_before_any_work(run, tmp_path, monkeypatch, how, s
 
 
 def test_without_cryptography_the_remedy_is_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(UsageError, match="not installed") as refused:
         signing.read_public_key(tmp_path / "key.pem")
     assert "keras-transfer[sign]" in refused.value.remedy

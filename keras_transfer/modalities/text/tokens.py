@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_transfer.base.errors import ExampleError, UsageError
+from keras_transfer.base.errors import ExampleError, UsageError, require
 from keras_transfer.modalities.protocol import Examined, InputSpec
 from keras_transfer.modalities.text.remarks import remarks
 from keras_transfer.modalities.text.shingles import fingerprint
@@ -135,11 +135,9 @@ def tokenizer() -> "Tokenizer":
 
 @functools.cache
 def _load() -> "Tokenizer":
-    try:
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    except ImportError:
-        problem = "texts need the package tokenizers, which is not installed."
-        raise UsageError(problem, remedy="pip install keras-transfer[text]") from None
+    require(["tokenizers"], "pip install keras-transfer[text] to read texts.")
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
     # Without its added tokens, or a text that holds "[PAD]" would come out with a hole in it.
     made = Tokenizer(models.WordPiece.from_file(str(VOCABULARY), unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()
