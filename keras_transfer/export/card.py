@@ -11,10 +11,10 @@ from keras_transfer.base import files, templates
 from keras_transfer.base.task import ONE, SEVERAL, task_of
 from keras_transfer.datasets.sources import JOINT, readable
 from keras_transfer.export import proof
+from keras_transfer.export.feeding import Signature
 from keras_transfer.export.formats import FORMATS
 from keras_transfer.export.metadata import ModelInfo
 from keras_transfer.export.parity import HeldOut
-from keras_transfer.export.signature import Signature
 from keras_transfer.learn import calibration
 from keras_transfer.runs import summary
 from keras_transfer.runs.finished import Finished

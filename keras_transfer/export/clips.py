@@ -1,20 +1,19 @@
 """How clients feed a model of sounds."""
 
-import dataclasses
 import fractions
 import io
 import math
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy import signal
 
+from keras_transfer.export.feeding import Signature
 from keras_transfer.modalities import Modality, audio
 from keras_transfer.modalities.audio.listening import RATE, libraries
-from keras_transfer.modalities.protocol import InputSpec
 
 # 16 bits a sample, uncompressed, of any number of channels, at the model's rate.
 _SERVED = re.compile(
@@ -23,25 +22,15 @@ _SERVED = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class AudioSignature:
-    """float32 samples in, of one length, 0 behind the last.
+class AudioSignature(Signature):
+    """float32 samples in, of one length, 0 behind the last."""
 
-    Attributes:
-        spec: the input of the model.
-    """
-
-    spec: InputSpec
     form: ClassVar[Modality] = audio
-    encoded: ClassVar[str] = "wav_bytes"
-    idle: ClassVar[Mapping[str, str]] = {}
-    files: ClassVar[Mapping[str, bytes]] = {}
-    made_for_eight_bits: ClassVar[str] = ""
-    reader: ClassVar[str] = "soundfile, soxr"
-    others: ClassVar[str] = "Other microphones, other rooms, other voices"
-    mediapipe: ClassVar[str] = "audio"
-    by_mediapipe: ClassVar[str] = "resampled"
-    process_units: ClassVar[Sequence[Any]] = ()
+    encoded = "wav_bytes"
+    reader = "soundfile, soxr"
+    others = "Other microphones, other rooms, other voices"
+    mediapipe = "audio"
+    by_mediapipe = "resampled"
 
     @property
     def size(self) -> float:

@@ -19,9 +19,10 @@ from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.datasets.sources import check_outside
 from keras_transfer.export import bundle, card, parity, proof, signing
 from keras_transfer.export.convert import Source
+from keras_transfer.export.feeding import Signature
 from keras_transfer.export.formats import DEFAULT_FORMATS, Format, parse_formats
 from keras_transfer.export.quantise import CALIBRATION_IMAGES
-from keras_transfer.export.signature import Signature, signature_of
+from keras_transfer.export.signature import signature_of
 from keras_transfer.modalities import modality
 from keras_transfer.recipe import reads_arguments
 from keras_transfer.runs.finished import Finished

@@ -1,38 +1,26 @@
 """How clients feed a model of images."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy import ndimage
 
+from keras_transfer.export.feeding import Signature
 from keras_transfer.modalities import Modality, image
 from keras_transfer.modalities.image.decoding import FITS, PADDING
-from keras_transfer.modalities.protocol import InputSpec
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageSignature:
-    """uint8 RGB pixels in, of one size.
+class ImageSignature(Signature):
+    """uint8 RGB pixels in, of one size."""
 
-    Attributes:
-        spec: the input of the model.
-    """
-
-    spec: InputSpec
     form: ClassVar[Modality] = image
-    encoded: ClassVar[str] = "image_bytes"
-    idle: ClassVar[Mapping[str, str]] = {}
-    files: ClassVar[Mapping[str, bytes]] = {}
-    made_for_eight_bits: ClassVar[str] = (
-        ", or train on EfficientNetLite0, which is made for eight bits"
-    )
-    reader: ClassVar[str] = "Pillow"
-    others: ClassVar[str] = "Other cameras, other light, other drawings"
-    mediapipe: ClassVar[str] = "vision"
-    by_mediapipe: ClassVar[str] = "resized"
-    process_units: ClassVar[Sequence[Any]] = ()
+    encoded = "image_bytes"
+    made_for_eight_bits = ", or train on EfficientNetLite0, which is made for eight bits"
+    reader = "Pillow"
+    others = "Other cameras, other light, other drawings"
+    mediapipe = "vision"
+    by_mediapipe = "resized"
 
     @property
     def size(self) -> tuple[int, int]:

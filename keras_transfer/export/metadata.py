@@ -14,8 +14,8 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
+from keras_transfer.export.feeding import Signature
 from keras_transfer.export.flatbuffer import LiteModel
-from keras_transfer.export.signature import Signature
 
 LABELS_FILE, FIT_FILE, THRESHOLDS_FILE = "labels.txt", "fit.txt", "thresholds.txt"
 THRESHOLD = "CALIBRATED_THRESHOLD"

@@ -18,8 +18,8 @@ from keras_transfer.base.task import task_of
 from keras_transfer.base.threads import cores
 from keras_transfer.base.types import Dataset
 from keras_transfer.export import proof
+from keras_transfer.export.feeding import Signature
 from keras_transfer.export.formats import Format
-from keras_transfer.export.signature import Signature
 
 if TYPE_CHECKING:
     import keras

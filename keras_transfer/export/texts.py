@@ -1,14 +1,13 @@
 """How clients feed a model of texts."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
+from keras_transfer.export.feeding import Signature
 from keras_transfer.modalities import Modality, text
-from keras_transfer.modalities.protocol import InputSpec
 from keras_transfer.modalities.text import tokens
 
 VOCABULARY = "vocab.txt"
@@ -23,31 +22,24 @@ CHINESE = "".join(
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class TextSignature:
-    """int32 ids of tokens in, 0 behind the last.
+class TextSignature(Signature):
+    """int32 ids of tokens in, 0 behind the last."""
 
-    Attributes:
-        spec: the input of the model.
-    """
-
-    spec: InputSpec
     form: ClassVar[Modality] = text
-    encoded: ClassVar[str] = "text"
+    encoded = "text"
     # What BERT takes beside its ids. The graph makes the mask itself, and knows one segment.
     idle: ClassVar[Mapping[str, str]] = {
         "mask": "1 for each token; not read",
         "segment_ids": "0; not read",
     }
     files: ClassVar[Mapping[str, bytes]] = {VOCABULARY: tokens.VOCABULARY.read_bytes()}
-    made_for_eight_bits: ClassVar[str] = ""
-    reader: ClassVar[str] = "tokenizers"
-    others: ClassVar[str] = "Other authors, other subjects, other times"
-    mediapipe: ClassVar[str] = "text"
-    by_mediapipe: ClassVar[str] = "tokenised"
-    process_units: ClassVar[Sequence[dict[int, Any]]] = [
-        {0: np.uint8(4), 1: {0: [{0: VOCABULARY, 1: "one token a line", 2: np.int8(5)}]}}
-    ]  # BertTokenizerOptions with a VOCABULARY
+    reader = "tokenizers"
+    others = "Other authors, other subjects, other times"
+    mediapipe = "text"
+    by_mediapipe = "tokenised"
+    process_units = (  # BertTokenizerOptions with a VOCABULARY
+        {0: np.uint8(4), 1: {0: [{0: VOCABULARY, 1: "one token a line", 2: np.int8(5)}]}},
+    )
 
     @property
     def size(self) -> int:
