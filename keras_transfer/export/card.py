@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_transfer._version import __version__
 from keras_transfer.base import files, templates
-from keras_transfer.base.task import ONE, SEVERAL, task_of
+from keras_transfer.base.task import ONE, SEVERAL
 from keras_transfer.datasets.sources import JOINT, readable
 from keras_transfer.export import proof
 from keras_transfer.export.feeding import Signature
@@ -54,27 +54,15 @@ def describe(run: Run, signature: Signature) -> ModelInfo:
 
 
 def threshold(run: Finished) -> float:
-    """As :func:`trusted`, by a run's validation split."""
-    logits = run.validation_logits / run.temperature
-    target = run.recipe.target_precision
-    return trusted(logits, run.validation_labels, target, run.thresholds)
-
-
-def trusted(
-    logits: np.ndarray, labels: np.ndarray, target: float, thresholds: tuple[float, ...] = ()
-) -> float:
     """The least probability from which on the wanted share of answers is sure to be right.
 
     Returns:
         It, rounded up to four decimals; 0 where every answer may be trusted or none is sure.
     """
-    if not len(labels):
+    sure = run.metrics["threshold"]
+    if sure["validation_images"] in (0, len(run.validation_labels)):
         return 0.0
-    probabilities = task_of(labels).probabilities(logits)
-    found = calibration.precision_threshold(probabilities, labels, target, thresholds)
-    if not found.answered or found.answered == found.images:
-        return 0.0
-    return float(np.ceil(1e4 * found.threshold) / 1e4)
+    return float(np.ceil(1e4 * sure["threshold"]) / 1e4)
 
 
 def write(

@@ -17,8 +17,10 @@ import pytest
 import scipy.stats
 
 from keras_transfer import cli
+from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, KerasTransferError, UsageError
 from keras_transfer.base.progress import Progress
+from keras_transfer.base.task import ONE
 from keras_transfer.export import (
     ExportResult,
     bundle,
@@ -29,6 +31,7 @@ from keras_transfer.export import (
     quantise,
     verify,
 )
+from keras_transfer.learn import calibration
 from keras_transfer.runs import folder as runs
 
 
@@ -561,8 +564,14 @@ def test_the_threshold_is_that_of_the_precision_asked_for(run: runs.Run) -> None
     assert right.mean() < 1
     found_for = {}
     for target in (0.5, 0.9, 0.95, 1.0):
-        asked = dataclasses.replace(run, config={**run.config, "target_precision": target})
-        found = found_for[target] = card.threshold(asked)
+        chosen = calibration.precision_threshold(
+            ONE.probabilities(scaled), run.validation_labels, target
+        )
+        stated = {key: vars(chosen)[key] for key in ("threshold", "validation_images")}
+        if target == run.config["target_precision"]:
+            assert files.plain(stated).items() <= run.metrics["threshold"].items()
+        metrics = {**run.metrics, "threshold": stated}
+        found = found_for[target] = card.threshold(dataclasses.replace(run, metrics=metrics))
         answered = right[confidence >= found]
         sure = scipy.stats.beta.ppf(0.05, answered.sum(), (~answered).sum() + 1)
         assert sure >= target or found == 0.0
