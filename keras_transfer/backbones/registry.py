@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.base.types import BackboneSpec
 
@@ -70,18 +72,9 @@ def spec(name: str) -> BackboneSpec:
         if name.startswith("own-"):
             remedy = "It was a model of its user's own: name backbone.keras of the run's folder."
         raise UsageError(problem, remedy=remedy)
-    family = _families(row["modality"])[row["family"]]
-    settled = {
-        "constructor": f"{family['constructor']}:{name.replace('-', '')}",
-        "weights": tuple(family["weights"]),
-        "blocks": tuple(map(tuple, family["blocks"])),
-        "size": int(row["size"]),
-        "parameters": int(row["parameters"]),
-        "top1": float(row["top1"]) if row["top1"] else None,
-        "advice": row["advice"],
-        "modality": row["modality"],
-    }
-    return BackboneSpec(**{"name": name, **family, **settled})
+    held = {**_families(row["modality"])[row["family"]], **row, "top1": row["top1"] or None}
+    held["constructor"] += f":{name.replace('-', '')}"
+    return msgspec.convert(held, BackboneSpec, strict=False)
 
 
 def add(row: BackboneSpec, layers: Layers) -> None:
