@@ -627,16 +627,29 @@ def _repeat(folder: Path, proof: Row, changed: set[str]) -> list[Row]:
     paths = [folder / "verify" / kind / sample["file"] for sample in samples]
     how = {"fit": proof["fit"]} if proof["fit"] else {}
     examples = np.stack([reader(path, proof["size"], **how) for path in paths])
-    rows = []
-    for artefact in proof["artefacts"]:
-        bad = sorted(n for n in changed if f"{n}/".startswith(f"{artefact['file']}/"))
-        if bad:
-            row = {"verdict": "failed", "reason": f"{bad[0]} is not the file that was exported"}
-        else:
-            given = examples, expected, labels, proof["thresholds"]
-            row = _repeat_one(folder / artefact["file"], artefact, *given)
-        rows.append({"name": artefact["name"], **row})
-    return rows
+
+    def repeated(artefact: Row) -> Row:
+        path = folder / artefact["file"]
+        if bad := sorted(n for n in changed if f"{n}/".startswith(f"{artefact['file']}/")):
+            return {"verdict": "failed", "reason": f"{bad[0]} is not the file that was exported"}
+        job = {"runtime": artefact["runtime"], "path": path, "threads": 1, "seconds": 0.5}
+        result = run_fresh(job | {"output": True}, examples)
+        if "missing" in result:
+            return {"verdict": "skipped", "reason": result["missing"]}
+        if "error" in result:
+            return {"verdict": "failed", "reason": result["error"]}
+        row = compare(expected, result.pop("probabilities"), labels, proof["thresholds"])
+        row |= result | {"bytes": size_of(path)}
+        allowed = artefact["disagreements"] + int((1 - artefact["limit"]) * row["answers"])
+        if row["disagreements"] <= allowed:
+            return {**row, "verdict": "passed"}
+        reason = (
+            f"disagrees with the trained model in {row['disagreements']} of {row['answers']} "
+            f"labels of the samples; {allowed} are allowed"
+        )
+        return {**row, "verdict": "failed", "reason": reason}
+
+    return [{"name": artefact["name"], **repeated(artefact)} for artefact in proof["artefacts"]]
 
 
 def _labels(cells: list[str], names: list[str], thresholds: list[float]) -> np.ndarray:
@@ -647,32 +660,6 @@ def _labels(cells: list[str], names: list[str], thresholds: list[float]) -> np.n
     for row, cell in zip(labels, cells, strict=True):
         row[[names.index(name) for name in cell.split("|") if name]] = 1
     return labels
-
-
-def _repeat_one(
-    path: Path,
-    artefact: Row,
-    examples: np.ndarray,
-    expected: np.ndarray,
-    labels: np.ndarray,
-    thresholds: list[float],
-) -> Row:
-    job = {"runtime": artefact["runtime"], "path": path, "threads": 1, "seconds": 0.5}
-    result = run_fresh(job | {"output": True}, examples)
-    if "missing" in result:
-        return {"verdict": "skipped", "reason": result["missing"]}
-    if "error" in result:
-        return {"verdict": "failed", "reason": result["error"]}
-    row = compare(expected, result.pop("probabilities"), labels, thresholds)
-    row |= result | {"bytes": size_of(path)}
-    allowed = artefact["disagreements"] + int((1 - artefact["limit"]) * row["answers"])
-    if row["disagreements"] <= allowed:
-        return {**row, "verdict": "passed"}
-    reason = (
-        f"disagrees with the trained model in {row['disagreements']} of {row['answers']} labels of "
-        f"the samples; {allowed} are allowed"
-    )
-    return {**row, "verdict": "failed", "reason": reason}
 
 
 def size_of(path: Path) -> int:
