@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -105,20 +106,25 @@ def depth_of(blocks: Sequence[Block], depth: int | str) -> int:
 
     Args:
         blocks: the block map, bottom to top.
-        depth: a number of blocks, ``"all"``, ``"none"``, or the name of the lowest block that
-            trains.
+        depth: a number of blocks, ``"all"``, ``"none"``, the name of the lowest block that
+            trains, or a share of the multiply-adds such as ``"25%"``: the fewest that reach it.
 
     Raises:
-        UsageError: there is no such block, or not that many.
+        UsageError: there is no such block, or not that many; near names are said.
     """
+    text = str(depth).strip()
+    if text.endswith("%") and text[:-1].replace(".", "", 1).isdigit():
+        reached = list(itertools.accumulate(block.macs for block in reversed(blocks)))
+        wanted = float(text[:-1]) / 100 * reached[-1]
+        return next((n for n, macs in enumerate(reached, 1) if macs >= wanted), len(blocks))
     names = [block.name for block in blocks]
     known = {name: len(names) - index for index, name in enumerate(names)}
     known |= {str(count): count for count in range(len(names) + 1)}
     known |= {"none": 0, "all": len(names)}
-    if str(depth) in known:
-        return known[str(depth)]
+    if text in known:
+        return known[text]
     raise UsageError(
-        f"Unfreeze depth {depth!r} is unknown.{closest(str(depth), names)}",
+        f"Unfreeze depth {depth!r} is unknown.{closest(text, names)}",
         remedy=f"Give a number from 0 to {len(blocks)}, all, none, or one of: {', '.join(names)}.",
     )
 
@@ -131,8 +137,8 @@ def unfreeze(
 
     Args:
         model: the backbone or the classifier on top of it.
-        depth: a number of blocks from the top, ``"all"``, ``"none"``, or the name of the lowest
-            block that trains.
+        depth: a number of blocks from the top, ``"all"``, ``"none"``, the name of the lowest block
+            that trains, or a share of the multiply-adds such as ``"25%"``.
         blocks: the model's block map.
         batch_norm: whether BatchNormalization in the open blocks trains too, statistics
             included. Off by default: in Keras a frozen one also runs in inference mode, and a

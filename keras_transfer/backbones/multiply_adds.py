@@ -40,14 +40,14 @@ def counts() -> dict[type, Count]:
         (_attention, k.Attention, k.AdditiveAttention),
         (_multi_head, k.MultiHeadAttention),
         (_group_query, k.GroupQueryAttention),
-        (_cell, k.SimpleRNNCell, k.LSTMCell, k.GRUCell),
-        (_stacked, k.StackedRNNCells),
-        (_recurrent, k.RNN),
+        (lambda layer, *_: _size(layer), k.SimpleRNNCell, k.LSTMCell, k.GRUCell),
+        (lambda layer, *on: sum(_count(one, *on) for one in layer.cells), k.StackedRNNCells),
+        (lambda layer, x, y: x[0][0] * _count(layer.cell, x, y), k.RNN),
         (_conv_lstm, k.ConvLSTM1D, k.ConvLSTM2D, k.ConvLSTM3D),
         (_bidirectional, k.Bidirectional),
-        (_time_distributed, k.TimeDistributed),
-        (_wrapped, k.SpectralNormalization),
-        (_reversible, k.ReversibleEmbedding),
+        (lambda layer, x, y: x[0][0] * _count(layer.layer, [x[0][1:]], y[1:]), k.TimeDistributed),
+        (lambda layer, *on: _count(layer.layer, *on), k.SpectralNormalization),
+        (lambda layer, x, y: math.prod(y) * layer.output_dim if x[1] else 0, k.ReversibleEmbedding),
         (_nothing, k.Embedding, k.PReLU, k.Normalization, k.BatchNormalization),
         (_nothing, k.LayerNormalization, k.GroupNormalization, k.RMSNormalization),
         (_nothing, LayerScale),
@@ -184,18 +184,6 @@ def _group_query(layer: Any, inputs: list[Any], output: Shape) -> int:
     return queries * each_query + (math.prod(value) + math.prod(key)) * narrow
 
 
-def _cell(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return _size(layer)
-
-
-def _stacked(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return sum(_count(cell, inputs, output) for cell in layer.cells)
-
-
-def _recurrent(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return inputs[0][0] * _count(layer.cell, inputs, output)
-
-
 def _conv_lstm(layer: Any, inputs: list[Any], output: Shape) -> int:
     steps = 1 if layer.return_sequences else inputs[0][0]  # else the output has them
     return steps * (math.prod(output) // layer.cell.filters) * _size(layer.cell)
@@ -204,15 +192,3 @@ def _conv_lstm(layer: Any, inputs: list[Any], output: Shape) -> int:
 def _bidirectional(layer: Any, inputs: list[Any], output: Shape) -> int:
     one = (*output[:-1], output[-1] // 2) if layer.merge_mode == "concat" else output
     return sum(_count(side, inputs, one) for side in (layer.forward_layer, layer.backward_layer))
-
-
-def _time_distributed(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return inputs[0][0] * _count(layer.layer, [inputs[0][1:]], output[1:])
-
-
-def _wrapped(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return _count(layer.layer, inputs, output)
-
-
-def _reversible(layer: Any, inputs: list[Any], output: Shape) -> int:
-    return math.prod(output) * layer.output_dim if inputs[1] else 0

@@ -7,14 +7,13 @@ which take half the time, a step with a cache costs about 2R.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_transfer import backbones
+from keras_transfer.backbones import depth_of as resolve_depth
 from keras_transfer.base.compute import Compute
 from keras_transfer.base.rows import spooled_bytes, views_that_fit
 from keras_transfer.base.types import Backbone, Block
@@ -147,29 +146,6 @@ def measure(frozen: FrozenPart, backbone: Backbone, recipe: Recipe, compute: Com
         pixels=int(np.prod(backbone.model.input_shape[1:3])), features=frozen.features,
         engine=name, reason=reason, step=2.0 if compute.rounded else 3.0,
     )  # fmt: skip
-
-
-def resolve_depth(blocks: Sequence[Block], unfreeze: int | str) -> int:
-    """The number of top blocks that an ``unfreeze`` setting means.
-
-    Args:
-        blocks: bottom to top.
-        unfreeze: a number, ``all``, ``none``, the name of the lowest block that trains, or a share
-            of the multiply-adds such as ``"25%"``: the fewest top blocks that reach it.
-
-    Raises:
-        UsageError: more blocks than there are, or an unknown name, with near ones.
-    """
-    text = str(unfreeze).strip()
-    if text.endswith("%") and text[:-1].replace(".", "", 1).isdigit():
-        return _depth_of_share(blocks, float(text[:-1]) / 100)
-    return backbones.depth_of(blocks, unfreeze)
-
-
-def _depth_of_share(blocks: Sequence[Block], share: float) -> int:
-    reached = list(itertools.accumulate(block.macs for block in reversed(blocks)))
-    enough = (depth for depth, macs in enumerate(reached, start=1) if macs >= share * reached[-1])
-    return next(enough, len(blocks))
 
 
 def new_head_views(images: int, views: int) -> int:

@@ -1,6 +1,8 @@
 """Tensors as the Hugging Face hub has them, as those of Keras's layers."""
 
+import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,3 +26,21 @@ def attention(
     outer, bias = pair(named, output)
     split = [array.reshape(*array.shape[:-1], heads, -1) for array in found]
     return [*split, outer.reshape(heads, -1, outer.shape[-1]), bias]
+
+
+def shape_of(kind: Any, arrays: Mapping[str, Any], *tables: str) -> Any:
+    """The sizes of the network to which arrays belong; the usual ones where they fit none.
+
+    Args:
+        kind: the sizes: blocks, width, heads, what is between two dense layers, rows of tables.
+        arrays: of each layer, its query's kernel or the only one first.
+        tables: the layers that hold these rows, each of the width.
+    """
+    blocks = sum(re.fullmatch(r"layer_\d+_attention", name) is not None for name in arrays)
+    try:
+        rows, (width, *_) = zip(*(arrays[name][0].shape for name in tables), strict=True)
+        _, heads, _ = arrays["layer_0_attention"][0].shape
+        _, inner = arrays["layer_0_intermediate"][0].shape
+    except (KeyError, ValueError):
+        return kind()
+    return kind(blocks, width, heads, inner, *rows)

@@ -38,8 +38,9 @@ def test_the_head_is_not_in_the_map(mobile: Backbone) -> None:
 
 @pytest.mark.parametrize(
     ("depth", "count"),
-    [(0, 0), (3, 3), ("3", 3), ("none", 0), ("all", 13), ("conv_1", 1), ("expanded_conv_9", 3)],
-)
+    [(0, 0), (3, 3), ("3", 3), ("none", 0), ("all", 13), ("conv_1", 1), ("expanded_conv_9", 3),
+     ("45%", 4)],
+)  # fmt: skip
 def test_depths(mobile: Backbone, depth: int | str, count: int) -> None:
     assert backbones.depth_of(mobile.blocks, depth) == count
     opened = backbones.unfreeze(mobile.model, depth, mobile.blocks)

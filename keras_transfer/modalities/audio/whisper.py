@@ -7,7 +7,6 @@ seconds. Lower blocks know more of sounds that are no speech.
 """
 
 import itertools
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -38,7 +37,7 @@ def Whisper(*, input_tensor: Any, arrays: Mapping[str, Any], **_: Any) -> Any:
     import keras
     from keras import layers, ops
 
-    shape = _shape_of(arrays)
+    shape = hub_tensors.shape_of(Shape, arrays, "stem_positions")
     x = layers.Reshape(input_tensor.shape[1:3], name="stem_frames")(input_tensor)
     for number, stride in enumerate((1, 2), start=1):
         name = f"stem_conv{number}"
@@ -71,18 +70,6 @@ def _block(x: Any, shape: Shape, name: str) -> Any:
     x = layers.Add(name=f"{name}_attention_add")([x, attention(y, y)])
     y = layers.Dense(shape.inner, activation="gelu", name=f"{name}_intermediate")(norm(x, ""))
     return layers.Add(name=f"{name}_add")([x, layers.Dense(shape.width, name=f"{name}_output")(y)])
-
-
-def _shape_of(arrays: Mapping[str, Any]) -> Shape:
-    """The sizes of the network to which arrays belong; the default where they fit none."""
-    blocks = sum(re.fullmatch(r"layer_\d+_attention", name) is not None for name in arrays)
-    try:
-        positions, width = arrays["stem_positions"][0].shape
-        _, heads, _ = arrays["layer_0_attention"][0].shape
-        _, inner = arrays["layer_0_intermediate"][0].shape
-    except (KeyError, ValueError):
-        return Shape()
-    return Shape(blocks, width, heads, inner, positions)
 
 
 def hub_layers(tensors: Mapping[str, np.ndarray], heads: int) -> dict[str, list[np.ndarray]]:

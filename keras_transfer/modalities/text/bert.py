@@ -6,7 +6,6 @@ states only ``mask`` crosses from block to block, 1 for a token and 0 for paddin
 
 import functools
 import itertools
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +44,8 @@ SHAPES = {"MiniLM-L6": Shape(6, 384, 12, 1536)}
 
 def BERT(*, input_tensor: Any, arrays: Mapping[str, Any], **_: Any) -> Any:
     """Builds the network to which ``arrays`` belong, BERT-base where they are not a BERT's."""
-    return _network(_shape_of(arrays), input_tensor=input_tensor)
+    tables = "embeddings_words", "embeddings_positions"
+    return _network(hub_tensors.shape_of(Shape, arrays, *tables), input_tensor=input_tensor)
 
 
 def _network(shape: Shape, *, input_tensor: Any, **_: Any) -> Any:
@@ -93,19 +93,6 @@ def _normalised_sum(tensors: list[Any], name: str) -> Any:
 
     total = layers.Add(name=f"{name}_add")(tensors)
     return layers.LayerNormalization(epsilon=1e-12, name=f"{name}_norm")(total)
-
-
-def _shape_of(arrays: Mapping[str, Any]) -> Shape:
-    """The sizes of the network to which arrays belong; the default where they fit none."""
-    blocks = sum(re.fullmatch(r"layer_\d+_attention", name) is not None for name in arrays)
-    try:
-        words, width = arrays["embeddings_words"][0].shape
-        positions, _ = arrays["embeddings_positions"][0].shape
-        _, heads, _ = arrays["layer_0_attention"][0].shape
-        _, inner = arrays["layer_0_intermediate"][0].shape
-    except (KeyError, ValueError):
-        return Shape()
-    return Shape(blocks, width, heads, inner, words, positions)
 
 
 def published(name: str, path: Path) -> dict[str, list[np.ndarray]]:
