@@ -50,9 +50,7 @@ def working_copy(model: keras.Model, compute: Compute) -> keras.Model:
 
 
 def _clone(
-    model: keras.Model,
-    dtype: Callable[[str], str] | None = None,
-    compute: Compute = PLAIN,
+    model: keras.Model, dtype: Callable[[str], str] | None = None, compute: Compute = PLAIN
 ) -> keras.Model:
     """A copy of a functional model with weights of its own and the same values.
 

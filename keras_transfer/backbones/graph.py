@@ -8,6 +8,7 @@ ancestors: the tensors made inside ``P`` that something outside still reads are 
 from __future__ import annotations
 
 import collections
+import itertools
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,9 +34,7 @@ def trace(model: keras.Model) -> Nodes:
         UsageError: the model is not functional, or one of its layers is called more than once.
     """
     nodes: Nodes = {}
-    for node in (
-        node for level in getattr(model, "_nodes_by_depth", {}).values() for node in level
-    ):
+    for node in itertools.chain(*getattr(model, "_nodes_by_depth", {}).values()):
         if node.operation.name in nodes:
             raise UsageError(
                 f"Model {model.name!r} calls layer {node.operation.name!r} more than once.",
@@ -83,9 +82,7 @@ def cuts(nodes: Nodes, *, pairs: str = "") -> list[Cut]:
         The cuts; the last is at the graph's end. What of a sequence is no padding (``MASK``) may
         cross beside the one tensor.
     """
-    parents = {
-        name: [up.operation.name for up in node.parent_nodes] for name, node in nodes.items()
-    }
+    parents = {name: [up.operation.name for up in nodes[name].parent_nodes] for name in nodes}
     readers: dict[str, set[str]] = collections.defaultdict(set)
     for name in nodes:
         for parent in parents[name]:

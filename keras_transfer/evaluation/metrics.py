@@ -294,11 +294,7 @@ def _of_one(
 
 
 def ranked(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    *,
-    right: bool,
-    thresholds: Sequence[float] = (),
+    probabilities: np.ndarray, labels: np.ndarray, *, right: bool, thresholds: Sequence[float] = ()
 ) -> np.ndarray:
     """Rows to look at: the right answers, the least sure first; or the wrong, the surest first.
 
@@ -422,10 +418,8 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[
     images, classes = len(labels), len(class_names)
     said = remedy = ""
     if not images:
-        said, remedy = (
-            "There are no examples to evaluate on.",
-            "Name data that holds labelled examples.",
-        )
+        said = "There are no examples to evaluate on."
+        remedy = "Name data that holds labelled examples."
     elif probabilities.shape != (images, classes):
         shape = f"Probabilities of shape {probabilities.shape} do not fit"
         said = f"{shape} {images} labels and {classes} class names."

@@ -100,11 +100,7 @@ def _penalties(axes: Axes, solved: Mapping[str, Any]) -> None:
     penalties, losses = np.array([step[:2] for step in solved["path"]], float).T
     axes.plot(penalties, losses, color=FIRST, marker=".", lw=1.6)
     axes.scatter(solved["penalty"], solved["validation_nll"], s=70, fc="none", ec=INK, zorder=3)
-    axes.set(
-        xscale="log",
-        xlabel="Penalty of the head (ring: kept)",
-        ylabel="Validation loss",
-    )
+    axes.set(xscale="log", xlabel="Penalty of the head (ring: kept)", ylabel="Validation loss")
     # A power's exponent would be too small to read.
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-"))
     axes.invert_xaxis()  # in the order in which they were tried

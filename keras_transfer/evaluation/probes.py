@@ -164,10 +164,7 @@ class LearningCurve:
 
 
 def learning_curve(
-    dataset: Dataset,
-    features: np.ndarray,
-    *,
-    fractions: Sequence[float] = (0.125, 0.25, 0.5, 1.0),
+    dataset: Dataset, features: np.ndarray, *, fractions: Sequence[float] = (0.125, 0.25, 0.5, 1.0)
 ) -> LearningCurve:
     """Retrains the linear head on growing stratified subsets and extrapolates to twice the data.
 

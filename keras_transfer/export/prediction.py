@@ -233,10 +233,6 @@ def shipped_threshold(held: Mapping[str, Any]) -> float:
     return float(held.get("threshold") or 0.0)
 
 
-def _open_keras(path: Path) -> Opened:
-    return _of_keras(load_model(path))
-
-
 def _of_keras(model: Any) -> Opened:
     import keras
 
@@ -294,6 +290,7 @@ def _open_saved_model(path: Path) -> Opened:
     )  # fmt: skip
 
 
-_OPENERS = {
-    ".keras": _open_keras, ".tflite": _open_tflite, ".onnx": _open_onnx, "": _open_saved_model,
+_OPENERS: dict[str, Callable[[Path], Opened]] = {
+    ".keras": lambda path: _of_keras(load_model(path)),
+    ".tflite": _open_tflite, ".onnx": _open_onnx, "": _open_saved_model,
 }  # fmt: skip

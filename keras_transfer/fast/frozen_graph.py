@@ -94,13 +94,10 @@ def write(model: keras.Model, path: Path) -> None:
     graph = traced.graph.as_graph_def()
     if graph.library.function:
         # Variables are read within functions, which TensorFlow's slower way takes apart.
-        from tensorflow.python.framework.convert_to_constants import (
-            convert_variables_to_constants_v2,
-        )
+        from tensorflow.python.framework import convert_to_constants
 
-        path.write_bytes(
-            convert_variables_to_constants_v2(traced).graph.as_graph_def().SerializeToString()
-        )
+        frozen = convert_to_constants.convert_variables_to_constants_v2(traced)
+        path.write_bytes(frozen.graph.as_graph_def().SerializeToString())
         return
     by_handle = {id(variable.handle): variable for variable in traced.graph.variables}
     held = {

@@ -39,6 +39,7 @@ from keras import ops
 _MOST, _FEWEST_TAPS = 64 * 64, 25
 
 Call = Callable[..., Any]
+_Sides = tuple[int, int]
 
 
 def cheap_calls(model: Any, *, rounded: bool) -> dict[int, Call]:
@@ -58,12 +59,8 @@ def cheap_calls(model: Any, *, rounded: bool) -> dict[int, Call]:
     for layer, folded in _convolutions(model):
         calls[id(layer)] = _call_of(layer, folded, rounded)
         if folded is not None:
-            calls[id(folded)] = _unchanged
+            calls[id(folded)] = lambda images, **context: images
     return calls
-
-
-def _unchanged(images: Any, **context: Any) -> Any:
-    return images
 
 
 def _convolutions(model: Any) -> list[tuple[Any, Any]]:
@@ -174,10 +171,8 @@ def convolution(
     @tf.custom_gradient
     def forward(images: Any, kernel: Any) -> Any:
         def gradient(upstream: Any) -> tuple[Any, ...]:
-            factors = [
-                tf.cast(factor, tf.bfloat16) if rounded else factor
-                for factor in (images, kernel, upstream)
-            ]
+            given = images, kernel, upstream
+            factors = [tf.cast(one, tf.bfloat16) for one in given] if rounded else given
             return tuple(tf.cast(product, images.dtype) for product in products(*factors))
 
         return tf.nn.conv2d(images, kernel, stride, padding), gradient
@@ -246,13 +241,7 @@ def _filter_gradient(
     return tf.reshape(tf.transpose(summed), shape)
 
 
-def _taps(
-    size: tuple[int, int],
-    outputs: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: int,
-    padding: str,
-) -> np.ndarray:
+def _taps(size: _Sides, outputs: _Sides, kernel: _Sides, stride: int, padding: str) -> np.ndarray:
     """Which tap connects a pixel with an output: 0 or 1, float32 ``[pixels * outputs, taps]``."""
 
     def along(length: int, out: int, taps: int) -> np.ndarray:

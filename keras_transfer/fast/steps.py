@@ -180,12 +180,8 @@ class HeldSteps:
         suffix, optimizer = self._suffix, self._suffix.optimizer
         if not self._variables:
             suffix._symbolic_build(data_batch=batch)
-            self._variables += [
-                list(suffix.trainable_variables),
-                list(suffix.non_trainable_variables),
-                list(optimizer.variables),
-                list(suffix.metrics_variables),
-            ]
+            weights = suffix.trainable_variables, suffix.non_trainable_variables
+            self._variables += map(list, (*weights, optimizer.variables, suffix.metrics_variables))
             self._state += [[one.value for one in group] for group in self._variables]
         return [one is optimizer.learning_rate for one in optimizer.variables].index(True)
 

@@ -20,7 +20,7 @@ RISK = 0.05
 """How often a threshold may fall short of the precision that it is chosen for."""
 
 BINS = 15
-"""Number of equally wide confidence bins of the reliability diagram and of the ECE."""
+"""Equally wide confidence bins of the reliability diagram and of the ECE, as many as Guo et al."""
 
 
 def nll(
@@ -125,32 +125,31 @@ class Reliability:
     ece: float
 
 
-def confidence_bins(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """The bin of each confidence, int64: ``(i / bins, (i + 1) / bins]`` is bin ``i``."""
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+def confidence_bins(confidence: np.ndarray) -> np.ndarray:
+    """The bin of each confidence, int64: ``(i / BINS, (i + 1) / BINS]`` is bin ``i``."""
+    edges = np.linspace(0.0, 1.0, BINS + 1)
+    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
+def reliability(probabilities: np.ndarray, labels: np.ndarray) -> Reliability:
     """Compares probabilities with how often they were right.
 
     Args:
         probabilities: float, shape ``[images, classes]``.
         labels: of either task.
-        bins: number of equally wide bins; 15 as in Guo et al.
 
     Returns:
         The diagram and its ECE; the ECE is NaN without images.
     """
     given = np.asarray(probabilities, dtype=np.float64)
     confidence, correct = task_of(labels).decisions(given, np.asarray(labels))
-    index = confidence_bins(confidence, bins)
-    counts = np.bincount(index, minlength=bins)
-    confident = np.bincount(index, weights=confidence, minlength=bins)
-    right = np.bincount(index, weights=correct, minlength=bins)
+    index = confidence_bins(confidence)
+    counts = np.bincount(index, minlength=BINS)
+    confident = np.bincount(index, weights=confidence, minlength=BINS)
+    right = np.bincount(index, weights=correct, minlength=BINS)
     with np.errstate(invalid="ignore"):
         return Reliability(
-            edges=np.linspace(0.0, 1.0, bins + 1),
+            edges=np.linspace(0.0, 1.0, BINS + 1),
             counts=counts,
             confidence=confident / counts,
             accuracy=right / counts,

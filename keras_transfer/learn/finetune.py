@@ -110,10 +110,7 @@ def fine_tune(
         while done.epoch < epochs and not suffix.stop_training:
             start, view = time.monotonic(), examples.views[(done.epoch + 1) % len(examples.views)]
             try:
-                row = {
-                    "phase": name,
-                    **_epoch(suffix, recipe, view, examples, done, parts, compute),
-                }
+                row = {"phase": name} | _epoch(suffix, recipe, view, examples, done, parts, compute)
                 row |= _validate(suffix, engine, examples, done)
                 # JAX has only begun to compute it: now it is there, as what came after it is.
                 row["train_loss"] = float(row["train_loss"])
@@ -241,11 +238,7 @@ def _epoch(
 
 
 def _stream(
-    steps: PlainSteps | HeldSteps,
-    rates: list[float],
-    drawn: Any,
-    parts: int,
-    compute: Compute,
+    steps: PlainSteps | HeldSteps, rates: list[float], drawn: Any, parts: int, compute: Compute
 ) -> float:
     """Takes an epoch's steps on batches prepared meanwhile; the seconds that it waited."""
     waited = 0.0
@@ -264,15 +257,12 @@ def _divide(batch: tuple[list[np.ndarray], Any, Any], parts: int) -> list[tuple[
     """Equal parts of a batch; a step takes the mean of their gradients, hence the factor."""
     tensors, targets, shares = batch
     size = len(targets) // parts
-    rows = [slice(i * size, (i + 1) * size) for i in range(parts)]
-    return [
-        (
-            [tensor[r] for tensor in tensors] if len(tensors) > 1 else tensors[0][r],
-            targets[r],
-            shares[r] * parts,
-        )
-        for r in rows
-    ]
+
+    def part(rows: slice) -> tuple[Any, Any, Any]:
+        x = [tensor[rows] for tensor in tensors]
+        return x if len(x) > 1 else x[0], targets[rows], shares[rows] * parts
+
+    return [part(slice(i * size, (i + 1) * size)) for i in range(parts)]
 
 
 def _validate(

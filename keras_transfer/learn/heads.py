@@ -320,12 +320,7 @@ class _Problem:
 
 
 def _posed(
-    features: Table,
-    labels: np.ndarray,
-    classes: int,
-    others: Table,
-    weights: np.ndarray,
-    few: bool,
+    features: Table, labels: np.ndarray, classes: int, others: Table, weights: np.ndarray, few: bool
 ) -> _Problem:
     """The problem of some features, in memory or, where they do not fit, in a file."""
     change, fold, unfold = _standardised(features, few)

@@ -213,15 +213,10 @@ def _norm(model: keras.Model) -> Any:
     return next((layer for layer in model.layers if layer.name == _NORM), None)
 
 
-def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers above the pooled features, bottom to top."""
-    names = [layer.name for layer in model.layers]
-    return model.layers[names.index(POOL) + 1 :]
-
-
 def head_variables(model: keras.Model) -> list[Any]:
-    """Of the layers above the pooled features."""
-    return [variable for layer in head_layers(model) for variable in layer.variables]
+    """Of the layers above the pooled features, bottom to top."""
+    above = model.layers[[layer.name for layer in model.layers].index(POOL) + 1 :]
+    return [variable for layer in above for variable in layer.variables]
 
 
 def reseed(model: keras.Model, seed: int) -> None:

@@ -72,9 +72,8 @@ class ModelPool:
 
         def build() -> Suffix:
             if not cut:
-                return Suffix(
-                    model.input, [model.get_layer(name).output for name in (LOGITS, POOL)]
-                )
+                outputs = [model.get_layer(name).output for name in (LOGITS, POOL)]
+                return Suffix(model.input, outputs)
             upper = split(model, cut, outputs=[LOGITS, POOL])[1]
             return Suffix(upper.inputs if len(upper.inputs) > 1 else upper.input, upper.outputs)
 

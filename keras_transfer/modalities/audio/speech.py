@@ -29,22 +29,16 @@ def SpeechEmbedding(*, input_tensor: Any, **_: Any) -> Any:
     for number, (filters, stride) in enumerate(_GROUPS, start=1):
         name = f"block{number}_conv"
         if stride:
-            x = _pooled(x, stride, f"block{number - 1}_pool")
+            x = layers.MaxPooling2D((stride, 2), name=f"block{number - 1}_pool")(x)
             kernels = [(1, 3), (3, 1), (1, 3), (3, 1)]
         else:
             x = layers.ZeroPadding2D((0, 1), name="block1_pad")(x)
             kernels = [(3, 3), (1, 3), (3, 1)]
         for index, kernel in enumerate(kernels):
             x = _convolution(x, filters, kernel, f"{name}{index}")
-    x = _pooled(x, 2, f"block{len(_GROUPS)}_pool")
+    x = layers.MaxPooling2D((2, 2), name=f"block{len(_GROUPS)}_pool")(x)
     x = layers.Conv2D(96, (3, 1), use_bias=False, name="top_conv")(x)
     return keras.Model(keras.utils.get_source_inputs(input_tensor)[0], x)
-
-
-def _pooled(x: Any, stride: int, name: str) -> Any:
-    from keras import layers
-
-    return layers.MaxPooling2D((stride, 2), name=name)(x)
 
 
 def _convolution(x: Any, filters: int, kernel: tuple[int, int], name: str) -> Any:
@@ -67,8 +61,7 @@ def published(name: str, path: Path) -> dict[str, list[np.ndarray]]:
         if operation.get_type_name() == "Constant" and "/Conv2D" in operation.get_friendly_name():
             layer = operation.get_friendly_name().split("/")[1]
             array = np.array(operation.data)
-            found.setdefault(layer, []).append(
-                array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-            )
+            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+            found.setdefault(layer, []).append(array)
     ordered = sorted(found, key=lambda layer: (len(layer), layer))
     return {layer: sorted(found[layer], key=np.ndim, reverse=True) for layer in ordered}

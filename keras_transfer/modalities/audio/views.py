@@ -37,17 +37,14 @@ def view(
     if number == 0:
         return examples
     drawn = [
-        _drawn(clip, strength, _random(f"{digest}:{number}:{seed}"))
+        _drawn(clip, strength, f"{digest}:{number}:{seed}")
         for clip, digest in zip(examples, digests, strict=True)
     ]
     return np.stack(drawn) if drawn else examples
 
 
-def _random(key: str) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]))
-
-
-def _drawn(clip: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
+def _drawn(clip: np.ndarray, strength: float, key: str) -> np.ndarray:
+    random = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]))
     moved = _shifted(clip, round(random.uniform(-1, 1) * strength * SHIFT * len(clip)))
     if not moved.any():
         return moved
