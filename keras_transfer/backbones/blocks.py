@@ -82,11 +82,9 @@ def topmost(model: keras.Model) -> Any:
 
 
 def _ends(found: Sequence[Cut], patterns: Patterns) -> list[tuple[str, Cut]]:
-    """Names the stretches between cuts, and keeps the last cut of each name.
-
-    A stretch takes the name that most of its layers bear; one without any, such as a lone
-    addition, belongs to the block below it.
-    """
+    """Names the stretches between cuts, and keeps the last cut of each name."""
+    # A stretch takes the name that most of its layers bear; one without any, such as a lone
+    # addition, belongs to the block below it.
     ends: list[tuple[str, Cut]] = []
     done: frozenset[str] = frozenset()
     for cut in found:

@@ -122,10 +122,8 @@ def _construct(
     size: Any,
     arrays: Mapping[str, list[np.ndarray]],
 ) -> keras.Model:
-    """Builds the graph with random weights, preprocessing included, without a head.
-
-    A network that comes in more than one shape takes that of the arrays which it will be given.
-    """
+    """Builds the graph with random weights, preprocessing included, without a head."""
+    # A network that comes in more than one shape takes that of the arrays which it will be given.
     examples, inputs = modality(row.modality).entrance(size, row.preprocessing)
     outputs = layers(inputs) if layers else _published(row, examples, inputs, arrays)
     return keras_model(examples, outputs, row.name)
@@ -134,11 +132,9 @@ def _construct(
 def _published(
     row: BackboneSpec, examples: Any, inputs: Any, arrays: Mapping[str, list[np.ndarray]]
 ) -> Any:
-    """Builds a network on preprocessed examples by its constructor, such as Keras Applications'.
-
-    ConvNeXt nests its stem and downsampling layers; EfficientNet always brings a Rescaling and a
-    Normalization whose numbers differ between its sources of weights. Neither is wanted.
-    """
+    """Builds a network on preprocessed examples by its constructor, such as Keras Applications'."""
+    # ConvNeXt nests its stem and downsampling layers; EfficientNet always brings a Rescaling and a
+    # Normalization whose numbers differ between its sources of weights. Neither is wanted.
     import keras
 
     module, function = row.constructor.split(":")

@@ -52,12 +52,8 @@ def working_copy(model: keras.Model, compute: Compute) -> keras.Model:
 def _clone(
     model: keras.Model, dtype: Callable[[str], str] | None = None, compute: Compute = PLAIN
 ) -> keras.Model:
-    """A copy of a functional model with weights of its own and the same values.
-
-    Args:
-        model: of any subclass that is built from inputs and outputs.
-        dtype: the Keras dtype policy of each layer, by the layer's name; None for its own.
-        compute: where it lives.
+    """A copy of a functional model with weights of its own and the same values; ``dtype`` gives the
+    policy of a layer by its name, None leaves each its own.
     """
 
     def layer_like(layer: Any) -> Any:

@@ -53,10 +53,8 @@ def _scaled(filters: int, width: float, divisor: int = 8) -> int:
 
 
 def _network(network: str, *, input_tensor: Any, **_: Any) -> Any:
-    """Builds the network on a tensor, its top left off, with random weights.
-
-    Built here, since Keras's constructor puts a preprocessing of its own into every graph.
-    """
+    """Builds the network on a tensor, its top left off, with random weights."""
+    # Built here, since Keras's constructor puts a preprocessing of its own into every graph.
     import keras
     from keras import layers
 

@@ -227,11 +227,9 @@ def compare(runs: Sequence[Judged], *, seed: int = 0) -> Comparison:
 
 
 def _aligned(runs: Sequence[Judged], names: Sequence[str]) -> tuple[list[_Rows], str]:
-    """The answers of each run by test image, and what is to be said of which images these are.
-
-    Where only names differ, as of a table and a folder of the same files, an image goes by its
-    digest. An updated run is held to the images of the run that it began with.
-    """
+    """The answers of each run by test image, and what is to be said of which images these are."""
+    # Where only names differ, as of a table and a folder of the same files, an image goes by its
+    # digest. An updated run is held to the images of the run that it began with.
     tables: list[_Rows] = [{row["path"]: row for row in run.predictions} for run in runs]
     places = {Path(run.path).resolve(): i for i, run in enumerate(runs) if run.path}
     note = ""

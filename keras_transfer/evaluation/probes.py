@@ -221,11 +221,8 @@ def learning_curve(
 
 
 def _resampled(drawn: Sequence[np.ndarray], random: np.random.Generator) -> np.ndarray:
-    """Curves ``[RESAMPLES, sizes]`` over resampled test images and draws of the subsets.
-
-    Args:
-        drawn: for each size which images a head got right, bool ``[draws, images]``.
-        random: the source of chance.
+    """Curves ``[RESAMPLES, sizes]`` over resampled test images and draws of the subsets; of each
+    size is given which images a head got right, bool ``[draws, images]``.
     """
     count = drawn[0].shape[1]
     curves = np.empty((RESAMPLES, len(drawn)))
@@ -240,13 +237,10 @@ def _resampled(drawn: Sequence[np.ndarray], random: np.random.Generator) -> np.n
 def _scatter(
     sizes: np.ndarray, drawn: Sequence[np.ndarray], random: np.random.Generator
 ) -> np.ndarray:
-    """How far a draw of today's size, and one of twice as many, may lie from the mean of draws.
-
-    A draw's accuracy varies in inverse proportion to its size, and is known from few draws.
-
-    Returns:
-        float64, shape ``[2, RESAMPLES]``.
+    """How far a draw of today's size, and one of twice as many, may lie from the mean of draws:
+    float64 ``[2, RESAMPLES]``.
     """
+    # A draw's accuracy varies in inverse proportion to its size, and is known from few draws.
     repeated = [(size, right) for size, right in zip(sizes, drawn, strict=True) if len(right) > 1]
     spread = np.mean([size * right.mean(axis=1).var(ddof=1) for size, right in repeated])
     freedom = sum(len(right) - 1 for _, right in repeated)
@@ -392,10 +386,8 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 def _class_cosines(train: np.ndarray, has: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Each query's largest cosine to every class, ``[queries, classes]``; -1 for no images.
-
-    Less that to what has it not, where classes do not exclude each other.
-    """
+    """Each query's largest cosine to every class, ``[queries, classes]``; -1 for no images."""
+    # Less that to what has it not, where classes do not exclude each other.
     result = np.full((len(queries), has.shape[1]), -1.0)
     alone = bool((has.sum(axis=1) == 1).all())
     for label, own in enumerate(has.T):

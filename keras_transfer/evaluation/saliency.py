@@ -199,11 +199,9 @@ def _maps(
 def _slopes(
     above: Callable[[Any], Any], levels: list[np.ndarray], targets: np.ndarray
 ) -> np.ndarray:
-    """The gradient of the logits, weighed by ``targets``, at the first of some tensors.
-
-    A training step differentiates, so that it runs on any backend: of length 1, it leaves the
-    gradients in what is added to the tensor, and is all that there is to train.
-    """
+    """The gradient of the logits, weighed by ``targets``, at the first of some tensors."""
+    # A training step differentiates, so that it runs on any backend: of length 1, it leaves the
+    # gradients in what is added to the tensor, and is all that there is to train.
     probe = _Probe(above, levels[0].shape)
     probe.compile(keras.optimizers.SGD(1.0), _against, run_eagerly=True)
     probe.train_on_batch(levels, targets)

@@ -44,13 +44,11 @@ class Source:
 
 
 def _serving_module(model: keras.Model, name: str) -> Any:
-    """A plain ``tf.Module`` around the model's weights; its ``scores`` takes a batch of any size.
-
-    The weights are handed over one by one, so that nothing of Keras gets into what is saved.
-    """
+    """A plain ``tf.Module`` around a model's weights; its ``scores`` takes a batch of any size."""
     import tensorflow as tf
 
     module = tf.Module()
+    # One by one, so that nothing of Keras gets into what is saved.
     module.weights = [variable.value for variable in model.variables]
     module.scores = tf.function(
         lambda examples: {"scores": model(examples, training=False)},

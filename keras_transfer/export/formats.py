@@ -62,39 +62,28 @@ def _keras(source: Source, path: Path) -> None:
     carry(path, source.info)
 
 
-FORMATS: dict[str, Format] = {
-    row.name: row
-    for row in (
-        Format("saved_model", "TensorFlow Serving, any server", write_saved_model),
-        Format("keras", "Keras, to train or evaluate further", _keras),
-        Format("tflite", "phones and boards, float32", _lite(lambda source: source.lite)),
-        Format(
-            "tflite-float16",
-            "phones and boards, half the size; computes in float32 on a CPU",
-            _lite(lambda source: quantise.float16(source.lite)),
-        ),
-        Format(
-            "tflite-dynamic",
-            "phones and boards, a quarter of the size; int8 weights, float activations",
-            _lite(lambda source: quantise.dynamic_range(source.lite, source.activations)),
-            eight_bits=True,
-        ),
-        Format(
-            "tflite-int8",
-            "phones, boards and accelerators, a quarter of the size and the fastest",
-            _lite(lambda source: quantise.full_integer(source.lite, source.activations)),
-            eight_bits=True,
-        ),
-        Format(
-            "onnx",
-            "ONNX Runtime, on any platform",
-            write_onnx,
-            extra="onnx",
-            modules=("tf2onnx", "onnxruntime"),
-        ),
-    )
-}
-
+FORMATS: dict[str, Format] = {row.name: row for row in (
+    Format("saved_model", "TensorFlow Serving, any server", write_saved_model),
+    Format("keras", "Keras, to train or evaluate further", _keras),
+    Format("tflite", "phones and boards, float32", _lite(lambda source: source.lite)),
+    Format(
+        "tflite-float16", "phones and boards, half the size; computes in float32 on a CPU",
+        _lite(lambda source: quantise.float16(source.lite)),
+    ),
+    Format(
+        "tflite-dynamic",
+        "phones and boards, a quarter of the size; int8 weights, float activations",
+        _lite(lambda source: quantise.dynamic_range(source.lite, source.activations)), True,
+    ),
+    Format(
+        "tflite-int8", "phones, boards and accelerators, a quarter of the size and the fastest",
+        _lite(lambda source: quantise.full_integer(source.lite, source.activations)), True,
+    ),
+    Format(
+        "onnx", "ONNX Runtime, on any platform", write_onnx,
+        extra="onnx", modules=("tf2onnx", "onnxruntime"),
+    ),
+)}  # fmt: skip
 DEFAULT_FORMATS = ("saved_model", "tflite")
 
 

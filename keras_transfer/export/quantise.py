@@ -273,14 +273,11 @@ def _shift(kind: str, kernel: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def _drop_cast(model: LiteModel) -> set[int]:
-    """Makes the graph take float pixels in place of uint8 ones and a cast.
-
-    The quantiser then makes the input uint8 itself, and keeps the preprocessing in int8.
-
-    Returns:
-        The numbers of the tensors that hold pixels: the input, and what may come of it before the
-        cast, such as its channels in another order.
+    """Makes the graph take float pixels in place of uint8 ones and a cast; returns the tensors that
+    hold pixels: the input, and what may come of it before the cast, such as its channels in another
+    order.
     """
+    # The quantiser then makes the input uint8 itself, and keeps the preprocessing in int8.
     graph, types = model.graph, model.schema.TensorType
     pixels = {i for i, row in enumerate(graph.tensors) if row.type == types.UINT8}
     casts = [op for op in graph.operators if model.code(op) == "CAST" and op.inputs[0] in pixels]
@@ -346,10 +343,8 @@ def _draw_in(model: LiteModel, ranges: dict[int, tuple[float, float]]) -> None:
 
 
 def _range(activation: Activation) -> tuple[float, float]:
-    """The range, zero in it, whose 256 levels have the least squared error over the sample.
-
-    Each end is drawn in by itself, down to 0.2 of what was seen, the upper one first.
-    """
+    """The range, zero in it, whose 256 levels have the least squared error over the sample."""
+    # Each end is drawn in by itself, down to 0.2 of what was seen, the upper one first.
     low, high = min(activation.low, 0.0), max(activation.high, 0.0)
     shares = np.linspace(1.0, 0.2, 17)
     high = min((high * s for s in shares), key=lambda end: _error(activation.sample, low, end))

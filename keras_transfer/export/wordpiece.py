@@ -57,12 +57,7 @@ class WordPiece(tf.Module):
 
     def _longest_pieces(self, letters: Any, starts: Any, left: Any) -> tuple[Any, Any]:
         """The longest piece in the vocabulary that begins at each letter: its id and length, which
-        is 0 where there is none.
-
-        Args:
-            letters: code points, ``[letters]``.
-            starts: which of them begin a word.
-            left: how many there are from each to the end of its word.
+        is 0 where there is none; given which of them begin a word, and how many are left of it.
         """
         signs = tf.strings.unicode_encode(letters[:, None], "UTF-8")
         behind = tf.concat([signs, tf.fill([self.longest], "")], 0)

@@ -93,8 +93,6 @@ def fine_tune(
     Args:
         suffix: the model above the cut; its trainable variables train by the recipe.
         recipe: epochs, batch size, rates and the rest.
-        examples: what it trains and is validated on.
-        name: under which it is reported.
         checkpoint: a file that receives the state, and from which a killed phase goes on.
         deadline: ``time.monotonic()`` after which no epoch is begun that would end later.
     """
@@ -312,11 +310,9 @@ def _changing(suffix: Suffix) -> list[Any]:
 
 
 def _everything(suffix: Suffix, optimizer: Any) -> list[tuple[Any, int]]:
-    """Every variable that a step changes, with what its value counts in.
-
-    Sums of the parts of a batch are left out, being zero between batches, and the optimiser counts
-    its parts, of which there may be another number when a killed run goes on.
-    """
+    """Every variable that a step changes, with what its value counts in."""
+    # Sums of the parts of a batch are left out, being zero between batches, and the optimiser
+    # counts its parts, of which there may be another number when a killed run goes on.
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     sums = {id(variable) for variable in getattr(inner, "_accumulated_gradients", None) or ()}
     held = {id(variable): variable for variable in [*_changing(suffix), *optimizer.variables]}

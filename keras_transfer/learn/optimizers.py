@@ -61,12 +61,10 @@ class BlockAdam(FusedAdam):
         return [gradient / self.distribution.replicas for gradient in grads]
 
     def _update_model_variables_moving_average(self, variables: list[Any]) -> None:
-        """Averages after whole batches, with momentum (t - 1) / (t + 2) up to a bound.
-
-        Keras would do so after every part of a batch, and at one momentum: after forty steps at
-        0.98 nearly half of the average would still be the weights after the first (polynomial
-        decay, Shamir and Zhang, 2013, "Stochastic gradient descent for non-smooth optimization").
-        """
+        """Averages after whole batches, with momentum (t - 1) / (t + 2) up to a bound."""
+        # Keras would do so after every part of a batch, and at one momentum: after forty steps at
+        # 0.98 nearly half of the average would still be the weights after the first (polynomial
+        # decay, Shamir and Zhang, 2013, "Stochastic gradient descent for non-smooth optimization").
         parts = self.gradient_accumulation_steps or 1
         number = self._iterations + 1
         step = ops.cast(number // parts, "float32")

@@ -299,11 +299,9 @@ def _why_not_cached(
 
 
 def _shorten(depth: int, recipe: Recipe) -> tuple[dict[str, Any], str] | None:
-    """What the next cheaper recipe changes: towards quick's numbers, and then the head alone.
-
-    First epochs down to four, views down to two and blocks down to two, in that order; then two
-    epochs and the clean view; then no second phase.
-    """
+    """What the next cheaper recipe changes: towards quick's numbers, and then the head alone."""
+    # First epochs down to four, views down to two and blocks down to two, in that order; then two
+    # epochs and the clean view; then no second phase.
     epochs, views = recipe.fine_tune_epochs if depth else 0, recipe.views
     fewer = max(4, epochs * 2 // 3) if epochs > 4 else 2
     steps: list[tuple[bool, dict[str, Any], str]] = [

@@ -124,15 +124,11 @@ def adopted(
 
 
 def _centred(levels: Any, floor: Any) -> Any:
-    """Raises what is under a floor to it, and moves what is over it to the middle.
-
-    A short sound is known far better from the middle of silence than from before it, where clients
-    leave it (``benchmarks/results/audio_tuning.md``).
-
-    Args:
-        levels: ``[batch, frames, bands]``.
-        floor: ``[batch, 1, 1]``.
+    """Raises levels ``[batch, frames, bands]`` under a floor ``[batch, 1, 1]`` to it, and moves
+    what is over it to the middle.
     """
+    # A short sound is known far better from the middle of silence than from before it, where
+    # clients leave it (benchmarks/results/audio_tuning.md).
     from keras import ops
 
     frames = levels.shape[1]
@@ -151,10 +147,8 @@ def _centred(levels: Any, floor: Any) -> Any:
 
 @functools.cache
 def _waves(bank: Filterbank) -> np.ndarray:
-    """Cosines and sines under the window, for the frequencies that some band hears.
-
-    Returns:
-        float32 ``[points, 1, 2 * frequencies]``.
+    """Cosines and sines under the window, for the frequencies that some band hears: float32
+    ``[points, 1, 2 * frequencies]``.
     """
     from scipy.signal import get_window
 
@@ -168,13 +162,10 @@ def _waves(bank: Filterbank) -> np.ndarray:
 
 @functools.cache
 def _mels(bank: Filterbank) -> np.ndarray:
-    """What each power adds to each band, of cosines and then of sines.
-
-    Triangles of unit area on the scale of Slaney's Auditory Toolbox (1998), as librosa has them.
-
-    Returns:
-        float32 ``[2 * frequencies, bands]``.
+    """What each power adds to each band, of cosines and then of sines: float32 ``[2 * frequencies,
+    bands]``.
     """
+    # Triangles of unit area on the scale of Slaney's Auditory Toolbox (1998), as librosa has them.
     corners = _hertz(np.linspace(_mel(bank.low), _mel(bank.high), bank.bands + 2))
     frequencies = _heard(bank)[:, None] * (RATE / bank.points)
     below, middle, above = corners[:-2], corners[1:-1], corners[2:]

@@ -92,13 +92,8 @@ def _view(image: np.ndarray, uniforms: np.ndarray, strength: float, flip: bool) 
 
 
 def _colours(first: float, second: float, third: float) -> tuple[float, ...]:
-    """Saturation about each pixel's grey, contrast about mid-grey, and brightness, as one matrix.
-
-    Args:
-        first: saturation, second: contrast, third: brightness, each -1..1 times the strength.
-
-    Returns:
-        Three rows of four, as Pillow's ``convert`` takes them.
+    """Saturation about each pixel's grey, contrast about mid-grey, and brightness, each -1..1 times
+    the strength, as one matrix: three rows of four, as Pillow's ``convert`` takes them.
     """
     saturation, contrast = 1 + SATURATION * first, 1 + CONTRAST * second
     offset = 127.5 * (1 - contrast) + 255 * BRIGHTNESS * third

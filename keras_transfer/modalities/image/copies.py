@@ -56,13 +56,9 @@ def _boxes(thumbnails: np.ndarray, step: int) -> np.ndarray:
 
 
 def _worst(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of each pair the root mean square over colours of boxes' mean difference, at its worst.
-
-    Args:
-        first, second: sums over boxes of 3x3 cells, int16, shape ``[pairs, height, width, 3]``.
-
-    Returns:
-        Levels, float32, shape ``[pairs]``.
+    """Of each pair the root mean square over colours of boxes' mean difference, at its worst, in
+    levels, float32 ``[pairs]``; given are sums over boxes of 3x3 cells, int16 ``[pairs, height,
+    width, 3]``.
     """
     squares = np.square(first - second, dtype=np.float32)
     # Three planes, since NumPy takes ten times as long to add along an axis of three.

@@ -210,10 +210,8 @@ def _is_jpeg(image: Image.Image) -> bool:
 
 
 def _dct_scale(image: Image.Image, size: tuple[int, int], side: int) -> int:
-    """By how much (1, 2, 4 or 8) a JPEG is scaled down: to 0.8 of ``side``, or of 224 px, at least.
-
-    At 0.8 the pixels are nearer to those of the whole image than a plain bilinear filter's.
-    """
+    """By how much (1, 2, 4 or 8) a JPEG is scaled down: to at least 0.8 of a side, or of 224 px."""
+    # At 0.8 the pixels are nearer to those of the whole image than a plain bilinear filter's.
     if not _is_jpeg(image):
         return 1
     ratio = 5 * min(size) // (4 * max(side, SCALED_SIDE))

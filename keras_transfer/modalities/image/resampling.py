@@ -47,12 +47,10 @@ def _squash_plainly(pixels: np.ndarray, size: tuple[int, int], box: Box) -> np.n
 
 
 def _filtered(pixels: np.ndarray, count: int, begin: float, end: float) -> np.ndarray:
-    """Takes ``count`` weighted means along the first axis, each about the middle of its share.
-
-    The weights fall linearly from the middle to the neighbours' middles, or over one pixel where
-    there are fewer pixels than means; their sum is one. They are rounded to as many binary digits
-    as leave the greatest under 2**15.
-    """
+    """Takes ``count`` weighted means along the first axis, each about the middle of its share."""
+    # The weights fall linearly from the middle to the neighbours' middles, or over one pixel where
+    # there are fewer pixels than means; their sum is one. They are rounded to as many binary digits
+    # as leave the greatest under 2**15.
     if count == len(pixels) and (begin, end) == (0, count):
         return pixels
     step = (end - begin) / count
