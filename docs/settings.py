@@ -7,12 +7,14 @@ python docs/settings.py
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras_transfer
 from keras_transfer import training
 from keras_transfer.modalities import MODALITIES
-from keras_transfer.recipe import RANDOM_WEIGHTS, SETTINGS, type_of
+from keras_transfer.recipe import RANDOM_WEIGHTS, SETTINGS, kind_of, type_of
 
 HEADING = """\
 # Settings
@@ -37,7 +39,7 @@ def text() -> str:
             about = field.metadata
             if about["group"] == group:
                 default = "" if field.default is None else f"`{field.default}`"
-                cells = name, default, about["help"], about["kind"].expected
+                cells = name, default, about["help"], kind_of(name).expected
                 parts[-1] += f"\n| `{cells[0]}` | " + " | ".join(
                     cell.replace("|", "\\|") for cell in cells[1:]
                 )
@@ -89,13 +91,25 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     modality_: str
     def __init__(
         self,
-        *,
 {settings}
     ) -> None: ...
     def fit(self, X: Items, y: Any) -> TransferClassifier: ...
     def predict(self, X: Items) -> np.ndarray: ...
     def predict_proba(self, X: Items) -> np.ndarray: ...
 """
+
+
+def parameters(function: Callable[..., Any]) -> dict[str, str]:
+    """What a function takes, each as a stub says it, by name."""
+    said = {}
+    for one in inspect.signature(function).parameters.values():
+        if one.kind is one.KEYWORD_ONLY:
+            said.setdefault("*", "*")
+        known = one.name in SETTINGS and not isinstance(one.annotation, str)
+        kind = type_of(one.name) if known else one.annotation.replace("'", '"')
+        default = "" if one.default is one.empty else f" = {one.default!r}"
+        said[one.name] = f"{one.name}: {kind}{default}"
+    return said
 
 
 def stub() -> str:
@@ -105,18 +119,13 @@ def stub() -> str:
         for name, home in sorted(keras_transfer._HOMES.items(), key=lambda pair: pair[::-1])
         if name not in ("train", "TransferClassifier")
     )
-    own = [one for one in inspect.signature(training.train).parameters.values()
-           if one.name not in SETTINGS or one.name == "backbone"]  # fmt: skip
-    given = {one.name: f"{one.name}: {one.annotation} = ..." for one in own}
-    given["data"] = "data: Data,\n    *"
-    spelt = {name: f"{name}: {type_of(name)} = ..." for name in SETTINGS}
-    every = given | spelt | given
+    train, estimator = map(parameters, (training.train, keras_transfer.TransferClassifier))
     judged, unjudged = (
-        ",\n".join(f"    {line}" for line in (every | {"judge": judge}).values()) + ","
-        for judge in ("judge: Literal[True] = ...", "judge: Literal[False]")
+        "\n".join(f"    {line}," for line in (train | {"judge": judge}).values())
+        for judge in ("judge: Literal[True] = True", "judge: Literal[False]")
     )
-    spelt["backbone"] = given["backbone"]  # as in train
-    settings = "\n".join(f"        {line}," for line in spelt.values())
+    estimator["backbone"] = train["backbone"]
+    settings = "\n".join(f"        {line}," for line in estimator.values())
     return STUB.format(imports=imports, judged=judged, unjudged=unjudged, settings=settings)
 
 

@@ -26,15 +26,7 @@ from keras_transfer.base.backend import require_backend
 from keras_transfer.base.errors import KerasTransferError, UsageError, require
 from keras_transfer.base.hosts import hosts_of
 from keras_transfer.base.progress import LEVELS, Progress, progress_for
-from keras_transfer.recipe import (
-    BYTES,
-    SETTINGS,
-    TEXT,
-    read_file,
-    resolve,
-    whole,
-    word_or,
-)
+from keras_transfer.recipe import BYTES, SETTINGS, TEXT, kind_of, read_file, resolve, whole, word_or
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 DATA = (
@@ -190,7 +182,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Collection[str] = SETTI
         group = about["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        kind = word_or("auto", about["kind"]) if name == "batch_size" else about["kind"]
+        kind = word_or("auto", kind_of(name)) if name == "batch_size" else kind_of(name)
         spelt = ",".join(map(str, default)) if isinstance(default, tuple) else default
         said = "" if default is None else f" (default {spelt})"
         groups[group].add_argument(
@@ -235,9 +227,7 @@ def add_commands(
     for name, command, text, arguments in table:
         made[name] = commands.add_parser(name, help=text, description=text)
         made[name].set_defaults(command=command)
-        for names, settings in _EVERYWHERE:
-            made[name].add_argument(*names, **settings)
-        for names, settings in arguments:
+        for names, settings in (*_EVERYWHERE, *arguments):
             made[name].add_argument(*names, **settings)
     return made
 
@@ -248,7 +238,7 @@ def level(*names: str, level: str, help: str) -> Argument:
 
 
 _EVERYWHERE = (
-    flag("json", "print one JSON object on standard output instead of text"),
+    flag("json", "print JSON on standard output instead of text"),
     argument("--log-level", dest="level", choices=LEVELS, help="how much is told meanwhile on "
              "standard error (default info)"),
     level("-v", "--verbose", level="debug", help="tell every decision and its reason"),
@@ -277,12 +267,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _inspect(options: argparse.Namespace) -> int:
     how = settings_of(options)
-    if options.labels:
-        with progress_of(options) as progress:
+    with progress_of(options) as progress:
+        if options.labels:
             load_keras()
             found = keras_transfer.inspect_labels(options.data, **how, progress=progress)
-    else:
-        found = keras_transfer.inspect(options.data, **how)
+        else:
+            from keras_transfer import datasets
+
+            progress.stage("decode")
+            source = datasets.open_source(options.data, **how)
+            progress.expect({"decode": 0.003 * len(source.items)})
+            found = keras_transfer.inspect(source, multi_label=source.task.setting)
     if options.page:
         found.write_page(options.page)
     manifest = found.fix(options.fix) if options.fix else None
@@ -312,7 +307,9 @@ def progress_of(options: argparse.Namespace, *, briefly: bool = False) -> Iterat
         yield progress
 
 
-_OF_RUN = ("output", "resume", "overwrite", "tensorboard", "config")
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options of some names, as a call takes them."""
+    return {name: getattr(options, name) for name in names}
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -322,20 +319,15 @@ def _train(options: argparse.Namespace) -> int:
         from keras_transfer.runs import folder as runs
 
         # What is wrong is said before Keras is loaded.
-        allowed = {name: getattr(options, name) for name in ("resume", "overwrite", "data")}
+        allowed = given(options, "resume", "overwrite", "data")
         settings = settings_of(options)
         hosts = hosts_of(settings.get("hosts"))
         if hosts is None or hosts.number == 0:
             runs.check_output(options.output, **allowed)
         resolve(settings, read_file(options.config, settings) if options.config else None)
         load_keras()
-        result = keras_transfer.train(
-            options.data,
-            progress=progress,
-            began=began,
-            **{name: getattr(options, name) for name in _OF_RUN},
-            **settings,
-        )
+        asked = allowed | given(options, "output", "tensorboard", "config") | {"progress": progress}
+        result = keras_transfer.train(began=began, **asked, **settings)
         if result.path is None:  # the first of several hosts writes the run, and tells of it
             return DONE
         run = keras_transfer.open_run(options.output)
@@ -380,12 +372,15 @@ def _curve(options: argparse.Namespace) -> int:
         from keras_transfer import console
         from keras_transfer.runs import probing
 
+        count = sum(run.metrics["images"].values())
+        progress.expect({"extract": 0.02 * count, "fits": 0.002 * count}, {"extract": count})
         found = probing.curve(run, progress)
     return show(options, found.to_json, lambda: console.curve(found, run.modality.NOUN))
 
 
 def _compare(options: argparse.Namespace) -> int:
-    found = keras_transfer.compare([keras_transfer.open_run(path) for path in options.runs])
+    with progress_of(options, briefly=True):
+        found = keras_transfer.compare([keras_transfer.open_run(path) for path in options.runs])
     return show(options, found.to_json, found.render)
 
 
@@ -395,19 +390,19 @@ def _update(options: argparse.Namespace) -> int:
 
         run = keras_transfer.open_run(options.run)
         options.output = options.output or str(runs.beside(run.path, "updated"))
-        allowed = {name: getattr(options, name) for name in ("resume", "overwrite", "data")}
+        allowed = given(options, "resume", "overwrite", "data")
         runs.check_output(options.output, **allowed, update_of=str(run.path.resolve()))
         load_keras()
-        asked = {"output": options.output, "cache": options.cache, "progress": progress}
-        found = keras_transfer.update(run, **allowed, **asked)
+        asked = allowed | given(options, "output", "cache")
+        found = keras_transfer.update(run, **asked, progress=progress)
     return show(options, found.to_json, found.render)
 
 
 def _label(options: argparse.Namespace) -> int:
-    with progress_of(options):
+    with progress_of(options) as progress:
         run = _opened(options)
-        asked = {"count": options.count, "output": options.output}
-        found = keras_transfer.label(run, options.data, **asked)
+        asked = given(options, "data", "count", "output")
+        found = keras_transfer.label(run, **asked, progress=progress)
     return show(options, found.to_json, found.render)
 
 
@@ -416,9 +411,7 @@ def _predict(options: argparse.Namespace) -> int:
         load_keras()
         from keras_transfer import console
 
-        rows = keras_transfer.predict(
-            options.model, options.images, top=options.top, csv=options.csv
-        )
+        rows = keras_transfer.predict(options.model, options.images, **given(options, "top", "csv"))
     show(options, lambda: rows, lambda: console.predictions(rows))
     return USAGE if any("error" in row for row in rows) else DONE
 
@@ -428,21 +421,15 @@ def _export(options: argparse.Namespace) -> int:
         run = _opened(options)
         from keras_transfer import console
 
-        result = keras_transfer.export_run(
-            run,
-            options.formats,
-            options.output,
-            overwrite=options.overwrite,
-            allow_failing=options.allow_failing,
-            sign=options.sign,
-            progress=progress,
-        )
+        asked = given(options, "formats", "output", "overwrite", "allow_failing", "sign")
+        result = keras_transfer.export_run(run, **asked, progress=progress)
     show(options, result.to_json, lambda: f"{result.render()}\n{console.exported(result)}")
     return DONE if result.passed or options.allow_failing else FAILED
 
 
 def _verify(options: argparse.Namespace) -> int:
-    result = keras_transfer.verify(options.export, options.key)
+    with progress_of(options) as progress:
+        result = keras_transfer.verify(options.export, options.key, progress=progress)
     show(options, result.to_json, result.render)
     return int(result.result["exit_code"])
 
@@ -490,7 +477,8 @@ def _backbones(options: argparse.Namespace) -> int:
     if options.name is None:
         return show(options, backbones.listing, backbones.render_listing)
     row = backbones.spec(options.name)
-    load_keras()
+    with progress_of(options, briefly=True):
+        load_keras()
     size = getattr(options, modality(row.modality).SIZE) or row.size
     return show(
         options,
@@ -518,8 +506,7 @@ def _completed(file: Any) -> argparse.ArgumentParser:
         verbs.add_parser(name, parents=[other], add_help=False, help=other.description)
     names = [row["name"] for row in backbones.listing()]
     for action in (action for verb in verbs.choices.values() for action in verb._actions):
-        setting = SETTINGS.get(action.dest)
-        words = setting.metadata["kind"].words if setting else ()
+        words = kind_of(action.dest).words if action.dest in SETTINGS else ()
         named = action.dest == "backbone" or action.metavar == "NAME"
         if action.choices is None and (names if named else words):
             action.choices = names if named else words
@@ -614,7 +601,7 @@ _COMMANDS: tuple[tuple[str, Command, str, Sequence[Argument]], ...] = (
     )),
     ("backbones", _backbones, "List the backbones, or one backbone's blocks and prices.", (
         argument("name", metavar="NAME", nargs="?"),
-        *(argument(f"--{name.replace('_', '-')}", type=SETTINGS[name].metadata["kind"].take,
+        *(argument(f"--{name.replace('_', '-')}", type=kind_of(name).take,
                    metavar="N") for name in ("image_size", "max_length")),
     )),
     ("completion", _completion, "Print what completes this command in a shell: eval \"$(keras-"

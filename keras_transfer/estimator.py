@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -55,7 +55,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     modality_: str
 
     @functools.partial(spelled_out, without={"fit"})
-    def __init__(self, *, image_fit: str | None = None, **settings: Any) -> None:
+    def __init__(self, *, image_fit: Literal["squash", "crop", "pad"] | None = None,
+                 **settings: Any) -> None:  # fmt: skip
         check_names(settings, "TransferClassifier")
         self.image_fit = image_fit
         for name in SETTINGS.keys() - {"fit"}:

@@ -70,7 +70,7 @@ def asked_recipe(
             )
         recipe = dataclasses.replace(recipe, **typed)
         weights = recipe.weights or _first_weights(recipe.backbone, given)
-        usual = {"auto": "train" if weights == "none" else "frozen"}
+        usual: dict[str, Any] = {"auto": "train" if weights == "none" else "frozen"}
         batch_norm = usual.get(recipe.batch_norm, recipe.batch_norm)
         asked = recipe.to_dict()
         names = [n for n, value in asked.items() if value not in (None, SETTINGS[n].default)]

@@ -24,7 +24,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
@@ -156,9 +156,10 @@ def _cache(value: Any) -> str:
 
 
 def _instance(kind: str, value: Any) -> Any:
-    """What is of a class of a package, by its name, so that the package is not imported here."""
-    bases = type(value).__mro__
-    if kind not in (f"{base.__module__.split('.')[0]}.{base.__name__}" for base in bases):
+    """What is of a class of a package, or of one of several, by its name, so that the package is
+    not imported here."""
+    bases = (f"{base.__module__.split('.')[0]}.{base.__name__}" for base in type(value).__mro__)
+    if not set(kind.split()) & {*bases}:
         raise TypeError
     return value
 
@@ -200,6 +201,17 @@ FOLD = Kind("a fold such as 1/5", _fold)
 DEPTH = Kind("a number of blocks, a block's name, a share such as 35%, all or none", _depth)
 RATE = real(1e-12, 100)
 CLUSTER = Kind("ray://HOST:PORT, HOST:PORT, auto or local", _cluster)
+WORDS = words()
+"""Of a setting: one of the words of its type, see :func:`kind_of`."""
+
+Value = TypeVar("Value")
+if TYPE_CHECKING:
+
+    class Spelt(Generic[Value]):
+        """Of a setting: it may be given as the command line spells it, and is its value then."""
+
+        def __get__(self, held: Any, kind: Any = None) -> Value: ...
+        def __set__(self, held: Any, value: Value | str) -> None: ...
 
 
 def setting(
@@ -238,17 +250,16 @@ class Recipe:
     (5, 64)
     """
 
-    effort: str = setting(
-        "effort", "default", words("quick", "default", "high"),
-        "numbers of the recipe: the head and a short second phase near the top; more of both; "
-        "everything trains, for longer",
+    effort: Literal["quick", "default", "high"] = setting(
+        "effort", "default", WORDS, "numbers of the recipe: the head and a short second phase near "
+        "the top; more of both; everything trains, for longer",
     )  # fmt: skip
-    time_budget: float | None = setting(
+    time_budget: Spelt[float | None] = setting(
         "effort", None, DURATION, "shorten the run until it fits, such as 10m: what is done then "
         "depends on the machine's speed", metavar="10m",
     )  # fmt: skip
 
-    split: tuple[float, float, float] = setting(
+    split: Spelt[tuple[float, float, float]] = setting(
         "data", (0.7, 0.15, 0.15), SHARES, "shares of the splits that the data does not give",
         metavar="TRAIN,VAL,TEST",
     )  # fmt: skip
@@ -261,7 +272,7 @@ class Recipe:
         "data", None, COLUMNS, "what a table calls its columns path, text, label, split, group, "
         "start and end, such as text=review,label=stars", metavar="NAMES",
     )  # fmt: skip
-    fold: tuple[int, int] | None = setting(
+    fold: Spelt[tuple[int, int] | None] = setting(
         "data", None, FOLD, "test on the I-th of K parts, validate on the next", metavar="I/K"
     )
     per_class: int | None = setting(
@@ -275,18 +286,17 @@ class Recipe:
         "data", None, whole(0, 2**32 - 2), "of the split, the folds and per_class alone (default: "
         "the same number as seed)",
     )  # fmt: skip
-    fit: str | None = setting(
-        "data", None, words("squash", "crop", "pad"), "how an image that is no square becomes one: "
-        "squashed, cut to its middle, or with grey beside it (default: squash)",
+    fit: Literal["squash", "crop", "pad"] | None = setting(
+        "data", None, WORDS, "how an image that is no square becomes one: squashed, cut to its "
+        "middle, or with grey beside it (default: squash)",
     )  # fmt: skip
-    multi_label: str = setting(
-        "data", "auto", words("auto", "on", "off"), "whether an example may have several classes, "
-        "which its label lists with | between (auto: where a label of a table does)",
+    multi_label: Literal["auto", "on", "off"] = setting(
+        "data", "auto", WORDS, "whether an example may have several classes, which its label lists "
+        "with | between (auto: where a label of a table does)",
     )  # fmt: skip
-    class_weights: str = setting(
-        "data", "none", words("none", "balanced"),
-        "weigh each class by the inverse of its size",
-    )  # fmt: skip
+    class_weights: Literal["none", "balanced"] = setting(
+        "data", "none", WORDS, "weigh each class by the inverse of its size"
+    )
 
     backbone: str = setting(
         "model", "EfficientNetLite0", TEXT, "one of those that `backbones` lists", metavar="NAME"
@@ -320,9 +330,9 @@ class Recipe:
         "head", None, RATE, "train the head by gradient at this rate, 1e-3 if only epochs are "
         "given", metavar="X",
     )  # fmt: skip
-    refit: str = setting(
-        "head", "on", words("on", "off"), "whether a solved head is at last solved once more, by "
-        "the penalty that validation chose, on its examples too",
+    refit: Literal["on", "off"] = setting(
+        "head", "on", WORDS, "whether a solved head is at last solved once more, by the penalty "
+        "that validation chose, on its examples too",
     )  # fmt: skip
 
     unfreeze: int | str = setting(
@@ -347,9 +357,9 @@ class Recipe:
         "fine-tuning", 1e-4, real(0, 10), "decoupled, of kernels, as in AdamW", metavar="X",
         search={"low": 1e-6, "high": 1e-2, "scale": "log"},
     )  # fmt: skip
-    penalty: str = setting(
-        "fine-tuning", "none", words("none", "l2", "l2-sp"),
-        "R(w): l2 is ||w||^2, l2-sp pulls to the pretrained weights, ||w - w0||^2",
+    penalty: Literal["none", "l2", "l2-sp"] = setting(
+        "fine-tuning", "none", WORDS, "R(w): l2 is ||w||^2, l2-sp pulls to the pretrained "
+        "weights, ||w - w0||^2",
         search={"choices": ["none", "l2-sp"]},
     )  # fmt: skip
     penalty_strength: float = setting(
@@ -363,8 +373,8 @@ class Recipe:
     warmup: float = setting(
         "fine-tuning", 0.1, real(0, 1), "share of the steps in which the rate rises", metavar="X"
     )
-    decay: str = setting(
-        "fine-tuning", "cosine", words("cosine", "constant"), "how the rate falls afterwards"
+    decay: Literal["cosine", "constant"] = setting(
+        "fine-tuning", "cosine", WORDS, "how the rate falls afterwards"
     )
     decay_from: float = setting(
         "fine-tuning", 0.0, real(0, 1), "share of the steps until which it stays at its peak",
@@ -378,9 +388,9 @@ class Recipe:
         "fine-tuning", 0.98, real(0, 0.99999), "bound of the momentum of the weights' moving "
         "average, (t - 1) / (t + 2) at step t; 0 for none", metavar="X",
     )  # fmt: skip
-    batch_norm: str = setting(
-        "fine-tuning", "auto", words("auto", "frozen", "train"), "keep BatchNorm of trained blocks "
-        "as it is, or train it, statistics included (auto: train for random weights alone)",
+    batch_norm: Literal["auto", "frozen", "train"] = setting(
+        "fine-tuning", "auto", WORDS, "keep BatchNorm of trained blocks as it is, or train it, "
+        "statistics included (auto: train for random weights alone)",
     )  # fmt: skip
 
     views: int = setting(
@@ -391,9 +401,9 @@ class Recipe:
         "augmentation", 1.0, real(0, 3), "of the views that are not clean", metavar="X",
         search={"choices": [0.5, 1.0]},
     )  # fmt: skip
-    flip: str = setting(
-        "augmentation", "auto", words("auto", "on", "off"), "whether views are mirrored (auto: "
-        "unless the data shows that left and right matter)",
+    flip: Literal["auto", "on", "off"] = setting(
+        "augmentation", "auto", WORDS, "whether views are mirrored (auto: unless the data shows "
+        "that left and right matter)",
     )  # fmt: skip
     view_seed: int = setting(
         "augmentation", 0, whole(0, 2**32 - 2), "of the views; one for all runs, so that they "
@@ -410,32 +420,30 @@ class Recipe:
         "judgement", 0.95, real(1e-9, 1), "share of right answers that the confidence threshold is "
         "chosen for", metavar="P",
     )  # fmt: skip
-    calibration: str = setting(
-        "judgement", "temperature", words("temperature", "none"), "whether probabilities are made "
-        "honest on the validation split",
+    calibration: Literal["temperature", "none"] = setting(
+        "judgement", "temperature", WORDS, "whether probabilities are made honest on the "
+        "validation split",
     )  # fmt: skip
 
-    engine: str = setting(
-        "machine", "auto", words("auto", "keras", "openvino", "openvino-bfloat16"),
-        "what runs the frozen part",
-    )  # fmt: skip
-    jit: str = setting("machine", "auto", words("auto", "on", "off"), "XLA")
-    precision: str = setting(
-        "machine", "auto", words("auto", "float32", "mixed_bfloat16", "mixed_float16"),
-        "in which type layers compute while they train",
-    )  # fmt: skip
+    engine: Literal["auto", "keras", "openvino", "openvino-bfloat16"] = setting(
+        "machine", "auto", WORDS, "what runs the frozen part"
+    )
+    jit: Literal["auto", "on", "off"] = setting("machine", "auto", WORDS, "XLA")
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = setting(
+        "machine", "auto", WORDS, "in which type layers compute while they train"
+    )
     devices: int | str = setting(
         "machine", 1, word_or("all", whole(1)), "how many share each batch", metavar="N|all"
     )
-    hosts: str = setting(
-        "machine", "off", words("off", "on"), "share each batch of the second phase among all "
-        "devices of all hosts that TF_CONFIG names, or for JAX SLURM or KERAS_DISTRIBUTION_*",
+    hosts: Literal["off", "on"] = setting(
+        "machine", "off", WORDS, "share each batch of the second phase among all devices of all "
+        "hosts that TF_CONFIG names, or for JAX SLURM or KERAS_DISTRIBUTION_*",
     )  # fmt: skip
     cache: str = setting(
         "machine", "on", Kind("on, off or a folder", _cache), "where frozen work is kept",
         metavar="DIR|off",
     )  # fmt: skip
-    cache_limit: int | None = setting(
+    cache_limit: Spelt[int | None] = setting(
         "machine", None, BYTES, "that it may take, such as 20G", metavar="SIZE"
     )
     machines: str | None = setting(
@@ -505,13 +513,25 @@ class Recipe:
 SETTINGS = {field.name: field for field in dataclasses.fields(Recipe)}
 """The field of each setting, by name; its metadata is what ``setting`` was given."""
 
+
+def kind_of(name: str) -> Kind:
+    """What a setting may be."""
+    field = SETTINGS[name]
+    kind: Kind = field.metadata["kind"]
+    return _of_literal(str(field.type)) if kind is WORDS else kind
+
+
+def _of_literal(said: str) -> Kind:
+    """One of the words that a type lists."""
+    return words(*re.findall(r"['\"]([\w-]+)['\"]", said))
+
+
 _ARGUMENTS = {
-    **{
-        name: SETTINGS[name].metadata["kind"]
-        for name in ("split", "fold", "seed", "per_class", "multi_label")
-    },
-    **dict.fromkeys(("path", "folder", "output", "config", "csv", "key", "sign", "group"), TEXT),
-    **{"splits": TEXT, "weights": TEXT, "top": whole(1), "count": whole(1), "limit": BYTES},
+    **{name: kind_of(name) for name in ("split", "fold", "seed", "per_class", "group", "weights")},
+    **dict.fromkeys(("top", "count", "trials"), whole(1)),
+    "path": TEXT,
+    "limit": BYTES,
+    "max_time": DURATION,
     "pixels": Kind("images, such as an array [images, height, width, 3]", _pixels),
 }
 """What public functions take beside settings, or as well, by the name of the argument."""
@@ -525,9 +545,15 @@ _TYPES = {
     ),
     "BackboneSpec | str": Kind(
         "a backbone's name or row",
-        lambda v: v if isinstance(v, str) else _instance("keras_transfer.BackboneSpec", v),
+        functools.partial(_instance, "builtins.str keras_transfer.BackboneSpec"),
     ),
+    "Space | str | os.PathLike[str]": Kind(
+        "a space, or the path of a file of one",
+        functools.partial(_instance, "builtins.str pathlib.Path tuning.Space"),
+    ),
+    "Mapping[str, Any]": Kind("settings by name", dict),
     "Sequence[str]": Kind("names", functools.partial(_each, _string)),
+    **dict.fromkeys(("str | os.PathLike[str]", "str | PathLike[str]"), TEXT),
     "registry.Layers": Kind("a function that puts layers on a tensor", _called),
     "Columns": COLUMNS,
     "np.ndarray": Kind("an array of numbers", _array),
@@ -555,11 +581,9 @@ RANDOM_WEIGHTS = {"unfreeze": "all", "fine_tune_lr": 1e-3, "levels": 0.0, "batch
 def type_of(name: str) -> str:
     """What a setting may be, as a type for signatures."""
     field = SETTINGS[name]
-    kind, kept = field.metadata["kind"], str(field.type).removesuffix(" | None")
-    other = " | str" if kind in (BYTES, DURATION, FOLD, SHARES) else ""
+    kept, spelt = re.subn(r"Spelt\[(.*)\]", r"\1", str(field.type).replace("'", '"'))
     path = " | PathLike[str]" if field.metadata["metavar"] in ("FILE", "DIR|off") else ""
-    known = ", ".join(f'"{word}"' for word in kind.words)
-    return f"{f'Literal[{known}]' if known else kept}{other}{path} | None"
+    return f"{kept.removesuffix(' | None')}{' | str' * spelt}{path} | None"
 
 
 def spelled_out(function: Called, without: Collection[str] = ()) -> Called:
@@ -588,8 +612,9 @@ def reads_arguments(function: Called) -> Called:
     """
     shown = inspect.signature(function)
     said = {name: str(one.annotation) for name, one in shown.parameters.items()}
+    listed = {name: _of_literal(kind) for name, kind in said.items() if "Literal[" in kind}
     found = {name: _TYPES.get(said[name].removesuffix(" | None")) for name in said} | _ARGUMENTS
-    kinds = {name: kind for name, kind in found.items() if kind and name in said}
+    kinds = {name: kind for name, kind in (found | listed).items() if kind and name in said}
     title = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
@@ -614,7 +639,7 @@ def read(name: str, value: Any, where: str = "") -> Any:
     Raises:
         UsageError: the value is not allowed; ``where`` stands before the message.
     """
-    return _read(name, SETTINGS[name].metadata["kind"], value, where)
+    return _read(name, kind_of(name), value, where)
 
 
 def _read(name: str, kind: Kind, value: Any, where: str = "") -> Any:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import importlib
 import inspect
 import os
 import re
+import sys
+import textwrap
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +18,8 @@ import pytest
 
 import keras_transfer as kt
 from keras_transfer.base.errors import UsageError
-from keras_transfer.recipe import SETTINGS
+from keras_transfer.recipe import SETTINGS, kind_of
+from tuning.search import search
 
 WRONG: list[tuple[str, dict, str]] = [
     ("train", {"data": 5}, "int is no data"),
@@ -44,13 +50,31 @@ WRONG: list[tuple[str, dict, str]] = [
     ("predict", {"model": 5, "items": []}, "5 is no model"),
     ("label", {"run": "r", "data": "d", "count": "x"}, "count must be a whole number"),
     ("train", {"data": "builtin:digits", "callbacks": 5}, "takes no int as a callback"),
+    ("load_dataset", {"data": "d", "multi_label": "some"}, "multi_label must be one of auto, on"),
+    ("load_dataset", {"data": "d", "fit": 5}, "fit must be one of squash, crop, pad"),
+    ("inspect_labels", {"data": "d", "multi_label": True}, "multi_label must be one of auto, on"),
+    ("search", {"data": "d", "output": 5}, "output must be a name or a path"),
+    ("search", {"data": "d", "output": "s", "max_time": "soon"}, "max_time must be a duration"),
+    ("search", {"data": "d", "output": "s", "trials": "some"}, "trials must be a whole number"),
+    ("search", {"data": "d", "output": "s", "tuner": "rand"}, "Did you mean random"),
+    ("search", {"data": "d", "output": "s", "objective": 5}, "objective must be one of nll, acc"),
+    ("search", {"data": "d", "output": "s", "settings": 5}, "settings must be settings by name"),
+    ("search", {"data": "d", "output": "s", "settings": {"sed": 1}}, "Did you mean seed"),
+    ("search", {"data": "d", "output": "s", "space": 5}, "space must be a space, or the path"),
+    ("search", {"data": "d", "output": "s", "space": "no.toml"}, "no.toml"),
+    ("search", {"data": 5, "output": "s"}, "int is no data"),
+    ("search", {"data": "d"}, "missing a required argument: 'output'"),
 ]
 
 
 @pytest.mark.parametrize(("name", "arguments", "said"), WRONG)
-def test_a_value_of_a_wrong_type_is_said_in_our_words(name, arguments, said) -> None:
+def test_a_value_of_a_wrong_type_is_said_in_our_words(
+    name: str, arguments: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=said):
-        getattr(kt, name)(**arguments)
+        (search if name == "search" else getattr(kt, name))(**arguments)
+    assert not [path for path in tmp_path.rglob("*") if path.name not in ("s", "lock")]
 
 
 def test_spellings_of_the_command_line_are_values() -> None:
@@ -70,8 +94,6 @@ def test_who_asks_for_the_signature_is_told_the_choices(function) -> None:
     assert shown["effort"].annotation == Literal["quick", "default", "high"] | None
     assert shown["cache"].annotation == str | os.PathLike[str] | None
     assert shown["time_budget"].annotation == float | str | None
-    words = {name for name, field in SETTINGS.items() if field.metadata["kind"].words} - {"fit"}
-    assert all("Literal" in str(shown[name].annotation) for name in words)
 
 
 RETURNED = {"Dataset", "ExportResult", "Run", "TransferResult"}
@@ -83,6 +105,84 @@ CALLABLES = [
     and name not in RETURNED
     and not (inspect.isclass(getattr(kt, name)) and issubclass(getattr(kt, name), Exception))
 ]
+CHOICES = {name: kind_of(name).words for name in SETTINGS if kind_of(name).words} | {
+    "image_fit": kind_of("fit").words, "tuner": ("bayesian", "hyperband", "random"),
+    "objective": ("nll", "accuracy", "f1"),
+}  # fmt: skip
+SPELT = {"time_budget": "float", "cache_limit": "int", "max_time": "float"} | {
+    name: f"tuple[{', '.join(parts)}]"
+    for name, parts in {"split": 3 * ["float"], "fold": 2 * ["int"]}.items()
+}
+
+
+@pytest.mark.parametrize("name", [*CALLABLES, "search"])
+def test_so_is_who_asks_for_any_other(name: str) -> None:
+    """Of words all, and of what the command line spells that a string is one."""
+    shown = inspect.signature(search if name == "search" else getattr(kt, name)).parameters
+    for one in shown.values():
+        said = str(one.annotation)
+        words = CHOICES.get(one.name)
+        if words and (name, one.name) != ("unfreeze", "batch_norm"):  # a bool of another meaning
+            assert "Literal[" in said, (one.name, said)
+            assert set(re.findall(r"'([\w-]+)'", said)) == set(words), (one.name, said)
+        if kind := SPELT.get(one.name):
+            assert kind in said, (one.name, said)
+            assert "Spelt[" in said or "str" in said, (one.name, said)
+    assert name not in ("train", "Recipe") or shown.keys() >= CHOICES.keys() - {
+        "image_fit", "tuner", "objective",
+    }  # fmt: skip
+
+
+STUB = ast.parse(Path(kt.__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+
+
+def taken(definition: ast.FunctionDef, known: dict) -> list[inspect.Parameter]:
+    """What a definition takes as whoever reads it sees it, but for ``self`` and types."""
+    plain, names = ast.parse(ast.unparse(definition)).body[0], dict(known)
+    plain.decorator_list, plain.returns, plain.body = [], None, [ast.Pass()]
+    for one in ast.walk(plain.args):
+        if isinstance(one, ast.arg):
+            one.annotation = None
+    exec(ast.unparse(plain), names)
+    parameters = inspect.signature(names[definition.name]).parameters.values()
+    return [one for one in parameters if one.name != "self"]
+
+
+def definitions(nodes: list[ast.stmt], name: str) -> list[ast.FunctionDef]:
+    """Those of a function, or of what makes an object of a class."""
+    found = [one for one in nodes if getattr(one, "name", None) == name]
+    within = [one for kind in found if isinstance(kind, ast.ClassDef) for one in kind.body]
+    makes = [one for one in within if getattr(one, "name", None) == "__init__"]
+    return [one for one in [*found, *makes] if isinstance(one, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize("name", [name for name in kt.__all__ if name != "__version__"])
+def test_an_editor_is_told_what_is_taken(name: str) -> None:
+    """By the stub, or by the source where the stub takes the name from there."""
+    thing = getattr(kt, name)
+    written, known = definitions(STUB, name), {}
+    if not written:
+        homes = [
+            one.module for one in STUB
+            if isinstance(one, ast.ImportFrom) for alias in one.names if alias.asname == name
+        ]  # fmt: skip
+        assert [getattr(importlib.import_module(home), name) for home in homes] == [thing]
+        source = textwrap.dedent(inspect.getsource(inspect.unwrap(thing)))
+        written = definitions(ast.parse(source).body, name)
+        known = vars(sys.modules[thing.__module__])
+    assert written or dataclasses.is_dataclass(thing), name
+    empty = inspect.Parameter.empty
+    shown = [one.replace(annotation=empty) for one in inspect.signature(thing).parameters.values()]
+    for one in written:
+        found = taken(one, known)
+        if len(written) > 1:  # they differ in ``judge``
+            found, shown = (
+                [p.replace(default=True) if p.name == "judge" else p for p in each]
+                for each in (found, shown)
+            )
+        assert found == shown
+
+
 REST = {
     "spec": "MobileNetV2", "classes": 2, "pixels": np.zeros((1, 8, 8, 3), np.uint8),
     "maps": np.zeros((1, 2, 2)), "layers": lambda x: x, "image_size": 32, "cut": ("a",),

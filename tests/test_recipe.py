@@ -5,7 +5,7 @@ import pytest
 
 from keras_transfer import cli
 from keras_transfer.base.errors import UsageError
-from keras_transfer.recipe import EFFORTS, LOCAL, SETTINGS, Recipe, read_file, resolve
+from keras_transfer.recipe import EFFORTS, LOCAL, SETTINGS, Recipe, kind_of, read_file, resolve
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -71,7 +71,7 @@ def test_every_setting_is_an_option_a_word_of_a_file_and_in_the_help(tmp_path, c
         assert f"--{name.replace('_', '-')} " in said
     others = {"fold": [1, 5], "unfreeze": 3, "cache": "off", "devices": 2, "columns": "text=review"}
     for name, field in SETTINGS.items():
-        kind = field.metadata["kind"]
+        kind = kind_of(name)
         value = others.get(name) or (kind.words[-1] if kind.words else field.default)
         if value is None:
             value = {

@@ -15,7 +15,7 @@ from keras_transfer import backbones
 from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError, closest
 from keras_transfer.modalities import modality
-from keras_transfer.recipe import DEPTH, SETTINGS, read, resolve
+from keras_transfer.recipe import DEPTH, SETTINGS, kind_of, read, resolve
 
 Value = float | int | str
 KNOWN = tuple(
@@ -200,12 +200,12 @@ class _Entry:
         name = name or self.name
         try:
             found: Value = read(name, given)
-            if name == "backbone":
+            if name == "backbone" and not str(found).endswith(".keras"):
                 backbones.spec(str(found))
         except UsageError as error:
             self.check(False, key, error.message, error.remedy)
         # A depth that is a number is searched as text: it shares its list with shares and names.
-        return str(found) if SETTINGS[name].metadata["kind"] is DEPTH else found
+        return str(found) if kind_of(name) is DEPTH else found
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -235,7 +235,7 @@ def _declare(hp: Any, at: _Entry, held: Any) -> None:
         else:
             low, high, about = _range(at, held)
             about["default"] = _default(at, held, low, lambda value: low <= value <= high)
-            kind = hp.Int if SETTINGS[name].metadata["kind"].whole else hp.Float
+            kind = hp.Int if kind_of(name).whole else hp.Float
             kind(name, low, high, **about)
 
 
@@ -273,7 +273,7 @@ def _range(at: _Entry, held: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any
         at.check(key in held, None, said, "Give choices, or both low and high.")
     low, high = (at.value(key, held[key]) for key in ("low", "high"))
     scale, step = held.get("scale", "linear"), held.get("step")
-    numbers = not SETTINGS[name].metadata["kind"].words and str not in (type(low), type(high))
+    numbers = not kind_of(name).words and str not in (type(low), type(high))
     at.check(numbers, None, f"{name} takes choices, not a range.", "Give choices.")
     said = f"the range of {name} is empty: low = {low}, high = {high}."
     at.check(float(low) < float(high), "low", said, "Make low smaller than high.")

@@ -6,7 +6,7 @@ are asked of :func:`task_of`, and nobody else asks which of the two it is.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import special
@@ -39,7 +39,8 @@ class OneLabel:
         counted: what is counted of examples where answers are; "" for the examples.
     """
 
-    setting, exclusive, counted = "off", True, ""
+    setting: Literal["on", "off"] = "off"
+    exclusive, counted = True, ""
 
     def canonical(self, cell: str) -> str:
         """A cell of a table in the one way that is compared and written. Here: the cell: it is a
@@ -228,7 +229,8 @@ class SeveralLabels:
     all of its classes are. Losses are means over the classes.
     """
 
-    setting, exclusive, counted = "on", False, "labels of "
+    setting: Literal["on", "off"] = "on"
+    exclusive, counted = False, "labels of "
 
     def canonical(self, cell: str) -> str:
         """Its classes once each, in order of their names, with ``MARK`` between."""

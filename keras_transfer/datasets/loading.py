@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def open_source(
     class_names: Sequence[str] | None = None,
     group: str | None = None,
     columns: Columns | None = None,
-    multi_label: str = "auto",
+    multi_label: Literal["auto", "on", "off"] = "auto",
 ) -> Source:
     """Finds the source that ``data`` stands for; see ``load_dataset``.
 
@@ -121,7 +121,7 @@ def _open_named(name: str, named: Mapping[str, str]) -> Source:
 def inspect(
     data: Data,
     *,
-    split: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    split: tuple[float, float, float] | str = (0.7, 0.15, 0.15),
     splits: str | os.PathLike[str] | None = None,
     seed: int = 0,
     image_size: Size | None = None,
@@ -129,8 +129,8 @@ def inspect(
     class_names: Sequence[str] | None = None,
     group: str | None = None,
     columns: Columns | None = None,
-    fit: str | None = None,
-    multi_label: str = "auto",
+    fit: Literal["squash", "crop", "pad"] | None = None,
+    multi_label: Literal["auto", "on", "off"] = "auto",
 ) -> Inspection:
     """Reads and checks every item of a set, and reports.
 
@@ -146,6 +146,7 @@ def inspect(
         DataError: there is nothing to inspect. A set that can be read but not trained on raises
             nothing: see ``Inspection.problem``.
     """
+    assert not isinstance(split, str)  # it has been read
     splitting.check_shares(split)
     source = open_source(data, class_names=class_names, group=group, columns=columns,
                          multi_label=multi_label)  # fmt: skip
@@ -184,17 +185,17 @@ def load_dataset(
     data: Data,
     *,
     image_size: Size | None = None,
-    split: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    split: tuple[float, float, float] | str = (0.7, 0.15, 0.15),
     splits: str | os.PathLike[str] | None = None,
-    fold: tuple[int, int] | None = None,
+    fold: tuple[int, int] | str | None = None,
     seed: int = 0,
     cache: bool = True,
     per_class: int | None = None,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
     columns: Columns | None = None,
-    fit: str | None = None,
-    multi_label: str = "auto",
+    fit: Literal["squash", "crop", "pad"] | None = None,
+    multi_label: Literal["auto", "on", "off"] = "auto",
     for_training: bool = True,
 ) -> Dataset:
     """Reads, checks, decodes and splits a labelled set.
@@ -233,7 +234,7 @@ def load_dataset(
     dataset = inspection.dataset
     if inspection.problem and (for_training or not len(dataset)):
         raise inspection.problem
-    if fold is not None:
+    if fold is not None and not isinstance(fold, str):  # it has been read
         if splits is not None:
             raise UsageError("a fold and a file of splits were given.", remedy="Give one of them.")
         dataset = splitting.kfold(dataset, fold[1], seed=seed)[fold[0] - 1]
