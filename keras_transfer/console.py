@@ -167,12 +167,8 @@ def cache(rows: Sequence[Mapping[str, Any]], folder: str | os.PathLike[str]) -> 
     cells = []
     for row in rows:
         key, used = row["key"], cache_row(row)["used"] + (" (in use)" if row["in_use"] else "")
-        about = (
-            key["backbone"],
-            ", ".join(key["cut"]),
-            str(key.get("shape", ["?"])[0]),
-            str(key["view"]),
-        )
+        size = str(key.get("shape", ["?"])[0])
+        about = key["backbone"], ", ".join(key["cut"]), size, str(key["view"])
         cells.append((*about, f"{row['bytes'] / 2**20:.1f}", used))
     total = sum(row["bytes"] for row in rows)
     title = f"{folder}: {total / 2**20:.1f} MiB"

@@ -9,7 +9,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -94,6 +94,7 @@ def label(
     count: int = 100,
     output: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    progress: Progress | bool | None = None,
 ) -> Sheet:
     """Ranks unlabelled examples by what a run would learn from their labels, and writes a sheet.
 
@@ -108,6 +109,7 @@ def label(
         output: the folder for the table and its page with previews; by default that of the run
             with ``-to-label`` behind it.
         seed: of the ranking, see :func:`ranking`.
+        progress: whether, or where, to tell of it, as for ``train``.
 
     Returns:
         The sheet.
@@ -123,8 +125,10 @@ def label(
         problem = f"{folder / SHEET} exists, and may hold labels."
         raise UsageError(problem, remedy="Name another folder with --output.")
     column, items = _unlabelled(run, data)
-    labelled = _labelled(run)
-    names, features, scores, left_out, known = _seen(run, items, labelled or frozenset())
+    with telling(progress) as told:
+        told.stage("decode")
+        labelled = _labelled(run)
+        names, features, scores, left_out, known = _seen(run, items, labelled or frozenset(), told)
     if not names:
         raise _nothing(run, data, len(items), left_out, known)
     answers = run.task.answers(scores, run.thresholds)
@@ -149,12 +153,13 @@ def label(
     return Sheet(folder / SHEET, rows, left_out, asked_again, command)
 
 
+@reads_arguments
 def inspect_labels(
     data: Data,
     *,
     group: str | None = None,
     columns: Columns | None = None,
-    multi_label: str = "auto",
+    multi_label: Literal["auto", "on", "off"] = "auto",
     progress: Progress | bool | None = None,
 ) -> datasets.Inspection:
     """As ``inspect``, and finds labels that look wrong.
@@ -262,7 +267,7 @@ def _labelled(run: runs.Run) -> frozenset[str] | None:
 
 
 def _seen(
-    run: runs.Run, items: dict[str, Callable[[], bytes]], labelled: frozenset[str]
+    run: runs.Run, items: dict[str, Callable[[], bytes]], labelled: frozenset[str], told: Progress
 ) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, str], int]:
     """The names of items that can be read, their features and probabilities; why others cannot;
     and how many are labelled already."""
@@ -270,7 +275,7 @@ def _seen(
     outputs = [model.get_layer(POOL).output, model.output]
     engine: Engine = build_engine(keras.Model(model.input, outputs), images=len(items))
     found, waiting = list[list[np.ndarray]](), list[np.ndarray]()
-    for name, read in items.items():
+    for name, read in told.through("extract", items.items(), 0.02):
         try:
             data = read()
             if files.sha256(data) in labelled:

@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from recorder import Recorder
+from sklearn.datasets import load_digits
 
 from keras_transfer import cli
 from keras_transfer.base.errors import UsageError
+from tuning import __main__ as tuning_cli
 
 # What a shell starts in the background is deaf to interrupts, and so are its children.
 HEEDING = (
@@ -28,7 +31,8 @@ HEEDING = (
 def run_cli(capsys):
     def call(*arguments):
         try:
-            code = cli.main([str(argument) for argument in arguments])
+            main = tuning_cli.main if arguments[0] == "space" else cli.main
+            code = main([str(argument) for argument in arguments])
         except SystemExit as stop:  # argparse's own refusals
             code = stop.code
         captured = capsys.readouterr()
@@ -297,7 +301,7 @@ def test_an_unreadable_image_costs_itself_and_is_counted(run_cli, digits_folder,
 def test_inspect_ends_with_2_where_nothing_can_be_trained(run_cli, two_classes, tmp_path):
     page, clean = tmp_path / "page.html", tmp_path / "clean"
     code, out, err = run_cli("inspect", two_classes, "--page", page, "--fix", clean)
-    assert (code, err) == (0, "")
+    assert (code, err.splitlines()) == (0, ["Starting", "Reading the data"])
     assert str(page) in out
     assert str(clean / "manifest.csv") in out.replace("\n", "")
     (two_classes / "a" / "broken.png").write_bytes(b"broken")
@@ -382,26 +386,76 @@ def test_interrupting_says_how_to_go_on_and_leaves_no_half_files(digits_folder, 
 # For scripts -------------------------------------------------------------------------------------
 
 
-def test_every_verb_answers_in_json_and_nothing_else_stands_beside_it(
-    run_cli, digits_run, digits_folder, tmp_path
+ELSEWHERE = {
+    "train": "test_train_answers_in_json_and_errors_do_too",
+    "chief": "it answers as search does, once other processes have run its trials",
+    "worker": "it answers with a count, once a chief has no more trials",
+}
+"""Verbs that the test below leaves out: another test, or why there is none."""
+BRIEF = {"compare", "predict", "evaluate", "report", "backbones", "cache", "demo", "completion"}
+"""Those of seconds, for which no bar has to move."""
+
+
+@pytest.fixture
+def more_digits(tmp_path):
+    """Four more of each of the classes of ``digits_folder``."""
+    digits = load_digits()
+    for digit in range(5):
+        (folder := tmp_path / "more" / f"digit-{digit}").mkdir(parents=True)
+        for row in np.flatnonzero(digits.target == digit)[36:40]:
+            levels = (digits.images[row] / 16 * 255).astype(np.uint8)
+            Image.fromarray(levels).save(folder / f"{row}.png")
+    return tmp_path / "more"
+
+
+def test_every_verb_answers_in_json_and_tells_how_far_it_is(
+    run_cli, digits_run, digits_folder, more_digits, tmp_path, monkeypatch
 ):
+    """Nothing else stands beside the JSON; whatever takes longer expects its stages."""
+    from keras_transfer.export import parity
+    from keras_transfer.export.demo import Demo
+
     image = next(digits_folder.glob("*/*.png"))
     exported, other = tmp_path / "export", shutil.copytree(digits_run, tmp_path / "other")
+    study, cache = tmp_path / "study", tmp_path / "cache"
+    (tmp_path / "space.toml").write_text("[fine_tune_lr]\nchoices = [1e-3]\ndefault = 1e-3\n")
+    less = "--image-size", 32, "--effort", "quick", "--views", 1, "--fine-tune-epochs", 1
+    searched = "--trials", 1, "--tuner", "random", "--space", tmp_path / "space.toml", *less
     keys = {
         ("inspect", digits_folder): {"name", "classes", "problem"},
         ("evaluate", digits_run): {"accuracy", "nll"},
         ("compare", digits_run, other): {"pairs"},
+        ("curve", other): {"sizes", "accuracy"},
+        ("update", other, more_digits, "--output", tmp_path / "new"): {"added"},
+        ("label", digits_run, more_digits, "--count", 3, "--output", tmp_path / "sheet"): {"rows"},
+        ("predict", digits_run, image): {"image", "classes"},
         ("export", digits_run, "--formats", "keras", "--output", exported): {"path", "artefacts"},
         ("verify", exported): {"passed", "exit_code"},
+        ("demo", exported): {"url"},
         ("report", digits_run): {"report"},
-        ("cache", "clear", "--cache", tmp_path / "cache"): {"freed"},
+        ("cache", "list", "--cache", cache): set(),
+        ("backbones",): {"name", "licence"},
+        ("backbones", "MobileNetV3Small", "--image-size", 32): {"name", "blocks"},
         ("completion", "bash"): {"script"},
+        ("search", digits_folder, "--output", study, *searched): {"trials", "best", "verdict"},
+        ("study", study): {"trials", "best", "verdict"},
+        ("space",): {"space", "values"},
     }
+    every = {name for name, *_ in (*cli._COMMANDS, *tuning_cli._COMMANDS)} - {"show"}
+    assert {verb for verb, *_ in keys} | {*ELSEWHERE} == every | {"study"}
+    monkeypatch.setattr(Demo, "serve_forever", lambda self: None)
+    monkeypatch.setattr(parity, "TIMING_SECONDS", 0.05)
+    monkeypatch.setattr(parity, "most_threads", lambda: 1)
     for words, wanted in keys.items():
-        code, out, _ = run_cli(*words, "--json")
-        assert code == 0, words
-        assert wanted <= json.loads(out).keys(), words
-    assert json.loads(run_cli("predict", digits_run, image, "--json")[1])[0]["classes"]
+        told = Recorder()
+        monkeypatch.setattr(cli, "progress_for", lambda level, told=told: told)
+        code, out, err = run_cli(*words, "--json")
+        assert (code, err) == (0, ""), (words, err)
+        found = json.loads(out)
+        for one in found if isinstance(found, list) else [found]:
+            assert wanted <= one.keys(), words
+        assert told.expected or words[0] in {"space", "study", *BRIEF}, words
+        assert all(0 < sum(seconds.values()) < 1000 for seconds, _ in told.expected), words
 
 
 def test_train_answers_in_json_and_errors_do_too(run_cli, two_classes, tmp_path):
@@ -503,14 +557,14 @@ def test_the_repeating_command_works_when_pasted(run_cli, two_classes, tmp_path,
 
 
 def test_every_setting_is_read_back_as_it_is_spelt():
-    from keras_transfer.recipe import SETTINGS
+    from keras_transfer.recipe import kind_of
 
     words = {
         "time_budget": "10m", "cache_limit": "20G", "unfreeze": "25%", "clip_length": "2",
         "fine_tune_lr": "1e-4", "precision": "float32", "levels": "0.5",
     }  # fmt: skip
     for name, word in words.items():
-        take = SETTINGS[name].metadata["kind"].take
+        take = kind_of(name).take
         assert take(str(take(word))) == take(word), name
 
 

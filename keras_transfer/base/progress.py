@@ -10,12 +10,13 @@ import html
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Self, TypeVar
 
 from keras_transfer.base.quiet import say
 
 WORDS = {
+    "": "Starting",
     "build": "Loading the backbone",
     "decode": "Reading the data",
     "extract": "Running the frozen layers",
@@ -23,12 +24,15 @@ WORDS = {
     "fine_tune": "Training the top blocks",
     "choose": "Choosing what to keep",
     "evaluate": "Testing",
+    "prove": "Running the exported files",
     "report": "Writing the report",
 }
 """What a stage is called before people; one that is not here is called by its name."""
 
 LEVELS = ("error", "warning", "info", "debug")
 """How much is said: of what fails; of what is doubtful; what is done; and why, in detail."""
+
+Unit = TypeVar("Unit")
 
 
 class Progress:
@@ -57,6 +61,15 @@ class Progress:
     def step(self, name: str, total: int) -> Iterator[Callable[..., None]]:
         """Yields ``advance(units=1, info="")``, to be called as the work goes on."""
         yield lambda units=1, info="": None
+
+    def through(self, name: str, units: Collection[Unit], seconds: float) -> Iterator[Unit]:
+        """Goes through the units of a stage, the last one, each of so many seconds or about."""
+        self.stage(name)
+        self.expect({name: seconds * len(units)}, {name: len(units)})
+        with self.step(name, len(units)) as advance:
+            for unit in units:
+                yield unit
+                advance()
 
     def __enter__(self) -> Self:
         return self
@@ -109,17 +122,12 @@ class Timeline:
         self._begun: float = now()
         self._expected: dict[str, float] = {}
         self._units: dict[str, int] = {}
-        self._present: dict[str, Any] = {
-            "name": "Starting",
-            "since": now(),
-            "done": 0,
-            "share": 0.0,
-        }
+        self._present: dict[str, Any] = {"name": "", "since": now(), "done": 0, "share": 0.0}
 
     @property
     def starting(self) -> bool:
         """Whether no stage has begun."""
-        return bool(self._present["name"] == "Starting")
+        return not self._present["name"]
 
     def begin(self, name: str) -> None:
         """A stage begins, and those before it are over; what these showed goes on to count."""
@@ -246,6 +254,7 @@ class PlainProgress(_Shown):
         super().__init__(detailed)
         self._stream, self._every = stream or sys.stderr, every
         self._last: dict[str, Any] = {"drawn": time.monotonic(), "line": ""}
+        self.draw(begins=True)
 
     def note(self, text: str) -> None:
         say(text, self._stream)
@@ -306,6 +315,7 @@ class NotebookProgress(_Shown):
         super().__init__(detailed)
         self._html, self._last = HTML, {"drawn": 0.0}
         self._handle = display(HTML(""), display_id=True)
+        self.draw(begins=True)
 
     def note(self, text: str) -> None:
         print(text)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ def export_run(
             remedy="Free some space, export fewer formats, or choose another --output.",
         )
     with files.atomic_folder(target, replace=overwrite) as folder, telling(progress) as told:
-        report = _fill(folder, run, model, inputs, chosen, allow_failing, told.stage)
+        report = _fill(folder, run, model, inputs, chosen, allow_failing, told)
         if key:
             signing.sign(folder, key)
         bundle.check_target(target, overwrite=overwrite)  # what came while this was computed
@@ -162,11 +163,14 @@ def _fill(
     inputs: Signature,
     chosen: Sequence[Format],
     allow_failing: bool,
-    say: Callable[[str], None],
+    told: Progress,
 ) -> dict[str, Any]:
     """Fills an export folder; returns what is in its ``parity.json``."""
     dataset, what = run.dataset, f"{inputs.form.NOUN}s"
-    say(f"reading the test {what}")
+    told.stage("decode")
+    told.expect({"decode": 2.0} | {
+        f"{doing} {form.name}": 6.0 for form in chosen for doing in ("converting to", "proving")
+    })  # fmt: skip
     tests = parity.held_out(dataset, model, inputs, run.thresholds)
     samples = bundle.write_samples(folder / "verify" / what, tests)
     info = card.describe(run, inputs)
@@ -179,11 +183,11 @@ def _fill(
     rows: dict[str, dict[str, Any]] = {}
     for form in chosen:
         path = folder / form.file
-        say(f"converting to {form.name}")
+        told.stage(f"converting to {form.name}")
         reason = convert(form, source, path)
         row = {"name": form.name, "verdict": "failed", "reason": reason}
         if not reason:
-            say(f"proving {form.name}")
+            told.stage(f"proving {form.name}")
             row = parity.prove(form, path, tests, samples)
             if row["verdict"] == "failed" and form.eight_bits:
                 row["reason"] += f". {advice(model, inputs.made_for_eight_bits)}"
@@ -263,8 +267,9 @@ def _check_layers(model: keras.Model) -> None:
 
 @reads_arguments
 def verify(
-    folder: str | os.PathLike[str], key: str | os.PathLike[str] | None = None
-) -> VerifyResult:
+    folder: str | os.PathLike[str], key: str | os.PathLike[str] | None = None, *,
+    progress: Progress | bool | None = None,
+) -> VerifyResult:  # fmt: skip
     """Repeats the proof of an export folder: files against digests, artefacts in fresh processes.
 
     It is what ``verify/verify.py`` in the folder does, by this package's copy of that script.
@@ -273,6 +278,7 @@ def verify(
         folder: an export folder.
         key: the Ed25519 public key as PEM of whoever signed it; an export that is not signed by it
             fails, and nothing of it is run.
+        progress: whether, or where, to tell of it, as for ``train``.
 
     Raises:
         UsageError: the folder is no export, or the file no key.
@@ -284,4 +290,7 @@ def verify(
             problem = f"{path} is no export: {name} is missing."
             raise UsageError(problem, remedy="Name a folder that `keras-transfer export` wrote.")
     unsigned = [] if key is None else signing.check_signature(path, signing.read_public_key(key))
-    return VerifyResult(path, proof.outcome(unsigned, []) if unsigned else proof.verify(path))
+    with telling(progress) as told:
+        each = functools.partial(told.through, "prove", seconds=5.0)
+        found = proof.outcome(unsigned, []) if unsigned else proof.verify(path, each)
+    return VerifyResult(path, found)

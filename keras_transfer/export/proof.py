@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -527,12 +527,16 @@ def table(rows: list[Row]) -> str:
 # The proof that travels.
 
 
-def verify(folder: Path) -> Row:
+def verify(folder: Path, each: Callable[[list[Row]], Iterable[Row]] = iter) -> Row:
     """Repeats the proof of an export folder.
 
     Every file is held against its digest in ``manifest.json``; then each artefact runs in a fresh
     process over the samples. It passes when it disagrees with the trained model in no more
     answers than it did when it was exported, plus the share that its limit allows.
+
+    Args:
+        folder: the export.
+        each: goes through the artefacts that are to be run, and may tell of it.
 
     Returns:
         ``passed``, ``exit_code`` (0 passed, 1 failed, 2 nothing could be run), ``files``: one line
@@ -546,7 +550,7 @@ def verify(folder: Path) -> Row:
             return outcome(files, [])  # without its own files the proof proves nothing
         proof = expected_of(folder)
         files += check_proof(folder, proof)
-        rows = _repeat(folder, proof, {line.split(": ")[0] for line in files})
+        rows = _repeat(folder, proof, {line.split(": ")[0] for line in files}, each)
     except Exception as error:  # whatever it is, nothing is proven
         return outcome([*files, f"no proof: {type(error).__name__}: {error}"], [])
     return outcome(files, rows)
@@ -618,7 +622,9 @@ def read(folder: Path, name: str, field: str, kind: type, default: Any = None) -
     return found
 
 
-def _repeat(folder: Path, proof: Row, changed: set[str]) -> list[Row]:
+def _repeat(
+    folder: Path, proof: Row, changed: set[str], each: Callable[[list[Row]], Iterable[Row]]
+) -> list[Row]:
     """Runs each artefact over the samples, but for those whose files have ``changed``."""
     samples, names, kind = proof["samples"], proof["class_names"], proof["kind"]
     _, _, reader = READERS[kind]
@@ -649,7 +655,8 @@ def _repeat(folder: Path, proof: Row, changed: set[str]) -> list[Row]:
         )
         return {**row, "verdict": "failed", "reason": reason}
 
-    return [{"name": artefact["name"], **repeated(artefact)} for artefact in proof["artefacts"]]
+    artefacts = each(proof["artefacts"])
+    return [{"name": artefact["name"], **repeated(artefact)} for artefact in artefacts]
 
 
 def _labels(cells: list[str], names: list[str], thresholds: list[float]) -> np.ndarray:

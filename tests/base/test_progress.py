@@ -85,7 +85,7 @@ def test_a_pipe_gets_a_line_a_stage_in_plain_words_and_details_where_asked():
                 advance(2)
             progress.stage("head")
         lines = stream.getvalue().splitlines()
-        assert lines[0] == "Running the frozen layers"
+        assert lines[:2] == ["Starting", "Running the frozen layers"]
         assert lines[-1] == "Solving the head ... about 30 s to go in all"
         assert ("Frozen layers run on an engine." in lines) == detailed
 
@@ -98,10 +98,53 @@ def test_a_step_outside_of_any_stage_is_one_and_later_passes_are_told_apart():
         with progress.step("extract view 2", 3) as advance:
             advance(1)
     assert stream.getvalue().splitlines() == [
+        "Starting",
         "Running the frozen layers",
         "Running the frozen layers, 2 of 3",
         "Running the frozen layers, view 2: 1 of 3",
     ]
+
+
+def test_going_through_units_says_how_many_are_done_and_how_long_the_others_take():
+    stream = io.StringIO()
+    with PlainProgress(stream, every=0.0) as progress:
+        assert list(progress.through("prove", ["a", "b"], 30.0)) == ["a", "b"]
+        assert progress.timeline.share() > 0
+    said = stream.getvalue().splitlines()
+    assert said[:2] == ["Starting", "Running the exported files"]
+    assert said[-1].startswith("Running the exported files, 2 of 2 ... ")
+    assert list(Progress().through("prove", ["a"], 1.0)) == ["a"]
+
+
+STOPPED = """
+import os, sys
+
+class Stop:
+    def find_spec(self, name, *_):
+        if name in ("keras", "tensorflow"):
+            os._exit(7)
+
+sys.meta_path.insert(0, Stop())
+from keras_transfer import cli
+
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train builtin:digits", "inspect builtin:digits", "inspect builtin:digits --labels",
+        "verify export", "search builtin:digits",
+    ],
+)  # fmt: skip
+def test_a_pipe_is_told_something_before_anything_heavy_is_imported(words, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, *words.split()],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (7, "")
+    assert done.stderr.splitlines()[0] == "Starting"
 
 
 def test_how_long_a_stage_takes_is_learnt_from_runs_on_this_machine(tmp_path, monkeypatch):
@@ -153,6 +196,8 @@ def test_a_notebook_shows_a_bar_by_itself():
     assert any(
         "<progress" in one and "Solving the head, about 40 s to go in all" in one for one in seen
     )
+    assert "<progress" in seen[1]
+    assert "Starting" in seen[1]
     assert seen[-1] == ""  # gone when the work is done
 
 
