@@ -15,11 +15,9 @@ from keras_transfer import cli
 from keras_transfer.recipe import BYTES, DURATION, SETTINGS
 
 _PROG = "python -m tuning"
-_TUNERS = ("bayesian", "hyperband", "random")
-_OBJECTIVES = ("nll", "accuracy", "f1")
 # The time of a study is bounded by --max-time, and no trial looks at one fold alone.
 _OF_STUDY = [name for name in SETTINGS if name not in ("time_budget", "fold")]
-_OF_SEARCH = ("trials", "max_time", "tuner", "objective", "resume")
+_OF_SEARCH = "data", "output", "trials", "max_time", "tuner", "objective", "space", "resume"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,32 +59,20 @@ def _worker(options: argparse.Namespace) -> int:
         cli.load_keras()
         from tuning import workers
 
-        done = workers.work(
-            options.study,
-            options.chief,
-            progress=progress,
-            **{name: getattr(options, name) for name in ("data", "cache", "cache_limit")},
-        )
+        asked = cli.given(options, "study", "chief", "data", "cache", "cache_limit")
+        done = workers.work(**asked, progress=progress)
     said = f"The chief has no more trials; this worker ran {done}."
     return cli.show(options, lambda: {"trials": done}, lambda: said)
 
 
 def _search(options: argparse.Namespace, serve: Any = None) -> int:
     options.output = options.output or str(Path("studies") / cli.default_name(options.data))
-    settings = cli.settings_of(options)
     with cli.progress_of(options) as progress:
         cli.load_keras()
-        from tuning import results, search, space
+        from tuning import results, search
 
-        study = search.search(
-            options.data,
-            options.output,
-            settings=settings,
-            space=space.read_space(options.space, settings) if options.space else None,
-            progress=progress,
-            **{name: getattr(options, name) for name in _OF_SEARCH},
-            **({"serve": serve} if serve else {}),
-        )
+        asked = cli.given(options, *_OF_SEARCH) | ({"serve": serve} if serve else {})
+        study = search.search(**asked, settings=cli.settings_of(options), progress=progress)
     cli.show(options, lambda: results.to_json(study), lambda: results.render(study))
     if not options.json:
         again = results.command(study, results.read_study(study))
@@ -98,14 +84,15 @@ def _show(options: argparse.Namespace) -> int:
     from tuning import results, study_page
 
     rendered = functools.partial(results.render, options.study, options.wide)
-    width = None if not options.wide else 10_000
-    cli.show(options, lambda: results.to_json(options.study), rendered, width=width)
-    if options.json:
-        return cli.DONE
     if options.tensorboard:
         from tuning import hparams
 
         place = hparams.write_events(Path(options.study), Path(options.tensorboard))
+    width = 10_000 if options.wide else None
+    cli.show(options, lambda: results.to_json(options.study), rendered, width)
+    if options.json:
+        return cli.DONE
+    if options.tensorboard:
         print(f"Event files: tensorboard --logdir {shlex.quote(str(place))}")
     # A study that somebody else keeps may be looked at and not written to.
     with contextlib.suppress(OSError):
@@ -116,10 +103,8 @@ def _show(options: argparse.Namespace) -> int:
 def _space(options: argparse.Namespace) -> int:
     from tuning import space
 
-    made = space.default_space(kind=options.modality)
-    return cli.show(
-        options, made.to_json, lambda: space.default_text(options.modality).rstrip("\n")
-    )
+    made, text = space.default_space(kind=options.modality), space.default_text(options.modality)
+    return cli.show(options, made.to_json, lambda: text.rstrip("\n"))
 
 
 _SEARCH = (
@@ -127,9 +112,9 @@ _SEARCH = (
     cli.argument("--trials", type=cli.COUNT, default=20, metavar="N", help="in all (default 20)"),
     cli.argument("--max-time", type=DURATION.take, metavar="1h", help="begin no trial after "
                  "that long"),
-    cli.argument("--tuner", choices=_TUNERS, default="hyperband"),
-    cli.argument("--objective", choices=_OBJECTIVES, default="nll", help="what is searched for on "
-                 "validation (default nll, after calibration)"),
+    cli.argument("--tuner", choices=("bayesian", "hyperband", "random"), default="hyperband"),
+    cli.argument("--objective", choices=("nll", "accuracy", "f1"), default="nll", help="what is "
+                 "searched for on validation (default nll, after calibration)"),
     cli.argument("--space", metavar="FILE", help="what is varied, as TOML"),
     cli.argument("--output", metavar="STUDY", help="the study (default studies/NAME)"),
     cli.flag("resume", "go on with a study"),

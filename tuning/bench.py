@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from keras_transfer.base import files
 from keras_transfer.base.errors import UsageError
 from keras_transfer.base.progress import Progress
 from keras_transfer.base.task import task_of
-from keras_transfer.base.types import Backbone, Dataset
+from keras_transfer.base.types import Backbone, BackboneSpec, Dataset
 from keras_transfer.frozen.engine import BATCH, keras_engine, seconds_per_image
 from keras_transfer.frozen.features import FrozenPart, Views
 from keras_transfer.frozen.machines import join
@@ -56,11 +56,7 @@ class Workbench:
     """
 
     def __init__(
-        self,
-        data: Any,
-        recipe: Recipe,
-        folder: Path,
-        store: ActivationStore | None,
+        self, data: Any, recipe: Recipe, folder: Path, store: ActivationStore | None
     ) -> None:
         if recipe.hosts == "on":
             problem = "A search shares trials among hosts, not a trial."
@@ -72,7 +68,8 @@ class Workbench:
         self._folder, self._pool = folder, ModelPool()
         self._datasets: dict[Any, Dataset] = {}
         self._backbones: dict[Any, Backbone] = {}
-        self._flips: dict[Any, str] = {}
+        self._given: dict[str, Backbone | None] = {}
+        self._flips: dict[Any, Literal["auto", "on", "off"]] = {}
         self._measured: dict[Any, planner.Measured] = {}
         self.plans: dict[Any, StorePlan] = {}
         self._extracted: set[Any] = set()
@@ -88,8 +85,8 @@ class Workbench:
         """
         own = {name: value for name, value in values.items() if not name.startswith("tuner/")}
         recipe = dataclasses.replace(self.recipe, **own)
-        row = backbones.spec(recipe.backbone)
-        settled: dict[str, Any] = {self._size: preparation.size_of(recipe, self.data, row)}
+        row, given = self._named(recipe)
+        settled: dict[str, Any] = {self._size: preparation.size_of(recipe, self.data, row, given)}
         settled["weights"] = recipe.weights or row.weights[0]
         recipe = dataclasses.replace(recipe, **settled)
         epochs, before = values.get("tuner/epochs"), values.get("tuner/initial_epoch") or 0
@@ -111,11 +108,16 @@ class Workbench:
 
     def backbone(self, recipe: Recipe) -> Backbone:
         """A recipe's backbone with its pretrained weights; building one takes seconds."""
-        size, weights = getattr(recipe, self._size), str(recipe.weights)
-        return _once(
-            self._backbones, _kind(recipe),
-            lambda: backbones.build(recipe.backbone, image_size=size, weights=weights),
+        row, given = self._named(recipe)
+        return _once(self._backbones, _kind(recipe), lambda: preparation.build(row, recipe, given))
+
+    def _named(self, recipe: Recipe) -> tuple[BackboneSpec, Backbone | None]:
+        """The row of a recipe's backbone, and a model of one's own where its file is named."""
+        given = _once(
+            self._given, recipe.backbone,
+            lambda: preparation.given_backbone(recipe.backbone, vars(self.recipe)),
         )  # fmt: skip
+        return given.spec if given else backbones.spec(recipe.backbone), given
 
     def check(self, space: Space) -> None:
         """Builds every backbone of a space, and resolves every depth in it.
@@ -211,7 +213,7 @@ class Workbench:
         if recipe.flip != "auto" or recipe.views == 1 or not recipe.strength:
             return recipe
 
-        def decide() -> str:
+        def decide() -> Literal["auto", "on", "off"]:
             return "on" if training.mirrors(recipe, data)[0] else "off"
 
         return dataclasses.replace(recipe, flip=_once(self._flips, _kind(recipe), decide))
@@ -260,7 +262,7 @@ def _once(held: dict[_Key, _Made], key: _Key, make: Callable[[], _Made]) -> _Mad
 
 def _kind(recipe: Recipe) -> tuple[Any, ...]:
     """What trials that share a backbone agree in."""
-    return recipe.backbone, recipe.image_size, recipe.max_length
+    return recipe.backbone, recipe.image_size, recipe.max_length, recipe.clip_length
 
 
 def _head_digest(built: Backbone, data: Dataset, recipe: Recipe) -> str:

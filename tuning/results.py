@@ -321,19 +321,13 @@ def render(path: str | os.PathLike[str], wide: bool = False) -> Any:
         table.add_column(column, justify="right", no_wrap=wide)
     for record in best[: None if wide else TOP]:
         failed = record.status == FAILED
-        row = [
-            "failed" if failed else f"{record.nll:.3f}",
-            "" if failed else f"{record.accuracy:.1%}",
-        ]
+        row = ["failed", ""] if failed else [f"{record.nll:.3f}", f"{record.accuracy:.1%}"]
         row += [short(record.macro_f1)] if wide else []
         values = [(short if wide else _brief)(record.values.get(name)) for name in shown]
         table.add_row(str(record.trial), *row, f"{record.seconds:.0f}", *values)
     left = len(names) - len(shown), max(0, len(best) - TOP)
-    more = [
-        f"{count} more {what}"
-        for count, what in zip(left, ("settings", "trials"), strict=True)
-        if count
-    ]
+    named = zip(left, ("settings", "trials"), strict=True)
+    more = [f"{count} more {what}" for count, what in named if count]
     lines = [f"{' and '.join(more)}: --wide"] if more and not wide else []
     lines += [f"Trial {r.trial} failed: {r.reason}" for r in records if r.status == FAILED]
     lines.append(verdict(study, records, objective))
@@ -377,8 +371,11 @@ def to_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def command(study: Path, about: Mapping[str, Any]) -> str:
     """What trains the best trial's settings again, in a folder of its own."""
-    splits = ["--splits", str(study / SPLITS)] if about["own_splits"] else []
-    words = ["keras-transfer", "train", about["data"], "--config", str(study / BEST), *splits]
+    best = best_of(read_records(study), about["objective"])
+    backbone = best.settings["backbone"] if best else ""
+    own = ["--backbone", backbone] if backbone.endswith(".keras") else []  # to be handed over
+    own += ["--splits", str(study / SPLITS)] if about["own_splits"] else []
+    words = ["keras-transfer", "train", about["data"], "--config", str(study / BEST), *own]
     return shlex.join([*words, "--output", f"{study}-best"])
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import functools
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from keras_transfer import datasets, preparation, training
 from keras_transfer._version import __version__
 from keras_transfer.base import files
 from keras_transfer.base.errors import KerasTransferError, UsageError
-from keras_transfer.base.progress import Progress
-from keras_transfer.datasets.sources import check_outside
+from keras_transfer.base.progress import Progress, telling
+from keras_transfer.datasets.sources import Data, check_outside
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.modalities import modality
-from keras_transfer.recipe import LOCAL, Recipe, resolve
+from keras_transfer.recipe import LOCAL, Recipe, reads_arguments, resolve
 from tuning import oracles, results, study_page
 from tuning.bench import Workbench, clear_state, data_digest
-from tuning.space import Space, default_space
+from tuning.space import Space, default_space, read_space
 from tuning.tuner import Tuner, open_tuner, save_array
 
 
@@ -32,18 +33,19 @@ def _in_this_process(tuner: Tuner, progress: Progress) -> None:
     tuner.search(verbose=0)
 
 
+@reads_arguments
 def search(
-    data: str | os.PathLike[str],
+    data: Data,
     output: str | os.PathLike[str],
     *,
     settings: Mapping[str, Any] | None = None,
     trials: int = 20,
-    max_time: float | None = None,
-    tuner: str = "hyperband",
-    objective: str = "nll",
-    space: Space | None = None,
+    max_time: float | str | None = None,
+    tuner: Literal["bayesian", "hyperband", "random"] = "hyperband",
+    objective: Literal["nll", "accuracy", "f1"] = "nll",
+    space: Space | str | os.PathLike[str] | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     serve: Callable[[Tuner, Progress], None] = _in_this_process,
 ) -> Path:
     """Searches a space and trains the best trial again into ``output/winner``; returns ``output``.
@@ -52,17 +54,18 @@ def search(
 
     Args:
         data: a folder and the like, as for ``keras_transfer.train``.
-        output: the study's folder.
+        output: the study's folder; one in which every trial has failed is begun again.
         settings: what a trial has where the space says nothing; fields of ``Recipe`` by name.
         trials: how many trials the study has in all, those before a ``resume`` included.
-        max_time: seconds after which no trial is begun.
+        max_time: seconds, or a word such as ``20m``, after which no trial is begun.
         tuner: ``bayesian``, ``hyperband`` or ``random``.
         objective: ``nll`` (after a temperature has been fitted), ``accuracy`` or ``f1`` (macro), on
             validation.
-        space: what is varied; by default ``space.default_space()``, but for what ``settings`` say.
+        space: what is varied, or a TOML file of it; by default ``space.default_space()``, but for
+            what ``settings`` say.
         resume: go on with the study in ``output``; a trial that was killed is run again from its
             last checkpoint, and no other is repeated.
-        progress: where to report; silent by default.
+        progress: whether, or where, to tell of it, as for ``train``.
         serve: returns when all trials have ended; by default they run in this process, see
             ``workers.serve`` for others.
 
@@ -72,10 +75,12 @@ def search(
         KerasTransferError: no trial has succeeded.
     """
     recipe, study = resolve(settings or {}), Path(output)
-    deadline = math.inf if max_time is None else time.monotonic() + max_time
+    deadline = math.inf if max_time is None else time.monotonic() + float(max_time)
+    if space is not None and not isinstance(space, Space):
+        space = read_space(space, settings)
     check_outside(study, data)
     _check_folder(study, resume)
-    with files.alone(study / "lock", f"searching in {study}"):
+    with telling(progress) as told, files.alone(study / "lock", f"searching in {study}"):
         with (
             files.cache_at(None if recipe.cache in ("on", "off") else recipe.cache),
             ActivationStore(files.cache_folder() / "activations", recipe.cache_limit) as store,
@@ -85,8 +90,8 @@ def search(
             bench = Workbench(source, recipe, study / "heads", store)
             space = space or default_space(settings, source.modality)
             _run(
-                study, bench, space, progress or Progress(), serve,
-                tuner=tuner, objective=objective, trials=trials, deadline=deadline,
+                study, bench, space, told, serve,
+                tuner=tuner, objective=objective, trials=trials, deadline=deadline, resume=resume,
             )  # fmt: skip
         # Nothing is read from the store any more: killed here, no mark of a reader is left in it.
         study_page.write_page(study)
@@ -94,25 +99,19 @@ def search(
 
 
 def _run(
-    study: Path,
-    bench: Workbench,
-    space: Space,
-    progress: Progress,
-    serve: Callable[[Tuner, Progress], None],
-    *,
-    tuner: str,
-    objective: str,
-    trials: int,
-    deadline: float,
-) -> None:
+    study: Path, bench: Workbench, space: Space, progress: Progress,
+    serve: Callable[[Tuner, Progress], None], *, tuner: str, objective: str, trials: int,
+    deadline: float, resume: bool,
+) -> None:  # fmt: skip
     """A study from its plan to its winner."""
     longest = max(space.values("fine_tune_epochs") or [bench.recipe.fine_tune_epochs])
     if tuner == "hyperband":
         space = space.without("fine_tune_epochs")
+    progress.stage("decode")
     bench.check(space)
     for shared in bench.plan(space, trials):
         progress.detail(str(shared))
-    about = _begin(study, bench, space, tuner, objective)
+    about = _begin(study, bench, space, tuner, objective, resume)
     oracle = functools.partial(
         oracles.build, tuner, objective, space,
         trials=trials, seed=bench.recipe.seed, longest=longest, deadline=deadline,
@@ -134,7 +133,7 @@ def _check_folder(study: Path, resume: bool) -> None:
     if study.exists() and not study.is_dir():
         raise UsageError(f"{study} is a file.", remedy="Name a folder with --output.")
     held = (study / results.STUDY).exists()
-    if held and not resume:
+    if held and not resume and not _has_failed(study):
         raise UsageError(
             f"{study} already holds a study.",
             remedy="Pass --resume to go on with it, or name another --output.",
@@ -148,8 +147,14 @@ def _check_folder(study: Path, resume: bool) -> None:
         raise UsageError(problem, remedy="Name another folder with --output.")
 
 
+def _has_failed(study: Path) -> bool:
+    """Whether there are trials, and none has succeeded."""
+    records = results.read_records(study)
+    return bool(records) and not results.completed(records)
+
+
 def _begin(
-    study: Path, bench: Workbench, space: Space, tuner: str, objective: str
+    study: Path, bench: Workbench, space: Space, tuner: str, objective: str, resume: bool
 ) -> dict[str, Any]:
     """Writes down what the study is about, or checks that it is still about the same."""
     data = bench.dataset(bench.trial_recipe(space.defaults()))
@@ -163,9 +168,11 @@ def _begin(
         "objective": objective,
         "space": space.to_json(),
     }
-    if (study / results.STUDY).exists():
+    if resume and (study / results.STUDY).exists():
         _check_same(study, results.read_study(study), files.plain(about))
     else:
+        for failed in ("trials", oracles.FOLDER):  # of a study that is begun again
+            shutil.rmtree(study / failed, ignore_errors=True)
         files.write_json(study / results.STUDY, files.sealed(about))
     # Of a study that was killed here there is no more than the first.
     datasets.write_splits(data, study / results.SPLITS)
@@ -213,7 +220,7 @@ def _crown(study: Path, bench: Workbench, objective: str, progress: Progress) ->
         why = f" Trial 0: {records[0].reason}" if records else " The time was over before one."
         raise KerasTransferError(
             f"No trial in {study} has succeeded.{why}",
-            remedy="Mend that, and go on with --resume and more --trials.",
+            remedy="Mend that, and begin again; or go on with --resume and more --trials.",
         )
     run, mark = study / results.WINNER, study / "winner.json"
     crowned = files.read_json(mark, files.table(trial=int)) if mark.exists() else {}
@@ -222,6 +229,6 @@ def _crown(study: Path, bench: Workbench, objective: str, progress: Progress) ->
     progress.stage("Training the best again")
     local = {name: getattr(bench.recipe, name) for name in LOCAL}
     recipe = Recipe(**best.settings, **{k: v for k, v in local.items() if v is not None})
-    data, again = bench.dataset(recipe), run.exists()
-    training.train(data, recipe=recipe, output=run, overwrite=again, progress=False)
+    where: dict[str, Any] = {"output": run, "overwrite": run.exists(), "progress": progress}
+    training.train(bench.dataset(recipe), recipe=recipe, backbone=recipe.backbone, **where)
     files.write_json(mark, files.sealed({"trial": best.trial}))

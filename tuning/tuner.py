@@ -148,20 +148,22 @@ class Tuner(keras_tuner.Tuner):
 
     def _foresee(self, number: int) -> None:
         """Tells which trial runs, and how long all may take: each as those before."""
-        said, count = results.read_records(self.study), self.oracle.max_trials
-        name = f"Trial {number} of {count}"
+        said, name = results.read_records(self.study), self._called(number)
         if said and not self.worker:
             usual = sum(record.seconds for record in said) / len(said)
-            others = max(0, count - len(said) - 1) * usual
+            others = max(0, self.oracle.max_trials - len(said) - 1) * usual
             again = {"others": others, "Training the best again": said[0].seconds}
             self.progress.expect({name: usual} | again)
         self.progress.stage(name)
 
+    def _called(self, number: int) -> str:
+        """A trial, and of how many it is, which a worker does not know."""
+        return f"Trial {number}" + ("" if self.worker else f" of {self.oracle.max_trials}")
+
     def _say(self, record: Record) -> None:
         shown = (name for name in record.values if results.is_setting(name))
         values = ", ".join(f"{name} {results.short(record.values[name])}" for name in shown)
-        of = "" if self.worker else f" of {self.oracle.max_trials}"
-        head = f"Trial {record.trial}{of} ({record.seconds:.1f} s)"
+        head = f"{self._called(record.trial)} ({record.seconds:.1f} s)"
         best = results.best_of(results.read_records(self.study), self.objective)
         if record.status == FAILED or best is None:
             self.progress.note(f"{head} failed: {record.reason} With {values}.")

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,15 +11,18 @@ import tomllib
 from pathlib import Path
 
 import filelock
+import keras
 import numpy as np
 import pytest
 from recorder import Recorder
 from studies import SPACE, rows_of
 
 from keras_transfer import backbones, cli, datasets, training
+from keras_transfer.base import progress
 from keras_transfer.base.errors import KerasTransferError, UsageError
 from keras_transfer.frozen.store import ActivationStore
 from keras_transfer.learn.pool import ModelPool
+from keras_transfer.modalities.audio import EFFORTS
 from keras_transfer.recipe import Recipe, read_file
 from tuning import results, search, space
 from tuning.__main__ import main
@@ -161,7 +165,7 @@ def test_heads_are_solved_once_and_checkpoints_cleared(resumed):
     assert not list(study.glob("trials/*/state/*.npz"))
 
 
-def test_show_prints_the_trials_and_a_verdict(resumed, capsys):
+def test_show_prints_the_trials_and_a_verdict(resumed, capsys, tmp_path):
     study, _, _ = resumed
     assert main(["show", str(study)]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -171,6 +175,11 @@ def test_show_prints_the_trials_and_a_verdict(resumed, capsys):
     assert main(["show", str(study), "--json"]) == 0
     held = json.loads(capsys.readouterr().out)
     assert [trial["trial"] for trial in held["trials"]] == [0, 1, 2]
+    pytest.importorskip("tensorboard")
+    events = tmp_path / "events"
+    assert main(["show", str(study), "--json", "--tensorboard", str(events)]) == 0
+    assert json.loads(capsys.readouterr().out) == held
+    assert len(list(events.rglob("events.*"))) == 3
     assert main(["show", str(study / "winner")]) == 2
     assert "is not a study" in capsys.readouterr().err
 
@@ -190,6 +199,57 @@ def test_a_study_of_something_else_is_refused(resumed, digits_folder, capsys):
     said = capsys.readouterr().err
     assert "seed was 0 and is 1" in said
     assert "data or its splits" in said
+
+
+# A network of one's own ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """The file of a small network."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    for filters in (8, 16):
+        x = keras.layers.ReLU()(keras.layers.Conv2D(filters, 3, strides=2)(x))
+    keras.Model(inputs, x, name="mine").save(tmp_path / "mine.keras")
+    return str(tmp_path / "mine.keras")
+
+
+def test_a_space_may_name_the_file_of_a_network(mine, digits_folder, tmp_path):
+    both = space.parse(f'[backbone]\nchoices = ["{mine}", "EfficientNetLite0"]\ndefault = "{mine}"')
+    bench = Workbench(str(digits_folder), RECIPE, tmp_path / "heads", None)
+    bench.check(both)
+    recipes = [bench.trial_recipe({"backbone": name}) for name in both.values("backbone")]
+    found = [bench.backbone(recipe) for recipe in recipes]
+    assert [built.spec.name for built in found] == ["own-mine", "EfficientNetLite0"]
+    assert [recipe.weights for recipe in recipes] == ["own", "offline"]
+    with pytest.raises(UsageError, match=r"none\.keras"):
+        bench.check(space.parse('[backbone]\nchoices = ["none.keras"]\ndefault = "none.keras"'))
+
+
+def test_the_file_of_a_network_is_searched_and_trained_again(mine, digits_folder, tmp_path, capsys):
+    study = tmp_path / "study"
+    less = ["--trials", "1", "--tuner", "random", "--unfreeze", "none", "--quiet"]
+    words = ["search", str(digits_folder), "--backbone", mine, "--output", str(study), *less]
+    assert main(words) == 0
+    again = shlex.split(capsys.readouterr().out.split("Train the best again: ")[1])
+    assert cli.main([*again[1:], "--quiet"]) == 0
+    (record,) = results.read_records(study)
+    for run in (study / "winner", Path(again[-1])):
+        assert json.loads((run / "config.json").read_text())["backbone"] == "own-mine"
+        held = json.loads((run / "metrics.json").read_text())["validation"]["nll"]
+        assert held == pytest.approx(record.nll, abs=2e-3)
+
+
+def test_each_length_of_sounds_has_a_backbone_of_its_own(tmp_path):
+    pytest.importorskip("soundfile")
+    bench = Workbench(
+        "builtin:spoken", Recipe(weights="none", **EFFORTS["default"]), tmp_path, None
+    )
+    lengths = (1.0, 2.0)
+    found = [bench.backbone(bench.trial_recipe({"clip_length": each})) for each in lengths]
+    assert [built.model.input_shape for built in found] == [(None, 16_000), (None, 32_000)]
 
 
 # Rungs, depths ----------------------------------------------------------------------------------
@@ -290,15 +350,16 @@ def quick(monkeypatch, digits_folder, tmp_path):
 
     def train(data, **settings):
         go.crowned.append(settings["recipe"])
+        go.told.append(settings["progress"])
 
     def go(**settings):
-        given = {"trials": 6, "tuner": "random", "space": space.parse(SPACE)} | settings
-        settings = {"image_size": SIZE, "split": SPLIT}
+        given = {"trials": 6, "tuner": "random", "space": space.parse(SPACE), "progress": go.said}
+        how = {"image_size": SIZE, "split": SPLIT}
         return search.search(
-            str(digits_folder), tmp_path / "study", settings=settings, progress=go.said, **given
+            str(digits_folder), tmp_path / "study", settings=how, **given | settings
         )
 
-    go.ran, go.failing, go.crowned, go.said, go.values = [], {}, [], Recorder(), []
+    go.ran, go.failing, go.crowned, go.said, go.values, go.told = [], {}, [], Recorder(), [], []
     made_of = Workbench.trial_recipe
     monkeypatch.setattr(Workbench, "trial_recipe", trial_recipe)
     monkeypatch.setattr(Workbench, "run", run)
@@ -339,11 +400,55 @@ def test_failing_trials_are_recorded_and_end_nothing(quick):
     assert rows[2]["reason"] == "no such depth"
 
 
+def test_which_trial_runs_is_told_and_how_long_all_take(quick):
+    quick(trials=3)
+    trials = [f"Trial {number} of 3" for number in range(3)]
+    assert quick.said.stages == ["decode", *trials, "Training the best again"]
+    (first, _), (second, _) = quick.said.expected  # nothing is known before the first has ended
+    assert list(first) == [trials[1], "others", "Training the best again"]
+    assert first["others"] == first[trials[1]] >= 0
+    assert next(iter(second)) == trials[2]
+    assert second["others"] == 0
+    assert quick.told == [quick.said]  # the winner tells of itself
+
+
+def test_a_notebook_shows_a_search_by_itself(quick, monkeypatch):
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(progress, "NotebookProgress", lambda detailed: quick.said)
+    quick(trials=1, progress=None)
+    assert "Trial 0 of 1" in quick.said.stages
+
+
 def test_a_study_in_which_all_fails_says_why(quick):
     quick.failing = dict.fromkeys(range(9), ValueError("broken"))
     with pytest.raises(KerasTransferError, match="broken") as caught:
         quick(trials=2)
     assert caught.value.exit_code == 1
+    assert "begin again" in caught.value.remedy
+
+
+def test_a_study_in_which_all_failed_is_begun_again(quick, tmp_path):
+    quick.failing = dict.fromkeys(range(2), ValueError("broken"))
+    with pytest.raises(KerasTransferError):
+        quick(trials=2)
+    (tmp_path / "study" / "notes.txt").write_text("Mine.")
+    study = quick(trials=3, objective="accuracy")
+    assert [(row["trial"], row["status"]) for row in rows_of(study)] == [
+        (str(number), "completed") for number in range(3)
+    ]
+    assert results.read_study(study)["objective"] == "accuracy"
+    assert (study / "notes.txt").exists()
+    with pytest.raises(UsageError, match="already holds a study"):  # it has something to lose
+        quick(trials=3)
+
+
+def test_a_study_in_which_all_failed_goes_on_where_that_is_asked(quick):
+    quick.failing = dict.fromkeys(range(2), ValueError("broken"))
+    with pytest.raises(KerasTransferError):
+        quick(trials=2)
+    rows = rows_of(quick(trials=4, resume=True))
+    assert [row["status"] for row in rows] == 2 * ["failed"] + 2 * ["completed"]
+    assert [number for number, _, _ in quick.ran] == [0, 1, 2, 3]
 
 
 def test_more_trials_may_be_asked_for_and_the_winner_follows(quick):
@@ -403,8 +508,14 @@ def test_max_time_begins_no_further_trial(quick, monkeypatch):
         note(text)
 
     monkeypatch.setattr(quick.said, "note", passing)
-    study = quick(trials=50, max_time=100.0)
+    study = quick(trials=50, max_time="100s")
     assert numbers(study) == [0, 1, 2]
+
+
+def test_a_space_may_be_the_name_of_a_file(quick, tmp_path):
+    (tmp_path / "space.toml").write_text("[fine_tune_lr]\nchoices = [1e-3, 2e-3]\ndefault = 2e-3")
+    study = quick(trials=1, space=tmp_path / "space.toml")
+    assert results.read_record(study, 0).values == {"fine_tune_lr": 2e-3}
 
 
 def test_hyperband_hands_on_the_trial_that_it_continues(quick):

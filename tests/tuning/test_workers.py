@@ -13,6 +13,7 @@ import time
 import grpc
 import keras_tuner
 import pytest
+from recorder import Recorder
 from studies import SPACE, rows_of
 
 from keras_transfer.base.errors import UsageError
@@ -308,6 +309,21 @@ def test_a_trial_without_a_survivor_has_a_record(tmp_path, oracle, digits_folder
     assert isinstance(record, Record)
     assert record.status == "failed"
     assert "worker" in record.reason
+
+
+def test_a_worker_says_which_trial_runs_and_not_of_how_many(tmp_path, oracle):
+    class Refusing:
+        """A workbench on which no trial can be run."""
+
+        def trial_recipe(self, values):
+            raise UsageError("No trial can be run here.", remedy="None is needed.")
+
+    told = Recorder()
+    worker = tuner.Tuner(oracle, tmp_path, Refusing(), ABOUT, told, "worker-1")
+    with pytest.raises(keras_tuner.errors.FailedTrialError):
+        worker.run_trial(oracle.create_trial("worker-1"))
+    assert told.stages == ["Trial 0"]
+    assert told.notes[0].startswith("Trial 0 (")
 
 
 def test_another_version_is_refused(tmp_path, monkeypatch):
