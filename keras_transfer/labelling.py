@@ -125,10 +125,7 @@ def label(
         problem = f"{folder / SHEET} exists, and may hold labels."
         raise UsageError(problem, remedy="Name another folder with --output.")
     column, items = _unlabelled(run, data)
-    with telling(progress) as told:
-        told.stage("decode")
-        labelled = _labelled(run)
-        names, features, scores, left_out, known = _seen(run, items, labelled or frozenset(), told)
+    names, features, scores, left_out, known = _seen(run, items, progress)
     if not names:
         raise _nothing(run, data, len(items), left_out, known)
     answers = run.task.answers(scores, run.thresholds)
@@ -148,9 +145,8 @@ def label(
     values = {"run": str(run.path), "data": str(data), "what": run.modality.NOUN, "rows": pieces}
     page = templates.fill(Path(__file__).with_name("labelling.html.j2"), values)
     files.write_text(folder / PAGE, page)
-    asked_again = None if labelled is None else known
     command = shlex.join(["keras-transfer", "update", str(run.path), str(folder / SHEET)])
-    return Sheet(folder / SHEET, rows, left_out, asked_again, command)
+    return Sheet(folder / SHEET, rows, left_out, known, command)
 
 
 @reads_arguments
@@ -246,7 +242,7 @@ def _unlabelled(run: runs.Run, name: str) -> tuple[str, dict[str, Callable[[], b
 
 
 def _nothing(
-    run: runs.Run, data: Any, count: int, left_out: dict[str, str], known: int
+    run: runs.Run, data: Any, count: int, left_out: dict[str, str], known: int | None
 ) -> DataError:
     """Why nothing is to be labelled."""
     what = f"{run.modality.NOUN}s"
@@ -267,29 +263,33 @@ def _labelled(run: runs.Run) -> frozenset[str] | None:
 
 
 def _seen(
-    run: runs.Run, items: dict[str, Callable[[], bytes]], labelled: frozenset[str], told: Progress
-) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, str], int]:
+    run: runs.Run, items: dict[str, Callable[[], bytes]], progress: Progress | bool | None
+) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, str], int | None]:
     """The names of items that can be read, their features and probabilities; why others cannot;
-    and how many are labelled already."""
+    and how many are labelled already, None where that cannot be read."""
     model, left_out, names, known = run.model, dict[str, str](), list[str](), 0
     outputs = [model.get_layer(POOL).output, model.output]
     engine: Engine = build_engine(keras.Model(model.input, outputs), images=len(items))
     found, waiting = list[list[np.ndarray]](), list[np.ndarray]()
-    for name, read in told.through("extract", items.items(), 0.02):
-        try:
-            data = read()
-            if files.sha256(data) in labelled:
-                known += 1
-                continue
-            with warnings.catch_warnings(action="ignore"), quiet_stdio():
-                waiting.append(run.modality.decode(data, run.spec))
-            names.append(name)
-        except ExampleError as error:
-            left_out[name] = error.message
-        if len(waiting) == _BLOCK:
-            found.append(engine.predict(np.stack(waiting)))
-            waiting.clear()
+    with telling(progress) as told:
+        told.stage("decode")
+        labelled = _labelled(run)
+        for name, read in told.through("extract", items.items(), 0.02):
+            try:
+                data = read()
+                if labelled and files.sha256(data) in labelled:
+                    known += 1
+                    continue
+                with warnings.catch_warnings(action="ignore"), quiet_stdio():
+                    waiting.append(run.modality.decode(data, run.spec))
+                names.append(name)
+            except ExampleError as error:
+                left_out[name] = error.message
+            if len(waiting) == _BLOCK:
+                found.append(engine.predict(np.stack(waiting)))
+                waiting.clear()
     if waiting:
         found.append(engine.predict(np.stack(waiting)))
     features, scores = map(np.concatenate, zip(*found, strict=True)) if found else ([], [])
-    return names, np.asarray(features), np.asarray(scores), left_out, known
+    told_of = None if labelled is None else known
+    return names, np.asarray(features), np.asarray(scores), left_out, told_of

@@ -517,13 +517,14 @@ SETTINGS = {field.name: field for field in dataclasses.fields(Recipe)}
 def kind_of(name: str) -> Kind:
     """What a setting may be."""
     field = SETTINGS[name]
-    kind: Kind = field.metadata["kind"]
-    return _of_literal(str(field.type)) if kind is WORDS else kind
+    kind = field.metadata["kind"]
+    return cast(Kind, _of_type(str(field.type)) if kind is WORDS else kind)
 
 
-def _of_literal(said: str) -> Kind:
-    """One of the words that a type lists."""
-    return words(*re.findall(r"['\"]([\w-]+)['\"]", said))
+def _of_type(said: str) -> Kind | None:
+    """What a type says of a value: one of the words that it lists, or as ``_TYPES`` has it."""
+    listed = re.findall(r"['\"]([\w-]+)['\"]", said)
+    return words(*listed) if "Literal[" in said else _TYPES.get(said.removesuffix(" | None"))
 
 
 _ARGUMENTS = {
@@ -612,9 +613,8 @@ def reads_arguments(function: Called) -> Called:
     """
     shown = inspect.signature(function)
     said = {name: str(one.annotation) for name, one in shown.parameters.items()}
-    listed = {name: _of_literal(kind) for name, kind in said.items() if "Literal[" in kind}
-    found = {name: _TYPES.get(said[name].removesuffix(" | None")) for name in said} | _ARGUMENTS
-    kinds = {name: kind for name, kind in (found | listed).items() if kind and name in said}
+    found = {name: _of_type(kind) for name, kind in said.items()} | _ARGUMENTS
+    kinds = {name: kind for name, kind in found.items() if kind and name in said}
     title = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)

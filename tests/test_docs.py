@@ -107,6 +107,43 @@ def test_every_command_of_a_page_is_one_that_the_command_line_takes(name):
         assert callable(options.command)
 
 
+AGAIN = {
+    "docs/first_hour.md": "it is README's way as a story",
+    "docs/benchmarks.md": "it says what was measured, and hands nothing out",
+}
+"""Pages whose reader has nothing yet, and why."""
+
+
+def trainings(page):
+    """The words of the commands of a page that make a run or a study, those in a line included."""
+    text = (ROOT / page).read_text()
+    inline = re.findall(r"`(keras-transfer) ((?:train|search) [^`]+)`", text.replace("\n", " "))
+    for _, rest in [*re.findall(COMMAND, text, re.M), *inline]:
+        words = shlex.split(rest)
+        if words[0] in ("train", "search") and not {"--resume", "--overwrite"} & {*words}:
+            yield words
+
+
+def made_by(words):
+    """The folder that such a command writes."""
+    if "--output" in words:
+        return words[words.index("--output") + 1]
+    folder = {"train": "runs", "search": "studies"}[words[0]]
+    return f"{folder}/{cli.default_name(words[1])}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_hands_out_a_training_for_a_folder_that_is_taken(page):
+    """By README, or by the page itself: it would be refused."""
+    taken = [made_by(words) for words in trainings("README.md")]
+    assert len(taken) == len(set(taken)) == 2
+    taken = [] if page in AGAIN or page == "README.md" else taken
+    for words in trainings(page):
+        if "--output" not in words:  # else its reader was told to choose a place
+            assert made_by(words) not in taken, (page, words)
+            taken.append(made_by(words))
+
+
 def test_every_public_name_is_there_and_documented():
     """Each has a docstring that names every argument or field, what it gives and what it raises."""
     import keras_transfer

@@ -372,7 +372,7 @@ def to_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def command(study: Path, about: Mapping[str, Any]) -> str:
     """What trains the best trial's settings again, in a folder of its own."""
     best = best_of(read_records(study), about["objective"])
-    backbone = best.settings["backbone"] if best else ""
+    backbone = str(best.settings.get("backbone")) if best else ""
     own = ["--backbone", backbone] if backbone.endswith(".keras") else []  # to be handed over
     own += ["--splits", str(study / SPLITS)] if about["own_splits"] else []
     words = ["keras-transfer", "train", about["data"], "--config", str(study / BEST), *own]

@@ -59,10 +59,8 @@ def search(
         trials: how many trials the study has in all, those before a ``resume`` included.
         max_time: seconds, or a word such as ``20m``, after which no trial is begun.
         tuner: ``bayesian``, ``hyperband`` or ``random``.
-        objective: ``nll`` (after a temperature has been fitted), ``accuracy`` or ``f1`` (macro), on
-            validation.
-        space: what is varied, or a TOML file of it; by default ``space.default_space()``, but for
-            what ``settings`` say.
+        objective: ``nll`` (of a fitted temperature), ``accuracy`` or ``f1`` (macro) of validation.
+        space: what is varied, or a TOML file of it; by default ``space.default_space(settings)``.
         resume: go on with the study in ``output``; a trial that was killed is run again from its
             last checkpoint, and no other is repeated.
         progress: whether, or where, to tell of it, as for ``train``.

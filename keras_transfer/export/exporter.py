@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import shutil
 from collections.abc import Sequence
@@ -168,9 +167,8 @@ def _fill(
     """Fills an export folder; returns what is in its ``parity.json``."""
     dataset, what = run.dataset, f"{inputs.form.NOUN}s"
     told.stage("decode")
-    told.expect({"decode": 2.0} | {
-        f"{doing} {form.name}": 6.0 for form in chosen for doing in ("converting to", "proving")
-    })  # fmt: skip
+    steps = [f"{doing} {form.name}" for form in chosen for doing in ("converting to", "proving")]
+    told.expect(dict.fromkeys(["decode", *steps], 6.0))
     tests = parity.held_out(dataset, model, inputs, run.thresholds)
     samples = bundle.write_samples(folder / "verify" / what, tests)
     info = card.describe(run, inputs)
@@ -280,6 +278,9 @@ def verify(
             fails, and nothing of it is run.
         progress: whether, or where, to tell of it, as for ``train``.
 
+    Returns:
+        What came of it: ``passed``, ``render()``.
+
     Raises:
         UsageError: the folder is no export, or the file no key.
     """
@@ -291,6 +292,5 @@ def verify(
             raise UsageError(problem, remedy="Name a folder that `keras-transfer export` wrote.")
     unsigned = [] if key is None else signing.check_signature(path, signing.read_public_key(key))
     with telling(progress) as told:
-        each = functools.partial(told.through, "prove", seconds=5.0)
-        found = proof.outcome(unsigned, []) if unsigned else proof.verify(path, each)
+        found = proof.outcome(unsigned, []) if unsigned else proof.verify(path, told.through)
     return VerifyResult(path, found)

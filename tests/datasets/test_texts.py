@@ -293,7 +293,7 @@ def test_odd_cells_are_read_or_said(tmp_path, case, capsys):
     data = load_dataset(tmp_path / "a.csv", image_size=32)
     about = {one.path: one.kind for one in data.findings if one.path == "row-000002"}
     assert about == expected
-    assert cli.main(["inspect", str(tmp_path / "a.csv")]) == 0
+    assert cli.main(["inspect", str(tmp_path / "a.csv"), "--quiet"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "test texts means" in printed.out

@@ -260,9 +260,9 @@ def test_a_line_that_is_wrong(line: str, needle: str) -> None:
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="the system has no /dev/full")
-PRINTING = ["--help", "--version", "train --help", "backbones", "backbones --json", "inspect DATA",
-            "inspect DATA --json", "cache --cache=HERE", "predict MODEL PICTURE",
-            "predict MODEL PICTURE --json", "search --help"]  # fmt: skip
+PRINTING = ["--help", "--version", "train --help", "backbones", "backbones --json",
+            "inspect DATA --quiet", "inspect DATA --json", "cache --cache=HERE",
+            "predict MODEL PICTURE", "predict MODEL PICTURE --json", "search --help"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -252,7 +252,7 @@ def test_manifests_are_read_rightly_or_their_odd_row_is_said(case, tmp_path, pic
     found = inspected("list.csv")
     assert (found["images"], kinds(found)) == (images, findings)
     assert len(found["classes"]) == 2
-    said = say("inspect", "list.csv")  # and as people read it
+    said = say("inspect", "list.csv", "--quiet")  # and as people read it
     assert (said.code, said.err) == (0, "")
     assert "\x1b[2J" not in said.out
 
@@ -672,7 +672,7 @@ def test_folders_are_read_rightly_or_what_is_odd_is_said(case, tmp_path, picture
     found = inspected("set")
     assert (found["images"], kinds(found)) == (images, findings)
     assert tuple(row["name"] for row in found["classes"]) == classes
-    said = say("inspect", "set", "--page", "page.html", "--fix", "clean")
+    said = say("inspect", "set", "--page", "page.html", "--fix", "clean", "--quiet")
     assert (said.code, said.err) == (0, "")
     assert "\x1b[2J" not in said.out
     assert all(name in said.out for name in classes if name.isprintable())
@@ -847,7 +847,7 @@ def test_an_export_is_not_begun_where_tensorflow_cannot_write(digits_run):
 @pytest.mark.parametrize("name", ["set[/b]", "[red]set", "set :cat:", "set\x1b[2J"])
 def test_the_name_of_data_is_no_markup(name, tmp_path, pictures):
     lay(tmp_path / name, pictures)
-    said = say("inspect", name)
+    said = say("inspect", name, "--quiet")
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith(f"{name}: 24 images".replace("\x1b", "\\x1b"))
 
@@ -855,7 +855,7 @@ def test_the_name_of_data_is_no_markup(name, tmp_path, pictures):
 def test_names_that_are_no_utf8_are_escaped_in_all_that_is_written(tmp_path, pictures):
     lay(tmp_path / f"set{OTHER[0]}", pictures)
     page, clean = f"page{OTHER[0]}.html", f"clean{OTHER[1]}"
-    said = say("inspect", f"set{OTHER[0]}", "--page", page, "--fix", clean)
+    said = say("inspect", f"set{OTHER[0]}", "--page", page, "--fix", clean, "--quiet")
     assert (said.code, said.err) == (0, "")
     assert "page\\udcff.html" in said.out
     assert "<h1>set\\udcff</h1>" in Path(page).read_text("utf-8")

@@ -50,7 +50,7 @@ def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fails(folder: Path, *needles: str) -> None:
     """The proof fails, and says why in a line."""
-    said = say("verify", folder)
+    said = say("verify", folder, "--quiet")
     assert said.code == 1, said
     assert said.err == ""
     assert said.out.rstrip().endswith("FAILED")

@@ -152,7 +152,7 @@ def test_sounds_are_read_or_what_is_odd_is_said(case):
 def test_the_page_of_a_set_speaks_of_clips():
     odd = "flat tops", "NaN", "the same in MP3", "an offset", "HTML"
     lay({f"car/{i}{READ[case][0]}": READ[case][1] for i, case in enumerate(odd)})
-    said = say("inspect", "set", "--page", "page.html")
+    said = say("inspect", "set", "--page", "page.html", "--quiet")
     assert (said.code, said.err) == (0, "")
     page = Path("page.html").read_text().split("</style>")[1]
     for words in (said.out, page):

@@ -85,7 +85,7 @@ def test_cells_are_read_or_what_is_odd_is_said(case, tmp_path):
     assert inspected("a.csv") == found  # of what was kept of the first pass
     left_out = bool(findings.keys() & {"empty", "not_text", "bomb"})
     assert (found["images"], found["left_out"]) == (41 - left_out, left_out)
-    said = say("inspect", "a.csv", "--page", "page.html")
+    said = say("inspect", "a.csv", "--page", "page.html", "--quiet")
     assert (said.code, said.err) == (0, "")
     page = Path("page.html").read_text()
     for words in (said.out, page.split("</style>")[1]):
