@@ -476,9 +476,14 @@ def _frozen_part(
     cut: tuple[str, ...],
     views: int,
 ) -> FrozenPart:
-    """What is below a cut, for so many views of the training examples and for the others."""
+    """What is below a cut, for so many views of the training examples and for the others.
+
+    Of an update as for the examples of the run with which updates began, whatever the number by
+    now: another engine, or another sample, and nothing that is stored of these would fit.
+    """
     assert dataset.examples is not None
-    train_rows, *others = map(dataset.indices, SPLITS)
+    counted = dataset.of_first_run or len(dataset)
+    train_rows, *others = (rows[rows < counted] for rows in map(dataset.indices, SPLITS))
     count = len(train_rows) * views + sum(map(len, others))
     sample = dataset.examples[train_rows[:BATCH]]
     return FrozenPart(

@@ -95,8 +95,8 @@ def update(
 
     Each old example stays in its split. New ones are split by the run's shares and seed among
     themselves, copies and groups staying with what they belong to; what is a near copy of an old
-    validation or test example is left out. Activations of old examples come from the store, unless
-    the larger set is one for which another engine is chosen.
+    validation or test example is left out. Activations of old examples come from the store: the
+    engine is that for as many examples as the run had with which updates began.
 
     Args:
         run: a finished run, or its folder; it stays as it is.
@@ -122,7 +122,8 @@ def update(
     writes: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     runs.check_output(target, **writes, data=more, update_of=of)
     dataset, fresh, left_out = _merged(run, more)
-    dataset = dataclasses.replace(dataset, update_of=of)
+    first = run.config.get("of_first_run", len(dataset) - len(fresh))
+    dataset = dataclasses.replace(dataset, update_of=of, of_first_run=first)
     settings = read_file(run.path / runs.CONFIG) | ({} if cache is None else {"cache": cache})
     with telling(progress) as told:
         told.note(

@@ -67,6 +67,8 @@ class Dataset:
         modality: what kind of example these are, see ``modalities``.
         fit: how ``examples`` were brought to their shape, see ``InputSpec``.
         update_of: the folder of the run of which this is the data and more; empty for others.
+        of_first_run: of such data, how many of its examples, the first ones, are those of the run
+            with which updates began; 0 for others.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Dataset:
     modality: str = "image"
     fit: str = ""
     update_of: str = ""
+    of_first_run: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)

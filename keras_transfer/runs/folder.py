@@ -62,7 +62,7 @@ _REMEDY = "Restore the file, or train the run again into another folder."
 _CONFIG = files.table(
     {
         "data_path": Text, "author": Text, "weights_licence": Text, "modality": KINDS,
-        "multi_label": Literal["off", "on"],
+        "multi_label": Literal["off", "on"], "of_first_run": Count,
     },
     data=Text, class_names=list[Text], backbone=Text, weights=Text, temperature=Amount,
 )  # fmt: skip

@@ -141,7 +141,7 @@ def config_before(
         "modality": dataset.modality,
         "input": modality(dataset.modality).INPUT,
         "asked": list(asked),
-        **({"update_of": dataset.update_of} if dataset.update_of else {}),
+        **{n: v for n in ("update_of", "of_first_run") if (v := getattr(dataset, n))},
         **recipe.to_dict(),
     }
 

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 import keras_transfer as kt
 from keras_transfer import cli, datasets, updating
 from keras_transfer.base.errors import DataError, UsageError
+from keras_transfer.frozen import engine
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report, summary
 
@@ -28,10 +29,10 @@ def write(folder, label, images):
 
 @pytest.fixture(scope="module")
 def more(tmp_path_factory):
-    """Four more pictures of two digits, and eleven of a digit that is new. (From 200 in all Keras
-    would run the frozen part as a graph, by whose rounding rows have another key.)"""
+    """Twelve more pictures of two digits, and eleven of a digit that is new: over 200 in all, from
+    which on Keras would run the frozen part as a graph, by whose rounding rows have another key."""
     digits, folder = load_digits(), tmp_path_factory.mktemp("more") / "more"
-    for digit, some in ((0, slice(36, 40)), (1, slice(36, 40)), (7, slice(11))):
+    for digit, some in ((0, slice(36, 48)), (1, slice(36, 48)), (7, slice(11))):
         rows = np.flatnonzero(digits.target == digit)[some]
         write(folder, f"digit-{digit}", enumerate(digits.images[rows]))
     return folder
@@ -149,8 +150,28 @@ def test_an_updated_run_is_a_run_like_any_other(updated, more, tmp_path, capsys)
 
 def test_frozen_work_on_old_examples_is_not_done_again(updated, copy):
     found, _ = updated
+    assert_reused(found, runs.open_run(copy / "run"))
+
+
+def test_updates_of_updates_reuse_it_too(updated, copy, few, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "worth_converting", lambda images, each: images >= 200)
+    digits = load_digits()
+    for digit in (3, 4):
+        rows = np.flatnonzero(digits.target == digit)[36:42]
+        write(few, f"digit-{digit}", enumerate(digits.images[rows]))
+    found, old = kt.update(updated[0].run, few, output=tmp_path / "new"), updated[0].run
+    assert found.run.config["of_first_run"] == len(runs.open_run(copy / "run").dataset)
+    had, cache = old.metrics["images"], found.run.metrics["cache"]
+    assert cache["hits"] == had["train"] + had["val"]
+
+
+def assert_reused(found, old):
+    """All rows of examples to learn from and to choose by that an old run had come from the store,
+    though another engine would be chosen for so many."""
     cache, images = found.run.metrics["cache"], found.run.metrics["images"]
-    assert cache["misses"] <= found.added
+    had = old.metrics["images"]
+    assert sum(had.values()) < 200 <= sum(images.values())
+    assert cache["hits"] == had["train"] + had["val"]
     assert cache["hits"] + cache["misses"] == images["train"] + images["val"]
 
 
