@@ -21,15 +21,17 @@ from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.quiet import quiet_stdio
 from keras_transfer.base.task import ONE, Task
 from keras_transfer.base.types import POOL, Columns
-from keras_transfer.datasets import manifests
+from keras_transfer.datasets import arrays, manifests
 from keras_transfer.datasets.inspection_page import printable
-from keras_transfer.datasets.sources import Data, check_outside, is_hidden, name_of, read_file
+from keras_transfer.datasets.items import Items
+from keras_transfer.datasets.sources import Data, check_outside, is_hidden, read_file
 from keras_transfer.frozen.engine import Engine, build_engine
 from keras_transfer.modalities import modality
 from keras_transfer.preparation import size_of
 from keras_transfer.recipe import reads_arguments, resolve
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import probing
+from keras_transfer.runs.finished import Finished, Folder
 
 SHEET, PAGE = "sheet.csv", "sheet.html"
 _BLOCK = 256  # examples that are decoded before they are run
@@ -88,8 +90,8 @@ class Sheet:
 
 @reads_arguments
 def label(
-    run: runs.Run | str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    run: Finished | Folder,
+    data: Folder | Items,
     *,
     count: int = 100,
     output: str | os.PathLike[str] | None = None,
@@ -103,8 +105,8 @@ def label(
 
     Args:
         run: a finished run, or its folder.
-        data: a folder of files, or a ``.csv``, ``.tsv`` or ``.jsonl`` with a column ``path`` or
-            ``text``.
+        data: a folder of files, a ``.csv``, ``.tsv``, ``.jsonl`` or DataFrame with a column
+            ``path`` or ``text``, or a list of paths or texts.
         count: how many to rank.
         output: the folder for the table and its page with previews; by default that of the run
             with ``-to-label`` behind it.
@@ -118,16 +120,17 @@ def label(
         DataError: nothing in ``data`` can be read.
         UsageError: there is a sheet already, which may hold labels; the run cannot be opened.
     """
-    run = run if isinstance(run, runs.Run) else runs.open_run(run)
+    run = runs.in_folder(run)
     folder = Path(output) if output is not None else run.path.with_name(f"{run.path.name}-to-label")
-    check_outside(folder, data := name_of(data))
+    check_outside(folder, data)
     if (folder / SHEET).exists():
         problem = f"{folder / SHEET} exists, and may hold labels."
         raise UsageError(problem, remedy="Name another folder with --output.")
     column, items = _unlabelled(run, data)
+    given = str(data) if isinstance(data, (str, os.PathLike)) else f"The {type(data).__name__}"
     names, features, scores, left_out, known = _seen(run, items, progress)
     if not names:
-        raise _nothing(run, data, len(items), left_out, known)
+        raise _nothing(run, given, len(items), left_out, known)
     answers = run.task.answers(scores, run.thresholds)
     guesses = run.task.decode(answers, run.class_names)
     sureness = run.task.sureness(scores, answers)
@@ -142,7 +145,7 @@ def label(
         piece = {"html": html, "name": "" if column == "text" else shown, "row": len(rows) + 1}
         pieces.append(piece | {"guess": guess, "confidence": sure})
     files.write_csv(folder / SHEET, list(rows[0]), [list(row.values()) for row in rows])
-    values = {"run": str(run.path), "data": str(data), "what": run.modality.NOUN, "rows": pieces}
+    values = {"run": str(run.path), "data": given, "what": run.modality.NOUN, "rows": pieces}
     page = templates.fill(Path(__file__).with_name("labelling.html.j2"), values)
     files.write_text(folder / PAGE, page)
     command = shlex.join(["keras-transfer", "update", str(run.path), str(folder / SHEET)])
@@ -224,25 +227,31 @@ def ranking(
     return np.array(chosen, np.int64)
 
 
-def _unlabelled(run: runs.Run, name: str) -> tuple[str, dict[str, Callable[[], bytes]]]:
+def _unlabelled(run: runs.Run, data: Any) -> tuple[str, dict[str, Callable[[], bytes]]]:
     """Whether items are paths or texts, and of each what reads its bytes."""
-    form, path = run.modality, Path(name).expanduser()
-    if path.is_dir():
+    form, of_table = run.modality, hasattr(data, "columns")
+    named = isinstance(data, (str, os.PathLike))
+    path = Path(data).expanduser() if named else Path()
+    if named and path.is_dir():
         found = [os.path.join(place, one) for place, _, inside in os.walk(path) for one in inside]
         known = [f for f in sorted(found) if form.SUFFIXES.get(os.path.splitext(f)[1].lower())]
         kept = [f for f in known if not is_hidden(os.path.relpath(f, path))]
         return "path", {file: functools.partial(read_file, file) for file in kept}
-    if not (path.is_file() and name.lower().endswith(manifests.SUFFIXES)):
-        problem = f"{name} is neither a folder nor a .csv, .tsv or .jsonl."
+    if named and not (path.is_file() and path.name.lower().endswith(manifests.SUFFIXES)):
+        problem = f"{data} is neither a folder nor a .csv, .tsv or .jsonl."
         raise DataError(problem, remedy="Give a folder of what to label, or a table.")
-    column, cells = manifests.unlabelled(path, form.NAME, run.config.get("columns"))
+    if named or of_table:
+        table = path if named else data
+        column, cells = manifests.unlabelled(table, form.NAME, run.config.get("columns"))
+    else:
+        column, cells = arrays.names(data, form)
     if column == "text":
         return column, {cell: cell.encode for cell in cells}
     return column, {place: functools.partial(read_file, place) for place in cells}
 
 
 def _nothing(
-    run: runs.Run, data: Any, count: int, left_out: dict[str, str], known: int | None
+    run: runs.Run, data: str, count: int, left_out: dict[str, str], known: int | None
 ) -> DataError:
     """Why nothing is to be labelled."""
     what = f"{run.modality.NOUN}s"

@@ -73,7 +73,10 @@ def asked_recipe(
         usual: dict[str, Any] = {"auto": "train" if weights == "none" else "frozen"}
         batch_norm = usual.get(recipe.batch_norm, recipe.batch_norm)
         asked = recipe.to_dict()
-        names = [n for n, value in asked.items() if value not in (None, SETTINGS[n].default)]
+        first = {n: asked[n] for n in ("effort", "weights") if asked[n] != SETTINGS[n].default}
+        usual = resolve(first, efforts=efforts).to_dict()
+        differs = (n for n in asked if n == "views" or asked[n] not in (None, usual[n]))
+        names = [*first, *differs]
         return dataclasses.replace(recipe, weights=weights, batch_norm=batch_norm), names
     file = read_file(config, typed) if config is not None else {}
     asked = {**file, **typed}

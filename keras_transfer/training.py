@@ -176,6 +176,9 @@ def train(
         classes, task = len(dataset.class_names), task_of(dataset.labels)
 
         # The run folder ------------------------------------------------------------------------
+        table = b""
+        if output is not None:
+            dataset, table = runs.kept_data(dataset, output, recipe)
         about = config_before(dataset, built, recipe, asked)
         state = shared.state
         if output is not None:
@@ -183,6 +186,8 @@ def train(
             state = until_the_end.enter_context(guarded)
             if not built.spec.constructor:  # no name by which another process could build it
                 runs.keep_backbone(output, built.model)
+            if table:
+                runs.keep_data(output, table)
             if tensorboard:
                 progress = EventLog(runs.events_folder(output), progress)
         budget = math.inf if recipe.time_budget is None else recipe.time_budget
@@ -406,7 +411,8 @@ def _met(recipe: Recipe, resume: bool) -> bool:
 
 def _begun_with(dataset: Dataset, about: dict[str, Any]) -> str:
     """What hosts that train together must have in common."""
-    own = {**about, "created": "", "data": "", "data_path": "", "digests": dataset.digests}
+    own = {**about, "created": "", "data": "", "data_path": "", "in_memory": False}
+    own |= {"digests": dataset.digests}
     own |= {"labels": dataset.labels, "splits": dataset.splits}
     return json.dumps(files.plain(own))
 

@@ -18,12 +18,13 @@ from keras_transfer.base.progress import Progress, telling
 from keras_transfer.base.types import Dataset, Split
 from keras_transfer.datasets import splits
 from keras_transfer.datasets.inspection_page import printable
-from keras_transfer.datasets.sources import JOINT, Source, name_of, parts_of, prefix
+from keras_transfer.datasets.sources import JOINT, Data, Source, parts, parts_of, prefix
 from keras_transfer.evaluation.comparison import Pair, compare_predictions
 from keras_transfer.frozen.engine import predict_probabilities
 from keras_transfer.recipe import Recipe, read_file, reads_arguments
 from keras_transfer.runs import folder as runs
 from keras_transfer.runs import report, summary
+from keras_transfer.runs.finished import Finished, Folder
 from keras_transfer.training import train
 
 
@@ -82,8 +83,8 @@ class Update:
 
 @reads_arguments
 def update(
-    run: runs.Run | str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    run: Finished | Folder,
+    data: Data,
     *,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -100,7 +101,8 @@ def update(
 
     Args:
         run: a finished run, or its folder; it stays as it is.
-        data: more examples, as DATA of the command line: new ones of known classes, or new classes.
+        data: more examples, of known classes or of new ones, as ``train`` takes them; not arrays,
+            which no later process could find.
         output: the new run folder; by default that of the run with ``-updated`` behind it.
         resume: go on with a killed update in ``output``.
         overwrite: replace a run in ``output``.
@@ -115,13 +117,13 @@ def update(
             nothing new, or labels an old example otherwise.
         UsageError: the run cannot be opened, or ``output`` be written to.
     """
-    run = run if isinstance(run, runs.Run) else runs.open_run(run)
+    run = runs.in_folder(run)
     target = Path(output) if output is not None else runs.beside(run.path, "updated")
-    more, of = name_of(data), str(run.path.resolve())
-    _check_joinable(run.data, more)
+    of = str(run.path.resolve())
+    _check_joinable(run.data, data)
     writes: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
-    runs.check_output(target, **writes, data=more, update_of=of)
-    dataset, fresh, left_out = _merged(run, more)
+    runs.check_output(target, **writes, data=data, update_of=of)
+    dataset, fresh, left_out = _merged(run, data)
     first = run.config.get("of_first_run", len(dataset) - len(fresh))
     dataset = dataclasses.replace(dataset, update_of=of, of_first_run=first)
     settings = read_file(run.path / runs.CONFIG) | ({} if cache is None else {"cache": cache})
@@ -135,8 +137,8 @@ def update(
             kept: dict[str, Any] = {"backbone": run.backbone, "recipe": Recipe(**settings)}
             train(dataset, output=target, **kept, **writes, progress=told)
     new = runs.open_run(target)
-    if (had := new.config["data"]) != dataset.name:
-        problem = f"The run in {target} had data={had!r}; received {dataset.name!r}."
+    if (had := new.config["data"]) != (given := runs.data_name(dataset, target)):
+        problem = f"The run in {target} had data={had!r}; received {given!r}."
         raise UsageError(problem, remedy="Give the same data to resume it, or --overwrite.")
     found = _judged(run, new, dataset, fresh, left_out)
     new = runs.add_to_metrics(new, {"update": {"of": str(run.path)} | found.to_json()})
@@ -144,9 +146,9 @@ def update(
     return dataclasses.replace(found, run=new)
 
 
-def _check_joinable(*names: str) -> None:
-    for name in names:
-        if JOINT in name and os.path.exists(name):
+def _check_joinable(*given: Data) -> None:
+    for name in given:
+        if isinstance(name, (str, os.PathLike)) and JOINT in str(name) and os.path.exists(name):
             problem = f"{name!r} has {JOINT!r} in its name, which joins the names of data."
             raise UsageError(problem, remedy="Rename it.")
 
@@ -169,13 +171,18 @@ def _new_classes(run: runs.Run, dataset: Dataset, fresh: np.ndarray) -> str:
     return f"New classes: {listed}.{silent}{asked}" if new else ""
 
 
-def _merged(run: runs.Run, more: str) -> tuple[Dataset, np.ndarray, int]:
+def _merged(run: runs.Run, data: Data) -> tuple[Dataset, np.ndarray, int]:
     """The old examples in their splits and the new ones, the rows of these, and how many were left
     out."""
-    name, how = f"{run.data}{JOINT}{more}", {"group": run.config.get("group"), **run.how}
+    runs.check_data(run)
+    how = {"group": run.config.get("group"), **run.how}
     how = {one: how[one] for one in ("group", "columns", "multi_label")}
-    source = datasets.open_source(name, **how)
-    mine = tuple(map(prefix, range(len(parts_of(run.data)), len(parts_of(name)))))
+    source, of_old = datasets.open_source(run.data, data, **how), len(parts_of(run.data))
+    more = JOINT.join(source.name.split(JOINT)[of_old:])
+    if source.origin == "memory":
+        problem = f"The {more} given are in memory, where no later process could find them."
+        raise DataError(problem, remedy="Write them to files, and give these.")
+    mine = tuple(prefix(of_old + number) for number in range(len(parts(data))))
     placed = splits.read_splits(run.file(runs.SPLITS))
     inspected = datasets.inspect(_with_splits(source, mine, placed), **run.how)
     dataset = inspected.dataset

@@ -231,9 +231,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_csv(path: Named, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Writes a table as UTF-8 CSV, atomically."""
+    write_bytes(path, csv_bytes(header, rows))
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table as UTF-8 CSV."""
     lines: list[str] = []  # with the terminator for which csv quotes "\r" too
     csv.writer(types.SimpleNamespace(write=lines.append)).writerows([header, *rows])
-    write_text(path, "".join(line[:-2] + "\n" for line in lines))
+    return "".join(line[:-2] + "\n" for line in lines).encode("utf-8", "backslashreplace")
 
 
 def check_unpacked(path: str | os.PathLike[str], size: int) -> None:

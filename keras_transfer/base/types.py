@@ -26,6 +26,9 @@ Patterns = tuple[tuple[str, str], ...]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+Origin = Literal["name", "files", "texts", "memory"]
+"""What brings data back: its name; a table of the files or texts that Python gave; nothing."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
@@ -69,6 +72,7 @@ class Dataset:
         update_of: the folder of the run of which this is the data and more; empty for others.
         of_first_run: of such data, how many of its examples, the first ones, are those of the run
             with which updates began; 0 for others.
+        origin: where it comes from, see :data:`Origin`.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Dataset:
     fit: str = ""
     update_of: str = ""
     of_first_run: int = 0
+    origin: Origin = "name"
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -20,6 +20,7 @@ from keras_transfer.datasets.archives import archive_source
 from keras_transfer.datasets.sources import SPLIT_NAMES, Item, Source
 from keras_transfer.modalities import (
     MODALITIES,
+    Modality,
     modality,
     modality_of_files,
     modality_of_value,
@@ -163,6 +164,21 @@ def _paths(parts: Iterable[Any]) -> list[str]:
         if not isinstance(one, (str, os.PathLike)):
             raise DataError(f"path {i} is {one!r:.40}.", remedy="Give the name of a file for each.")
     return [os.fspath(one) for one in named]
+
+
+def names(items: Any, form: Modality) -> tuple[str, list[str]]:
+    """Whether items without labels are names of files (``path``) or texts (``text``), and these.
+
+    Raises:
+        DataError: they are neither.
+    """
+    held = list(items) if np.iterable(items) else [items]
+    if paths := _paths([(held,)]):
+        return "path", paths
+    if not (form.LITERAL and all(isinstance(one, str) for one in held)):
+        problem = f"What is in a {type(items).__name__} here are no names of {form.NOUN} files."
+        raise DataError(problem, remedy="Give a list of files, or a folder of them.")
+    return "text", held
 
 
 def _kind(parts: Iterable[Any]) -> str:

@@ -17,19 +17,20 @@ import numpy as np
 from keras_transfer.base import files
 from keras_transfer.base.errors import DataError, ExampleError, UsageError, closest
 from keras_transfer.base.quiet import quiet_stdio
-from keras_transfer.base.types import SPLITS, Columns, Dataset, Finding, Size
+from keras_transfer.base.types import SPLITS, Columns, Dataset, Finding, Origin, Size
 from keras_transfer.datasets import archives, arrays, manifests, tables, tfds
 from keras_transfer.datasets import splits as splitting
 from keras_transfer.datasets.inspection import Inspection, untrainable
 from keras_transfer.datasets.scan import scan
 from keras_transfer.datasets.sources import (
+    JOINT,
     Data,
     Item,
     Source,
     classes_of,
     folder_source,
     joined,
-    parts_of,
+    parts,
     reason_of,
     with_task,
 )
@@ -42,28 +43,21 @@ NO_LABEL = re.compile("[\0\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
 
 def open_source(
     data: Data,
-    *,
+    *more: Data,
     class_names: Sequence[str] | None = None,
     group: str | None = None,
     columns: Columns | None = None,
     multi_label: Literal["auto", "on", "off"] = "auto",
 ) -> Source:
-    """Finds the source that ``data`` stands for; see ``load_dataset``.
+    """Finds the source that ``data`` stands for, ``more`` joined to it; see ``load_dataset``.
 
     Raises:
         DataError: there is no such thing, or nothing in it, or a class of an impossible name; a
             group is named, and there is no column of that name.
     """
     named = tables.named(group, columns)
-    if isinstance(data, (str, os.PathLike)):
-        source = _open_named(os.fspath(data), named)
-    elif hasattr(data, "items") and hasattr(data, "read") and not hasattr(data, "columns"):
-        fields = [field.name for field in dataclasses.fields(Source)]
-        source = Source(**{name: getattr(data, name) for name in fields if hasattr(data, name)})
-    elif hasattr(data, "columns"):
-        source = manifests.frame_source(data, named)
-    else:
-        source = arrays.arrays_source(data, class_names)
+    found = [_opened(part, named, class_names) for one in (data, *more) for part in parts(one)]
+    source = found[0] if len(found) == 1 else joined(found, JOINT.join(one.name for one in found))
     if not source.items:
         what = modality(source.modality).NOUN
         raise DataError(
@@ -85,10 +79,23 @@ def open_source(
     return with_task(source, multi_label)
 
 
+def _opened(data: Any, named: Mapping[str, str], class_names: Sequence[str] | None) -> Source:
+    if isinstance(data, str):
+        return _open_named(data, named)
+    of_table = hasattr(data, "columns")
+    if hasattr(data, "items") and hasattr(data, "read") and not of_table:
+        fields = [field.name for field in dataclasses.fields(Source)]
+        given = {name: getattr(data, name) for name in fields if hasattr(data, name)}
+        return Source(**{"origin": "memory"} | given)
+    source = (
+        manifests.frame_source(data, named) if of_table else arrays.arrays_source(data, class_names)
+    )
+    kind: Origin = "texts" if source.modality == "text" else "memory"
+    return dataclasses.replace(source, origin="files" if source.locate else kind)
+
+
 def _open_named(name: str, named: Mapping[str, str]) -> Source:
     path = Path(os.path.expanduser(name))
-    if len(parts := parts_of(name)) > 1:
-        return joined([_open_named(part, named) for part in parts], name)
     if name in arrays.BUILTIN:
         return arrays.BUILTIN[name]()
     if name.startswith("tfds:"):
@@ -172,7 +179,7 @@ def inspect(
         splits=splitting.complete(strata, verdict.groups, given, split=split, seed=seed),
         digests=digests, findings=tuple(findings), read=_reader(source, paths, digests),
         examples=examples, groups=verdict.groups, modality=source.modality,
-        fit="" if spec is None else spec.fit,
+        fit="" if spec is None else spec.fit, origin=source.origin,
     )  # fmt: skip
     if splits is not None:
         dataset, rows = splitting.apply(dataset, splits)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_transfer.base.errors import DataError
-from keras_transfer.base.types import Finding
+from keras_transfer.base.task import MARK, ONE, task_of
+from keras_transfer.base.types import Dataset, Finding
 from keras_transfer.datasets import segments, tables
 from keras_transfer.datasets.sources import BLANK, LEFT_OUT, SPLIT_NAMES, Item, Source, read_file
 from keras_transfer.modalities import Modality, modality, modality_of_files
@@ -33,14 +34,54 @@ def manifest_source(path: Path, name: str, named: Mapping[str, str]) -> Source:
     return table_source(_table(path, named), name, path.parent, str(path.resolve()))
 
 
-def unlabelled(path: Path, kind: str, columns: str | None) -> tuple[str, list[str]]:
-    """Whether a table names files (by ``path``) or texts (``text``), and those of its rows."""
+def table_of(
+    dataset: Dataset, home: str, named: Mapping[str, str]
+) -> tuple[list[str], Iterator[list[str]]]:
+    """A table from which examples that came from Python are read again, under the same names.
+
+    Args:
+        dataset: of the origin ``files`` or ``texts``.
+        home: what the names of these examples begin with; others are not of this table.
+        named: what columns are called, by what they mean.
+
+    Returns:
+        Its header and its rows, in the splits of the data set; paths are in full.
+    """
+    of_texts, task = dataset.origin == "texts", task_of(dataset.labels)
+    keys = dict.fromkeys(
+        ["name", "text" if of_texts else "path", "label", "split", "group", *named]
+    )
+    labels = task.decode(dataset.labels, dataset.class_names)
+    groups = dataset.groups or [""] * len(dataset)
+
+    def rows() -> Iterator[list[str]]:
+        for i, name in enumerate(dataset.paths):
+            if name.startswith(home):
+                meant = segments.named(name.removeprefix(home))
+                place = meant._replace(file=os.path.abspath(meant.file)).name
+                what = dataset.read(i).decode() if of_texts else place
+                # However many classes it has, the cell says that it might have several.
+                label = labels[i] + ("" if task is ONE else MARK)
+                group = groups[i].removeprefix("group ") if groups[i].startswith("group ") else ""
+                row = [name.removeprefix(home), what, label, str(dataset.splits[i]), group]
+                yield row + [""] * (len(keys) - len(row))
+
+    return [named.get(key, tables.COLUMNS[key][0]) for key in keys], rows()
+
+
+def unlabelled(data: Any, kind: str, columns: str | None) -> tuple[str, list[str]]:
+    """Whether a table, a file or a DataFrame, names files (by ``path``) or texts (``text``), and
+    those of its rows."""
     named = tables.named(None, columns)
-    table = _table(path, {key: named[key] for key in ("path", "text") if key in named})
+    named = {key: named[key] for key in ("path", "text") if key in named}
+    is_frame = hasattr(data, "columns")
+    table = tables.read_frame(data, named) if is_frame else _table(data, named)
     found = table.columns(("path or text",))
     column = "text" if kind == "text" and "text" in found else "path"
     cells = [row[column].strip() for _, row in table.cells(found) if row[column].strip()]
-    return column, cells if column == "text" else [str(path.parent / cell) for cell in cells]
+    if column == "text" or is_frame:
+        return column, cells
+    return column, [str(data.parent / cell) for cell in cells]
 
 
 def _table(path: Path, named: Mapping[str, str]) -> tables.Table:
@@ -62,7 +103,8 @@ def table_source(table: tables.Table, name: str, root: Path, identity: str | Non
 
     A text is named after its row, such as ``row-000012``: the header of CSV is row 1, JSON Lines
     count from 1, a DataFrame counts from 0. Of a table with paths and texts the files are taken if
-    any of them is there, else the texts; a finding says which. Rows without a path or a label, and
+    any of them is there, else the texts; a finding says which. What :func:`table_of` has written is
+    called as it was. Rows without a path or a label, and
     repeated rows, are left out with a finding. Rows of one value in the column of groups are one.
     Of what has segments a row may mean one, from its start to its end in seconds; rows of one file
     are then one group, unless the column of groups says more.
@@ -80,19 +122,21 @@ def table_source(table: tables.Table, name: str, root: Path, identity: str | Non
         if form.excerpt is not None:
             rows = _of_segments(table.where, rows)
             column = column or ("path" if any(cells["group"] for _, cells in rows) else None)
+        places = {cells["name"]: cells["path"] for _, cells in rows if cells["name"]}
+        rows = [(n, cells | {"path": cells["name"] or cells["path"]}) for n, cells in rows]
         return Source(
             name,
             _items(table.where, root, rows, findings),
-            lambda file: _read(root, file, form),
+            lambda item: _read(root, places.get(item, item), form),
             identity,
             findings,
-            lambda file: root / file,
+            lambda item: root / places.get(item, item),
             modality=kind,
             group=column,
             listed=table.listed,
         )
-    texts = {f"row-{number:06d}": cells["text"] for number, cells in rows}
-    rows = [(number, cells | {"path": f"row-{number:06d}"}) for number, cells in rows]
+    rows = [(n, cells | {"path": cells["name"] or f"row-{n:06d}"}) for n, cells in rows]
+    texts = {cells["path"]: cells["text"] for _, cells in rows}
     encode: Any = modality("text").encode
     kept = _items(table.where, root, rows, findings)
     return Source(
@@ -166,6 +210,6 @@ def _item(where: str, root: Path, cells: dict[str, str]) -> Item:
         problem = f"{where}: the split is {cells['split']!r}."
         raise DataError(problem, remedy="Use train, val or test, or leave it empty.")
     file = cells["path"]
-    if "\\" in file and not os.path.exists(root / file):
+    if "\\" in file and not cells["name"] and not os.path.exists(root / file):
         file = file.replace("\\", "/")
     return Item(file, sys.intern(cells["label"]), split, cells["group"] or None)

@@ -18,7 +18,7 @@ import numpy as np
 
 from keras_transfer.base.errors import DataError, ExampleError, UsageError
 from keras_transfer.base.task import MARK, ONE, SEVERAL, Task
-from keras_transfer.base.types import Dataset, Finding, Split
+from keras_transfer.base.types import Dataset, Finding, Origin, Split
 from keras_transfer.modalities import MODALITIES, modality_of_files
 
 LEFT_OUT = "left out"
@@ -54,16 +54,9 @@ def parts_of(name: str) -> list[str]:
     return [name] if os.path.exists(os.path.expanduser(name)) else name.split(JOINT)
 
 
-def name_of(data: Any) -> str:
-    """The name of data that is to be read from files.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if not isinstance(data, (str, os.PathLike)):
-        problem = f"{type(data).__name__} is no place of data."
-        raise UsageError(problem, remedy="Give the name of a folder, a table or an archive.")
-    return os.fspath(data)
+def parts(data: Any) -> list[Any]:
+    """The names of several sets of data that a name joins; what is no name as it is."""
+    return parts_of(os.fspath(data)) if isinstance(data, (str, os.PathLike)) else [data]
 
 
 def prefix(part: int) -> str:
@@ -120,6 +113,7 @@ class Source:
         group: the column of a table that names the items' groups, or None.
         listed: whether labels came as lists of classes; None where a label may be one.
         task: what the labels are, see :func:`with_task`.
+        origin: what brings it back, as in ``Dataset``.
     """
 
     name: str
@@ -133,6 +127,7 @@ class Source:
     group: str | None = None
     listed: bool | None = False
     task: Task = ONE
+    origin: Origin = "name"
 
 
 def with_task(source: Source, multi_label: str) -> Source:
@@ -305,6 +300,7 @@ def joined(parts: Sequence[Source], name: str) -> Source:
         group=next((part.group for part in parts if part.group), None),
         listed=any(part.listed for part in parts)
         or (None if any(part.listed is None for part in parts) else False),
+        origin=parts[-1].origin,
     )
 
 

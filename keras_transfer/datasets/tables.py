@@ -15,6 +15,7 @@ from keras_transfer.base.task import MARK
 from keras_transfer.datasets.sources import MAX_FILE_BYTES
 
 COLUMNS = {
+    "name": ("name_in_run",),
     "path": (
         "path", "image", "file", "filename", "file_name", "filepath", "image_path", "audio", "clip",
         "audio_path",

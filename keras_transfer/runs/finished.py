@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     import keras_transfer
-    from keras_transfer.base.types import Dataset, Size
+    from keras_transfer.base.types import Dataset, PhaseReport, Size
     from keras_transfer.evaluation import Evaluation
+    from keras_transfer.learn.calibration import Threshold
+    from keras_transfer.learn.selection import Candidate
     from keras_transfer.recipe import Recipe
 
 Folder = str | os.PathLike[str]
@@ -49,6 +51,10 @@ class Finished:
         evaluation: on the test split.
         thresholds: of several labels an example, the probability from which on each class is
             answered; else empty.
+        candidates: what its weights were chosen among, the chosen one first.
+        threshold: the confidence from which on answers are as often right as wanted.
+        phases: one report a phase.
+        seconds: durations by stage.
     """
 
     path: Path | None
@@ -65,6 +71,10 @@ class Finished:
     predictions: Sequence[dict[str, Any]]
     evaluation: Evaluation
     thresholds: tuple[float, ...]
+    candidates: Sequence[Candidate]
+    threshold: Threshold
+    phases: Sequence[PhaseReport]
+    seconds: Mapping[str, float]
 
     @property
     def task(self) -> Task:

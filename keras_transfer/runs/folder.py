@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import shlex
 import tempfile
@@ -19,29 +20,34 @@ from keras_transfer import datasets, recipe
 from keras_transfer.backbones import adoption
 from keras_transfer.backbones.weight_files import load_model
 from keras_transfer.base import files, types
-from keras_transfer.base.errors import KerasTransferError, UsageError
+from keras_transfer.base.errors import DataError, KerasTransferError, UsageError
 from keras_transfer.base.files import Amount, Count, Number, Rate, Text
-from keras_transfer.datasets.sources import JOINT, check_outside, parts_of
+from keras_transfer.datasets import tables
+from keras_transfer.datasets.sources import JOINT, check_outside, parts_of, prefix
 from keras_transfer.evaluation.metrics import Evaluation, evaluate
+from keras_transfer.learn.calibration import Threshold
 from keras_transfer.modalities import KINDS
 from keras_transfer.recipe import SETTINGS, Recipe, reads_arguments
+from keras_transfer.runs import commands
 from keras_transfer.runs.finished import Finished, Folder
 from keras_transfer.runs.result import TransferResult
 
 if TYPE_CHECKING:
     import keras
 
+    from keras_transfer.learn.selection import Candidate
+
 CONFIG, METRICS, MODEL, SPLITS = "config.json", "metrics.json", "model.keras", "splits.csv"
 PREDICTIONS, HISTORY, STATE = "predictions.csv", "history.csv", "state"
 PROBABILITIES = "test_probabilities.npy"
 VALIDATION_LOGITS, VALIDATION_LABELS = "validation_logits.npy", "validation_labels.npy"
-PAGE, LOCK = "report.html", f"{STATE}/lock"
+PAGE, LOCK, DATA = "report.html", f"{STATE}/lock", "data.csv"
 BACKBONE = adoption.FILE
 NEW = f"{STATE}/new"
 """Where a run is written until it is whole: a run that it replaces stays until then."""
 
 _RUN = (
-    CONFIG, MODEL, BACKBONE, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES, VALIDATION_LOGITS,
+    CONFIG, MODEL, BACKBONE, DATA, SPLITS, PREDICTIONS, HISTORY, PROBABILITIES, VALIDATION_LOGITS,
     VALIDATION_LABELS, PAGE, "plots/history.svg", "plots/learning_curve.svg",
     "plots/confusion.svg", "plots/reliability.svg", "plots/examples/mistakes-[0-9][0-9].html",
     "plots/examples/doubts-[0-9][0-9].html", "plots/examples/suspects-[0-9][0-9].html",
@@ -92,8 +98,29 @@ def _model(run: Run) -> keras.Model:
 
 
 def _dataset(run: Run) -> types.Dataset:
+    check_data(run)
     how = run.how | {"splits": run.file(SPLITS), "group": run.config.get("group")}
-    return datasets.load_dataset(run.data, **how)
+    found = datasets.load_dataset(run.data, **how)
+    if found.class_names == run.class_names or {*found.class_names} != {*run.class_names}:
+        return found
+    cells = run.task.decode(found.labels, found.class_names)  # in an order that Python had said
+    labels = run.task.encode(cells, run.class_names)
+    return dataclasses.replace(found, labels=labels, class_names=run.class_names)
+
+
+def check_data(run: Run) -> None:
+    """Refuses a run whose data is nowhere, or has changed.
+
+    Raises:
+        DataError: it was in the memory of the process that trained.
+        UsageError: its own table of it is not as the run wrote it.
+    """
+    if run.config.get("in_memory"):
+        problem = f"{run.path} was trained on {run.config['data']} in memory, and no file has them."
+        remedy = "Ask what train returned, in its own process: result.export(...). Or train on"
+        raise DataError(problem, remedy=f"{remedy} files, or on a table of files or of texts.")
+    if DATA in run.metrics.get("files", {}):
+        run.file(DATA)
 
 
 def _recipe(run: Run) -> Recipe:
@@ -130,6 +157,18 @@ def _thresholds(run: Run) -> tuple[float, ...]:
     return tuple(run.metrics.get("class_thresholds", {}).values())
 
 
+def _candidates(run: Run) -> tuple[Candidate, ...]:
+    from keras_transfer.learn.selection import Candidate  # which loads Keras
+
+    return tuple(Candidate(**row) for row in run.metrics["candidates"])
+
+
+def _threshold(run: Run) -> Threshold:
+    held = {name: value for name, value in run.metrics["threshold"].items() if value is not None}
+    missing: dict[str, Any] = {"threshold": math.inf, "precision": math.nan}  # JSON has neither
+    return Threshold(**missing | held)
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Run(Finished):
     """A finished run on disk; what is asked of it is read once, when it is asked.
@@ -155,6 +194,12 @@ class Run(Finished):
     evaluation = functools.cached_property(_evaluation)
     thresholds = functools.cached_property(_thresholds)
     temperature = functools.cached_property(lambda run: float(run.config["temperature"]))
+    candidates = functools.cached_property(_candidates)
+    threshold = functools.cached_property(_threshold)
+    phases = functools.cached_property(
+        lambda run: tuple(types.PhaseReport(**row) for row in run.metrics["phases"])
+    )
+    seconds = functools.cached_property(lambda run: run.metrics["seconds"])
 
     @property
     def backbone(self) -> str:
@@ -164,11 +209,16 @@ class Run(Finished):
 
     @property
     def data(self) -> str:
-        """Where the data is: as the user named it if that exists from here, else in full."""
-        named = str(self.config["data"])
-        full = str(self.config.get("data_path", named))
-        here = all(":" in part or Path(part).exists() for part in parts_of(named))
-        return named if here else full
+        """Where the data is: as the user named it if that exists from here, else in full; the run's
+        own table of what came from Python, wherever the run is by now."""
+        data, kept, own = str(self.config["data"]), self.path / DATA, list[str]()
+        named, full = parts_of(data), parts_of(str(self.config.get("data_path", data)))
+        if DATA in self.metrics.get("files", {}):
+            here = Path(named[-1]).resolve() == kept.resolve()
+            own = [named[-1] if here else str(kept)]
+        given = slice(len(named) - len(own))
+        here = all(":" in part or Path(part).exists() for part in named[given])
+        return JOINT.join([*(named if here else full)[given], *own])
 
     def file(self, name: str) -> Path:
         """A file of the run, which must be as the run wrote it.
@@ -241,7 +291,7 @@ def on_disk(run: Finished | Folder) -> Run:
     if isinstance(run, Run):
         return run
     assert isinstance(run, TransferResult)
-    if run.path and (run.path / CONFIG).is_file() and _holds(run.path, run):
+    if run.path and _holds(run.path, run):
         return _as_held(run.path, run)
     if run not in _written:
         _written[run] = tempfile.TemporaryDirectory(prefix="keras-transfer-")
@@ -250,9 +300,23 @@ def on_disk(run: Finished | Folder) -> Run:
     return _as_held(_place(run), run)
 
 
+def in_folder(run: Finished | Folder) -> Run:
+    """A run in a folder of its own, for what is made of it and lies beside it.
+
+    Raises:
+        UsageError: it was trained without one, or another run is there by now.
+    """
+    if isinstance(run, TransferResult) and not (run.path and _holds(run.path, run)):
+        what = f"is not in {run.path} any more" if run.path else "has no folder"
+        problem = f"The run on {run.config['data']} {what}."
+        raise UsageError(problem, remedy="Train it with output=..., a folder for it alone.")
+    return on_disk(run)
+
+
 def _holds(folder: Path, result: TransferResult) -> bool:
     """Whether a folder has this run, and not another by now."""
-    return bool(files.read_json(folder / CONFIG) == files.plain(result.config))
+    config = folder / CONFIG
+    return config.is_file() and files.read_json(config) == files.plain(result.config)
 
 
 def _as_held(folder: Path, result: TransferResult) -> Run:
@@ -300,7 +364,7 @@ def begin(
             replaced = (folder / METRICS).exists()
             _remove(folder, _UNFINISHED if replaced else (*_UNFINISHED, *_RUN))
         else:
-            for name in sorted(config.keys() - {"created", "keras_transfer"}):
+            for name in sorted(config.keys() - {"created", "keras_transfer", "asked"}):
                 if (had := held.get(name)) != files.plain(config[name]):
                     raise UsageError(
                         f"The run in {folder} had {name}={had!r}; received {config[name]!r}.",
@@ -323,6 +387,40 @@ def keep_backbone(path: Folder, model: keras.Model) -> None:
     """Leaves a backbone of the user's own, as it was before the run, in a folder that begins."""
     with files.atomic_path(Path(path) / NEW / BACKBONE) as temporary:
         model.save(temporary)
+
+
+def data_name(dataset: types.Dataset, path: Folder) -> str:
+    """What the run in a folder calls its data: files and texts that came from Python by the table
+    of them that it keeps, see :func:`kept_data`."""
+    *others, last = parts_of(dataset.name)
+    own = dataset.origin in ("files", "texts") or _is_kept(last, path)
+    return JOINT.join([*others, str(Path(path) / DATA)]) if own else dataset.name
+
+
+def kept_data(dataset: types.Dataset, path: Folder, recipe: Recipe) -> tuple[types.Dataset, bytes]:
+    """A data set as the run in a folder calls it, and what :func:`keep_data` is to leave there:
+    nothing of data that a name brings back."""
+    *others, last = parts_of(dataset.name)
+    if dataset.origin in ("files", "texts"):
+        named = tables.named(recipe.group, recipe.columns)
+        table = files.csv_bytes(*datasets.table_of(dataset, prefix(len(others)), named))
+    elif _is_kept(last, path):  # the run is begun again with it
+        table = Path(last).read_bytes()
+    else:
+        return dataset, b""
+    return dataclasses.replace(dataset, name=data_name(dataset, path), origin="name"), table
+
+
+def _is_kept(name: str, path: Folder) -> bool:
+    """Whether a name of data is the table that the run in a folder keeps, or keeps until it is
+    whole."""
+    places = (Path(path) / place for place in (DATA, f"{NEW}/{DATA}"))
+    return Path(name).resolve() in [place.resolve() for place in places]
+
+
+def keep_data(path: Folder, table: bytes) -> None:
+    """Leaves the table of :func:`kept_data` in a folder that begins."""
+    files.write_bytes(Path(path) / NEW / DATA, table)
 
 
 def begun(path: Folder) -> bool:
@@ -430,12 +528,19 @@ def _held(folder: Path, resume: bool, overwrite: bool, update_of: str) -> dict[s
 
 def _command(folder: Path, config: Mapping[str, Any]) -> str:
     """The command that goes on with a run that was killed."""
-    words = ["train", "...", "--resume"]
+    parts, kept = parts_of(str(config.get("data", "DATA"))), folder / NEW
+    parts[-1:] = [str(kept / DATA)] if (kept / DATA).exists() else parts[-1:]
     if of := config.get("update_of"):
         old = parts_of(str((_config(Path(str(of)) / CONFIG) or {}).get("data", "")))
-        more = JOINT.join(parts_of(str(config["data"]))[len(old) :])
-        words = ["update", str(of), more, "--output", str(folder), "--resume"]
-    return shlex.join(["keras-transfer", *words])
+        words = ["update", str(of), JOINT.join(parts[len(old) :])]
+        return shlex.join(["keras-transfer", *words, "--output", str(folder), "--resume"])
+    classes = config.get("class_names", [])
+    if (kept / DATA).exists() and classes != sorted(classes):  # an order that no table knows
+        config = {**config, "in_memory": True}
+    if (kept / BACKBONE).exists():
+        config = {**config, "backbone": str(kept / BACKBONE)}
+    data, splits = JOINT.join(parts), config.get("splits_from")
+    return commands.training(config, data, splits=splits, output=str(folder), resume=True)
 
 
 @contextlib.contextmanager

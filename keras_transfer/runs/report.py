@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -19,7 +18,7 @@ from keras_transfer.evaluation import plots
 from keras_transfer.evaluation.metrics import ranked
 from keras_transfer.learn import calibration
 from keras_transfer.modalities import Modality
-from keras_transfer.runs import page, summary
+from keras_transfer.runs import commands, page, summary
 from keras_transfer.runs.finished import Finished, Folder
 from keras_transfer.runs.folder import HISTORY, MODEL, PAGE, PREDICTIONS, SPLITS, Run, on_disk
 
@@ -72,7 +71,7 @@ def write_report(run: Finished | Folder) -> Path:
         _keep(run, form, galleries, dataset, attempt)
     values = {
         "verdict": summary.verdict(metrics, form.NOUN),
-        "advice": summary.advice(metrics, form.NOUN, str(run.path)),
+        "advice": summary.advice(metrics, form.NOUN, str(run.path), run.config.get("in_memory")),
         "undecided": summary.undecided(test),
         "no_threshold": summary.no_threshold(metrics, form.NOUN),
         "calibration": summary.calibration(test),
@@ -268,15 +267,8 @@ def _kept(piece: Path) -> Markup:
 
 
 def _command(run: Run) -> str:
-    """What repeats the run on the very same examples; settings that were all defaults stay out."""
-    config = run.config
-    words = ["keras-transfer", "train", str(config["data"]), "--splits", str(run.path / SPLITS)]
-    words += ["--output", f"{run.path}-again"]
+    """What repeats the run on the very same examples."""
     # What the file of splits stands for is no word of the command.
-    for name in ("seed", *config.get("asked", ())):
-        option = "--" + name.replace("_", "-")
-        if name not in ("split", "fold", "group", "per_class") and option not in words:
-            value = config[name]
-            spelt = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            words += [option, spelt]
-    return shlex.join(words)
+    without, again = ("split", "fold", "per_class"), f"{run.path}-again"
+    config = {**run.config, "backbone": run.backbone}
+    return commands.training(config, run.data, without, splits=str(run.path / SPLITS), output=again)

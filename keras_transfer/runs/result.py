@@ -141,6 +141,8 @@ def config_before(
         "modality": dataset.modality,
         "input": modality(dataset.modality).INPUT,
         "asked": list(asked),
+        "splits_from": recipe.splits and os.path.abspath(recipe.splits),
+        **({} if dataset.origin == "name" else {"in_memory": True}),
         **{n: v for n in ("update_of", "of_first_run") if (v := getattr(dataset, n))},
         **recipe.to_dict(),
     }

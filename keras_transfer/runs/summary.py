@@ -199,13 +199,16 @@ def _calibration_of_several(test: JSON) -> str:
     return f"Its percentages are off by {both}, over all classes."
 
 
-def advice(metrics: JSON, what: str, run: str) -> list[tuple[str, str]]:
+def advice(
+    metrics: JSON, what: str, run: str, in_memory: bool | None = False
+) -> list[tuple[str, str]]:
     """What to do next, at most five things, the first first: each a sentence and a command or "".
 
     Args:
         metrics: the run's ``metrics.json``.
         what: what an example is called.
         run: its folder.
+        in_memory: whether the process that trained alone has its data.
     """
     test, curve, suspects = metrics["test"], metrics.get("curve"), metrics.get("suspects")
     classes, kind = test["per_class"], verdict(metrics, what)[1]
@@ -216,7 +219,10 @@ def advice(metrics: JSON, what: str, run: str) -> list[tuple[str, str]]:
     ]
     if kind == "good":
         formats = ("--formats", "saved_model,tflite")
-        found.insert(0, ("Export it:", shlex.join(["keras-transfer", "export", run, *formats])))
+        export = shlex.join(["keras-transfer", "export", run, *formats])
+        if in_memory:  # no other process has its data
+            export = f'result.export("{formats[1]}")  # result: what train returned'
+        found.insert(0, ("Export it:", export))
     if undecided(test):
         more = f"a hundred test {what}s tell the accuracy to ten points either way"
         found.append((f"Label more {what}s and train again: {more}.", ""))
@@ -241,7 +247,7 @@ def advice(metrics: JSON, what: str, run: str) -> list[tuple[str, str]]:
         found.append((said, ""))
     if curve:
         found.append((curve["verdict"], ""))
-    elif kind != "good" and not undecided(test):
+    elif kind != "good" and not undecided(test) and not in_memory:
         asked = shlex.join(["keras-transfer", "curve", run])
         found.append((f"Ask what more {what}s would bring:", asked))
     return found[:5]

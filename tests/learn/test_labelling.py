@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +159,46 @@ def test_what_cannot_be_ranked_is_refused(digits_run, unlabelled, tmp_path):
     assert not (tmp_path / "sheet").exists()
 
 
+@pytest.mark.parametrize("form", ["list", "words", "frame"])
+def test_lists_and_frames_are_ranked_as_folders_are(
+    digits_result, unlabelled, tmp_path, monkeypatch, form
+):
+    monkeypatch.chdir(unlabelled.parent)
+    files = sorted(unlabelled.relative_to(unlabelled.parent).rglob("*.png"))
+    data = files if form == "list" else list(map(str, files))
+    if form == "frame":
+        data = pytest.importorskip("pandas").DataFrame({"image": data, "seen": 1})
+    found = kt.label(digits_result, data, count=8, output=tmp_path / "sheet")
+    whole = kt.label(digits_result.path, unlabelled, count=8, output=tmp_path / "other")
+    rows = [
+        {(folder / row.pop("path")).resolve(): row for row in sheet.rows}
+        for sheet, folder in ((found, tmp_path / "sheet"), (whole, tmp_path / "other"))
+    ]
+    assert [*rows[0]] == [*rows[1]]
+    assert list(map(Path, found.left_out)) == [Path("new/broken.png")]
+    dataset, *_ = _merged(runs.open_run(digits_result.path), filled(found.path))
+    assert len(dataset) == 180 + 8
+
+
+def filled(sheet):
+    """A sheet with labels in it."""
+    with open(sheet, newline="") as stream:
+        rows = [row | {"label": row["guess"]} for row in csv.DictReader(stream)]
+    with open(sheet, "w", newline="") as stream:
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return str(sheet)
+
+
+@pytest.mark.parametrize("data", [5, None, [1, 2], ["a text"], np.zeros((2, 8, 8))], ids=repr)
+def test_what_is_no_name_is_not_ranked(digits_run, tmp_path, data):
+    with pytest.raises(DataError, match="are no names of image files") as caught:
+        kt.label(digits_run, data, output=tmp_path / "sheet")
+    assert "files" in caught.value.remedy
+    assert not (tmp_path / "sheet").exists()
+
+
 @pytest.mark.slow
 def test_texts_of_a_table_are_ranked(texts_run, tmp_path):
     data = datasets.load_dataset("builtin:scipy")
@@ -167,6 +208,7 @@ def test_texts_of_a_table_are_ranked(texts_run, tmp_path):
     found = kt.label(texts_run, tmp_path / "texts.csv", count=5, output=tmp_path / "sheet")
     assert {row["text"] for row in found.rows} <= set(texts)
     assert len(found.rows) == 5
+    assert kt.label(texts_run, texts, count=5, output=tmp_path / "other").rows == found.rows
     with pytest.raises(DataError, match="no labelled texts"):
         datasets.open_source(str(found.path))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 import keras_transfer as kt
 from keras_transfer.base import files
+from keras_transfer.base.errors import DataError, UsageError
 from keras_transfer.export import parity
 from keras_transfer.runs.finished import Finished
 from keras_transfer.runs.result import TransferResult
@@ -39,7 +41,10 @@ def plain(name: str, value: Any) -> Any:
         value = {key: held for key, held in value.items() if key not in ("files", files.SEAL)}
     if name == "evaluation":
         value = value.to_json()
-    return files.plain(dataclasses.asdict(value) if name == "recipe" else value)
+    if name in ("candidates", "phases"):
+        assert all(dataclasses.is_dataclass(one) for one in value)
+        value = [dataclasses.asdict(one) for one in value]
+    return files.plain(dataclasses.asdict(value) if name in ("recipe", "threshold") else value)
 
 
 def test_the_same_questions_have_the_same_answers(
@@ -47,7 +52,7 @@ def test_the_same_questions_have_the_same_answers(
 ) -> None:
     opened = kt.open_run(digits_run)
     names = [*Finished.__annotations__, "class_names", "modality", "size"]
-    assert len(names) == 17
+    assert len(names) == 21
     for name in names:
         found = plain(name, getattr(opened, name)), plain(name, getattr(digits_result, name))
         if isinstance(found[0], np.ndarray):
@@ -106,6 +111,35 @@ def test_a_folder_that_holds_another_run_by_now_is_not_taken_for_it(
     config = files.read_json(folder / "config.json")
     files.write_json(folder / "config.json", config | {"created": "later"})
     assert moved.report().parent != folder
+
+
+def test_a_threshold_that_nothing_reaches_is_read_back_as_it_was(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(digits_run, tmp_path / "run")
+    metrics = files.read_json(folder / "metrics.json")
+    none = metrics["threshold"] | {"threshold": math.inf, "precision": math.nan, "answered": 0}
+    files.write_json(folder / "metrics.json", files.sealed(metrics | {"threshold": none}))
+    found = kt.open_run(folder).threshold
+    assert found.threshold == math.inf
+    assert math.isnan(found.precision)
+
+
+@pytest.mark.parametrize("call", [kt.update, kt.label], ids=["update", "label"])
+def test_what_is_made_of_a_run_wants_its_folder(
+    digits_result: TransferResult, unwritten: TransferResult, tmp_path: Path, call: Any
+) -> None:
+    with pytest.raises(UsageError, match="has no folder") as caught:
+        call(unwritten, tmp_path / "more")
+    assert "output=" in caught.value.remedy
+    folder = shutil.copytree(digits_result.path, tmp_path / "run")
+    moved = dataclasses.replace(digits_result, path=folder)
+    files.write_json(folder / "config.json", dict(moved.config) | {"created": "later"})
+    with pytest.raises(UsageError, match=r"is not in .*run any more"):
+        call(moved, tmp_path / "more")
+    with pytest.raises(DataError, match=r"no such file|neither a folder"):  # its own folder is read
+        call(digits_result, tmp_path / "more", output=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_it_got_wrong_and_where_it_looked(
