@@ -137,8 +137,7 @@ def label(
     rows, pieces = [], []
     for i in ranking(scores, features, count, seed, run.task).tolist():
         guess, sure = guesses[i], f"{sureness[i]:.3f}"
-        named = names[i] if column == "text" else os.path.relpath(names[i], folder)
-        shown = named if column == "text" else named.replace(os.sep, "/")
+        shown = names[i] if column == "text" else Path(os.path.relpath(names[i], folder)).as_posix()
         rows.append({column: shown, "label": "", "guess": guess, "confidence": sure})
         form = run.modality
         html = form.show(form.decode(items[names[i]](), form.preview(run.spec)), names[i])

@@ -128,9 +128,7 @@ def update(
     dataset = dataclasses.replace(dataset, update_of=of, of_first_run=first)
     settings = read_file(run.path / runs.CONFIG) | ({} if cache is None else {"cache": cache})
     with telling(progress) as told:
-        told.note(
-            f"{len(fresh)} new examples, {left_out} left out; each old one stays in its split."
-        )
+        told.note(f"{len(fresh)} new examples, {left_out} left out; each old one keeps its split.")
         if classes := _new_classes(run, dataset, fresh):
             told.note(classes)
         if not (resume and runs.only_trained(target)):

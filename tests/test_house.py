@@ -14,7 +14,7 @@ FILES = sorted(
     path for room in ("keras_transfer", "tuning") for path in (ROOT / room).rglob("*.py")
 )
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
-LINES = 18_872
+LINES = 18_870
 """The most lines of code: this number only ever becomes smaller."""
 SILENT = (
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,

@@ -164,9 +164,10 @@ def _candidates(run: Run) -> tuple[Candidate, ...]:
 
 
 def _threshold(run: Run) -> Threshold:
-    held = {name: value for name, value in run.metrics["threshold"].items() if value is not None}
-    missing: dict[str, Any] = {"threshold": math.inf, "precision": math.nan}  # JSON has neither
-    return Threshold(**missing | held)
+    missing, held = {"threshold": math.inf}, dict[str, Any]()  # JSON has no infinity and no NaN
+    for name, value in run.metrics["threshold"].items():
+        held[name] = missing.get(name, math.nan) if value is None else value
+    return Threshold(**held)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

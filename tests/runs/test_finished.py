@@ -145,8 +145,13 @@ def test_what_is_made_of_a_run_wants_its_folder(
 def test_what_it_got_wrong_and_where_it_looked(
     digits_result: TransferResult, digits_folder: Path, tmp_path: Path
 ) -> None:
-    rows = [row for row in digits_result.predictions if row["label"] != row["predicted"]]
-    shown = digits_result.plot_mistakes()
+    data = digits_result.dataset  # some labels are made wrong: on some machines no answer is
+    labels, some = data.labels.copy(), data.indices("test")[::5]
+    labels[some] = (labels[some] + 1) % len(data.class_names)
+    result = dataclasses.replace(digits_result, dataset=dataclasses.replace(data, labels=labels))
+    rows = [row for row in result.predictions if row["label"] != row["predicted"]]
+    shown = result.plot_mistakes()
+    assert len(rows) >= len(some) - 1
     surest = max(rows, key=lambda row: row["probability"])
     assert len(shown.pieces) == min(12, len(rows))
     assert shown.pieces[0][0].startswith(f"{surest['label']}: {surest['predicted']}, ")
