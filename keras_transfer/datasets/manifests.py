@@ -104,10 +104,10 @@ def table_source(table: tables.Table, name: str, root: Path, identity: str | Non
     A text is named after its row, such as ``row-000012``: the header of CSV is row 1, JSON Lines
     count from 1, a DataFrame counts from 0. Of a table with paths and texts the files are taken if
     any of them is there, else the texts; a finding says which. What :func:`table_of` has written is
-    called as it was. Rows without a path or a label, and
-    repeated rows, are left out with a finding. Rows of one value in the column of groups are one.
-    Of what has segments a row may mean one, from its start to its end in seconds; rows of one file
-    are then one group, unless the column of groups says more.
+    called as it was. Rows without a path or a label, and repeated rows, are left out with a
+    finding. Rows of one value in the column of groups are one. Of what has segments a row may mean
+    one, from its start to its end in seconds; rows of one file are then one group, unless the
+    column of groups says more.
 
     Raises:
         DataError: the table lacks the columns, or names an unknown split or impossible segment.

@@ -58,6 +58,7 @@ def test_every_artefact_is_proven_and_the_folder_is_whole(
     assert report["reference"]["accuracy"] == pytest.approx(right)
     for name, row in report["artefacts"].items():
         assert (row["agreement"] >= row["limit"]) == (name in kept), name
+        assert row["agreement"] >= row["limit"] - 1 / row["answers"], name  # by one answer, no more
         assert row["bytes"] > 1e6
         assert row["latency_ms"]["1"]["p95"] >= row["latency_ms"]["1"]["median"] > 0
         assert row["peak_memory_bytes"] > row["bytes"]
